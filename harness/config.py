@@ -1,0 +1,277 @@
+"""Run files, task files and suite files as typed models; everything wrong is said at load, before anything is spent.
+
+All paths in them are relative to the project: the folder that holds `runs/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness import yaml_file
+from harness.errors import UsageError, nearest
+from harness.filters import AnyFilter
+from harness.records import Record, Sampling, Seed
+from harness.scoring.suites import Suite, load_suite
+from harness.store import read_jsonl
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Teacher(Record):
+    """The model that writes data, and how it is reached."""
+
+    model: Name  # hub id (owner/name), local folder, or a bundled name
+    revision: str | None = None  # hub commit or tag; None takes the newest and records its commit
+    engine: Literal["vllm", "openai", "transformers", "scripted"] = "vllm"
+    base_url: str | None = None  # engine openai: where the endpoint answers, e.g. http://127.0.0.1:8000/v1
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 128  # requests in flight at once
+    max_model_len: Annotated[int, Field(ge=64)] = 2048  # tokens of prompt and completion
+    memory: Annotated[float, Field(gt=0, le=1)] = 0.85  # share of GPU memory vLLM may take
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1  # GPUs that hold one copy of the teacher
+    script: str | None = None  # engine scripted: a JSON file of answers, for tests and demonstrations
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.engine == "openai" and not self.base_url:
+            raise ValueError("engine openai needs base_url, e.g. http://127.0.0.1:8000/v1")
+        if self.engine == "scripted" and not self.script:
+            raise ValueError("engine scripted needs script, a JSON file of answers")
+        return self
+
+
+class TemplateUse(Record):
+    """One teacher template and how its completions are sampled and read."""
+
+    path: Name
+    form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
+    output: Literal["text", "json"] = "text"  # the new text itself, or {"text": ..., "label": ...}
+    shots: Annotated[int, Field(ge=0, le=64)] = 4  # seeds of the label shown in the prompt
+    sampling: Sampling
+
+
+class Augment(Record):
+    """Where rows come from and which are kept."""
+
+    seeds: Name
+    rows: Annotated[int, Field(ge=1)] = 600  # kept rows wanted
+    oversample: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
+    max_requests: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
+    templates: tuple[TemplateUse, ...] = ()
+    own_rows: str | None = None  # rows you already have (JSONL); no teacher is asked to write
+    filters: tuple[AnyFilter, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.templates) == bool(self.own_rows):
+            raise ValueError("give either templates (a teacher writes) or own_rows (you have rows)")
+        if self.max_requests < self.oversample:
+            raise ValueError(
+                f"max_requests ({self.max_requests:g}) is below oversample ({self.oversample:g})"
+            )
+        return self
+
+
+class Lora(Record):
+    """LoRA settings, named as PEFT names them."""
+
+    r: Annotated[int, Field(ge=1, le=1024)] = 16
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class Train(Record):
+    """The grid: students x data x sizes x random seeds, and how each cell is tuned."""
+
+    students: Annotated[tuple[str, ...], Field(min_length=1)]
+    data: tuple[Literal["filtered", "unfiltered", "seeds_only"], ...] = ("filtered", "seeds_only")
+    sizes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    random_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    epochs: Annotated[int, Field(ge=1)] = 2
+    min_updates: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
+    batch_rows: Annotated[int, Field(ge=1)] = 8  # rows of one update
+    micro_batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tokens of one forward pass; memory, not results
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the updates
+    max_tokens: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut
+    lora: Lora = Lora()
+
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"sizes {list(self.sizes)} must grow, each once")
+        if len(set(self.random_seeds)) != len(self.random_seeds):
+            raise ValueError(f"random_seeds {list(self.random_seeds)} repeats one")
+        return self
+
+
+class Eval(Record):
+    """Which suites score which prompting."""
+
+    suites: Annotated[tuple[str, ...], Field(min_length=1)]
+    prompting: tuple[Literal["zero_shot", "few_shot"], ...] = ("zero_shot", "few_shot")
+    reference: Literal["tfidf_logistic_regression"] | None = "tfidf_logistic_regression"
+    batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tree nodes of one forward pass; memory, not results
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Ship(Record):
+    """The student that `check` judges."""
+
+    student: str
+    data: Literal["filtered", "unfiltered", "seeds_only"] = "filtered"
+    size: Annotated[int, Field(ge=0)]
+    random_seed: int = 0
+
+
+class RunFile(Record):
+    """One experiment, as a person writes it in runs/NAME.yaml."""
+
+    random_seed: int = 0
+    task: Name  # the task file: labels, prompts
+    shuffle_labels: bool = False  # the null run: seeds and items get labels at random; nothing may be found
+    teacher: Teacher
+    augment: Augment
+    train: Train
+    eval: Eval
+    ship: Ship | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.ship and self.ship.student not in self.train.students:
+            known = self.train.students
+            raise ValueError(
+                f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, known)}"
+            )
+        if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
+            raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
+        if self.ship and self.ship.random_seed not in self.train.random_seeds:
+            raise ValueError(
+                f"ship.random_seed {self.ship.random_seed} is not in {list(self.train.random_seeds)}"
+            )
+        return self
+
+
+class TaskFile(Record):
+    """What the student is asked to do: the labels, and the prompts it is tuned and asked with."""
+
+    labels: Annotated[dict[str, str], Field(min_length=2)]  # label -> one-line description
+    system: str  # the system message of every prompt
+    prompt: Name  # template of the user turn a student is tuned on and asked with: text
+    untuned_prompt: Name  # template for a base or any untuned model: text, labels, shots
+
+
+@dataclass(frozen=True)
+class Run:
+    """A loaded run: its name, where things are, and every file it names, read and checked."""
+
+    name: str
+    root: Path
+    file: RunFile
+    task: TaskFile
+    seeds: tuple[Seed, ...]
+    suites: dict[str, Suite]
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's results land."""
+        return self.root / "runs" / self.name
+
+    @property
+    def cache(self) -> Path:
+        """What runs share: teacher calls, converted models, trained cells, scores."""
+        return self.root / "runs" / ".cache"
+
+
+def load_run(path: Path, settings: list[str] | None = None) -> Run:
+    """Load `runs/NAME.yaml` and all it names. Raises UsageError naming file, line, key, value, what is allowed."""
+    path = path if path.suffix else path.with_suffix(".yaml")
+    document = _with_parents(path, ())
+    document = yaml_file.override(document, settings or [])
+    run_file = yaml_file.parse(RunFile, document, "a run file")
+    root = path.resolve().parent.parent
+
+    def at(*key: str | int) -> str:
+        return f"{document.place(key)}: {'.'.join(map(str, key))}"
+
+    def existing(value: str, *key: str | int) -> Path:
+        found = root / value
+        if not found.is_file():
+            siblings = [str(p.relative_to(root)) for p in found.parent.glob("*")] if found.parent.is_dir() else []
+            raise UsageError(f"{at(*key)}: there is no file {value}{nearest(value, siblings)}")
+        return found
+
+    task_path = existing(run_file.task, "task")
+    task = yaml_file.parse(TaskFile, yaml_file.load(task_path), "a task file")
+    for key in ("prompt", "untuned_prompt"):
+        if not (root / getattr(task, key)).is_file():
+            raise UsageError(f"{task_path}: {key}: there is no file {getattr(task, key)}")
+    for i, template in enumerate(run_file.augment.templates):
+        existing(template.path, "augment", "templates", i, "path")
+    if run_file.augment.own_rows:
+        existing(run_file.augment.own_rows, "augment", "own_rows")
+    seeds = _seeds(existing(run_file.augment.seeds, "augment", "seeds"), task)
+    suites: dict[str, Suite] = {}
+    for i, name in enumerate(run_file.eval.suites):
+        suite_path = root / "suites" / f"{name}.yaml"
+        if not suite_path.is_file():
+            known = [p.stem for p in (root / "suites").glob("*.yaml")]
+            allowed = ", ".join(sorted(known))
+            raise UsageError(
+                f"{at('eval', 'suites', i)}: there is no suite {name!r}{nearest(name, known)}; there are: {allowed}"
+            )
+        suites[name] = load_suite(suite_path, root, tuple(task.labels))
+    _labels_have_seeds(suites, seeds)
+    _sizes_fit(run_file, at("train", "sizes"))
+    return Run(path.stem, root, run_file, task, seeds, suites)
+
+
+def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:
+    """A run file laid on the one it `extends`, and so on up."""
+    document = yaml_file.load(path)
+    if isinstance(document.data, dict) and "extends" in document.data:
+        parent = path.parent / str(document.data.pop("extends"))
+        if parent in (*seen, path):
+            raise UsageError(f"{document.place(('extends',))}: extends: {parent.name} extends itself")
+        document = yaml_file.merge(_with_parents(parent, (*seen, path)), document)
+    return document
+
+
+def _seeds(path: Path, task: TaskFile) -> tuple[Seed, ...]:
+    """The seeds, each with a label the task knows."""
+    seeds: list[Seed] = []
+    for line, seed in read_jsonl(path, Seed):
+        if seed.label not in task.labels:
+            raise UsageError(
+                f"{path}:{line}: label: {seed.label!r} is not a label of the task{nearest(seed.label, task.labels)};"
+                f" allowed: {', '.join(task.labels)}"
+            )
+        seeds.append(seed)
+    if not seeds:
+        raise UsageError(f"{path}: there are no seeds in it; write at least one line per label")
+    bare = [label for label in task.labels if label not in {s.label for s in seeds}]
+    if bare:
+        raise UsageError(f"{path}: no seed has the label {bare[0]!r}; every label of the task needs one")
+    return tuple(seeds)
+
+
+def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Seed, ...]) -> None:
+    known = {seed.label for seed in seeds}
+    for name, suite in suites.items():
+        for label in suite.labels:
+            if label not in known:
+                raise UsageError(
+                    f"suites/{name}.yaml: the label {label!r} of its items is in no seed{nearest(label, known)};"
+                    f" seeds have: {', '.join(sorted(known))}"
+                )
+
+
+def _sizes_fit(run_file: RunFile, place: str) -> None:
+    largest, rows = max(run_file.train.sizes), run_file.augment.rows
+    if largest > rows and not run_file.augment.own_rows:
+        raise UsageError(f"{place}: {largest} is larger than augment.rows ({rows}): there would be no such rows")

@@ -1,0 +1,31 @@
+"""The closed set of filters. A filter is a frozen record: its fields are its YAML, its method does the work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from harness.filters.base import Context, Protected
+from harness.filters.judge import Judge
+from harness.filters.python_door import PythonFilter
+from harness.filters.rows import Finished, Length
+from harness.filters.sets import Contamination, Duplicate, NearDuplicate
+
+AnyFilter = Annotated[
+    Finished | Length | Duplicate | NearDuplicate | Contamination | Judge | PythonFilter,
+    Field(discriminator="kind"),
+]
+
+__all__ = [
+    "AnyFilter",
+    "Contamination",
+    "Context",
+    "Duplicate",
+    "Finished",
+    "Judge",
+    "Length",
+    "NearDuplicate",
+    "Protected",
+    "PythonFilter",
+]

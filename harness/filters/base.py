@@ -1,0 +1,40 @@
+"""What a filter may look at besides the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.prompts import Template
+from harness.records import Row, Seed, Verdict
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A text of a suite that no training row may contain."""
+
+    suite: str
+    item: str  # the item's id
+    text: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a filter may need; filters read, never write."""
+
+    root: Path  # the project; paths in filters are relative to it
+    seeds: tuple[Seed, ...]
+    labels: Mapping[str, str]  # label -> description
+    protected: tuple[Protected, ...]
+    teacher: str  # name@revision, for the requests of a judge
+    judge_template: Template | None = None
+
+
+class Filter(Protocol):
+    """A rule over rows."""
+
+    def verdicts(self, rows: "list[Row] | tuple[Row, ...]", context: Context) -> list[Verdict]:
+        """One verdict per row, same order."""
+        ...

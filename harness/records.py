@@ -1,0 +1,258 @@
+"""The records that travel between stages. Frozen; stored ones carry a format number; imports nothing of ours.
+
+    Seed -> Request -> Completion -> Row -> Verdict -> Cell -> Score -> Scorecard
+
+A digest is taken over an explicit list of identity fields and a format number, never over whatever a
+record happens to hold, so that adding a field for people to read changes no key (golden tests pin them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT = 1
+
+
+class Record(BaseModel):
+    """A frozen value that forbids unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def digest(*parts: Any) -> str:
+    """64 hex digits of SHA-256 over the canonical JSON of `parts`."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Message(Record):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Seed(Record):
+    """One human-written starting example: a text and what the student should answer to it."""
+
+    text: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, Field(min_length=1)]
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that name this seed."""
+        return digest("seed", FORMAT, self.text, self.label)[:16]
+
+
+class Sampling(Record):
+    """How an engine picks tokens."""
+
+    temperature: Annotated[float, Field(ge=0, le=5)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 64  # tokens of one completion
+    stop: tuple[str, ...] = ()  # the completion ends before the first of these
+    choices: tuple[str, ...] = ()  # guided decoding: the completion is one of these
+    json_schema: dict[str, Any] | None = None  # guided decoding: the completion is JSON of this form
+    logprobs: Annotated[int, Field(ge=0, le=20)] = 0  # alternatives reported for the first token
+
+
+class Origin(Record):
+    """Where a request came from, for people and provenance; not part of its identity."""
+
+    purpose: Literal["generate", "calibrate", "judge", "answer"]
+    template: str = ""  # the path as the run file writes it
+    label: str = ""
+    seeds: tuple[str, ...] = ()  # ids of the seeds shown in the prompt
+    row: str = ""  # id of the row (or seed, or item) the request is about
+
+
+class Request(Record):
+    """One thing asked of an engine: a plain prompt or a chat, never both."""
+
+    model: str  # name@revision of the weights that answer; never an address or a key
+    prompt: str = ""
+    messages: tuple[Message, ...] = ()
+    sampling: Sampling
+    template_digest: str = ""
+    sample_index: Annotated[int, Field(ge=0)] = 0  # tells apart repeated askings of the same prompt
+    origin: Origin
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if bool(self.prompt) == bool(self.messages):
+            raise ValueError("a request has either a prompt or messages")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The call's name in the cache: 64 hex digits over what was asked, not why or where."""
+        asked = self.model_dump(mode="json", exclude={"origin"})
+        return digest("request", FORMAT, asked)
+
+
+class Completion(Record):
+    """What an engine returned for one request; a failure is a status, not an exception."""
+
+    request: str  # key of the request it answers
+    text: str = ""
+    finish_reason: Literal["stop", "length", "error"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_logprobs: dict[str, float] = {}  # token text -> raw log-probability at the first position (nats)
+    error: str = ""  # why, when finish_reason is "error"
+
+
+class Provenance(Record):
+    """Everything needed to say where a row came from."""
+
+    source: Literal["teacher", "seed", "own"]
+    request: str = ""
+    template: str = ""
+    template_digest: str = ""
+    teacher: str = ""
+    seeds: tuple[str, ...] = ()
+    finish_reason: str = ""
+    completion_tokens: int = 0
+
+
+class Row(Record):
+    """One training example in `messages` form; the last message is the assistant's."""
+
+    messages: tuple[Message, ...]
+    text: str  # what varies: the text the task is about (filters read this)
+    label: str  # what the student should answer
+    provenance: Provenance
+
+    @property
+    def id(self) -> str:
+        """16 hex digits over what the student sees, so equal examples have one id."""
+        return digest("row", FORMAT, [[m.role, m.content] for m in self.messages])[:16]
+
+
+class Verdict(Record):
+    """A filter's answer about one row."""
+
+    row: str
+    filter: str  # the filter's kind
+    keep: bool
+    reason: str = ""  # why it is dropped
+    score: float | None = None  # in the filter's own unit
+    against: str = ""  # what it was compared with: a twin's text, an item's id
+
+
+class Cell(Record):
+    """One point of the training grid: which student, which rows, how many, which random seed."""
+
+    student: str  # the model's name as the run file writes it
+    data: str
+    size: Annotated[int, Field(ge=0)]  # rows; 0 is the base
+    random_seed: int
+
+    @property
+    def name(self) -> str:
+        """What people read, also a safe file name: student, data, size and random seed."""
+        safe = self.student.strip("/").replace("/", "--")
+        return f"{safe}.{self.data}.{self.size}.s{self.random_seed}" if self.size else f"{safe}.base"
+
+
+class Item(Record):
+    """One question of a suite. `choices` and `gold` are empty for free text."""
+
+    text: str
+    choices: tuple[str, ...] = ()
+    gold: int | None = None  # index into choices
+    tags: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """16 hex digits over what is asked and what is right."""
+        return digest("item", FORMAT, self.text, list(self.choices), self.gold)[:16]
+
+    @property
+    def split(self) -> Literal["dev", "test"]:
+        """A quarter is dev, by digest: choices are made on dev, claims on test."""
+        return "dev" if int(self.id[:8], 16) % 4 == 0 else "test"
+
+
+class Score(Record):
+    """One item's result. `values` holds what could be computed; a missing one is absent, never 0."""
+
+    item: str  # the item's id
+    split: Literal["dev", "test"]
+    status: Literal["scored", "unparsed", "failed"]
+    values: dict[str, float] = {}
+    gold: str = ""
+    picked: str = ""  # the choice with the highest log-likelihood
+    output: str = ""  # the freely generated answer
+    cut: bool = False  # the answer hit the limit of tokens
+    error: str = ""
+
+
+class Scorecard(Record):
+    """A suite's result for one student under one prompting; refuses to exist unless its counts add up."""
+
+    format: int = FORMAT
+    key: str  # names the scores it sums up: digest of student, suite, prompting and engine
+    suite: str
+    suite_digest: str
+    student: str  # Cell.name, or the name of a reference
+    student_key: str
+    prompting: str
+    items: int
+    scored: int
+    unparsed: int
+    failed: int
+    cut: int = 0
+    metrics: dict[str, float]  # over test items; rates divide by all of them
+    seconds: float = 0.0
+    tokens: int = 0
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.scored + self.unparsed + self.failed != self.items:
+            raise ValueError(
+                f"{self.suite}: {self.scored} scored + {self.unparsed} unparsed + {self.failed} failed"
+                f" is not {self.items} items"
+            )
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item was really asked and answered."""
+        return self.failed == 0
+
+
+class Pair(Record):
+    """A context and a continuation whose log-likelihood is wanted, as token ids."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+class Loglikelihood(Record):
+    """Sum of log-probabilities of a continuation (nats), and whether greedy decoding would have written it."""
+
+    logprob: float
+    tokens: int
+    greedy: bool
+
+
+class Generator(Protocol):
+    """Writes text."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield completions as they finish, in any order; pull a bounded number of requests ahead."""
+        ...
+
+
+class Likelihood(Protocol):
+    """Measures text."""
+
+    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
+        """One answer per pair, same order."""
+        ...

@@ -1,0 +1,1 @@
+"""How a student's answers become numbers."""

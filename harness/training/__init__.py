@@ -1,0 +1,1 @@
+"""The grid of cells, packing, nested subsets and the checks before training."""

@@ -1,0 +1,226 @@
+"""YAML files into typed models, with errors that name file, line, key, value and what is allowed.
+
+Safe loading only; duplicate keys are errors; files above 1 MB or of more than 50,000 nodes are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.errors import UsageError, nearest
+
+M = TypeVar("M", bound=BaseModel)
+Key = tuple[str | int, ...]
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 50_000
+
+
+@dataclass
+class Document:
+    """Plain data and, for every key path in it, the place a person wrote it."""
+
+    data: Any
+    places: dict[Key, str] = field(default_factory=dict)
+
+    def place(self, key: Key) -> str:
+        """The place of `key`, or of its nearest parent that has one."""
+        while key and key not in self.places:
+            key = key[:-1]
+        return self.places.get(key, "?")
+
+
+def load(path: Path) -> Document:
+    """Read one YAML file. Raises UsageError for a missing, oversized or malformed file."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UsageError(
+            f"{path}: cannot read it: {error.strerror}{nearest(path.name, siblings)}"
+        ) from error
+    if len(raw) > MAX_BYTES:
+        raise UsageError(f"{path}: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
+    loader = yaml.SafeLoader(raw.decode("utf-8", errors="replace"))
+    try:
+        node = loader.get_single_node()
+        document = Document(data=None)
+        if node is not None:
+            document.data = _construct(loader, node, (), document.places, path, [0])
+        document.places.setdefault((), f"{path}:1")
+        return document
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UsageError(f"{where}: not valid YAML: {problem}") from error
+    finally:
+        loader.dispose()
+
+
+def _construct(
+    loader: yaml.SafeLoader, node: yaml.Node, key: Key, places: dict[Key, str], path: Path, count: list[int]
+) -> Any:
+    """Plain data of a node, noting the line of every key on the way."""
+    place = f"{path}:{node.start_mark.line + 1}"
+    places.setdefault(key, place)
+    count[0] += 1
+    if count[0] > MAX_NODES:
+        raise UsageError(f"{place}: more than {MAX_NODES} values in one file")
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            name = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            where = f"{path}:{key_node.start_mark.line + 1}"
+            if name is None:
+                raise UsageError(f"{where}: a key must be a plain word")
+            if name in result:
+                raise UsageError(f"{where}: the key {name!r} is written twice")
+            places[(*key, name)] = where
+            result[name] = _construct(loader, value_node, (*key, name), places, path, count)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _construct(loader, child, (*key, i), places, path, count) for i, child in enumerate(node.value)
+        ]
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        # 1e-3 is a float to people and to JSON, yet a string to YAML 1.1
+        if isinstance(value, str) and node.style is None:
+            try:
+                return float(value) if value[:1].isdigit() and "e" in value.lower() else value
+            except ValueError:
+                return value
+        return value
+    raise UsageError(f"{place}: unexpected YAML")
+
+
+def merge(under: Document, over: Document) -> Document:
+    """`over` laid on `under`: mappings merge key by key, everything else is replaced."""
+
+    def lay(a: Any, b: Any) -> Any:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return {**a, **{k: lay(a[k], v) if k in a else v for k, v in b.items()}}
+        return b
+
+    return Document(lay(under.data, over.data), {**under.places, **over.places})
+
+
+def override(document: Document, settings: list[str]) -> Document:
+    """Apply `key.path=value` settings (values are YAML), as from --set."""
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--set {setting}: write it as key.path=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: the value is not valid YAML") from error
+        if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        parts = [int(p) if p.isdigit() else p for p in name.split(".")]
+        target = document.data
+        for part in parts[:-1]:
+            if isinstance(part, str) and isinstance(target, dict):
+                target = target.setdefault(part, {})
+            elif isinstance(part, int) and isinstance(target, list) and part < len(target):
+                target = target[part]
+            else:
+                raise UsageError(f"--set {setting}: there is nothing at {part!r}")
+        last = parts[-1]
+        if isinstance(last, int) and isinstance(target, list) and last < len(target):
+            target[last] = value
+        elif isinstance(target, dict):
+            target[str(last)] = value
+        else:
+            raise UsageError(f"--set {setting}: there is nothing at {last!r}")
+        document.places[tuple(parts)] = f"--set {setting}"
+    return document
+
+
+def parse(model: type[M], document: Document, what: str) -> M:
+    """The typed model of a document. Raises UsageError listing every mistake with its place."""
+    if not isinstance(document.data, dict):
+        raise UsageError(f"{document.place(())}: {what} must be a mapping of keys to values")
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        lines = [_message(model, document, e) for e in error.errors(include_url=False)]
+        raise UsageError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _message(model: type[BaseModel], document: Document, error: ErrorDetails) -> str:
+    """One mistake as a sentence: place, key, value, what is allowed, nearest valid name."""
+    location = _written(document.data, error["loc"])
+    place, name = document.place(location), ".".join(str(part) for part in location) or "the file"
+    value = error.get("input")
+    shown = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    if error["type"] == "extra_forbidden":
+        owner = _model_at(model, error["loc"][:-1])
+        allowed = list(owner.model_fields) if owner else []
+        hint = nearest(str(location[-1]), allowed)
+        listed = f"; allowed here: {', '.join(allowed)}" if allowed else ""
+        return f"{place}: {name}: unknown key{hint}{listed}"
+    if error["type"] == "missing":
+        return f"{place}: {name}: this key is missing"
+    if error["type"] == "union_tag_invalid":
+        tags = [t.strip().strip("'") for t in str(error["ctx"]["expected_tags"]).split(",")]
+        tag = str(error["ctx"]["tag"])
+        return f"{place}: {name}: kind {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
+    if error["type"] == "union_tag_not_found":
+        return f"{place}: {name}: the key 'kind' is missing"
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{place}: {name}: {text}"
+    if error["type"] == "literal_error" and isinstance(value, str):
+        options = [o.strip(" '") for o in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+        text += nearest(value, options)
+    return f"{place}: {name}: {shown}: {text[0].lower()}{text[1:]}"
+
+
+def _written(data: Any, location: tuple[str | int, ...]) -> Key:
+    """The part of pydantic's location that a person wrote (it adds union tags and names of its own)."""
+    written: list[str | int] = []
+    for i, part in enumerate(location):
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif i == len(location) - 1 and isinstance(data, dict):
+            pass  # a missing key
+        else:
+            continue
+        written.append(part)
+    return tuple(written)
+
+
+def _model_at(model: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The model class that a location lies in, to list its fields."""
+    current: list[type[BaseModel]] = [model]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for candidate in current:
+            if isinstance(part, str) and part in candidate.model_fields:
+                following += _models_in(candidate.model_fields[part].annotation)
+            else:
+                kind = candidate.model_fields.get("kind")
+                if kind is not None and part in get_args(kind.annotation):
+                    following.append(candidate)
+        current = following or current
+    return current[0] if len(current) == 1 else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class mentioned in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in get_args(annotation) for m in _models_in(part)]
