@@ -1,0 +1,101 @@
+"""What a person sees while work goes on: lines, progress with time left, and stopping on Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
+LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+
+Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens/s")
+
+
+class Terminal:
+    """Plain lines to stdout; progress to stderr: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False)
+
+    def say(self, text: str = "") -> None:
+        """Print text as it is; nothing in it is read as markup or as a terminal command."""
+        self._out.print(escape(printable(text)))
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Advance]:
+        """Show how far work is; the block calls what it is given with (done, note)."""
+        if self._err.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            with Progress(*columns, console=self._err, transient=True) as bar:
+                task = bar.add_task(title, total=total, note="")
+                yield lambda done, note: bar.update(task, completed=done, note=escape(printable(note)))
+        else:
+            yield self._lines(title, total)
+
+    def _lines(self, title: str, total: int) -> Advance:
+        started = last = time.monotonic()
+
+        def advance(done: int, note: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < LINE_SECONDS and done < total:
+                return
+            last = now
+            left = (now - started) / done * (total - done) if done else float("nan")
+            ending = f", about {left:.0f} s left" if done < total and done else ""
+            print(f"{title}: {done}/{total} {printable(note)}{ending}", file=sys.stderr, flush=True)
+
+        return advance
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a model wrote must not drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+class Stop:
+    """Turns the first Ctrl-C into a flag that work looks at; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._since is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what was in flight has had its time to finish."""
+        return self._since is not None and time.monotonic() - self._since > DRAIN_SECONDS
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Catch Ctrl-C (and a polite kill) inside the block."""
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._since is not None:
+                raise KeyboardInterrupt
+            self._since = time.monotonic()
+            print("\nStopping: finishing what is in flight (again Ctrl-C stops at once).", file=sys.stderr)
+
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
