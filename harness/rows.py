@@ -1,0 +1,78 @@
+"""From texts to rows: the messages a student sees, seeds as rows, rows a user already has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from harness import prompts
+from harness.config import Run, TaskFile
+from harness.errors import UsageError, nearest
+from harness.prompts import Template
+from harness.records import Message, Provenance, Record, Row, Seed, Verdict
+from harness.store import read_jsonl
+
+
+class Rejected(Record):
+    """One line of rejected.jsonl: a row and every filter's verdict on it."""
+
+    row: Row
+    verdicts: tuple[Verdict, ...]
+
+
+class OwnLine(Record):
+    """One line of rows a user already has."""
+
+    text: Annotated[str, Field(min_length=1)]
+    label: str
+
+
+def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Message, ...]:
+    """System and user turn, as a student is tuned on them and asked with them."""
+    user = template.render(text=text)
+    return (Message(role="system", content=task.system), Message(role="user", content=user))
+
+
+def untuned_prompt(
+    task: TaskFile, template: Template, text: str, shots: Sequence[Seed]
+) -> tuple[Message, ...]:
+    """System and user turn for a model that was not tuned: every label described, `shots` worked out."""
+    user = template.render(text=text, labels=task.labels, shots=shots)
+    return (Message(role="system", content=task.system), Message(role="user", content=user))
+
+
+def make_row(task: TaskFile, template: Template, text: str, label: str, provenance: Provenance) -> Row:
+    """A training row: the student's prompt and the label as the answer."""
+    answer = Message(role="assistant", content=label)
+    return Row(
+        messages=(*student_prompt(task, template, text), answer),
+        text=text,
+        label=label,
+        provenance=provenance,
+    )
+
+
+def seed_rows(run: Run) -> tuple[Row, ...]:
+    """The seeds alone as training rows, in the order of their file."""
+    template = prompts.load(run.root / run.task.prompt)
+    return tuple(
+        make_row(run.task, template, seed.text, seed.label, Provenance(source="seed", seeds=(seed.id,)))
+        for seed in run.seeds
+    )
+
+
+def own_rows(run: Run, path: Path) -> tuple[Row, ...]:
+    """Rows a user already has. Raises UsageError for a label the task does not know."""
+    template = prompts.load(run.root / run.task.prompt)
+    rows = []
+    for line, own in read_jsonl(path, OwnLine):
+        if own.label not in run.task.labels:
+            raise UsageError(
+                f"{path}:{line}: label: {own.label!r} is not a label of the task"
+                f"{nearest(own.label, run.task.labels)}; allowed: {', '.join(run.task.labels)}"
+            )
+        rows.append(make_row(run.task, template, own.text, own.label, Provenance(source="own")))
+    return tuple(rows)
