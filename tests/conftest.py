@@ -1,0 +1,75 @@
+"""What every test may rely on: no network beyond this machine, and one tiny model."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import make_tiny_model
+
+# Said in the environment as well, since processes that a test starts have no fixture.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "VLLM_HOST_IP": "127.0.0.1",  # else vLLM asks a public address for its own
+    "VLLM_NO_USAGE_STATS": "1",
+}.items():
+    os.environ[_name] = _value
+
+
+class NetworkBlocked(ConnectionError):
+    """A test tried to reach another machine."""
+
+
+def _is_local(host: object) -> bool:
+    """Whether an address or name stays on this machine."""
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(name)).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Refuse sockets to anything but loopback and this machine's own files."""
+
+    def guarded(name: str, at: int) -> Any:
+        original = getattr(socket.socket, name)
+
+        def call(self: socket.socket, *args: Any) -> Any:
+            address = args[at]
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+                raise NetworkBlocked(
+                    f"tests run offline: a connection to {address[0]}:{address[1]} was refused"
+                )
+            return original(self, *args)
+
+        return call
+
+    find = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (_is_local(host) or host == socket.gethostname()):
+            raise NetworkBlocked(f"tests run offline: looking up {host!r} was refused")
+        return find(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, at in (("connect", 0), ("connect_ex", 0), ("sendto", -1)):
+            patch.setattr(socket.socket, name, guarded(name, at))
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama; treat it as read-only."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
