@@ -36,12 +36,13 @@ def make_tiny_model(folder: Path, architecture: str = "llama", random_seed: int 
     import torch
     from transformers import AutoModelForCausalLM
 
+    auto_model: Any = AutoModelForCausalLM  # its methods carry no types
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     config = _config(architecture, len(tokenizer), tokenizer.convert_tokens_to_ids(END_OF_TURN))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = auto_model.from_config(config, dtype=torch.bfloat16)
     model.generation_config.pad_token_id = model.generation_config.eos_token_id = config.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -63,7 +64,8 @@ def _tokenizer() -> Any:
         vocab_size=512, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(SENTENCES, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    fast_tokenizer: Any = PreTrainedTokenizerFast
+    tokenizer = fast_tokenizer(
         tokenizer_object=bpe,
         bos_token=marks[0],
         eos_token=END_OF_TURN,
