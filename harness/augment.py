@@ -42,18 +42,7 @@ from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 1
 SAMPLES_SHOWN = 10
-
-
-@dataclass
-class Tally:
-    """What the calls of this command took."""
-
-    paid: int = 0
-    cached: int = 0
-    prompt_tokens: int = 0  # of all calls, paid or cached
-    completion_tokens: int = 0
-    seconds: float = 0.0
-    answers: dict[str, Completion] = field(default_factory=dict)  # by request key
+BLOCK = 256  # requests asked before their rows are judged
 
 
 def augment(
@@ -73,10 +62,10 @@ def augment(
 
     context = filter_context(run, teacher)
     cache = CallCache(run.cache / "calls.sqlite")
-    ask = Asker(cache, engine, terminal, stop)
+    ask = Asker(cache, engine, stop)
     try:
-        calibrations = calibrate_judges(run, context, ask)
-        rows, funnel = _rounds(run, teacher, context, calibrations, ask)
+        calibrations = calibrate_judges(run, context, ask, terminal)
+        rows, funnel = _rounds(run, teacher, context, calibrations, ask, terminal)
     finally:
         cache.close()
 
@@ -103,13 +92,15 @@ def augment(
 
 @dataclass
 class Asker:
-    """Answers requests from the cache or the engine, shows progress, and keeps the tally."""
+    """Answers requests from the cache or the engine, each once, and keeps count of what that took."""
 
     cache: CallCache
     engine: Callable[[], Generator]
-    terminal: Terminal
     stop: Stop
-    tally: Tally = field(default_factory=Tally)
+    answers: dict[str, Completion] = field(default_factory=dict)  # by request key
+    paid: int = 0
+    fresh_tokens: int = 0  # generated now
+    seconds: float = 0.0  # spent generating now
     _built: Generator | None = None
 
     def _engine(self) -> Generator:
@@ -118,31 +109,24 @@ class Asker:
         return self._built
 
     def __call__(
-        self, title: str, requests: Sequence[Request], note: Callable[[], str] = lambda: ""
+        self, requests: Sequence[Request], tick: Callable[[int], None] = lambda answered: None
     ) -> dict[str, Completion]:
-        """Completions by request key; those missing at the end were stopped."""
-        tally, found = self.tally, {}
-        started, fresh = time.monotonic(), 0
-        keys = {request.key for request in requests}
-        with self.terminal.progress(title, len(keys)) as advance:
-            for completion, paid in cached(requests, self.cache, self._engine, self.stop):
-                found[completion.request] = completion
-                tally.answers[completion.request] = completion
-                tally.paid += paid
-                tally.cached += not paid
-                tally.prompt_tokens += completion.prompt_tokens
-                tally.completion_tokens += completion.completion_tokens
-                if paid:
-                    fresh += completion.completion_tokens
-                speed = fresh / max(time.monotonic() - started, 1e-9)
-                advance(len(found), f"{note()} {speed:.0f} tokens/s")
-                if self.stop.overdue:
-                    break
-        if fresh:
-            tally.seconds += time.monotonic() - started
+        """Completions by request key; those missing at the end were stopped. `tick` hears of each answer."""
+        new = {r.key: r for r in requests if r.key not in self.answers}
+        started, paid_before = time.monotonic(), self.paid
+        for completion, paid in cached(list(new.values()), self.cache, self._engine, self.stop):
+            self.answers[completion.request] = completion
+            self.paid += paid
+            self.fresh_tokens += completion.completion_tokens * paid
+            tick(len(self.answers))
+            if self.stop.overdue:
+                break
+        if self.paid > paid_before:
+            self.seconds += time.monotonic() - started
+        found = {r.key: self.answers[r.key] for r in requests if r.key in self.answers}
         failed = [c for c in found.values() if c.finish_reason == "error"]
         if failed and len(failed) == len(found):
-            raise MachineError(f"{title}: all {len(failed)} calls failed; the first said: {failed[0].error}")
+            raise MachineError(f"all {len(failed)} calls to the teacher failed; the first said: {failed[0].error}")
         return found
 
 
@@ -240,7 +224,9 @@ def next_round(run: Run, asked: dict[str, int], kept: Counter[str]) -> dict[str,
     return {label: n + more[label] for label, n in asked.items()}
 
 
-def calibrate_judges(run: Run, context: Context, ask: Asker) -> dict[int, Calibration]:
+def calibrate_judges(
+    run: Run, context: Context, ask: Asker, terminal: Terminal
+) -> dict[int, Calibration]:
     """Measure every judge on the seeds, right label against wrong ones; by position among the filters."""
     calibrations: dict[int, Calibration] = {}
     for i, filter_ in enumerate(run.file.augment.filters):
@@ -248,10 +234,11 @@ def calibrate_judges(run: Run, context: Context, ask: Asker) -> dict[int, Calibr
             continue
         rows = filter_.calibration_rows(context)
         requests = filter_.ask(rows, context, purpose="calibrate")
-        found = ask("calibrating the judge", requests)
+        with terminal.progress("calibrating the judge", len({r.key for r in requests})) as advance:
+            found = ask(requests, lambda answered: advance(answered, ""))
         answers = [found.get(request.key, missing(request)) for request in requests]
         calibrations[i] = filter_.calibrate(rows, answers, context, random_seed=run.file.random_seed)
-        ask.terminal.say(calibrations[i].sentence())
+        terminal.say(calibrations[i].sentence())
     return calibrations
 
 
@@ -264,38 +251,69 @@ def missing(request: Request) -> Completion:
 
 
 def _rounds(
-    run: Run, teacher: str, context: Context, calibrations: dict[int, Calibration], ask: Asker
+    run: Run,
+    teacher: str,
+    context: Context,
+    calibrations: dict[int, Calibration],
+    ask: Asker,
+    terminal: Terminal,
 ) -> tuple[list[Rejected], Funnel]:
     """Ask, filter, and ask again for what is missing. A `Rejected` here is a row with its verdicts."""
-    own = run.file.augment.own_rows
-    if own:
-        rows = list(own_rows(run, run.root / own))
+    if run.file.augment.own_rows:
+        rows = list(own_rows(run, run.root / run.file.augment.own_rows))
         judged = judge_rows(run, rows, context, calibrations, ask)
-        return judged, _funnel(run, judged, len(rows), 0, 0, 0, calibrations, ask)
+        return judged, _funnel(run, judged, Parsed(rows), len(rows), calibrations, ask)
     count: dict[str, int] | None = first_round(run)
-    while True:
-        assert count is not None
+    while count is not None:
         requests = requests_for(run, teacher, count)
-        known: Counter[str] = Counter()
-        found = ask("asking the teacher", requests, lambda: f"{known['usable']}/{run.file.augment.rows} rows")
-        known["usable"] = len(found)
-        rows, failed, unparsed = parse(run, requests, found)
-        judged = judge_rows(run, rows, context, calibrations, ask)
+        parsed, judged = _round(run, requests, context, calibrations, ask, terminal)
         kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
-        following = None if ask.stop() else next_round(run, count, kept)
-        if following is None:
-            pending = len(requests) - len(found)
-            return judged, _funnel(run, judged, len(requests), pending, failed, unparsed, calibrations, ask)
-        extra = sum(following.values()) - sum(count.values())
-        have, wanted = sum(kept.values()), run.file.augment.rows
-        ask.terminal.say(f"{have} of {wanted} rows so far; asking {extra} more")
-        count = following
+        asked, count = count, None if ask.stop() else next_round(run, count, kept)
+        if count is not None:
+            more = sum(count.values()) - sum(asked.values())
+            terminal.say(f"{sum(kept.values())} of {run.file.augment.rows} rows so far; asking {more} more")
+    return judged, _funnel(run, judged, parsed, len(requests), calibrations, ask)
 
 
-def parse(
-    run: Run, requests: Sequence[Request], found: dict[str, Completion]
-) -> tuple[list[Row], int, int]:
-    """(rows in request order, calls that failed, completions not in the form asked for)."""
+def _round(
+    run: Run,
+    requests: Sequence[Request],
+    context: Context,
+    calibrations: dict[int, Calibration],
+    ask: Asker,
+    terminal: Terminal,
+) -> tuple[Parsed, list[Rejected]]:
+    """Ask and judge block by block, so that progress shows kept rows and a stopped run has judged ones."""
+    judges = sum(c.usable for c in calibrations.values())
+    block = max(BLOCK, len(requests) // 16)
+    before, kept, started, tokens = len(ask.answers), 0, time.monotonic(), ask.fresh_tokens
+    with terminal.progress("augment", len(requests) * (1 + judges)) as advance:
+
+        def tick(answered: int) -> None:
+            speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)
+            advance(answered - before, f"rows kept {kept}/{run.file.augment.rows}, {speed:.0f} tokens/s")
+
+        for end in range(block, len(requests) + block, block):
+            ask(requests[end - block : end], tick)
+            parsed = parse(run, requests[:end], ask.answers)
+            judged = judge_rows(run, parsed.rows, context, calibrations, ask, tick)
+            kept = sum(all(v.keep for v in r.verdicts) for r in judged)
+            if ask.stop():
+                break
+    return parsed, judged
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Rows in request order, and what became of the requests that gave none."""
+
+    rows: list[Row]
+    failed: int = 0
+    unparsed: int = 0
+
+
+def parse(run: Run, requests: Sequence[Request], found: dict[str, Completion]) -> Parsed:
+    """Rows from completions; a request without a completion was stopped and gives nothing."""
     template = prompts.load(run.root / run.task.prompt)
     outputs = {use.path: use.output for use in run.file.augment.templates}
     rows: list[Row] = []
@@ -322,7 +340,7 @@ def parse(
             completion_tokens=completion.completion_tokens,
         )
         rows.append(make_row(run.task, template, text, request.origin.label, provenance))
-    return rows, failed, unparsed
+    return Parsed(rows, failed, unparsed)
 
 
 def _text(completion: str, output: str) -> str | None:
@@ -338,7 +356,12 @@ def _text(completion: str, output: str) -> str | None:
 
 
 def judge_rows(
-    run: Run, rows: list[Row], context: Context, calibrations: dict[int, Calibration], ask: Asker
+    run: Run,
+    rows: list[Row],
+    context: Context,
+    calibrations: dict[int, Calibration],
+    ask: Asker,
+    tick: Callable[[int], None] = lambda answered: None,
 ) -> list[Rejected]:
     """Every filter's verdict on every row."""
     columns: list[list[Verdict]] = []
@@ -349,7 +372,7 @@ def judge_rows(
         answers: list[Completion] = []
         if calibrations[i].usable:
             requests = filter_.ask(rows, context)
-            found = ask("judging", requests)
+            found = ask(requests, tick)
             answers = [found.get(request.key, missing(request)) for request in requests]
         columns.append(filter_.verdicts(rows, answers, context, calibrations[i]))
     return [Rejected(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
@@ -358,37 +381,37 @@ def judge_rows(
 def _funnel(
     run: Run,
     judged: list[Rejected],
+    parsed: Parsed,
     requested: int,
-    pending: int,
-    failed: int,
-    unparsed: int,
     calibrations: dict[int, Calibration],
     ask: Asker,
 ) -> Funnel:
     rejected = [r for r in judged if not all(v.keep for v in r.verdicts)]
     kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
     dropped, would_drop = count_drops(rejected, [f.kind for f in run.file.augment.filters])
-    tally, teacher = ask.tally, run.file.teacher
+    teacher, answers = run.file.teacher, ask.answers.values()
+    prompt_tokens = sum(c.prompt_tokens for c in answers)
+    completion_tokens = sum(c.completion_tokens for c in answers)
     cost = None
     if teacher.prompt_price is not None or teacher.completion_price is not None:
-        prompt, completion = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
-        cost = (tally.prompt_tokens * prompt + tally.completion_tokens * completion) / 1e6
+        prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
+        cost = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     return Funnel(
         wanted=run.file.augment.rows,
         requested=requested,
-        pending=pending,
-        failed=failed,
-        unparsed=unparsed,
+        pending=requested - len(parsed.rows) - parsed.failed - parsed.unparsed,
+        failed=parsed.failed,
+        unparsed=parsed.unparsed,
         dropped=dropped,
         would_drop=would_drop,
         kept=sum(kept.values()),
         kept_by_label={label: kept[label] for label in run.task.labels},
         notes=tuple(c.sentence() for c in calibrations.values()),
-        prompt_tokens=tally.prompt_tokens,
-        completion_tokens=tally.completion_tokens,
-        calls_paid=tally.paid,
-        calls_cached=tally.cached,
-        seconds=round(tally.seconds, 1),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        calls_paid=ask.paid,
+        calls_cached=len(ask.answers) - ask.paid,
+        seconds=round(ask.seconds, 1),
         cost=cost,
     )
 

@@ -252,7 +252,7 @@ def cached(
     for completion in found.values():
         yield completion, False
     missing = [request for key, request in unique.items() if key not in found]
-    if not missing:
+    if not missing or stop():
         return
     pending: list[Completion] = []
     committed = time.monotonic()

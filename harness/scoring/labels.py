@@ -1,0 +1,110 @@
+"""The task's own items: by log-likelihood over the labels, and by the freely generated answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from harness.records import Item, Loglikelihood, Message, Origin, Pair, Request, Sampling, Score
+from harness.scoring.base import StudentEngine
+from harness.scoring.quality import named_label
+
+Prompt = Callable[[str], tuple[Message, ...]]  # an item's text -> system and user turn
+
+
+def score_labels(
+    items: Sequence[Item], prompt: Prompt, engine: StudentEngine, model: str, max_tokens: int
+) -> list[Score]:
+    """One score per item, same order; an item longer than the context fails by name.
+
+    The log-likelihood of a label is the sum over its tokens and the end of the turn. Where one label is
+    what greedy decoding would write, that label is the generated answer and nothing needs generating.
+    """
+    if not items:
+        return []
+    labels = items[0].choices
+    chats = [prompt(item.text) for item in items]
+    answers = [engine.answer_ids(chats[0], label) for label in labels]
+    if len(set(answers)) < len(answers):
+        raise ValueError("two labels are the same tokens to this model")
+    room = engine.max_length - max(map(len, answers))
+    contexts = [engine.prompt_ids(chat) for chat in chats]
+    fits = [len(context) <= room for context in contexts]
+    pairs = [
+        Pair(context=context, continuation=answer)
+        for context, fit in zip(contexts, fits, strict=True)
+        if fit
+        for answer in answers
+    ]
+    measured = iter(engine.loglikelihood(pairs))
+    rated = [[next(measured) for _ in labels] if fit else [] for fit in fits]
+    written = _write(
+        [i for i, row in enumerate(rated) if row and not any(m.greedy for m in row)],
+        chats, engine, model, max_tokens,
+    )  # fmt: skip
+    return [
+        _score(item, row, written.get(i), len(context))
+        for i, (item, row, context) in enumerate(zip(items, rated, contexts, strict=True))
+    ]
+
+
+def _write(
+    indices: Sequence[int],
+    chats: Sequence[tuple[Message, ...]],
+    engine: StudentEngine,
+    model: str,
+    max_tokens: int,
+) -> dict[int, tuple[str, bool, str]]:
+    """(text, cut at the limit, error) of the greedy answers to some chats, by index."""
+    sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+    asked: dict[str, list[int]] = {}
+    requests = []
+    for i in indices:
+        request = Request(
+            model=model, messages=chats[i], sampling=sampling, origin=Origin(purpose="answer", row=str(i))
+        )
+        if request.key not in asked:
+            requests.append(request)
+        asked.setdefault(request.key, []).append(i)
+    return {
+        i: (completion.text, completion.finish_reason == "length", completion.error)
+        for completion in engine.generate(requests)
+        for i in asked[completion.request]
+    }
+
+
+def _score(
+    item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool, str] | None, length: int
+) -> Score:
+    assert item.gold is not None
+    gold = item.choices[item.gold]
+    if not rated or any(not math.isfinite(m.logprob) for m in rated):
+        why = f"the prompt is {length} tokens, longer than the context" if not rated else "not a number"
+        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=why)
+    best = max(range(len(rated)), key=lambda k: rated[k].logprob)
+    top = rated[best].logprob
+    weights = [math.exp(m.logprob - top) for m in rated]
+    if written is None:
+        sure = next(k for k, m in enumerate(rated) if m.greedy)
+        output, cut, error = item.choices[sure], False, ""
+    else:
+        output, cut, error = written
+    if error:
+        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=error)
+    answer = named_label(output, item.choices)
+    return Score(
+        item=item.id,
+        split=item.split,
+        status="scored" if answer is not None else "unparsed",
+        values={
+            "accuracy": float(answer == gold),
+            "choice_accuracy": float(best == item.gold),
+            "gold_probability": weights[item.gold] / sum(weights),
+            "stop_rate": float(not cut),
+            "words": float(len(output.split())),
+        },
+        gold=gold,
+        picked=item.choices[best],
+        output=output,
+        cut=cut,
+    )
