@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.prompts import Template
 from harness.records import Row, Seed, Verdict
 
 
@@ -29,12 +28,11 @@ class Context:
     labels: Mapping[str, str]  # label -> description
     protected: tuple[Protected, ...]
     teacher: str  # name@revision, for the requests of a judge
-    judge_template: Template | None = None
 
 
 class Filter(Protocol):
     """A rule over rows."""
 
-    def verdicts(self, rows: "list[Row] | tuple[Row, ...]", context: Context) -> list[Verdict]:
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order."""
         ...

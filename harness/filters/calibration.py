@@ -1,0 +1,98 @@
+"""How well a judge tells right labels from wrong ones, and where its threshold lies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from harness.records import Record
+
+DRAWS = 2000  # bootstrap resamples
+MIN_SEEDS = 8  # below that even a perfect AUC says nothing
+
+
+class Calibration(Record):
+    """A judge's measured worth on the seeds."""
+
+    auc: float | None = (
+        None  # chance that a right label scores above a wrong one; None when nothing was answered
+    )
+    low: float | None = None  # 95% interval of it
+    high: float | None = None
+    threshold: float = 0.0  # a row below it is dropped
+    seeds: Annotated[int, Field(ge=0)]  # seeds whose right and wrong labels were both answered
+    unanswered: int = 0  # judgements without a usable answer
+
+    @property
+    def usable(self) -> bool:
+        """Whether the judge is better than chance for certain: the interval lies above 0.5."""
+        return self.low is not None and self.low > 0.5 and self.seeds >= MIN_SEEDS
+
+    def sentence(self) -> str:
+        """One line for people."""
+        silent = f"; {self.unanswered} judgements had no usable answer" if self.unanswered else ""
+        if self.auc is None:
+            return f"judge: it answered for no seed; not used{silent}"
+        measured = f"judge: AUC {self.auc:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        if self.seeds < MIN_SEEDS:
+            return (
+                f"{measured} on {self.seeds} seeds: too few to tell, {MIN_SEEDS} are needed; not used{silent}"
+            )
+        if not self.usable:
+            return f"{measured} on {self.seeds} seeds: no better than chance; not used{silent}"
+        return f"{measured} on {self.seeds} seeds; drops below {self.threshold:.3g}{silent}"
+
+
+def calibrate(
+    right: Sequence[float],
+    wrong: Sequence[Sequence[float]],
+    keep: float,
+    unanswered: int = 0,
+    random_seed: int = 0,
+) -> Calibration:
+    """The calibration of a judge that gave seed i the scores `right[i]` and, mislabelled, `wrong[i]`."""
+    if not right:
+        return Calibration(seeds=0, unanswered=unanswered)
+    auc, low, high = auc_interval(right, wrong, random_seed)
+    return Calibration(
+        auc=auc,
+        low=low,
+        high=high,
+        threshold=threshold_keeping(right, keep),
+        seeds=len(right),
+        unanswered=unanswered,
+    )
+
+
+def threshold_keeping(scores: Sequence[float], keep: float) -> float:
+    """The highest threshold at or above which at least the share `keep` of `scores` lies."""
+    dropped = math.floor((1 - keep) * len(scores) + 1e-9)
+    return sorted(scores)[min(dropped, len(scores) - 1)]
+
+
+def auc_interval(
+    right: Sequence[float], wrong: Sequence[Sequence[float]], random_seed: int = 0
+) -> tuple[float, float, float]:
+    """(AUC, low, high): the Mann-Whitney AUC of all right scores against all wrong ones, and its 95% interval.
+
+    `right[i]` and `wrong[i]` (one or more) belong to seed i. Scores of one seed are alike, so the bootstrap
+    draws whole seeds (percentile interval; Efron and Tibshirani 1993); ties count half.
+    """
+    import numpy as np
+
+    n = len(right)
+    positive = np.asarray(right)
+    # wins[i, j]: how many wrong scores of seed j lie below the right score of seed i
+    wins = np.zeros((n, n))
+    for j, scores in enumerate(wrong):
+        ordered = np.sort(np.asarray(scores))
+        below, upto = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
+        wins[:, j] = (below + upto) / 2
+    sizes = np.array([len(scores) for scores in wrong])
+    draws = np.random.default_rng(random_seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    aucs = np.einsum("bi,bi->b", draws @ wins, draws) / (n * (draws @ sizes))
+    low, high = np.quantile(aucs, [0.025, 0.975])
+    return float(wins.sum() / (n * sizes.sum())), float(low), float(high)

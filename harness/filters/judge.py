@@ -1,0 +1,269 @@
+"""A model as judge: asked for one choice per row, read by its probabilities, measured on the seeds before use.
+
+The judge picks one word; how sure it is of the accepted one is the row's score. On the seeds people already
+know the answer, so they tell whether the judge can tell right from wrong labels at all, and where to draw the
+line. A judge no better than chance is not used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness import prompts
+from harness.errors import nearest
+from harness.filters.base import Context
+from harness.filters.calibration import Calibration, calibrate
+from harness.records import (
+    Completion,
+    Message,
+    Origin,
+    Provenance,
+    Record,
+    Request,
+    Row,
+    Sampling,
+    Seed,
+    Verdict,
+    digest,
+)
+from harness.text import normalise
+
+__all__ = ["Calibration", "Judge", "choice_probabilities"]
+
+UNUSED = "judge not used"
+SILENT = "the judge did not answer"
+
+
+class Judge(Record):
+    """Drops rows whose accepted choice the teacher finds less likely than it finds that of nearly all seeds.
+
+    The template is given `text`, `label` and `description` of the row, `labels` (label -> description) and
+    `shots`: seeds as mappings of `text`, `label` and `wrong`, a label that is not theirs.
+    """
+
+    kind: Literal["judge"] = "judge"
+    template: Annotated[str, Field(min_length=1)]  # path of a Jinja file, relative to the project
+    choices: Literal["labels"] | tuple[str, ...] = "labels"  # what the judge picks from
+    accept: str = "label"  # the choice that means good: "label" is the row's own label
+    form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
+    shots: Annotated[int, Field(ge=0, le=64)] = 1  # seeds per label shown in the prompt
+    keep_seeds: Annotated[float, Field(gt=0, le=1)] = (
+        0.9  # share of rightly labelled seeds the threshold keeps
+    )
+    wrong_labels: Annotated[int, Field(ge=1)] = 8  # wrong labels tried per seed when calibrating, at most
+    calibration_seeds: Annotated[int, Field(ge=8)] = 256  # seeds used for it at most
+
+    @model_validator(mode="after")
+    def _choosable(self) -> Self:
+        if self.choices == "labels":
+            if self.accept != "label":
+                raise ValueError(f'accept {self.accept!r}: with choices "labels" it must be "label"')
+            return self
+        folded = [_fold(choice) for choice in self.choices]
+        if len(set(folded)) != len(folded) or len(folded) < 2 or "" in folded:
+            raise ValueError(f"choices {list(self.choices)} must be two or more different words")
+        if self.accept not in self.choices:
+            hint = nearest(self.accept, self.choices)
+            raise ValueError(f"accept {self.accept!r} is not one of the choices {list(self.choices)}{hint}")
+        return self
+
+    def ask(
+        self, rows: Sequence[Row], context: Context, purpose: Literal["judge", "calibrate"] = "judge"
+    ) -> list[Request]:
+        """One request per row, same order; rows whose prompts are equal give requests of equal keys.
+
+        One token is asked for: its probabilities are all that is read. Raises UsageError for a bad template.
+        """
+        template = prompts.load(context.root / self.template)
+        by_label = _shots_by_label(context)
+        labels = dict(context.labels)
+        sampling = Sampling(temperature=0, max_tokens=1, choices=self._choices(context), logprobs=20)
+        requests: list[Request] = []
+        for row in rows:
+            text = template.render(
+                text=row.text,
+                label=row.label,
+                description=labels.get(row.label, ""),
+                labels=labels,
+                shots=self._shots(by_label, row),
+            )
+            requests.append(
+                Request(
+                    model=context.teacher,
+                    prompt=text if self.form == "completion" else "",
+                    messages=(Message(role="user", content=text),) if self.form == "chat" else (),
+                    sampling=sampling,
+                    template_digest=template.digest,
+                    origin=Origin(purpose=purpose, template=self.template, label=row.label, row=row.id),
+                )
+            )
+        return requests
+
+    def verdicts(
+        self,
+        rows: Sequence[Row],
+        completions: Sequence[Completion],
+        context: Context,
+        calibration: Calibration,
+    ) -> list[Verdict]:
+        """One verdict per row, same order; `completions` answer `ask(rows, context)` one by one.
+
+        `score` is the probability of the accepted choice among the choices, `against` the likeliest choice.
+        With a calibration that is not usable every row is kept, and `completions` may be empty.
+        """
+        if not calibration.usable:
+            return [Verdict(row=row.id, filter=self.kind, keep=True, reason=UNUSED) for row in rows]
+        choices = self._choices(context)
+        return [
+            self._verdict(row, choice_probabilities(completion, choices), calibration.threshold)
+            for row, completion in zip(rows, completions, strict=True)
+        ]
+
+    def _verdict(self, row: Row, chances: Mapping[str, float], threshold: float) -> Verdict:
+        wanted = self._accepted(row)
+        if not chances:
+            return Verdict(row=row.id, filter=self.kind, keep=False, reason=SILENT)
+        score, picked = chances.get(wanted, 0.0), max(chances, key=lambda choice: chances[choice])
+        keep = score >= threshold
+        reason = "" if keep else f"the judge gives {wanted!r} {score:.3f}, below {threshold:.3f}"
+        return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason, score=score, against=picked)
+
+    def calibration_rows(self, context: Context) -> list[Row]:
+        """Each seed with its right label, then with `wrong_labels` wrong ones picked by digest.
+
+        Of more than `calibration_seeds` seeds, those with the smallest digests, evenly over the labels.
+        """
+        queues = {label: sorted(own, key=_place) for label, own in _by_label(context.seeds).items()}
+        chosen = [
+            own[i]
+            for i in range(max(map(len, queues.values()), default=0))
+            for own in queues.values()
+            if i < len(own)
+        ]
+        rows: list[Row] = []
+        for seed in chosen[: self.calibration_seeds]:
+            wrong = sorted(
+                (label for label in context.labels if label != seed.label), key=lambda x: digest(seed.id, x)
+            )
+            rows += [_labelled(seed, label) for label in (seed.label, *wrong[: self.wrong_labels])]
+        return rows
+
+    def calibrate(
+        self, rows: Sequence[Row], completions: Sequence[Completion], context: Context, random_seed: int = 0
+    ) -> Calibration:
+        """How well the judge tells right from wrong labels of the seeds.
+
+        `rows` are `calibration_rows(context)`, `completions` answer `ask(rows, context)` one by one.
+        """
+        choices = self._choices(context)
+        right = {seed.id: seed.label for seed in context.seeds}
+        good: dict[str, float] = {}
+        bad: dict[str, list[float]] = {}
+        silent = 0
+        for row, completion in zip(rows, completions, strict=True):
+            chances = choice_probabilities(completion, choices)
+            seed = row.provenance.seeds[0]
+            score = chances.get(self._accepted(row), 0.0)
+            if not chances:
+                silent += 1
+            elif row.label == right[seed]:
+                good[seed] = score
+            else:
+                bad.setdefault(seed, []).append(score)
+        both = [seed for seed in good if seed in bad]
+        return calibrate(
+            [good[seed] for seed in both], [bad[seed] for seed in both], self.keep_seeds, silent, random_seed
+        )
+
+    def _choices(self, context: Context) -> tuple[str, ...]:
+        return tuple(context.labels) if self.choices == "labels" else self.choices
+
+    def _accepted(self, row: Row) -> str:
+        return row.label if self.choices == "labels" else self.accept
+
+    def _shots(
+        self, by_label: Mapping[str, list[tuple[str, dict[str, str]]]], row: Row
+    ) -> list[dict[str, str]]:
+        """`shots` seeds per label without the row's own text, one label after the other and round again.
+
+        As many for each label as the smallest has to spare: were a seed's own label one example short while
+        calibrating, the judge would lean to the other labels.
+        """
+        own = normalise(row.text)
+        each = min(self.shots, *(len(seeds) - 1 for seeds in by_label.values())) if self.shots else 0
+        lists = [
+            [shot for text, shot in seeds[: each + 1] if text != own][:each] for seeds in by_label.values()
+        ]
+        return [shot for together in zip(*lists, strict=False) for shot in together]
+
+
+def choice_probabilities(completion: Completion, choices: Sequence[str]) -> dict[str, float]:
+    """choice -> probability among the choices, summing to 1; empty when the completion cannot tell.
+
+    Reads the log-probabilities of the first position, which engines report before the guided mask. A token
+    belongs to the one choice that begins with it (spaces and case aside); tokens that begin none are left out.
+    So are those that begin several, and when they hold more probability than all that belong, nothing can be
+    told. A choice that no token speaks for is given the smallest probability on the list: it is at most that.
+    """
+    if completion.finish_reason == "error" or not completion.first_logprobs:
+        return {}
+    folded = {choice: _fold(choice) for choice in choices}
+    mass: dict[str, float] = {}
+    unclear = 0.0
+    for token, logprob in completion.first_logprobs.items():
+        piece, chance = _fold(token), math.exp(logprob)
+        owners = [choice for choice in choices if piece and folded[choice].startswith(piece)]
+        if len(owners) == 1:
+            mass[owners[0]] = mass.get(owners[0], 0.0) + chance
+        elif owners:
+            unclear += chance
+    total = sum(mass.values())
+    if total <= unclear or not math.isfinite(total):
+        return {}
+    bound = math.exp(min(completion.first_logprobs.values()))
+    filled = {choice: mass.get(choice, bound) for choice in choices}
+    total = sum(filled.values())
+    return {choice: chance / total for choice, chance in filled.items()}
+
+
+def _fold(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _place(seed: Seed) -> str:
+    return digest("calibration", seed.id)
+
+
+def _by_label(seeds: Sequence[Seed]) -> dict[str, list[Seed]]:
+    found: dict[str, list[Seed]] = {}
+    for seed in seeds:
+        found.setdefault(seed.label, []).append(seed)
+    return found
+
+
+def _shots_by_label(context: Context) -> dict[str, list[tuple[str, dict[str, str]]]]:
+    """label -> (normalised text, what a template sees) of its seeds, in file order, each text once."""
+    labels = list(context.labels)
+    found: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    for label, seeds in _by_label(context.seeds).items():
+        others = [other for other in labels if other != label] or [label]
+        unique: dict[str, dict[str, str]] = {}
+        for i, seed in enumerate(seeds):
+            wrong = others[(labels.index(label) + i) % len(others)] if label in labels else others[0]
+            unique.setdefault(normalise(seed.text), {"text": seed.text, "label": label, "wrong": wrong})
+        found[label] = list(unique.items())
+    return found
+
+
+def _labelled(seed: Seed, label: str) -> Row:
+    """A seed as a row under any label."""
+    return Row(
+        messages=(Message(role="user", content=seed.text), Message(role="assistant", content=label)),
+        text=seed.text,
+        label=label,
+        provenance=Provenance(source="seed", seeds=(seed.id,)),
+    )

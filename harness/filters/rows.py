@@ -1,0 +1,58 @@
+"""Filters that look at one row alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.filters.base import Context
+from harness.records import Record, Row, Verdict
+from harness.text import words
+
+
+class Finished(Record):
+    """Drops what the teacher did not bring to an end: text cut at the token limit trains students not to stop."""
+
+    kind: Literal["finished"] = "finished"
+
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
+        """One verdict per row, same order; rows that no teacher wrote are kept."""
+        return [self._verdict(row) for row in rows]
+
+    def _verdict(self, row: Row) -> Verdict:
+        how = row.provenance.finish_reason
+        if row.provenance.source != "teacher" or how == "stop":
+            return Verdict(row=row.id, filter=self.kind, keep=True)
+        why = "cut at the limit of tokens" if how == "length" else f"ended by {how or 'an unknown cause'!r}"
+        return Verdict(row=row.id, filter=self.kind, keep=False, reason=f"not finished: {why}")
+
+
+class Length(Record):
+    """Drops texts with too few or too many words."""
+
+    kind: Literal["length"] = "length"
+    min_words: Annotated[int, Field(ge=0)] = 1  # words of the row's text
+    max_words: Annotated[int, Field(ge=1)] = 1000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_words > self.max_words:
+            raise ValueError(
+                f"min_words ({self.min_words}) is above max_words ({self.max_words}): no row could pass"
+            )
+        return self
+
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
+        """One verdict per row, same order; the score is the number of words."""
+        return [self._verdict(row) for row in rows]
+
+    def _verdict(self, row: Row) -> Verdict:
+        count = len(words(row.text))
+        reason = ""
+        if count < self.min_words:
+            reason = f"too short: words {count}, at least {self.min_words} wanted"
+        elif count > self.max_words:
+            reason = f"too long: words {count}, at most {self.max_words} wanted"
+        return Verdict(row=row.id, filter=self.kind, keep=not reason, reason=reason, score=count)

@@ -1,0 +1,171 @@
+"""Filters that compare rows with each other, with the seeds, and with the items of the suites.
+
+All rows given take part, in request order, whatever other filters think of them: so a verdict depends on one
+filter alone, and changing one filter changes no other verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.filters.base import Context, Protected
+from harness.records import Record, Row, Seed, Verdict
+from harness.text import near_duplicates, nearest_of, ngrams, normalise, words
+
+Threshold = Annotated[float, Field(gt=0, le=1)]
+MIN_CONTAINED = 4  # words; a shorter item inside a row says nothing
+
+
+class Duplicate(Record):
+    """Drops a text that, letter case and punctuation aside, an earlier row or a seed already has."""
+
+    kind: Literal["duplicate"] = "duplicate"
+
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
+        """One verdict per row, same order; the first of equal rows stays. `against` is the twin's text."""
+        seeds: dict[str, Seed] = {}
+        for seed in context.seeds:
+            seeds.setdefault(normalise(seed.text), seed)
+        first: dict[str, Row] = {}
+        found: list[Verdict] = []
+        for row in rows:
+            text = normalise(row.text)
+            twin = seeds.get(text) or first.get(text)
+            first.setdefault(text, row)
+            reason = f"the same words as {_named(twin, row)}" if twin else ""
+            against, score = (twin.text, 1.0) if twin else ("", None)
+            found.append(
+                Verdict(
+                    row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against
+                )
+            )
+        return found
+
+
+class NearDuplicate(Record):
+    """Drops a text that is nearly that of a seed or of an earlier row which this filter kept."""
+
+    kind: Literal["near_duplicate"] = "near_duplicate"
+    threshold: Threshold = 0.8  # Jaccard index of character 4-grams
+
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
+        """One verdict per row, same order. `score` is the verified Jaccard index, `against` the twin's text."""
+        texts = [row.text for row in rows]
+        seeds = nearest_of(texts, [seed.text for seed in context.seeds], self.threshold)
+        # a row too like a seed is gone already: it must not take others with it
+        standing = [i for i, twin in enumerate(seeds) if twin is None]
+        twins = dict(
+            zip(standing, near_duplicates([texts[i] for i in standing], self.threshold), strict=True)
+        )
+        found: list[Verdict] = []
+        for i, row in enumerate(rows):
+            by_seed, by_row = seeds[i], twins.get(i)
+            twin: Seed | Row | None = None
+            score = None
+            if by_seed:
+                twin, score = context.seeds[by_seed.index], by_seed.score
+            elif by_row:
+                twin, score = rows[standing[by_row.index]], by_row.score
+            reason = f"nearly {_named(twin, row)} (Jaccard {score:.2f})" if twin else ""
+            against = twin.text if twin else ""
+            found.append(
+                Verdict(
+                    row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against
+                )
+            )
+        return found
+
+
+class Contamination(Record):
+    """Drops a row that gives away an item of a suite: shared words in a row, a whole short item, or nearly it."""
+
+    kind: Literal["contamination"] = "contamination"
+    ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = (
+        8  # words in a row that no row may share with an item
+    )
+    threshold: Threshold = 0.8  # Jaccard index of character 4-grams between row and item
+
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
+        """One verdict per row, same order. `against` is 'suite/item'; `score` the Jaccard index where that decided.
+
+        Where several items match, the one with the longest run of shared words is named; a run at or above
+        `ngram` words decides before likeness does. N-gram overlap as in Brown et al. 2020 (GPT-3), appendix C.
+        """
+        index = _index(context.protected, self.ngram)
+        items = [item.text for item in context.protected]
+        near = nearest_of([row.text for row in rows], items, self.threshold)
+        found: list[Verdict] = []
+        for row, twin in zip(rows, near, strict=True):
+            overlap = _overlap(words(row.text), index)
+            item, reason, score = None, "", None
+            if overlap:
+                item = context.protected[overlap.item]
+                what = (
+                    "holds the whole of"
+                    if overlap.whole
+                    else f"shares {len(overlap.shared)} words in a row with"
+                )
+                reason = f"{what} an item of {item.suite}: {' '.join(overlap.shared)!r}"
+            elif twin:
+                item, score = context.protected[twin.index], twin.score
+                reason = f"nearly an item of {item.suite} (Jaccard {score:.2f}): {item.text!r}"
+            against = f"{item.suite}/{item.item}" if item else ""
+            found.append(
+                Verdict(
+                    row=row.id, filter=self.kind, keep=not item, reason=reason, score=score, against=against
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Where runs of words occur in the protected items; runs shorter than the n-gram are whole items."""
+
+    words: list[list[str]]  # per item
+    places: dict[tuple[str, ...], list[tuple[int, int]]]  # run -> (item, its place in the item)
+    lengths: tuple[int, ...]  # lengths of the runs, in words
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    item: int
+    shared: list[str]
+    whole: bool
+
+
+def _index(protected: Sequence[Protected], n: int) -> _Index:
+    texts = [words(item.text) for item in protected]
+    places: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+    for i, text in enumerate(texts):
+        if len(text) >= MIN_CONTAINED:
+            for at, run in enumerate(ngrams(text, min(n, len(text)))):
+                places.setdefault(run, []).append((i, at))
+    return _Index(texts, places, tuple(sorted({len(run) for run in places})))
+
+
+def _overlap(text: list[str], index: _Index) -> _Overlap | None:
+    """The longest run of words that `text` shares with an item, if it is long enough to count."""
+    best: _Overlap | None = None
+    for length in index.lengths:
+        for start, run in enumerate(ngrams(text, length)):
+            for item, at in index.places.get(run, ()):
+                other = index.words[item]
+                end = length
+                while (
+                    start + end < len(text) and at + end < len(other) and text[start + end] == other[at + end]
+                ):
+                    end += 1
+                if best is None or end > len(best.shared):
+                    best = _Overlap(item, text[start : start + end], end == len(other))
+    return best
+
+
+def _named(twin: Seed | Row | None, row: Row) -> str:
+    """How a reason speaks of a twin; another label is worth saying, for then one of the two is wrong."""
+    what = "a seed" if isinstance(twin, Seed) else "an earlier row"
+    return f"{what}, labelled {twin.label!r}" if twin and twin.label != row.label else what
