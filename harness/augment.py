@@ -37,6 +37,8 @@ from harness.records import (
     digest,
 )
 from harness.rows import Rejected, make_row, own_rows
+from harness.scoring import benchmarks
+from harness.scoring.suites import BenchmarkSuite
 from harness.store import CallCache, Manifest, cached, read_manifest, write_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 
@@ -60,7 +62,7 @@ def augment(
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
-    context = filter_context(run, teacher)
+    context = filter_context(run, teacher, terminal)
     cache = CallCache(run.cache / "calls.sqlite")
     ask = Asker(cache, engine, stop)
     try:
@@ -148,13 +150,21 @@ def inputs_digest(run: Run, teacher: str) -> str:
     )  # fmt: skip
 
 
-def filter_context(run: Run, teacher: str) -> Context:
+def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
     """What filters may look at: seeds, labels, and every text of every suite."""
-    protected = tuple(
+    protected = [
         Protected(suite.name, item.id, item.text) for suite in run.suites.values() for item in suite.items
-    )
+    ]
+    for suite in run.suites.values():
+        if not isinstance(suite.spec, BenchmarkSuite):
+            continue
+        try:
+            task = benchmarks.benchmark_task(suite.spec)
+            protected += [Protected(suite.name, name, text) for name, text in benchmarks.questions(task)]
+        except benchmarks.NotReachable as why:
+            terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
     return Context(
-        root=run.root, seeds=run.seeds, labels=run.task.labels, protected=protected, teacher=teacher
+        root=run.root, seeds=run.seeds, labels=run.task.labels, protected=tuple(protected), teacher=teacher
     )
 
 

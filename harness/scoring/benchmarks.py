@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from harness.errors import UsageError, nearest
 from harness.records import Score, digest
@@ -21,6 +22,7 @@ from harness.scoring.suites import BenchmarkSuite
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 FOLDER_VARIABLE = "HARNESS_BENCHMARKS"
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -32,29 +34,69 @@ class NotReachable(Exception):
 
 def benchmark_task(suite: BenchmarkSuite) -> Task:
     """The library's task with its rows loaded. Raises UsageError for a name nobody has, NotReachable."""
-    from lm_eval.tasks import TaskManager
+    import datasets
 
-    manager = TaskManager(verbosity="ERROR")
-    entry = manager.task_index.get(suite.benchmark)
-    if entry is None or "task" not in (entry.cfg or {}):
-        hint = nearest(suite.benchmark, manager.all_subtasks)
-        raise UsageError(
-            f"benchmark: {suite.benchmark!r} is no task of lm-evaluation-harness{hint}; `lm-eval ls tasks` lists them"
-        )
-    config = {**entry.cfg, "num_fewshot": suite.num_fewshot}
+    datasets.disable_progress_bars()
+    manager, found = _find(suite.benchmark)
+    config = {**found, "num_fewshot": suite.num_fewshot}
     local = _local_files(config)
     if local:
         config |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": local}}
         config["task"] = f"{suite.benchmark}_local"  # a name the library knows would bring its own rows back
-    elif os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise NotReachable(_where(config) + "; the hub is switched off (HF_HUB_OFFLINE=1)")
+    else:
+        why_not = _hub_closed()
+        if why_not:
+            raise NotReachable(f"{_where(config)}; {why_not}")
     try:
         loaded = manager.load([config])["tasks"]
-    except (OSError, ConnectionError, FileNotFoundError, ValueError) as error:
+    except (OSError, ConnectionError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotReachable(f"{_where(config)}; the hub did not answer: {first[:200]}") from error
     task: Task = next(iter(loaded.values()))
     return task
+
+
+def _find(name: str) -> tuple[TaskManager, dict[str, Any]]:
+    """The library's own definition of a task.
+
+    Indexing all of its ten thousand files takes seconds, so folders whose name starts the task's are tried first.
+    """
+    import lm_eval.tasks
+    from lm_eval.tasks import TaskManager
+
+    home = Path(str(lm_eval.tasks.__file__)).parent
+    likely = [folder for folder in home.iterdir() if folder.is_dir() and name.startswith(folder.name)]
+    for where in (likely, None):
+        if where == []:
+            continue
+        manager = TaskManager(
+            include_path=[str(folder) for folder in where] if where else None,
+            include_defaults=where is None,
+        )
+        entry = manager.task_index.get(name)
+        if entry is not None and "task" in (entry.cfg or {}):
+            return manager, dict(entry.cfg)
+    raise UsageError(
+        f"benchmark: {name!r} is no task of lm-evaluation-harness{nearest(name, manager.all_subtasks)};"
+        " `lm-eval ls tasks` lists them"
+    )
+
+
+def _hub_closed() -> str | None:
+    """Why the hub cannot be asked, found in seconds instead of through the library's long retries."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "the hub is switched off (HF_HUB_OFFLINE)"
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return None  # only the proxy knows
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((str(address.hostname), port), timeout=5).close()
+    except OSError as error:
+        return f"the hub cannot be reached ({error.strerror or error})"
+    return None
 
 
 def _local_files(config: dict[str, Any]) -> dict[str, str]:
@@ -101,7 +143,6 @@ def score_benchmark(suite: BenchmarkSuite, task: Task, engine: StudentEngine) ->
         samples={name: [index for index, _ in documents]},
         bootstrap_iters=0,
         log_samples=True,
-        verbosity="ERROR",
     )
     by_index = {sample["doc_id"]: sample for sample in result["samples"][name]}
     return [_score(by_index.get(index), item) for index, item in documents]
@@ -137,6 +178,8 @@ def _bridge(engine: StudentEngine) -> Any:
     return Bridge()
 
 
-def mean(scores: Sequence[Score], name: str) -> float:
-    """Mean of a value over all scores; one that is absent counts 0, as the denominator never shrinks."""
-    return sum(score.values.get(name, 0.0) for score in scores) / len(scores)
+def questions(task: Task) -> list[tuple[str, str]]:
+    """(16-hex id, question as the task words it) of every document, so that no training row repeats one."""
+    documents = list(task.eval_docs)
+    named = chosen_documents(task, None)
+    return [(name, str(task.doc_to_text(documents[index]))) for index, name in named]

@@ -1,0 +1,29 @@
+"""Remove from the shared cache what no run's stored results refer to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from harness.terminal import Terminal
+
+
+def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
+    """Delete trained cells and scores that no runs/*/ names; returns what was (or would be) deleted."""
+    cells: set[str] = set()
+    cards: set[str] = set()
+    for path in runs.glob("*/train/cells.json"):
+        cells |= {cell["key"] for cell in json.loads(path.read_text())["cells"]}
+    for path in runs.glob("*/eval/scorecards.json"):
+        cards |= {card["key"] for card in json.loads(path.read_text())["cards"]}
+    cache = runs / ".cache"
+    leftovers = [f for f in (cache / "students").glob("*") if f.name.split(".")[0] not in cells]
+    leftovers += [f for f in (cache / "scores").glob("*") if f.name.split(".")[0] not in cards]
+    size = sum(f.stat().st_size for top in leftovers for f in (top.rglob("*") if top.is_dir() else [top]) if f.is_file())
+    if not dry_run:
+        for path in leftovers:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    word = "would remove" if dry_run else "removed"
+    terminal.say(f"{word} {len(leftovers)} cells and scores that no run refers to ({size / 2**20:.1f} MiB)")
+    return leftovers

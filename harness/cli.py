@@ -1,0 +1,251 @@
+"""The verbs. The only place that builds engines; everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import HarnessError, MachineError, NotEnoughData, Regression, UsageError
+from harness.terminal import Stop, Terminal
+
+if TYPE_CHECKING:
+    from harness.config import Run
+    from harness.records import Generator
+    from harness.scoring.base import StudentEngine
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "From a task to a small model that may ship.\n\n"
+        "augment: a teacher writes rows, filters keep the good ones. train: one adapter per size of data. "
+        "eval: every student on every suite, then the report. check: pass or fail against a blessed baseline.\n\n"
+        "RUN is a name: runs/RUN.yaml says what to do, results land in runs/RUN/. Every verb goes on where it "
+        "was stopped and does only what is missing.\n\n"
+        "Exit codes: 0 done or passed, 1 regressed, 2 a wrong request or file, 3 the machine or a service "
+        "failed, 4 not enough data to decide, 130 stopped by Ctrl-C."
+    ),
+)
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run file, runs/RUN.yaml.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set train.epochs=3."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
+
+
+@app.command()
+def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+    """Have the teacher write rows, filter them, print the funnel."""
+    from harness.augment import augment as stage
+
+    loaded = _load(run, settings)
+    terminal = Terminal()
+    identity, engine = _teacher(loaded, terminal)
+    if dry_run:
+        from harness.plan import plan_augment
+
+        terminal.say(plan_augment(loaded, identity, _tokenizer(loaded)))
+        return
+    from harness.store import locked
+
+    with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
+        stage(loaded, identity, engine, terminal, stop)
+
+
+@app.command()
+def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+    """Tune one adapter per student, kind of data, size and random seed."""
+    from harness.train import train as stage
+
+    loaded = _load(run, settings)
+    if dry_run:
+        from harness.plan import plan_train
+
+        Terminal().say(plan_train(loaded))
+        return
+    with Stop().listening() as stop:
+        stage(loaded, Terminal(), stop)
+
+
+@app.command(name="eval")
+def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+    """Score every student on every suite, then write the report."""
+    from harness.evaluate import evaluate as stage
+    from harness.report import report as write_report
+
+    loaded = _load(run, settings)
+    terminal = Terminal()
+    if dry_run:
+        from harness.plan import plan_eval
+
+        terminal.say(plan_eval(loaded))
+        return
+
+    def open_student(base: Path, adapter: Path | None) -> StudentEngine:
+        from harness.engines.transformers import TransformersEngine
+
+        file = loaded.file.eval
+        return TransformersEngine(base, adapter, device=file.device, batch_tokens=file.batch_tokens)
+
+    with Stop().listening() as stop:
+        stage(loaded, open_student, terminal, stop)
+    write_report(loaded, terminal)
+
+
+@app.command()
+def report(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Write the report again from stored scores (needs neither torch nor vLLM)."""
+    from harness.report import report as write_report
+
+    write_report(_load(run, settings), Terminal())
+
+
+@app.command()
+def show(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Print the report's headline and tables again."""
+    path = _load(run, settings).folder / "eval" / "report.md"
+    if not path.is_file():
+        raise UsageError(f"{run} has no report yet: make eval RUN={run}")
+    Terminal().say("\n".join(line for line in path.read_text().splitlines() if not line.startswith("![")))
+
+
+@app.command()
+def bless(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Store the ship student's scores as the baseline that check compares with (a file for git)."""
+    from harness.check import bless as stage
+
+    stage(_load(run, settings), Terminal())
+
+
+@app.command()
+def check(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Compare the ship student with the blessed baseline: exit 0 pass, 1 regressed, 4 cannot tell."""
+    from harness.check import check as stage
+
+    code = stage(_load(run, settings), Terminal())
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def ask(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A text such as the task is about.")],
+    settings: Settings = None,
+) -> None:
+    """Answer one text with the base, the few-shot base and every student, side by side."""
+    from harness.ask import ask as stage
+    from harness.engines.transformers import TransformersEngine
+
+    stage(_load(run, settings), text, TransformersEngine, Terminal())
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and what to change."""
+    from harness.doctor import examine
+
+    Terminal().say(examine(Path.cwd()))
+
+
+@app.command()
+def clean(dry_run: DryRun = False) -> None:
+    """Remove trained cells and scores that no run refers to. Teacher calls and models stay."""
+    from harness.clean import clean as stage
+
+    stage(Path.cwd() / "runs", dry_run, Terminal())
+
+
+def main() -> None:
+    """The console command: errors become one message and their exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app(prog_name="harness")
+    except (Regression, NotEnoughData) as error:
+        sys.exit(_tell(error, "check"))
+    except HarnessError as error:
+        sys.exit(_tell(error, "stopped" if error.exit_code == 130 else "error"))
+    except KeyboardInterrupt:
+        print("\nstopped at once; the same command goes on from what is stored", file=sys.stderr)
+        sys.exit(130)
+    except MemoryError:
+        sys.exit(_tell(MachineError("out of memory; a smaller eval.batch_tokens or train.micro_batch_tokens needs less"), "error"))
+
+
+def _tell(error: HarnessError, word: str) -> int:
+    print(f"harness: {word}: {error}" if word != "stopped" else f"harness: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _load(run: str, settings: list[str] | None) -> Run:
+    from harness.config import load_run
+
+    path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
+    return load_run(path, settings)
+
+
+def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:
+    """name@revision of the run's teacher, and a builder of its engine."""
+    from importlib.util import find_spec
+
+    from harness.models import resolve
+
+    teacher = run.file.teacher
+    if teacher.engine == "scripted":
+        from harness.engines.scripted import ScriptedEngine
+
+        script = run.root / str(teacher.script)
+        return f"{teacher.model}@scripted", lambda: ScriptedEngine.from_file(script)
+    if teacher.engine == "openai":
+        from harness.engines.openai import OpenAIEngine
+
+        key = os.environ.get(teacher.api_key_env)
+        return f"{teacher.model}@{teacher.revision or 'endpoint'}", lambda: OpenAIEngine(
+            str(teacher.base_url), key, concurrency=teacher.concurrency
+        )
+    model = resolve(teacher.model, run.cache, teacher.revision)
+    if teacher.engine == "vllm" and find_spec("vllm") is None:
+        terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
+    elif teacher.engine == "vllm":
+        from harness.engines.vllm import VLLMEngine
+
+        return model.identity, lambda: VLLMEngine(
+            model.folder,
+            random_seed=run.file.random_seed,
+            max_model_len=teacher.max_model_len,
+            concurrency=teacher.concurrency,
+            memory=teacher.memory,
+            tensor_parallel=teacher.tensor_parallel,
+        )
+
+    def build() -> Generator:
+        from harness.engines.transformers import TransformersEngine
+
+        return TransformersEngine(model.folder)
+
+    return model.identity, build
+
+
+def _tokenizer(run: Run) -> Callable[[str], int]:
+    """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
+    teacher = run.file.teacher
+    if teacher.engine in ("openai", "scripted"):
+        return lambda text: len(text) // 4 + 1
+    from transformers import AutoTokenizer
+
+    from harness.models import resolve
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(teacher.model, run.cache, teacher.revision).folder)
+    return lambda text: len(tokenizer(text)["input_ids"])

@@ -1,0 +1,38 @@
+"""From per-item scores to a card's numbers: test items only, rates over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness import stats
+from harness.records import Score
+from harness.scoring.quality import distinct_n, named_label
+from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
+
+RATES = ("accuracy", "choice_accuracy", "acc", "acc_norm")  # an item without one counts as wrong
+
+
+def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
+    """Metric -> value over the test items. What could not be computed for any item is absent."""
+    test = [s for s in scores if s.split == "test"] or list(scores)
+    metrics: dict[str, float] = {}
+    for name in sorted({name for score in test for name in score.values}):
+        values = [score.values[name] for score in test if name in score.values]
+        metrics[name] = sum(values) / (len(test) if name in RATES else len(values))
+    if isinstance(suite.spec, LabelsSuite):
+        labels = suite.items[0].choices
+        predicted = [named_label(s.output, labels) or "" for s in test]
+        metrics["macro_f1"] = stats.macro_f1([s.gold for s in test], predicted, labels)
+    if isinstance(suite.spec, OpenEndedSuite):
+        spread = distinct_n([s.output for s in test], 2)
+        if spread is not None:
+            metrics["distinct_2"] = spread
+    return metrics
+
+
+def chance(suite: Suite) -> float | None:
+    """What guessing gets, or None where the suite's items are not choices."""
+    counts = [len(item.choices) for item in suite.items if item.choices]
+    if isinstance(suite.spec, BenchmarkSuite) or not counts:
+        return None
+    return sum(1 / n for n in counts) / len(counts)
