@@ -1,6 +1,7 @@
-"""Normalising, n-grams and similarity of texts: shared by filters, contamination and quality. Imports nothing of ours.
+"""Normalising, n-grams and similarity of texts: shared by filters and scoring. Imports nothing of ours.
 
-Likeness is the Jaccard index of shingle sets (Broder 1997, "On the resemblance and containment of documents").
+Likeness is the Jaccard index of sets of shingles (Broder 1997, "On the resemblance and containment of
+documents").
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ T = TypeVar("T")
 Shingles = frozenset[str]
 
 SHINGLE = 4  # characters; the reason is in `shingles`
-EXACT_CELLS = 16_000_000  # up to 4,000 x 4,000 texts every pair is compared, so nothing can be missed
+EXACT_CELLS = 4_000_000  # up to 2,000 x 2,000 texts every pair is compared, so nothing can be missed
 CHUNK_CELLS = 2_000_000  # cells of one slice of that comparison: a few tens of MiB
 PERMUTATIONS = 240  # of a MinHash; has many divisors, so that bands fit any threshold
 RECALL = 0.999  # chance that a pair just at the threshold becomes a candidate
@@ -45,7 +46,7 @@ _CLEAN = _Cleaner()
 
 
 def normalise(text: str) -> str:
-    """`text` folded to one case and one Unicode form (NFKC), without punctuation, words set apart by one space.
+    """`text` in one case and one Unicode form (NFKC), without punctuation, words set apart by one space.
 
     A text of nothing but symbols stays as it is (folded), so that two different emoji are not equal.
     """
@@ -100,10 +101,10 @@ class Twin:
 def similar_pairs(
     texts: Sequence[str], references: Sequence[str], threshold: float
 ) -> Iterator[tuple[int, int, float]]:
-    """(place in `texts`, place in `references`, Jaccard) of every pair at or above `threshold`; equal texts too.
+    """(place in `texts`, place in `references`, Jaccard) of all pairs at or above `threshold`.
 
-    Up to 16 million pairs all are compared, which finds every one; above that, MinHash bands propose the pairs
-    (each true one with a chance of at least 0.999) and the exact Jaccard index decides, so none is wrong.
+    Up to 4 million pairs all are compared: that takes under a second and misses none. Above that, MinHash
+    bands propose the pairs (each true one with a chance of at least 0.999), and the exact index decides.
     Raises ValueError for a threshold outside (0, 1].
     """
     if not 0 < threshold <= 1:
@@ -153,7 +154,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[Twin | None]
 
 
 def near_duplicate_of(texts: Sequence[str], threshold: float) -> list[int | None]:
-    """For each text the place of the earlier kept text that it nearly repeats, or None; see near_duplicates."""
+    """For each text the place of the earlier kept text it nearly repeats, or None; see near_duplicates."""
     return [twin.index if twin else None for twin in near_duplicates(texts, threshold)]
 
 

@@ -1,4 +1,4 @@
-"""The closed set of filters. A filter is a frozen record: its fields are its YAML, its method does the work."""
+"""The closed set of filters. A filter is a frozen record: its fields are its YAML, its method the rule."""
 
 from __future__ import annotations
 

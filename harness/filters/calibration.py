@@ -76,7 +76,7 @@ def threshold_keeping(scores: Sequence[float], keep: float) -> float:
 def auc_interval(
     right: Sequence[float], wrong: Sequence[Sequence[float]], random_seed: int = 0
 ) -> tuple[float, float, float]:
-    """(AUC, low, high): the Mann-Whitney AUC of all right scores against all wrong ones, and its 95% interval.
+    """(AUC, low, high): the Mann-Whitney AUC of all right scores against all wrong ones, with a 95% interval.
 
     `right[i]` and `wrong[i]` (one or more) belong to seed i. Scores of one seed are alike, so the bootstrap
     draws whole seeds (percentile interval; Efron and Tibshirani 1993); ties count half.

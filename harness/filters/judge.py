@@ -1,4 +1,4 @@
-"""A model as judge: asked for one choice per row, read by its probabilities, measured on the seeds before use.
+"""A model as judge: asked for one choice per row, read by its probabilities, measured on the seeds first.
 
 The judge picks one word; how sure it is of the accepted one is the row's score. On the seeds people already
 know the answer, so they tell whether the judge can tell right from wrong labels at all, and where to draw the
@@ -205,9 +205,9 @@ def choice_probabilities(completion: Completion, choices: Sequence[str]) -> dict
     """choice -> probability among the choices, summing to 1; empty when the completion cannot tell.
 
     Reads the log-probabilities of the first position, which engines report before the guided mask. A token
-    belongs to the one choice that begins with it (spaces and case aside); tokens that begin none are left out.
-    So are those that begin several, and when they hold more probability than all that belong, nothing can be
-    told. A choice that no token speaks for is given the smallest probability on the list: it is at most that.
+    belongs to the one choice that begins with it, spaces and case aside. Tokens that begin no choice are left
+    out. So are those that begin several, and when they hold at least as much probability as all that belong,
+    nothing can be told. A choice without a token is given the smallest probability reported: it has no more.
     """
     if completion.finish_reason == "error" or not completion.first_logprobs:
         return {}

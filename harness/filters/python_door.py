@@ -21,7 +21,7 @@ FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
 class PythonFilter(Record):
     """Runs `function` of `file` on each row: a dict of messages, text, label and provenance.
 
-    The function returns whether to keep the row, or that and a reason. It is code of the project's own and runs
+    The function returns whether to keep the row, or that and a reason. It is the project's own code and runs
     with all the rights of the harness.
     """
 
@@ -30,7 +30,7 @@ class PythonFilter(Record):
     function: Annotated[str, Field(min_length=1)] = "keep"
 
     def file_digest(self, root: Path) -> str:
-        """16 hex digits over the file, for keys: other code is another filter. Raises UsageError if unreadable."""
+        """16 hex digits over the file: other code is another filter. Raises UsageError if missing."""
         return hashlib.sha256(_source(root / self.file)).hexdigest()[:16]
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
@@ -44,7 +44,7 @@ class PythonFilter(Record):
         module.__file__ = str(path)
         try:
             # not by import: that would leave a __pycache__ in the project and hand out stale code
-            exec(compile(_source(path), str(path), "exec"), module.__dict__)  # noqa: S102
+            exec(compile(_source(path), str(path), "exec"), module.__dict__)
         except SyntaxError as error:
             raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from error
         except (Exception, SystemExit) as error:
@@ -63,9 +63,8 @@ class PythonFilter(Record):
         try:
             answer = function(row.model_dump(mode="json"))
         except (Exception, SystemExit) as error:
-            raise UsageError(
-                f"{_line(error, path)}: {self.function} failed on the text {row.text!r}: {type(error).__name__}: {error}"
-            ) from error
+            what = f"{self.function} failed on the text {row.text!r}: {type(error).__name__}: {error}"
+            raise UsageError(f"{_line(error, path)}: {what}") from error
         keep, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, "")
         if not isinstance(keep, bool) or not isinstance(reason, str):
             raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")

@@ -13,7 +13,7 @@ from harness.text import words
 
 
 class Finished(Record):
-    """Drops what the teacher did not bring to an end: text cut at the token limit trains students not to stop."""
+    """Drops what the teacher did not end itself: text cut at the token limit trains students not to stop."""
 
     kind: Literal["finished"] = "finished"
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from harness.filters.base import Context, Protected
 from harness.records import Record, Row, Seed, Verdict
-from harness.text import near_duplicates, nearest_of, ngrams, normalise, words
+from harness.text import jaccard, near_duplicates, nearest_of, ngrams, normalise, shingles, words
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 MIN_CONTAINED = 4  # words; a shorter item inside a row says nothing
@@ -53,7 +53,7 @@ class NearDuplicate(Record):
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order. `score` is the verified Jaccard index, `against` the twin's text."""
+        """One verdict per row, same order; `score` is the exact Jaccard index, `against` the twin's text."""
         texts = [row.text for row in rows]
         seeds = nearest_of(texts, [seed.text for seed in context.seeds], self.threshold)
         # a row too like a seed is gone already: it must not take others with it
@@ -81,7 +81,7 @@ class NearDuplicate(Record):
 
 
 class Contamination(Record):
-    """Drops a row that gives away an item of a suite: shared words in a row, a whole short item, or nearly it."""
+    """Drops a row that gives away an item of a suite: words in a row, a whole short item, or nearly it."""
 
     kind: Literal["contamination"] = "contamination"
     ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = (
@@ -90,10 +90,10 @@ class Contamination(Record):
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams between row and item
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order. `against` is 'suite/item'; `score` the Jaccard index where that decided.
+        """One verdict per row, same order: `against` is 'suite/item', `score` the Jaccard index.
 
-        Where several items match, the one with the longest run of shared words is named; a run at or above
-        `ngram` words decides before likeness does. N-gram overlap as in Brown et al. 2020 (GPT-3), appendix C.
+        Of several items the one with the longest run of shared words is named, or without such a run the most
+        alike. N-gram overlap as in Brown et al. 2020 (GPT-3), appendix C.
         """
         index = _index(context.protected, self.ngram)
         items = [item.text for item in context.protected]
@@ -104,6 +104,7 @@ class Contamination(Record):
             item, reason, score = None, "", None
             if overlap:
                 item = context.protected[overlap.item]
+                score = jaccard(shingles(row.text), shingles(item.text))
                 what = (
                     "holds the whole of"
                     if overlap.whole
