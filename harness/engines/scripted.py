@@ -7,7 +7,7 @@ It serves tests and demonstrations. A script is a JSON (or YAML) file; every key
      "words": ["blue", "broken", ...],                    what {word} stands for, drawn anew each time
      "judge": {
        "after": "Message:",                               only the prompt after the last of these is judged
-       "words": {"billing": ["charged", "invoice"]},      what speaks for a label, besides the label's own words
+       "words": {"billing": ["charged", "invoice"]},      what speaks for a label, besides its own words
        "sure": 0.9                                        the probability that goes to what fits
      }
     }
@@ -36,9 +36,9 @@ from harness import yaml_file
 from harness.records import Completion, Record, Request
 
 WORDS = (
-    "again answer before blue broken charge door early email evening finally green hour issue late letter lost"
-    " monday month morning nobody number office order payment phone quick road screen second slow street support"
-    " today tomorrow twice waiting week window work wrong yesterday"
+    "again answer before blue broken charge door early email evening finally green hour issue late letter"
+    " lost monday month morning nobody number office order payment phone quick road screen second slow street"
+    " support today tomorrow twice waiting week window work wrong yesterday"
 )
 PLACEHOLDER = re.compile(r"\{(label|word|number)\}")
 
@@ -47,7 +47,7 @@ class JudgeRule(Record):
     """How choices are weighed."""
 
     after: str = ""  # only the prompt after the last of these is judged; empty: all of it
-    words: dict[str, tuple[str, ...]] = {}  # label -> words that speak for it
+    words: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # label -> words that speak for it
     sure: Annotated[float, Field(gt=0, lt=1)] = 0.9  # probability shared by the choices that fit
 
 
