@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ for _name, _value in {
     os.environ[_name] = _value
 
 
-class NetworkBlocked(ConnectionError):
+class NetworkBlockedError(ConnectionError):
     """A test tried to reach another machine."""
 
 
@@ -42,13 +42,13 @@ def _is_local(host: object) -> bool:
 def no_network() -> Iterator[None]:
     """Refuse sockets to anything but loopback and this machine's own files."""
 
-    def guarded(name: str, at: int) -> Any:
+    def guarded(name: str, at: int) -> Callable[..., object]:
         original = getattr(socket.socket, name)
 
-        def call(self: socket.socket, *args: Any) -> Any:
+        def call(self: socket.socket, *args: Any) -> object:
             address = args[at]
             if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
-                raise NetworkBlocked(
+                raise NetworkBlockedError(
                     f"tests run offline: a connection to {address[0]}:{address[1]} was refused"
                 )
             return original(self, *args)
@@ -57,9 +57,9 @@ def no_network() -> Iterator[None]:
 
     find = socket.getaddrinfo
 
-    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+    def getaddrinfo(host: bytes | str | None, *args: Any, **kwargs: Any) -> object:
         if not (_is_local(host) or host == socket.gethostname()):
-            raise NetworkBlocked(f"tests run offline: looking up {host!r} was refused")
+            raise NetworkBlockedError(f"tests run offline: looking up {host!r} was refused")
         return find(host, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -73,3 +73,17 @@ def no_network() -> Iterator[None]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama; treat it as read-only."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def bundled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the bundled real model, converted for this session; for slow tests."""
+    from harness.errors import MachineError
+    from harness.models import resolve
+
+    try:
+        return resolve("smollm2-135m-instruct", tmp_path_factory.mktemp("cache")).folder
+    except MachineError as error:
+        if "model" in os.environ.get("HARNESS_REQUIRE", "").split(","):
+            raise
+        pytest.skip(str(error))

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM = 64, 2, 2, 1, 32  # vLLM's CPU attention takes no head below 32
 CONTEXT = 2048  # tokens
@@ -23,7 +26,8 @@ SENTENCES = (
     "A list of messages that customers wrote to the help desk:",
 )
 TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -36,13 +40,12 @@ def make_tiny_model(folder: Path, architecture: str = "llama", random_seed: int 
     import torch
     from transformers import AutoModelForCausalLM
 
-    auto_model: Any = AutoModelForCausalLM  # its methods carry no types
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer()
     config = _config(architecture, len(tokenizer), tokenizer.convert_tokens_to_ids(END_OF_TURN))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed)
-        model = auto_model.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.generation_config.pad_token_id = model.generation_config.eos_token_id = config.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -50,7 +53,7 @@ def make_tiny_model(folder: Path, architecture: str = "llama", random_seed: int 
     return folder
 
 
-def _tokenizer() -> Any:
+def _tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, so that any text encodes, with the two marks of a chat turn."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -64,8 +67,7 @@ def _tokenizer() -> Any:
         vocab_size=512, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(SENTENCES, trainer)
-    fast_tokenizer: Any = PreTrainedTokenizerFast
-    tokenizer = fast_tokenizer(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=marks[0],
         eos_token=END_OF_TURN,
@@ -76,7 +78,7 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
-def _config(architecture: str, tokens: int, end: int) -> Any:
+def _config(architecture: str, tokens: int, end: int) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     sizes: dict[str, Any] = {
@@ -89,7 +91,7 @@ def _config(architecture: str, tokens: int, end: int) -> Any:
         "head_dim": HEAD_DIM,
         "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": True,
-        "initializer_range": 0.1,  # sharper logits than the usual 0.02: rounding must not change the best token
+        "initializer_range": 0.1,  # sharper logits than 0.02 gives: rounding must not change the best token
         "bos_token_id": None,
         "eos_token_id": end,
         "pad_token_id": end,

