@@ -19,7 +19,7 @@ from harness.config import Run
 from harness.environment import environment
 from harness.errors import Interrupted, UsageError
 from harness.records import Cell, Item, Row, Score, Scorecard, Seed, digest
-from harness.rows import student_prompt, untuned_prompt
+from harness.rows import rows_of_data, student_prompt, untuned_prompt
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import StudentEngine
 from harness.scoring.choices import score_choices
@@ -47,8 +47,7 @@ STAGE_VERSION = 1
 class Subject:
     """Who is scored: a student (or its base), and how it is asked."""
 
-    name: str  # Cell.name
-    student: str  # the model's name as the run file writes it
+    cell: Cell
     key: str  # digest of what its answers depend on: base weights, and for a cell its training
     base: Path
     adapter: Path | None
@@ -57,7 +56,7 @@ class Subject:
     @property
     def title(self) -> str:
         """What people read."""
-        return f"{self.name} ({self.prompting})"
+        return f"{self.cell.name} ({self.prompting})"
 
 
 Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter folder -> a loaded student
@@ -112,10 +111,20 @@ def read_subjects(run: Run) -> tuple[list[Subject], list[dict[str, Any]]]:
         adapter = run.root / cell["folder"] if cell["folder"] else None
         ways = ("zero_shot",) if adapter else run.file.eval.prompting
         subjects += [
-            Subject(cell["name"], cell["student"], cell["key"], run.root / cell["base"], adapter, way)
+            Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way)
             for way in ways
         ]
     return subjects, cells
+
+
+def cell_of(stored: dict[str, Any], student: str | None = None) -> Cell:
+    """A line of cells.json as a record; `student` replaces the model's name for a reference on its rows."""
+    return Cell(
+        student=student or stored["student"],
+        data=stored["data"],
+        size=stored["size"],
+        random_seed=stored["random_seed"],
+    )
 
 
 def inputs_digest(run: Run, subjects: Sequence[Subject], cells: Sequence[dict[str, Any]]) -> str:
@@ -179,7 +188,8 @@ def _score_all(
                 started = time.monotonic()
                 scores = score_suite(run, subject, suite, engine, tasks.get(suite.name))
                 card = _store(run, key, subject, suite, scores, time.monotonic() - started)
-            cards.append(card)
+            # a card may come from another run, where the same weights had another name
+            cards.append(card.model_copy(update={"student": subject.cell.name, "cell": subject.cell}))
             advance(done + 1, f"{subject.title}: {suite.name}")
     return cards, not_run
 
@@ -246,7 +256,7 @@ def score_references(run: Run, cells: Sequence[dict[str, Any]]) -> list[Scorecar
         for cell in cells:
             if not cell["size"]:
                 continue
-            known = Cell(student=reference.NAME, **{k: cell[k] for k in ("data", "size", "random_seed")})
+            known = cell_of(cell, reference.NAME)
             rows = nested(rows_of[known.data], known.size, known.random_seed)
             key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.label] for r in rows])[:32]
             if known.name in done:
@@ -256,16 +266,14 @@ def score_references(run: Run, cells: Sequence[dict[str, Any]]) -> list[Scorecar
             if card is None:
                 started = time.monotonic()
                 scores = reference.score_reference(rows, suite.items, known.random_seed)
-                subject = Subject(known.name, reference.NAME, key, run.root, None, "trained")
+                subject = Subject(known, key, run.root, None, "trained")
                 card = _store(run, key, subject, suite, scores, time.monotonic() - started)
-            cards.append(card.model_copy(update={"student": known.name}))
+            cards.append(card.model_copy(update={"student": known.name, "cell": known}))
     return cards
 
 
 def rows_by_data(run: Run) -> dict[str, tuple[Row, ...]]:
     """The rows each kind of data draws from, read from augment's files."""
-    from harness.train import rows_of_data
-
     return {data: rows_of_data(run, data) for data in run.file.train.data}
 
 
@@ -288,7 +296,8 @@ def _store(
         key=key,
         suite=suite.name,
         suite_digest=suite.digest,
-        student=subject.name,
+        student=subject.cell.name,
+        cell=subject.cell,
         student_key=subject.key,
         prompting=subject.prompting,
         items=len(scores),

@@ -200,7 +200,8 @@ class Scorecard(Record):
     key: str  # names the scores it sums up: digest of student, suite, prompting and engine
     suite: str
     suite_digest: str
-    student: str  # Cell.name, or the name of a reference
+    student: str  # Cell.name; for a reference a cell whose student is the reference's name
+    cell: Cell | None = None  # the same, in fields
     student_key: str
     prompting: str
     items: int

@@ -13,7 +13,7 @@ from harness.config import Run, TaskFile
 from harness.errors import UsageError, nearest
 from harness.prompts import Template
 from harness.records import Message, Provenance, Record, Row, Seed, Verdict
-from harness.store import read_jsonl
+from harness.store import read_jsonl, read_manifest
 
 
 class Rejected(Record):
@@ -76,3 +76,18 @@ def own_rows(run: Run, path: Path) -> tuple[Row, ...]:
             )
         rows.append(make_row(run.task, template, own.text, own.label, Provenance(source="own")))
     return tuple(rows)
+
+
+def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
+    """The rows a kind of data draws from, as augment stored them. Raises UsageError when it has not run."""
+    if data == "seeds_only":
+        return seed_rows(run)
+    folder = run.folder / "augment"
+    kept_path = folder / "train.jsonl"
+    if not kept_path.is_file() or read_manifest(folder) is None:
+        where = kept_path.relative_to(run.root)
+        raise UsageError(f"{where} is not there or not finished: augment first (make augment RUN={run.name})")
+    kept = tuple(row for _, row in read_jsonl(kept_path, Row))
+    if data == "filtered":
+        return kept
+    return kept + tuple(line.row for _, line in read_jsonl(folder / "rejected.jsonl", Rejected))

@@ -1,4 +1,7 @@
-"""Questions with choices, by the log-likelihood of each choice after the question, raw (no chat form)."""
+"""Questions with choices, by the log-likelihood of each choice after the question, raw (no chat form).
+
+Nothing is ever chosen on these items, so all of them are test.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def _score(item: Item, rated: Sequence[Loglikelihood], normalise: str) -> Score:
     gold = item.choices[item.gold]
     if not rated or any(not math.isfinite(m.logprob) for m in rated):
         why = "longer than the context" if not rated else "a log-likelihood is not a number"
-        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=why)
+        return Score(item=item.id, split="test", status="failed", gold=gold, error=why)
     lengths = [len(c.encode()) if normalise == "bytes" else 1 for c in item.choices]
     per = [m.logprob / n for m, n in zip(rated, lengths, strict=True)]
     best = max(range(len(per)), key=lambda k: per[k])
@@ -52,7 +55,7 @@ def _score(item: Item, rated: Sequence[Loglikelihood], normalise: str) -> Score:
     weights = [math.exp(m.logprob - top) for m in rated]
     return Score(
         item=item.id,
-        split=item.split,
+        split="test",
         status="scored",
         values={
             "accuracy": float(best == item.gold),

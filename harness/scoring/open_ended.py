@@ -1,4 +1,7 @@
-"""Instructions answered in free text: does it repeat itself, stop, run long, or answer with a label?"""
+"""Instructions answered in free text: does it repeat itself, stop, run long, or answer with a label?
+
+Nothing is ever chosen on these items, so all of them are test.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def score_open_ended(
 
 def _score(item: Item, completion: Completion, labels: Sequence[str]) -> Score:
     if completion.finish_reason == "error":
-        return Score(item=item.id, split=item.split, status="failed", error=completion.error)
+        return Score(item=item.id, split="test", status="failed", error=completion.error)
     text, cut = completion.text, completion.finish_reason == "length"
     values = {
         "words": float(len(text.split())),
@@ -41,4 +44,4 @@ def _score(item: Item, completion: Completion, labels: Sequence[str]) -> Score:
         share = rep_n(text, n)
         if share is not None:  # a text too short for one n-gram has no share; it is left out, not 0
             values[f"rep_{n}"] = share
-    return Score(item=item.id, split=item.split, status="scored", values=values, output=text, cut=cut)
+    return Score(item=item.id, split="test", status="scored", values=values, output=text, cut=cut)

@@ -1,0 +1,69 @@
+"""The learning curve as a picture: accuracy against rows, with what one would do otherwise as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from harness.analysis import Arm, Point
+
+BLUE, ORANGE, GREEN, GREY, PURPLE = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a"
+
+
+def learning_curve(
+    student: str, points: Sequence[Point], arms: Sequence[Arm], chance: float | None, caption: str
+) -> bytes:
+    """A PNG: filtered rows as points with intervals and seeds as dots; alternatives as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5.2), dpi=130)
+    sizes = [p.size for p in points]
+    axes.errorbar(
+        sizes,
+        [p.accuracy for p in points],
+        yerr=[[p.accuracy - p.low for p in points], [p.high - p.accuracy for p in points]],
+        color=BLUE, marker="o", markersize=5, linewidth=1.8, capsize=4, label="filtered rows", zorder=3,
+    )  # fmt: skip
+    if any(len(p.seeds) > 1 for p in points):
+        dots = [(p.size, seed) for p in points for seed in p.seeds]
+        axes.scatter(*zip(*dots, strict=True), s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
+    reference = [a for a in arms if a.kind == "reference" and a.data == "filtered"]
+    if reference:
+        axes.plot(
+            [a.size for a in reference], [a.metric("accuracy") or 0.0 for a in reference],
+            color=GREEN, marker="s", markersize=4, linewidth=1.2, label="TF-IDF + logistic regression, same rows",
+        )  # fmt: skip
+    for arm in (a for a in arms if a.kind == "base" and a.student == student):
+        for metric, style in (("accuracy", "-"), ("choice_accuracy", ":")):
+            value = arm.metric(metric)
+            if value is not None:
+                colour = GREY if arm.prompting == "zero_shot" else ORANGE
+                how = "written" if metric == "accuracy" else "log-likelihood"
+                axes.axhline(
+                    value, color=colour, linestyle=style, linewidth=1.2,
+                    label=f"untuned, {arm.prompting.replace('_', '-')} ({how})",
+                )  # fmt: skip
+    for arm in (a for a in arms if a.data == "seeds_only" and a.kind == "student" and a.student == student):
+        value = arm.metric("accuracy") or 0.0
+        axes.axhline(value, color=PURPLE, linestyle="--", linewidth=1.3, label=f"tuned on the {arm.size} seeds alone")
+    if chance is not None:
+        axes.axhline(chance, color="#bbbbbb", linewidth=1, label="chance")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("rows the student was tuned on (log scale)")
+    axes.set_ylabel("accuracy of the written answer, test items")
+    axes.set_ylim(0, 1)
+    axes.set_title(student, fontsize=11)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.text(0.01, 0.005, caption, fontsize=7, color="#444444", va="bottom", wrap=True)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # no date or version: same scores, same file
+    pyplot.close(figure)
+    return buffer.getvalue()
