@@ -1,0 +1,402 @@
+"""Intervals, paired differences and slopes. Pure: arrays in, numbers out; every random draw takes a seed.
+
+"These weights": two trained students are compared, only the items vary. "This recipe": training again would
+give other weights, so items and random seeds both vary. Items are independent here; a difference is always
+a minus b; both sides are in the same item order. Equal values on all items give an interval of no width.
+The table of simulated coverage is printed by tests/bench/bench_intervals.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import model_validator
+
+from harness.records import Record
+
+Floats = NDArray[np.float64]
+Verdict = Literal["rises", "falls", "no measurable slope"]
+
+RESAMPLES = 2000  # draws of a bootstrap
+CELLS = 2_000_000  # weights held at once while resampling: 16 MB
+LARGE = 10_000  # items above which the mean is normal to three digits and resampling buys nothing
+MIN_SEEDS = 3  # random seeds a side below which "this recipe" is not answered
+MIN_GROUPS = 8  # clusters below which resampling them says nothing
+
+
+class Interval(Record):
+    """An estimate and the range of values that the data do not exclude."""
+
+    estimate: float
+    low: float
+    high: float
+    method: str
+    n: int  # items, or groups where those were resampled
+    level: float = 0.95  # two-sided; each end alone is a bound at (1 + level) / 2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low <= self.estimate <= self.high:
+            raise ValueError(f"{self.low} <= {self.estimate} <= {self.high} does not hold ({self.method})")
+        return self
+
+    def covers(self, value: float) -> bool:
+        """Whether `value` is not excluded."""
+        return self.low <= value <= self.high
+
+
+class Slope(Record):
+    """How a score changes each time the number of rows doubles."""
+
+    interval: Interval
+    verdict: Verdict
+    question: Literal["these weights", "this recipe"]
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The interval of a rate out of `n` items: score method of Wilson (1927). Raises ValueError for n < 1."""
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes out of {n} items")
+    z, rate = _z(level), successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return _between(rate, max(0.0, centre - half), min(1.0, centre + half), "Wilson", n, level)
+
+
+def paired_binary(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """The difference of two rates on the same items: Tango's (1998) score interval.
+
+    `a`, `b`: 0/1 scores, shape (items,). Raises ValueError for other values or shapes. Chosen over method 10
+    of Newcombe (1998), whose ends miss lopsidedly when most flips go one way: at a nominal 5% an end missed
+    up to 11.5% of the time (n = 100, rates 0.60 and 0.55, correlation 0.9), against 6.9% for Tango's worst.
+    """
+    wins, losses, n = _flips(a, b)
+    z, estimate = _z(level), (wins - losses) / n
+    low, high = -_tango_high(losses, wins, n, z), _tango_high(wins, losses, n, z)
+    return _between(estimate, low, high, "Tango", n, level)
+
+
+def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided p value of equal rates on the same items: mid-p McNemar test (Fagerland et al. 2013).
+
+    `a`, `b`: 0/1 scores, shape (items,). 1 where no item flips. Raises ValueError as `paired_binary`.
+    """
+    wins, losses, _ = _flips(a, b)
+    flips, fewer = wins + losses, min(wins, losses)
+    if not flips:
+        return 1.0
+    k = np.arange(1, fewer + 1)  # chances: of 0, 1, ... fewer flips one way, all in logs until the end
+    chances = np.exp(np.append(0.0, np.cumsum(np.log((flips + 1 - k) / k))) - flips * math.log(2))
+    if wins == losses:  # every outcome is at least as uneven: all of them, minus half of this one
+        return float(1 - chances[-1] / 2)
+    return min(1.0, float(2 * chances.sum() - chances[-1]))
+
+
+def mean_interval(values: ArrayLike, random_seed: int, level: float = 0.95) -> Interval:
+    """The mean of real values over items: BCa bootstrap (Efron 1987), normal above LARGE items.
+
+    `values`: shape (items,), no NaN. The acceleration has a closed form for a mean, so no jackknife is run.
+    Raises ValueError for fewer than two values or for NaN.
+    """
+    x = _finite(values, 1)
+    if x.size < 2:
+        raise ValueError(f"{x.size} items have no interval")
+    n, mean = x.size, float(x.mean())
+    spread = x - mean
+    if float(np.abs(spread).max()) <= 1e-12 * max(1.0, abs(mean)):
+        return _between(mean, mean, mean, "all values equal", n, level)
+    if n > LARGE:
+        half = _z(level) * float(x.std(ddof=1)) / math.sqrt(n)
+        return _between(mean, mean - half, mean + half, "normal", n, level)
+    shifts = np.concatenate([counts @ spread / n for counts in _resamples(n, random_seed)])
+    acceleration = float((spread**3).sum() / (6 * (spread**2).sum() ** 1.5))
+    low, high = _bca(shifts, acceleration, level)
+    return _between(mean, mean + low, mean + high, "bootstrap, BCa", n, level)
+
+
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, random_seed: int, level: float = 0.95) -> Interval:
+    """The mean difference of real values on the same items: `mean_interval` of a - b, items resampled.
+
+    `a`, `b`: shape (items,). Raises ValueError for different shapes, NaN, or fewer than two items.
+    """
+    first, second = _paired(a, b)
+    found = mean_interval(first - second, random_seed, level)
+    return found.model_copy(update={"method": f"paired {found.method}"})
+
+
+def two_way_bootstrap(
+    a: ArrayLike, b: ArrayLike, random_seed: int, level: float = 0.95, b_varies: bool = True
+) -> Interval | None:
+    """The difference of two recipes: items (shared) and random seeds (each side its own) both vary.
+
+    `a`, `b`: shape (seeds, items); the sides may have different numbers of seeds. `b_varies=False` is for
+    what no random seed touches (the base): its rows are averaged. None, "not enough data", when a side that
+    varies has fewer than MIN_SEEDS seeds. Raises ValueError for other shapes. Method: `_crossed`.
+    """
+    first, second = _finite(a, 2), _finite(b, 2)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"{first.shape[1]} items against {second.shape[1]}")
+    if len(first) < MIN_SEEDS or (b_varies and len(second) < MIN_SEEDS):
+        return None
+    if not b_varies:
+        second = second.mean(axis=0, keepdims=True)
+    return _crossed([first, -second], random_seed, level)
+
+
+def recipe_interval(scores: ArrayLike, random_seed: int, level: float = 0.95) -> Interval | None:
+    """The mean score of one recipe, for a curve with several seeds: as `two_way_bootstrap`, with one side."""
+    x = _finite(scores, 2)
+    return _crossed([x], random_seed, level) if x.shape[0] >= MIN_SEEDS else None
+
+
+def auc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """The chance that a positive score is above a negative one, ties half (Mann and Whitney 1947).
+
+    `positive`, `negative`: shapes (p,), (q,). Raises ValueError when one is empty or has NaN.
+    """
+    above, below = _finite(positive, 1), _finite(negative, 1)
+    if not above.size or not below.size:
+        raise ValueError("the AUC needs scores of both kinds")
+    return float(_wins(above, below).sum() / (above.size * below.size))
+
+
+def auc_interval(
+    positive: ArrayLike, negative: ArrayLike, positive_groups: Sequence[str], negative_groups: Sequence[str],
+    random_seed: int, level: float = 0.95,
+) -> Interval:  # fmt: skip
+    """The AUC with whole groups resampled, because scores of one group (a seed, a text) are not independent.
+
+    `positive`, `negative`: shapes (p,), (q,), with the group of each. Percentile bootstrap over clusters
+    (Davison and Hinkley 1997, section 3.8). With fewer than MIN_GROUPS groups the interval is 0 to 1, so that
+    nothing is claimed. Raises ValueError when a side is empty or groups do not match scores.
+    """
+    above, below = _finite(positive, 1), _finite(negative, 1)
+    estimate = auc(above, below)
+    if (len(positive_groups), len(negative_groups)) != (above.size, below.size):
+        raise ValueError("each score needs one group")
+    names, group = np.unique([*positive_groups, *negative_groups], return_inverse=True)
+    n = len(names)
+    if n < MIN_GROUPS:
+        return _between(estimate, 0.0, 1.0, f"not estimable below {MIN_GROUPS} groups", n, level)
+    up, down = group[: above.size], group[above.size :]
+    won = np.zeros((n, n))  # won[g, h]: how often a positive of group g beats a negative of group h
+    for h in range(n):
+        won[:, h] = np.bincount(up, weights=_wins(above, below[down == h]), minlength=n)
+    ups, downs = np.bincount(up, minlength=n), np.bincount(down, minlength=n)
+    draws: list[Floats] = []
+    for counts in _resamples(n, random_seed):
+        pairs = (counts @ ups) * (counts @ downs)
+        kept = pairs > 0  # a draw without either kind has no AUC
+        draws.append(((counts @ won) * counts).sum(axis=1)[kept] / pairs[kept])
+    return _around(estimate, np.concatenate(draws) - estimate, "bootstrap over groups", n, level)
+
+
+def macro_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
+    """The mean over `labels` of F1; 0 for a label that is neither gold nor predicted (zero_division=0).
+
+    `gold`, `predicted`: one per item, same order. A prediction outside `labels` (an unparsed answer) is
+    wrong for its gold label. Raises ValueError for different lengths, no items or no labels.
+    """
+    return float(_macro_f1(np.ones((1, len(gold))), _f1_parts(gold, predicted, labels))[0])
+
+
+def macro_f1_difference(
+    gold: Sequence[str], a: Sequence[str], b: Sequence[str], labels: Sequence[str],
+    random_seed: int, level: float = 0.95,
+) -> Interval:  # fmt: skip
+    """Macro-F1 of predictions `a` minus that of `b` on the same items: percentile bootstrap over items.
+
+    `gold`, `a`, `b`: one per item, same order. Raises ValueError as `macro_f1`.
+    """
+    n, estimate = len(gold), macro_f1(gold, a, labels) - macro_f1(gold, b, labels)
+    alike = Counter(zip(gold, a, b, strict=True))  # items that agree in all three are drawn together
+    counts = np.random.default_rng(random_seed).multinomial(n, np.array([*alike.values()]) / n, RESAMPLES)
+    golds, first, second = zip(*alike, strict=True)
+    draws = _macro_f1(counts, _f1_parts(golds, first, labels))
+    draws -= _macro_f1(counts, _f1_parts(golds, second, labels))
+    return _around(estimate, draws - estimate, "paired bootstrap", n, level)
+
+
+def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: float = 0.95) -> float | None:
+    """The smallest true difference of two paired rates that `n` items find with probability `power`.
+
+    `flips_share`: share of items on which the two students differ, in either direction. Solves the sample
+    size formula of Miettinen (1968; also Connor 1987) for the difference. None when even flips that all go
+    one way would not be found. Raises ValueError for shares or powers outside (0, 1).
+    """
+    if n < 1 or not 0 <= flips_share <= 1 or not 0 < power < 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, flips_share={flips_share}, power={power}, level={level}")
+    z_level, z_power = _z(level), NormalDist().inv_cdf(power)
+
+    def found(difference: float) -> bool:
+        needed = z_level * math.sqrt(flips_share) + z_power * math.sqrt(flips_share - difference**2)
+        return difference * math.sqrt(n) >= needed
+
+    # power grows with the difference up to the flips there are, so the bound is where it first suffices
+    return _first_true(found, 0.0, flips_share) if flips_share and found(flips_share) else None
+
+
+def slope_per_doubling(
+    sizes: Sequence[int], scores: ArrayLike, random_seed: int, level: float = 0.95
+) -> Slope:
+    """The least-squares slope of a score against log2(rows), and whether it can be told from zero.
+
+    `sizes`: rows, above 0, at least two; `scores`: shape (seeds, sizes, items), the same items throughout.
+    One linear contrast per seed and item, so sizes are paired. With MIN_SEEDS seeds or more items and seeds
+    vary, else items only. Raises ValueError otherwise.
+    """
+    x, values = np.asarray(sizes, dtype=float), _finite(scores, 3)
+    if len(set(sizes)) < 2 or min(sizes) < 1 or values.shape[1] != len(sizes):
+        raise ValueError(f"sizes {list(sizes)} do not go with scores of shape {values.shape}")
+    doublings = np.log2(x) - np.log2(x).mean()
+    slopes = np.einsum("k,ski->si", doublings / (doublings**2).sum(), values)
+    recipe = recipe_interval(slopes, random_seed, level)
+    found = recipe or mean_interval(slopes.mean(axis=0), random_seed, level)
+    verdict: Verdict = "rises" if found.low > 0 else "falls" if found.high < 0 else "no measurable slope"
+    return Slope(interval=found, verdict=verdict, question="this recipe" if recipe else "these weights")
+
+
+def _z(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _between(estimate: float, low: float, high: float, method: str, n: int, level: float) -> Interval:
+    """An interval; its ends are not let past the estimate, neither by rounding nor by a skewed bootstrap."""
+    low, high = min(low, estimate), max(high, estimate)
+    return Interval(estimate=estimate, low=low, high=high, method=method, n=n, level=level)
+
+
+def _around(estimate: float, shifts: Floats, method: str, n: int, level: float) -> Interval:
+    """The percentile interval of bootstrap `shifts` from the estimate (Efron 1979)."""
+    low, high = np.quantile(shifts, [(1 - level) / 2, (1 + level) / 2])
+    return _between(estimate, estimate + float(low), estimate + float(high), method, n, level)
+
+
+def _finite(values: ArrayLike, dimensions: int) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != dimensions or not np.isfinite(array).all():
+        raise ValueError(f"want finite numbers in {dimensions} dimension(s), got shape {array.shape}")
+    return array
+
+
+def _paired(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    first, second = _finite(a, 1), _finite(b, 1)
+    if first.shape != second.shape or not first.size:
+        raise ValueError(f"paired scores of shapes {first.shape} and {second.shape}")
+    return first, second
+
+
+def _flips(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int]:
+    """(items only a has right, items only b has right, items)."""
+    first, second = _paired(a, b)
+    if not (((first == 0) | (first == 1)) & ((second == 0) | (second == 1))).all():
+        raise ValueError("scores other than 0 and 1")
+    return int((first > second).sum()), int((first < second).sum()), first.size
+
+
+def _tango_high(wins: int, losses: int, n: int, z: float) -> float:
+    """The upper end: the largest difference whose score statistic is at least -z (Tango 1998)."""
+
+    def excluded(d: float) -> bool:
+        # the losing cell's probability under the difference d, by constrained maximum likelihood
+        linear = (2 * n - wins + losses) * d - wins - losses
+        cell = (math.sqrt(linear**2 + 8 * n * losses * d * (1 - d)) - linear) / (4 * n)
+        return wins - losses - n * d < -z * math.sqrt(max(0.0, n * (2 * cell + d * (1 - d))))
+
+    return _first_true(excluded, (wins - losses) / n, 1.0)
+
+
+def _first_true(test: Callable[[float], bool], low: float, high: float) -> float:
+    """Where `test` turns true between `low` and `high`, by halving; `high` when it never does."""
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if test(middle) else (middle, high)
+    return high
+
+
+def _resamples(n: int, random_seed: int) -> Iterator[Floats]:
+    """How often each of n things is drawn, RESAMPLES times, in blocks of shape (draws, n) with row sums n."""
+    rng, block = np.random.default_rng(random_seed), max(1, CELLS // n)
+    for start in range(0, RESAMPLES, block):
+        rows = min(block, RESAMPLES - start)
+        picks = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def _bca(shifts: Floats, acceleration: float, level: float) -> tuple[float, float]:
+    """The ends, as shifts from the estimate, of Efron's (1987) bias-corrected and accelerated interval."""
+    normal, draws = NormalDist(), len(shifts)
+    share = float((shifts < 0).mean() + (shifts == 0).mean() / 2)
+    bias = normal.inv_cdf(min(max(share, 0.5 / draws), 1 - 0.5 / draws))
+    places = [bias + (bias + z) / (1 - acceleration * (bias + z)) for z in (-_z(level), _z(level))]
+    low, high = np.quantile(shifts, [normal.cdf(place) for place in places])
+    return float(low), float(high)
+
+
+def _crossed(sides: Sequence[Floats], random_seed: int, level: float) -> Interval:
+    """The sum over sides of the mean of (seeds, items), where items are shared and seeds are each side's own.
+
+    Items and seeds are resampled independently (two-way, "pigeonhole" bootstrap: Owen 2007), seeds rescaled
+    for being few (Rao and Wu 1988). That counts the seed-by-item noise up to three times and uses normal
+    tails, so its spread is set to the unbiased variance of the crossed layout, with the t tails of
+    Satterthwaite's (1946) degrees of freedom. A side with one row has no seed variance.
+    """
+    from scipy.special import stdtrit
+
+    n, estimate = sides[0].shape[1], sum(float(side.mean()) for side in sides)
+    if n < 2:
+        raise ValueError(f"{n} items have no interval")
+    parts = [(float(sum(side.mean(axis=0) for side in sides).var(ddof=1)) / n, n - 1)]  # (variance, freedom)
+    twice = 0.0  # the noise that both the items' and the seeds' part contain
+    for side in (side for side in sides if len(side) > 1):
+        seeds = len(side)
+        parts.append((float(side.mean(axis=1).var(ddof=1)) / seeds, seeds - 1))
+        rest = side - side.mean(axis=0) - side.mean(axis=1, keepdims=True) + side.mean()
+        twice += float((rest**2).sum()) / ((seeds - 1) * (n - 1) * n * seeds)
+    total = max(sum(v for v, _ in parts) - twice, parts[0][0], sum(v for v, _ in parts[1:]))
+    if total <= 1e-24:  # rounding
+        return _between(estimate, estimate, estimate, "all values equal", n, level)
+    freedom = total**2 / sum(v**2 / f for v, f in parts)
+    rng, draws = np.random.default_rng([random_seed, 1]), []  # the seeds' own stream, apart from the items'
+    for counts in _resamples(n, random_seed):
+        value = np.zeros(len(counts))
+        for side in sides:
+            seeds = len(side)
+            weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), len(counts)) / seeds
+            if seeds > 1:
+                weights = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (weights - 1 / seeds)
+            value += (weights * (counts @ side.T / n)).sum(axis=1)
+        draws.append(value - estimate)
+    shifts = np.concatenate(draws)
+    stretch = float(stdtrit(freedom, (1 + level) / 2)) / _z(level) * math.sqrt(total) / float(shifts.std())
+    method = f"two-way bootstrap, {freedom:.0f} degrees of freedom"
+    return _around(estimate, stretch * shifts, method, n, level)
+
+
+def _wins(above: Floats, below: Floats) -> Floats:
+    """For each score of `above`, how many of `below` it beats, ties half; shape of `above`."""
+    ranked = np.sort(below)
+    return (np.searchsorted(ranked, above, "left") + np.searchsorted(ranked, above, "right")) / 2
+
+
+def _f1_parts(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> tuple[Floats, Floats]:
+    """(hits, gold plus predicted) of each item for each label; shapes (items, labels)."""
+    if len(gold) != len(predicted) or not gold or not labels:
+        raise ValueError(f"{len(gold)} gold, {len(predicted)} predicted, {len(labels)} labels")
+    names = np.asarray(labels, dtype=object)
+    right = (np.asarray(gold, dtype=object)[:, None] == names).astype(np.float64)
+    said = (np.asarray(predicted, dtype=object)[:, None] == names).astype(np.float64)
+    return right * said, right + said
+
+
+def _macro_f1(counts: NDArray[Any], parts: tuple[Floats, Floats]) -> Floats:
+    """Macro-F1 of items drawn `counts` times, (draws, items) to (draws,): 2 hits / (gold + predicted)."""
+    hits, total = counts @ parts[0], counts @ parts[1]
+    each: Floats = 2 * hits / np.where(total > 0, total, 1.0)
+    return each.mean(axis=1)
