@@ -83,10 +83,7 @@ def paired_binary(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p value of equal rates on the same items: mid-p McNemar test (Fagerland et al. 2013).
-
-    `a`, `b`: 0/1 scores, shape (items,). 1 where no item flips. Raises ValueError as `paired_binary`.
-    """
+    """Two-sided p value of equal rates, inputs as `paired_binary`: mid-p McNemar (Fagerland et al. 2013)."""
     wins, losses, _ = _flips(a, b)
     flips, fewer = wins + losses, min(wins, losses)
     if not flips:
@@ -398,5 +395,5 @@ def _f1_parts(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
 def _macro_f1(counts: NDArray[Any], parts: tuple[Floats, Floats]) -> Floats:
     """Macro-F1 of items drawn `counts` times, (draws, items) to (draws,): 2 hits / (gold + predicted)."""
     hits, total = counts @ parts[0], counts @ parts[1]
-    each: Floats = 2 * hits / np.where(total > 0, total, 1.0)
-    return each.mean(axis=1)
+    found: Floats = (2 * hits / np.where(total > 0, total, 1.0)).mean(axis=1)
+    return found

@@ -1,0 +1,314 @@
+"""Intervals: against published examples and other implementations, properties, simulated coverage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from harness import stats
+
+Scores = tuple[list[int], list[int]]
+
+
+def table(both: int, first: int, second: int, neither: int) -> Scores:
+    """Paired 0/1 scores: how many items both, only the first, only the second, or neither got right."""
+    a = [1] * (both + first) + [0] * (second + neither)
+    b = [1] * both + [0] * first + [1] * second + [0] * neither
+    return a, b
+
+
+@pytest.mark.parametrize(
+    ("counts", "level", "low", "high"),
+    [
+        ((4, 9, 3, 16), 0.95, -0.027, 0.390),  # Tango 1998, first example
+        ((43, 0, 1, 0), 0.90, -0.096, 0.037),  # Tango 1998, second example
+        ((53, 16, 8, 9), 0.95, -0.020, 0.207),  # Agresti and Min 2005
+        ((1, 1, 7, 12), 0.95, -0.517, -0.026),  # Fagerland, Lydersen, Laake 2014: Bentur et al.
+        ((59, 6, 16, 80), 0.95, -0.124, -0.005),  # Fagerland, Lydersen, Laake 2014: Cavo et al.
+    ],
+)
+def test_tango_interval_equals_published_examples(
+    counts: tuple[int, int, int, int], level: float, low: float, high: float
+) -> None:
+    found = stats.paired_binary(*table(*counts), level=level)
+    assert found.low == pytest.approx(low, abs=6e-4)
+    assert found.high == pytest.approx(high, abs=6e-4)
+    assert found.estimate == pytest.approx((counts[1] - counts[2]) / sum(counts))
+    assert found.n == sum(counts)
+
+
+def test_tango_without_flips_is_as_wide_as_the_items_are_few() -> None:
+    # with no flip the score equation is n d^2 = z^2 d (1 - d), solved by d = z^2 / (n + z^2)
+    found, z = stats.paired_binary([1] * 50, [1] * 50), 1.959964
+    assert found.high == pytest.approx(z**2 / (50 + z**2), abs=1e-6)
+    assert found.low == -found.high
+
+
+def test_tango_where_every_item_flips_one_way() -> None:
+    found = stats.paired_binary([1] * 20, [0] * 20)
+    assert found.estimate == found.high == 1.0
+    assert 0.6 < found.low < 1.0
+
+
+def test_wilson_equals_published_examples() -> None:
+    # Newcombe 1998 (one proportion): 81 of 263, 15 of 148, 0 of 20, 1 of 29
+    for successes, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+    ):
+        found = stats.wilson(successes, n)
+        assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+    assert (round(stats.wilson(1, 29).low, 4), round(stats.wilson(1, 29).high, 4)) == (0.0061, 0.1718)
+
+
+def test_mcnemar_mid_p_equals_published_and_exact_values() -> None:
+    assert stats.mcnemar_mid_p(*table(59, 6, 16, 80)) == pytest.approx(0.034690, abs=1e-6)  # Fagerland 2013
+    # 1 against 7 flips: 2 (P(0) + P(1) / 2) with P(k) = C(8, k) / 256 is 2 (1 + 4) / 256
+    assert stats.mcnemar_mid_p(*table(1, 1, 7, 12)) == pytest.approx(10 / 256)
+    assert stats.mcnemar_mid_p(*table(5, 3, 3, 5)) == pytest.approx(1 - 20 / 64 / 2)
+    assert stats.mcnemar_mid_p(*table(5, 0, 0, 5)) == 1.0
+    from scipy.stats import binom
+
+    expected = 2 * binom.cdf(480, 1000, 0.5) - binom.pmf(480, 1000, 0.5)
+    assert stats.mcnemar_mid_p(*table(0, 480, 520, 0)) == pytest.approx(float(expected))
+
+
+def test_bca_equals_scipy() -> None:
+    from scipy.stats import bootstrap
+
+    x = np.random.default_rng(5).gamma(0.7, size=80)
+    theirs = bootstrap((x,), np.mean, n_resamples=20_000, rng=1, method="BCa").confidence_interval
+    found = stats.mean_interval(x, random_seed=3)
+    width = theirs.high - theirs.low
+    assert found.low == pytest.approx(theirs.low, abs=0.04 * width)
+    assert found.high == pytest.approx(theirs.high, abs=0.04 * width)
+
+
+def test_many_items_are_normal_and_equal_values_have_no_width() -> None:
+    x = np.random.default_rng(0).normal(2.0, 3.0, 40_000)
+    found = stats.mean_interval(x, random_seed=0)
+    assert found.high - found.estimate == pytest.approx(1.959964 * x.std(ddof=1) / 200)
+    same = stats.paired_bootstrap([0.5, 0.25, 0.1], [0.5, 0.25, 0.1], random_seed=0)
+    assert (same.low, same.estimate, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_auc_by_hand_and_against_scikit_learn() -> None:
+    assert stats.auc([3, 2], [1, 2]) == pytest.approx(3.5 / 4)
+    assert stats.auc([1, 1], [1]) == 0.5
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    up, down = rng.integers(0, 9, 50), rng.integers(0, 7, 70)
+    truth = [1] * 50 + [0] * 70
+    assert stats.auc(up, down) == pytest.approx(roc_auc_score(truth, [*up, *down]))
+
+
+def test_auc_interval_takes_groups_for_what_they_are() -> None:
+    rng = np.random.default_rng(1)
+    up, down = rng.normal(1.0, 1.0, 40), rng.normal(0.0, 1.0, 40)
+    groups = [f"g{i}" for i in range(40)]
+    alone = stats.auc_interval(up, down, groups, groups, random_seed=0)
+    assert alone.low < alone.estimate < alone.high
+    # the same scores five times over say nothing new: the groups keep the interval as wide as it was
+    copied = stats.auc_interval(np.repeat(up, 5), np.repeat(down, 5), groups * 5, groups * 5, random_seed=0)
+    again = stats.auc_interval(np.tile(up, 5), np.tile(down, 5), groups * 5, groups * 5, random_seed=0)
+    assert again.low == pytest.approx(alone.low)
+    assert again.high == pytest.approx(alone.high)
+    assert copied.n == again.n == 40
+    few = stats.auc_interval([2, 3], [0, 1], ["a", "b"], ["a", "b"], random_seed=0)
+    assert (few.estimate, few.low, few.high) == (1.0, 0.0, 1.0)
+
+
+def test_macro_f1_equals_scikit_learn_and_counts_the_unparsed() -> None:
+    from sklearn.metrics import f1_score
+
+    rng, labels = np.random.default_rng(2), ["a", "b", "c", "never"]
+    gold = [str(x) for x in rng.choice(["a", "b", "c"], 60)]
+    predicted = [str(x) for x in rng.choice(["a", "b", ""], 60)]
+    expected = f1_score(gold, predicted, labels=labels, average="macro", zero_division=0)
+    assert stats.macro_f1(gold, predicted, labels) == pytest.approx(expected)
+    # by hand: a has 1 hit of 2 gold and 1 predicted, b nothing: (2/3 + 0) / 2
+    assert stats.macro_f1(["a", "a", "b"], ["a", "", "c"], ["a", "b"]) == pytest.approx(1 / 3)
+
+
+def test_macro_f1_difference_sees_what_is_there() -> None:
+    rng, labels = np.random.default_rng(3), list("abcd")
+    gold = [str(x) for x in rng.choice(labels, 300)]
+    good = [g if rng.random() < 0.8 else "a" for g in gold]
+    bad = [g if rng.random() < 0.5 else "b" for g in gold]
+    found = stats.macro_f1_difference(gold, good, bad, labels, random_seed=0)
+    back = stats.macro_f1_difference(gold, bad, good, labels, random_seed=0)
+    assert found.low > 0.1
+    assert back.estimate == pytest.approx(-found.estimate)
+    same = stats.macro_f1_difference(gold, good, good, labels, random_seed=0)
+    assert (same.low, same.high) == (0.0, 0.0)
+
+
+def test_smallest_difference_solves_the_sample_size_formula() -> None:
+    found = stats.smallest_difference(300, flips_share=0.2)
+    assert found is not None
+    needed = (1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - found**2)) ** 2 / found**2
+    assert needed == pytest.approx(300, rel=1e-4)
+    assert stats.smallest_difference(300, flips_share=0.0) is None
+    assert stats.smallest_difference(20, flips_share=0.05) is None  # one flip in 20 items shows nothing
+
+
+def test_smallest_difference_is_found_as_often_as_it_says() -> None:
+    rng, n, flips = np.random.default_rng(4), 300, 0.2
+    smallest = stats.smallest_difference(n, flips) or 0.0
+    cells = [(flips + smallest) / 2, (flips - smallest) / 2, 1 - flips]
+    hits = [
+        stats.paired_binary(*table(0, b, c, rest)).low > 0 for b, c, rest in rng.multinomial(n, cells, 1000)
+    ]
+    assert 0.75 < np.mean(hits) < 0.85
+
+
+def test_two_way_needs_three_seeds_a_side() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((3, 40)), rng.random((2, 40))
+    assert stats.two_way_bootstrap(a, b, random_seed=0) is None
+    assert stats.two_way_bootstrap(a[:2], a, random_seed=0) is None
+    assert stats.two_way_bootstrap(a, b[:1], random_seed=0, b_varies=False) is not None
+    assert stats.recipe_interval(b, random_seed=0) is None
+
+
+def test_two_way_grows_with_the_spread_of_seeds() -> None:
+    rng = np.random.default_rng(0)
+    items = rng.random(200)
+    a, b = items + rng.normal(0, 0.1, (4, 200)), items + rng.normal(0, 0.1, (4, 200))
+    calm = stats.two_way_bootstrap(a, b, random_seed=0)
+    shaken = stats.two_way_bootstrap(a + np.array([[-0.1], [0.1], [0.0], [0.05]]), b, random_seed=0)
+    assert calm is not None
+    assert shaken is not None
+    assert shaken.high - shaken.low > 3 * (calm.high - calm.low)
+    same = stats.two_way_bootstrap(np.ones((3, 9)), np.zeros((3, 9)), random_seed=0)
+    assert same is not None
+    assert (same.low, same.high) == (1.0, 1.0)
+
+
+def curve(seeds: int, per_doubling: float, items: int = 300) -> NDArray[np.float64]:
+    """Scores of shape (seeds, 3 sizes, items) that rise by `per_doubling`."""
+    rng = np.random.default_rng(7)
+    hard = rng.random(items)
+    rates = 0.4 + per_doubling * np.array([0, 2, 4])[None, :, None] + np.zeros((seeds, 1, 1))
+    return (hard + rng.normal(0, 0.1, (seeds, 3, items)) < rates).astype(float)
+
+
+def test_slope_names_its_question_and_its_verdict() -> None:
+    rising = stats.slope_per_doubling([16, 64, 256], curve(3, 0.04), random_seed=0)
+    assert (rising.verdict, rising.question) == ("rises", "this recipe")
+    assert rising.interval.covers(0.04)
+    one = stats.slope_per_doubling([16, 64, 256], curve(1, -0.05), random_seed=0)
+    assert (one.verdict, one.question) == ("falls", "these weights")
+    flat = stats.slope_per_doubling([16, 64, 256], curve(2, 0.0), random_seed=0)
+    assert (flat.verdict, flat.question) == ("no measurable slope", "these weights")
+
+
+def test_slope_by_hand() -> None:
+    scores = [[[0.1, 0.3], [0.2, 0.4], [0.4, 0.6]]]  # 0.1 more for each doubling of 1, 2, 8 rows
+    found = stats.slope_per_doubling([1, 2, 8], scores, random_seed=0)
+    assert found.interval.estimate == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: stats.wilson(3, 2),
+        lambda: stats.wilson(0, 0),
+        lambda: stats.paired_binary([1, 0], [1]),
+        lambda: stats.paired_binary([], []),
+        lambda: stats.paired_binary([0.5], [1]),
+        lambda: stats.mean_interval([1.0], 0),
+        lambda: stats.mean_interval([1.0, float("nan")], 0),
+        lambda: stats.paired_bootstrap([1.0, 2.0], [1.0], 0),
+        lambda: stats.two_way_bootstrap(np.ones((3, 4)), np.ones((3, 5)), 0),
+        lambda: stats.two_way_bootstrap(np.ones((3, 1)), np.ones((3, 1)), 0),
+        lambda: stats.auc([], [1.0]),
+        lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0),
+        lambda: stats.macro_f1(["a"], [], ["a"]),
+        lambda: stats.smallest_difference(0, 0.1),
+        lambda: stats.slope_per_doubling([4, 4], np.ones((1, 2, 5)), 0),
+        lambda: stats.slope_per_doubling([0, 4], np.ones((1, 2, 5)), 0),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        call()
+
+
+# --- properties ---------------------------------------------------------------------------------------------
+
+BITS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
+REALS = st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=2, max_size=30)
+
+
+@given(BITS)
+def test_tango_is_antisymmetric_and_holds_its_estimate(pairs: list[tuple[int, int]]) -> None:
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
+    there, back = stats.paired_binary(a, b), stats.paired_binary(b, a)
+    assert (there.low, there.high) == (-back.high, -back.low)
+    assert -1 <= there.low <= there.estimate <= there.high <= 1
+    assert stats.mcnemar_mid_p(a, b) == stats.mcnemar_mid_p(b, a)
+    assert 0 <= stats.mcnemar_mid_p(a, b) <= 1
+
+
+@given(BITS)
+def test_more_of_the_same_items_narrow_the_interval(pairs: list[tuple[int, int]]) -> None:
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
+    once, four = stats.paired_binary(a, b), stats.paired_binary(a * 4, b * 4)
+    assert four.high - four.low < once.high - once.low
+    once, four = stats.wilson(sum(a), len(a)), stats.wilson(4 * sum(a), 4 * len(a))
+    assert four.high - four.low < once.high - once.low
+    wide = stats.paired_binary(a, b, level=0.99)
+    assert wide.low <= stats.paired_binary(a, b).low
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_mirrors(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    there, back = stats.wilson(successes, n), stats.wilson(n - successes, n)
+    assert there.low == pytest.approx(1 - back.high)
+    assert 0 <= there.low <= there.estimate <= there.high <= 1
+
+
+@settings(max_examples=25)
+@given(REALS)
+def test_bootstrap_is_antisymmetric_and_repeatable(values: list[float]) -> None:
+    zeros = [0.0] * len(values)
+    there = stats.paired_bootstrap(values, zeros, random_seed=1)
+    back = stats.paired_bootstrap(zeros, values, random_seed=1)
+    scale = 1e-6 + max(map(abs, values)) * 1e-6
+    assert there.low == pytest.approx(-back.high, abs=scale)
+    assert there == stats.paired_bootstrap(values, zeros, random_seed=1)
+
+
+# --- coverage: small and seeded; tests/bench/bench_intervals.py prints the whole table ---------------------
+
+
+def test_coverage_of_tango() -> None:
+    rng, n = np.random.default_rng(0), 200
+    found = [stats.paired_binary(*table(*c)) for c in rng.multinomial(n, [0.7, 0.1, 0.05, 0.15], 1500)]
+    assert 0.935 < np.mean([interval.covers(0.05) for interval in found]) < 0.975
+
+
+def test_coverage_of_the_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    found = [stats.mean_interval(rng.gamma(0.5, size=150), random_seed=i) for i in range(150)]
+    assert 0.88 < np.mean([interval.covers(0.5) for interval in found]) < 0.99
+
+
+def test_coverage_of_two_recipes() -> None:
+    rng, covered = np.random.default_rng(2), []
+    for i in range(80):
+        items = rng.normal(0, 0.3, 100)
+        a, b = (items + rng.normal(0, 0.02, (3, 1)) + rng.normal(0, 0.2, (3, 100)) for _ in range(2))
+        found = stats.two_way_bootstrap(a, b, random_seed=i)
+        covered.append(found is not None and found.covers(0.0))
+    assert np.mean(covered) > 0.88
