@@ -1,0 +1,102 @@
+"""--dry-run: what a verb would do and what it would take, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import mean
+
+from harness.augment import first_round, requests_for
+from harness.config import Run
+from harness.filters import Context, Judge
+from harness.records import Request
+from harness.rows import own_rows, seed_rows
+from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite
+from harness.store import CallCache, read_manifest
+
+Count = Callable[[str], int]
+
+
+def plan_augment(run: Run, teacher: str, count: Count) -> str:
+    """Requests and tokens of augment. Every row a request returns is judged, so the number is known before.
+
+    Prompts are counted as they will be sent; a new text is taken to be as long as a seed.
+    """
+    context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
+    augment = run.file.augment
+    own = own_rows(run, run.root / augment.own_rows) if augment.own_rows else ()
+    asked = [] if own else requests_for(run, teacher, first_round(run))
+    text_tokens = mean(count(seed.text) for seed in run.seeds) + 1
+    lines: list[tuple[str, int, float]] = []
+    if asked:
+        prompt_tokens = sum(count(_prompt(r)) for r in asked)
+        lines.append(("generate", len(asked), prompt_tokens + text_tokens * len(asked)))
+    calibration: list[Request] = []
+    for judge in (f for f in augment.filters if isinstance(f, Judge)):
+        requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
+        own_requests = list({r.key: r for r in requests}.values())
+        calibration += own_requests
+        lines.append(("calibrate the judge", len(own_requests), sum(count(_prompt(r)) + 1 for r in own_requests)))
+        rows = len(own) or len(asked)
+        sample = judge.ask(seed_rows(run), context)
+        each = mean(count(_prompt(r)) + 1 for r in sample)
+        lines.append(("judge", rows, rows * each))
+    total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
+    cache = CallCache(run.cache / "calls.sqlite")
+    stored = len(cache.get([r.key for r in (*asked, *calibration)]))
+    cache.close()
+    out = [f"augment {run.name} would send (teacher {teacher}):"]
+    out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
+    out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
+    out.append(f"  {stored} of these are stored already; should rows be missing after this round, more are asked,")
+    out.append(f"  up to {int(augment.rows * augment.max_requests)} rows requested. A judge no better than chance is not asked.")
+    price = _price(run, tokens)
+    return "\n".join(out + ([price] if price else []))
+
+
+def _prompt(request: Request) -> str:
+    return request.prompt or "".join(message.content for message in request.messages)
+
+
+def _price(run: Run, tokens: float) -> str:
+    """At most what it costs: all tokens at the dearer of the two prices."""
+    prices = [p for p in (run.file.teacher.prompt_price, run.file.teacher.completion_price) if p is not None]
+    return f"  at most {tokens * max(prices) / 1e6:.4f} in money" if prices else ""
+
+
+def plan_train(run: Run) -> str:
+    """Cells, updates and tokens of train; cells already trained are marked."""
+    from harness.train import plan
+
+    lines = [f"train {run.name} would tune:"]
+    todo = 0
+    for planned in plan(run):
+        if planned.trained is False:
+            todo += planned.tokens
+        state = {True: "stored", False: "to do", None: "rows not made yet"}[planned.trained]
+        lines.append(
+            f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.updates:>6} updates{planned.tokens:>10} tokens  {state}"
+        )
+    return "\n".join([*lines, f"  {todo} tokens to train on"])
+
+
+def plan_eval(run: Run) -> str:
+    """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most."""
+    grid = len(run.file.train.students)
+    tuned = sum(1 for size in run.file.train.sizes if size) * sum(d != "seeds_only" for d in run.file.train.data)
+    tuned = (tuned + ("seeds_only" in run.file.train.data)) * len(run.file.train.random_seeds) * grid
+    lines = [f"eval {run.name} would score ({tuned} tuned students, {grid} untuned):"]
+    for name, suite in run.suites.items():
+        ways = len(run.file.eval.prompting) if isinstance(suite.spec, LabelsSuite) else 1
+        cards = tuned + grid * ways
+        if isinstance(suite.spec, BenchmarkSuite):
+            items, pairs, written = suite.spec.limit or 0, 4 * (suite.spec.limit or 0), 0
+        else:
+            items = len(suite.items)
+            pairs = sum(len(item.choices) for item in suite.items)
+            written = 0 if isinstance(suite.spec, ChoiceSuite) else items
+        asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
+        lines.append(f"  {name:<24}{cards:>4} cards of {items or 'all'} items: {asked}")
+    done = read_manifest(run.folder / "eval")
+    if done is not None:
+        lines.append(f"  stored: {done.summary}")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""A small project on disk for tests: a task of three labels, a scripted teacher, three suites, one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LABELS = {
+    "parcel": "Where a parcel is and when it comes",
+    "invoice": "Bills, payments and money back",
+    "account": "Login, password and profile",
+}
+THEMES = {
+    "parcel": ("parcel", "box", "courier", "doorstep", "van"),
+    "invoice": ("invoice", "charged", "refund", "card", "euros"),
+    "account": ("password", "login", "email", "profile", "username"),
+}
+FRAMES = (
+    "the {0} I waited for is still not right, and the {1} neither",
+    "can someone tell me about my {0} before {1} trouble starts",
+    "your {1} page says something else than my {0} does",
+    "twice this week the {0} failed and nobody explained the {1}",
+    "please look at the {0}, my neighbour had the same with a {1}",
+    "is it normal that a {0} needs so long after the {1} came",
+)
+
+
+def write_project(root: Path, student: str, **changes: Any) -> Path:
+    """Write a whole project under `root`; returns its run file. `changes` replace sections of the run."""
+    _write(root / "prompts/shop/task.yaml", yaml.safe_dump(_task(), sort_keys=False))
+    _write(root / "prompts/shop/student.j2", "{{ text }}\nTopic:")
+    untuned = "{% for name in labels %}{{ name }} {% endfor %}\n"
+    untuned += "{% for s in shots %}{{ s.text }} -> {{ s.label }}\n{% endfor %}{{ text }} ->"
+    _write(root / "prompts/shop/untuned.j2", untuned)
+    listed = "Messages about {{ label }}:\n{% for s in shots %}- {{ s.text }}\n{% endfor %}-"
+    _write(root / "prompts/shop/list.j2", listed)
+    _write(root / "prompts/shop/judge.j2", "{{ shots | length }} examples. Message: {{ text }}\nTopic:")
+    _write(root / "prompts/shop/teacher.json", json.dumps(_script()))
+    _lines(root / "prompts/shop/seeds.jsonl", [{"text": t, "label": k} for k, t in texts(0, 4)])
+    _lines(root / "suites/shop.jsonl", [{"text": t, "label": k} for k, t in texts(4, 6)])
+    _write(root / "suites/shop.yaml", "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {max_drop: 0.2}}\n")
+    _lines(root / "suites/talk.jsonl", [{"prompt": p} for p in ("Say hello.", "Name a colour.", "Count to three.")])
+    _write(root / "suites/talk.yaml", "kind: open_ended\nitems: suites/talk.jsonl\nmax_tokens: 8\n")
+    facts = [{"question": f"Which is {n}?", "choices": [str(n), str(n + 1)], "answer": 0} for n in range(6)]
+    _lines(root / "suites/facts.jsonl", facts)
+    _write(root / "suites/facts.yaml", "kind: choice\nitems: suites/facts.jsonl\n")
+    run = _run(student) | changes
+    _write(root / "runs/shop.yaml", yaml.safe_dump(run, sort_keys=False))
+    return root / "runs/shop.yaml"
+
+
+def texts(start: int, end: int) -> list[tuple[str, str]]:
+    """(label, text) for some of the frames, five word pairs each."""
+    found = []
+    for label, words in THEMES.items():
+        for frame in FRAMES[start:end]:
+            for i, word in enumerate(words):
+                found.append((label, frame.format(word, words[(i + 1) % len(words)])))
+    return found
+
+
+def _task() -> dict[str, Any]:
+    return {
+        "labels": LABELS,
+        "system": "Sort messages by topic.",
+        "prompt": "prompts/shop/student.j2",
+        "untuned_prompt": "prompts/shop/untuned.j2",
+    }
+
+
+def _script() -> dict[str, Any]:
+    return {
+        "generate": [
+            "{word} {label} {word} and {word} again {word} {number}",
+            "why is the {label} {word} when {word} was {word} {number}",
+            "{word} {word}",
+            "nothing {word} about it {word} {word} {number} and one two three four five six seven",
+        ],
+        "judge": {"after": "Message:", "words": {k: list(v) for k, v in THEMES.items()}},
+    }
+
+
+def _run(student: str) -> dict[str, Any]:
+    return {
+        "random_seed": 0,
+        "task": "prompts/shop/task.yaml",
+        "teacher": {"model": "script", "engine": "scripted", "script": "prompts/shop/teacher.json"},
+        "augment": {
+            "seeds": "prompts/shop/seeds.jsonl",
+            "rows": 24,
+            "oversample": 2.5,
+            "templates": [
+                {"path": "prompts/shop/list.j2", "shots": 2, "sampling": {"max_tokens": 16, "stop": ["\n"]}}
+            ],
+            "filters": [
+                {"kind": "finished"},
+                {"kind": "length", "min_words": 3, "max_words": 20},
+                {"kind": "duplicate"},
+                {"kind": "near_duplicate", "threshold": 0.8},
+                {"kind": "contamination", "ngram": 8},
+                {"kind": "judge", "template": "prompts/shop/judge.j2", "shots": 1},
+            ],
+        },
+        "train": {
+            "students": [student],
+            "data": ["filtered", "seeds_only"],
+            "sizes": [0, 4, 12],
+            "random_seeds": [0],
+            "epochs": 1,
+            "min_updates": 2,
+            "batch_rows": 4,
+        },
+        "eval": {"suites": ["shop", "talk", "facts"]},
+        "ship": {"student": student, "data": "filtered", "size": 12, "random_seed": 0},
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    _write(path, "".join(json.dumps(line) + "\n" for line in lines))

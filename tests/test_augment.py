@@ -1,0 +1,219 @@
+"""Augment with a scripted teacher: sums, purity, resuming, dry run, the judge's use, what a person reads."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from harness.augment import augment, first_round, requests_for
+from harness.config import Run, load_run
+from harness.engines.scripted import ScriptedEngine
+from harness.errors import Interrupted, MachineError
+from harness.funnel import Funnel
+from harness.plan import plan_augment
+from harness.records import Completion, Generator, Request, Row
+from harness.rows import Rejected
+from harness.store import read_jsonl
+from harness.terminal import Stop, Terminal
+from tests.project import write_project
+
+TEACHER = "script@1"
+
+
+class Quiet(Terminal):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        self.said.append(text)
+
+
+class Counting:
+    """Passes requests on in another order, and counts them."""
+
+    def __init__(self, inner: Generator, shuffle: int = 0, die_after: int | None = None) -> None:
+        self.inner, self.shuffle, self.die_after = inner, shuffle, die_after
+        self.asked: list[str] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        taken = list(requests)
+        random.Random(self.shuffle).shuffle(taken)
+        for completion in self.inner.generate(taken):
+            if self.die_after is not None and len(self.asked) >= self.die_after:
+                raise RuntimeError("killed")
+            self.asked.append(completion.request)
+            yield completion
+
+
+def load(root: Path, **changes: object) -> Run:
+    return load_run(write_project(root, "nobody", **changes))
+
+
+def run_it(run: Run, shuffle: int = 0, die_after: int | None = None) -> tuple[Counting, Quiet, Funnel | None]:
+    engine = Counting(ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json"), shuffle, die_after)
+    terminal = Quiet()
+    return engine, terminal, augment(run, TEACHER, lambda: engine, terminal, Stop())
+
+
+def files(run: Run) -> dict[str, bytes]:
+    return {name: (run.folder / "augment" / name).read_bytes() for name in ("train.jsonl", "rejected.jsonl")}
+
+
+def test_the_funnel_adds_up_and_every_row_has_every_verdict(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    _, terminal, funnel = run_it(run)
+    assert funnel is not None
+    kept = [row for _, row in read_jsonl(run.folder / "augment" / "train.jsonl", Row)]
+    rejected = [line for _, line in read_jsonl(run.folder / "augment" / "rejected.jsonl", Rejected)]
+    assert len(kept) == funnel.kept >= run.file.augment.rows
+    assert len(kept) + len(rejected) == funnel.requested
+    assert sum(funnel.dropped.values()) == len(rejected)
+    kinds = [f.kind for f in run.file.augment.filters]
+    for line in rejected:
+        assert [v.filter for v in line.verdicts] == kinds
+        assert any(not v.keep and v.reason for v in line.verdicts)
+    assert {row.messages[-1].content for row in kept} <= set(run.task.labels)
+    assert all(row.provenance.request and row.provenance.template_digest for row in kept)
+    assert any("funnel" in said and "kept" in said for said in terminal.said)
+
+
+def test_rows_do_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
+    first, second = load(tmp_path / "a"), load(tmp_path / "b")
+    run_it(first, shuffle=1)
+    run_it(second, shuffle=2)
+    assert files(first) == files(second)
+
+
+def test_killed_midway_it_goes_on_and_pays_only_what_was_not_committed(tmp_path: Path) -> None:
+    whole, broken = load(tmp_path / "whole"), load(tmp_path / "broken")
+    paid, _, _ = run_it(whole)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_it(broken, die_after=40)
+    assert not (broken.folder / "augment" / "manifest.json").exists()
+    again, _, _ = run_it(broken)
+    assert files(whole) == files(broken)
+    assert len(again.asked) == len(paid.asked) - 40
+
+
+def test_again_with_nothing_changed_asks_nothing(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    run_it(run)
+    engine, terminal, funnel = run_it(run)
+    assert funnel is None
+    assert not engine.asked
+    assert "nothing to do" in terminal.said[0]
+
+
+def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
+    run_it(load(tmp_path))
+    augment_section = json.loads(json.dumps(load(tmp_path).file.model_dump(mode="json")["augment"]))
+    augment_section["filters"][1]["max_words"] = 9
+    engine, _, funnel = run_it(load(tmp_path, augment={**augment_section, "max_requests": 2.5}))
+    assert funnel is not None
+    assert not engine.asked
+    assert funnel.calls_paid == 0
+
+
+def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    few = requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 5))
+    many = requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 9))
+    assert [r.key for r in many][: len(few)] == [r.key for r in few]
+    assert len({r.key for r in many}) == len(many)
+
+
+def test_the_dry_run_counts_what_the_run_asks(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    words = lambda text: len(text.split())  # noqa: E731
+    planned = plan_augment(run, TEACHER, words)
+    engine, _, funnel = run_it(run)
+    line = next(line for line in planned.splitlines() if line.strip().startswith("in all")).split()
+    assert int(line[2]) == len(engine.asked)
+    assert funnel is not None
+    spent = funnel.prompt_tokens + funnel.completion_tokens
+    assert abs(float(line[4]) - spent) < 0.2 * spent
+
+
+def test_a_judge_that_cannot_tell_is_said_so_and_not_asked(tmp_path: Path) -> None:
+    run = load(tmp_path, shuffle_labels=True)
+    engine, terminal, funnel = run_it(run)
+    assert any("not used" in said for said in terminal.said)
+    assert funnel is not None
+    assert funnel.dropped["judge"] == 0
+    generated = requests_for(run, TEACHER, first_round(run))
+    assert len(engine.asked) <= len(generated) * 2
+
+
+def test_too_few_rows_are_explained(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    changed = load_run(tmp_path / "runs/shop.yaml", ["augment.filters.1.min_words=15", "train.sizes=[0,1]", "ship.size=1"])
+    assert run.name == changed.name
+    _, terminal, funnel = run_it(changed)
+    assert funnel is not None
+    assert funnel.kept < funnel.wanted
+    assert "max_requests" in terminal.said[-1]
+
+
+def test_when_every_call_fails_nothing_is_written(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    broken = ScriptedEngine(lambda r: Completion(request=r.key, finish_reason="error", error="no such model"))
+    with pytest.raises(MachineError, match="no such model"):
+        augment(run, TEACHER, lambda: broken, Quiet(), Stop())
+    assert not (run.folder / "augment" / "train.jsonl").exists()
+
+
+def test_stopping_keeps_what_was_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    stop = Stop()
+    inner = ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json", concurrency=8)
+    answered: list[str] = []
+
+    class Stopping:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            for completion in inner.generate(requests):
+                answered.append(completion.request)
+                if len(answered) == 70:
+                    stop._since = 1e18
+                yield completion
+
+    with pytest.raises(Interrupted, match="make augment RUN=shop"):
+        augment(run, TEACHER, Stopping, Quiet(), stop)
+    funnel = Funnel.model_validate_json((run.folder / "augment" / "funnel.json").read_text())
+    assert funnel.pending > 0
+    engine, _, _ = run_it(run)
+    whole = load(tmp_path / "whole")
+    paid, _, _ = run_it(whole)
+    assert files(run) == files(whole)
+    assert len(engine.asked) == len(paid.asked) - len(answered)
+
+
+def test_own_rows_need_no_teacher(tmp_path: Path) -> None:
+    own = [{"text": f"my own text number {i} about it", "label": "parcel"} for i in range(9)]
+    write_project(tmp_path, "nobody")
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in own))
+    settings = ["augment.templates=[]", "augment.own_rows=mine.jsonl", "augment.filters=[{kind: duplicate}]"]
+    run = load_run(tmp_path / "runs/shop.yaml", settings)
+    engine, _, funnel = run_it(run)
+    assert funnel is not None
+    assert (funnel.kept, engine.asked) == (9, [])
+
+
+def test_a_funnel_that_does_not_add_up_cannot_exist() -> None:
+    with pytest.raises(ValidationError, match="does not add up"):
+        Funnel(wanted=5, requested=10, kept=5, dropped={"length": 4}, kept_by_label={"a": 5})
+
+
+def test_money_is_counted_when_prices_are_given(tmp_path: Path) -> None:
+    run = load_run(write_project(tmp_path, "nobody"), ["teacher.prompt_price=2", "teacher.completion_price=4"])
+    _, _, funnel = run_it(run)
+    assert funnel is not None
+    expected = (funnel.prompt_tokens * 2 + funnel.completion_tokens * 4) / 1e6
+    assert funnel.cost == pytest.approx(expected)
