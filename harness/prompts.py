@@ -112,11 +112,11 @@ def _undefined_name(message: str) -> str:
 
 
 def _line(error: BaseException, template: Template) -> str:
-    """`path:line` where rendering stood when it failed."""
+    """`path:line` where rendering stood when it failed: Jinja rewrites its frames to the template's lines."""
     trace, line = error.__traceback__, 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
-            line = template.compiled.get_corresponding_lineno(trace.tb_lineno)
+            line = trace.tb_lineno
         trace = trace.tb_next
     return f"{template.path}:{line}" if line else str(template.path)
 

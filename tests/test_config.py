@@ -1,0 +1,125 @@
+"""Bad files are refused before anything is spent: place, value, what is allowed, the nearest valid name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.config import load_run
+from harness.errors import UsageError
+from tests.project import write_project
+
+ROOT = Path(__file__).parent.parent
+
+
+def edited(root: Path, file: str, before: str, after: str) -> Path:
+    run = write_project(root, "nobody")
+    path = root / file
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    return run
+
+
+BAD = [
+    ("runs/shop.yaml", "epochs: 1", "epoch: 1", ["shop.yaml:", "train.epoch", "unknown key", "'epochs'", "min_updates"]),
+    ("runs/shop.yaml", "epochs: 1", "epochs: many", ["shop.yaml:", "train.epochs", "'many'", "integer"]),
+    ("runs/shop.yaml", "epochs: 1", "epochs: 0", ["train.epochs", "0", "greater than or equal to 1"]),
+    ("runs/shop.yaml", "kind: duplicate", "kind: duplikate", ["augment.filters.2", "'duplikate'", "'duplicate'", "contamination"]),
+    ("runs/shop.yaml", "kind: duplicate", "knd: duplicate", ["augment.filters.2", "'kind' is missing"]),
+    ("runs/shop.yaml", "prompts/shop/list.j2", "prompts/shop/lists.j2", ["augment.templates.0.path", "'prompts/shop/list.j2'"]),
+    ("runs/shop.yaml", "prompts/shop/seeds.jsonl", "prompts/shop/seed.jsonl", ["augment.seeds", "seeds.jsonl'"]),
+    ("runs/shop.yaml", "- shop\n", "- shopp\n", ["eval.suites.0", "'shopp'", "'shop'", "talk"]),
+    ("runs/shop.yaml", "- 12\n", "- 400\n", ["sizes", "400"]),
+    ("runs/shop.yaml", "  - 12\n", "  - 3\n", ["train", "sizes [0, 4, 3] must grow"]),
+    ("runs/shop.yaml", "rows: 24", "rows: 24\n  rows: 25", ["shop.yaml:", "'rows'", "twice"]),
+    ("runs/shop.yaml", "random_seed: 0", "random_seed: [0", ["shop.yaml:", "not valid YAML"]),
+    ("runs/shop.yaml", "engine: scripted", "engine: openai", ["teacher", "base_url"]),
+    ("prompts/shop/task.yaml", "parcel:", "parsel:", ["seeds.jsonl:1", "label", "'parcel'", "'parsel'"]),
+    ("prompts/shop/task.yaml", "student.j2", "studnt.j2", ["task.yaml", "prompt", "studnt.j2"]),
+    ("prompts/shop/seeds.jsonl", '{"text"', '{"text', ["seeds.jsonl:1", "JSON object with text, label"]),
+    ("prompts/shop/seeds.jsonl", '"text"', '"txt"', ["seeds.jsonl:1", "text"]),
+    ("suites/shop.jsonl", '"label": "parcel"', '"label": "parcels"', ["shop.jsonl:1", "'parcels'", "'parcel'"]),
+    ("suites/facts.jsonl", '"answer": 0', '"answer": 2', ["facts.jsonl:1", "answer", "2"]),
+    ("suites/facts.jsonl", '["0", "1"]', '["0", "0"]', ["facts.jsonl:1", "choices", "equal"]),
+    ("suites/shop.yaml", "kind: labels", "kind: label", ["shop.yaml:1", "'label'", "'labels'", "open_ended"]),
+    ("suites/shop.yaml", "max_drop", "max_dorp", ["shop.yaml", "limits.accuracy.max_dorp", "'max_drop'"]),
+    ("suites/talk.yaml", "suites/talk.jsonl", "suites/talks.jsonl", ["talk.yaml:2", "items", "'suites/talk.jsonl'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "before", "after", "expected"), BAD, ids=[f"{b[0]}:{b[2][:20]}" for b in BAD])
+def test_a_mistake_is_named_with_its_place(
+    tmp_path: Path, file: str, before: str, after: str, expected: list[str]
+) -> None:
+    run = edited(tmp_path, file, before, after)
+    with pytest.raises(UsageError) as caught:
+        load_run(run)
+    message = str(caught.value)
+    for part in expected:
+        assert part in message, message
+
+
+def test_every_mistake_of_a_file_is_listed_at_once(tmp_path: Path) -> None:
+    run = edited(tmp_path, "runs/shop.yaml", "epochs: 1\n  min_updates: 2", "epochs: x\n  min_update: 2")
+    with pytest.raises(UsageError) as caught:
+        load_run(run)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_empty_seeds_and_labels_without_seeds(tmp_path: Path) -> None:
+    run = write_project(tmp_path, "nobody")
+    seeds = tmp_path / "prompts/shop/seeds.jsonl"
+    lines = seeds.read_text().splitlines(keepends=True)
+    seeds.write_text("\n\n")
+    with pytest.raises(UsageError, match="there are no seeds"):
+        load_run(run)
+    seeds.write_text("".join(line for line in lines if '"invoice"' not in line))
+    with pytest.raises(UsageError, match="no seed has the label 'invoice'"):
+        load_run(run)
+
+
+def test_missing_files_and_wrong_settings(tmp_path: Path) -> None:
+    run = write_project(tmp_path, "nobody")
+    with pytest.raises(UsageError, match=r"shopp.yaml: cannot read it.*did you mean 'shop.yaml'"):
+        load_run(run.with_name("shopp.yaml"))
+    with pytest.raises(UsageError, match=r"--set train.epoch=3: train.epoch: unknown key"):
+        load_run(run, ["train.epoch=3"])
+    with pytest.raises(UsageError, match="write it as key.path=value"):
+        load_run(run, ["train.epochs"])
+    with pytest.raises(UsageError, match="there is nothing at 7"):
+        load_run(run, ["augment.filters.7.kind=length"])
+
+
+def test_settings_override_any_key(tmp_path: Path) -> None:
+    run = load_run(write_project(tmp_path, "nobody"), ["train.sizes=[0, 2, 8]", "train.learning_rate=5e-4", "ship.size=8"])
+    assert run.file.train.sizes == (0, 2, 8)
+    assert run.file.train.learning_rate == 5e-4
+
+
+def test_a_run_extends_another(tmp_path: Path) -> None:
+    write_project(tmp_path, "nobody")
+    child = tmp_path / "runs/study.yaml"
+    child.write_text("extends: shop.yaml\ntrain: {random_seeds: [0, 1, 2]}\n")
+    run = load_run(child)
+    assert (run.name, run.file.train.random_seeds, run.file.train.sizes) == ("study", (0, 1, 2), (0, 4, 12))
+    child.write_text("extends: study.yaml\n")
+    with pytest.raises(UsageError, match="extends itself"):
+        load_run(child)
+
+
+def test_the_null_run_shuffles_seeds_and_items_and_keeps_their_counts(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    plain, null = load_run(path), load_run(path, ["shuffle_labels=true"])
+    assert [s.text for s in plain.seeds] == [s.text for s in null.seeds]
+    assert sorted(s.label for s in plain.seeds) == sorted(s.label for s in null.seeds)
+    assert [s.label for s in plain.seeds] != [s.label for s in null.seeds]
+    golds = [[i.gold for i in run.suites["shop"].items] for run in (plain, null)]
+    assert golds[0] != golds[1]
+    assert sorted(map(str, golds[0])) == sorted(map(str, golds[1]))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_run_loads(path: Path) -> None:
+    assert load_run(path).suites
