@@ -1,0 +1,56 @@
+"""What eval stored for a run: its scorecards, and the per-item scores behind each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.errors import UsageError
+from harness.records import Score, Scorecard
+from harness.store import read_json, read_jsonl
+
+
+@dataclass(frozen=True)
+class Results:
+    """The stored results of one run."""
+
+    folder: Path  # runs/NAME/eval
+    digest: str  # of what eval was asked for
+    cards: tuple[Scorecard, ...]
+
+    def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
+        """The scorecard of one student (Cell.name) on one suite, or None."""
+        wanted = (suite, student, prompting)
+        return next((c for c in self.cards if (c.suite, c.student, c.prompting) == wanted), None)
+
+    def scores(self, card: Scorecard) -> tuple[Score, ...]:
+        """The per-item scores of a card, in stored order. Raises UsageError for missing or doubled ones."""
+        path = self.folder / "scores" / f"{card.key}.jsonl"
+        scores = tuple(score for _, score in read_jsonl(path, Score))
+        if len(scores) != card.items or len({score.item for score in scores}) != card.items:
+            raise UsageError(
+                f"{path}: {len(scores)} scores of {len({s.item for s in scores})} different items, where the"
+                f" scorecard of {card.student} on {card.suite} counts {card.items}; remove {self.folder} and"
+                " make eval again: it fills it from what is cached"
+            )
+        return scores
+
+
+def load_results(run_folder: Path) -> Results:
+    """Read the scorecards under `runs/NAME`. Raises UsageError naming the file when they cannot be."""
+    folder = run_folder / "eval"
+    path = folder / "scorecards.json"
+    if not path.is_file():
+        raise UsageError(f"{path}: there are no stored scores; make eval RUN={run_folder.name}")
+    stored: Any = read_json(path)
+    try:
+        cards = tuple(Scorecard.model_validate(card) for card in stored["cards"])
+        return Results(folder, str(stored["digest"]), cards)
+    except (KeyError, TypeError, ValidationError) as error:
+        what = str(error).splitlines()[0]
+        raise UsageError(
+            f"{path}: not the scorecards of this version ({what}); make eval RUN={run_folder.name}"
+        ) from error
