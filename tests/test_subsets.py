@@ -98,6 +98,3 @@ def test_updates_are_passes_but_never_fewer_than_the_least(rows: int, expected: 
     assert (
         updates(rows, Train(students=("s",), sizes=(1,), epochs=2, min_updates=32, batch_rows=8)) == expected
     )
-
-
-PINNED = ["text 5", "text 0", "text 1", "text 8"]

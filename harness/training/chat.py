@@ -1,0 +1,130 @@
+"""From a row to token ids, with the tokenizer's own chat template. No torch.
+
+What a student is tuned on must be what it is asked with later: the prompt part is the template's own
+generation prompt, and what is learned after it is the answer and the token that ends the turn, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.records import Message, Row
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A student's tokenizer and the tokens that end its turn."""
+
+    name: str  # the model's name, for messages
+    tokenizer: Any  # a transformers tokenizer with a chat template
+    stops: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as token ids; the loss is on ids[answer_start:], whose last one ends the turn."""
+
+    row: str  # the row's id
+    ids: tuple[int, ...]
+    answer_start: int
+
+
+def load_chat(name: str, folder: Path) -> Chat:
+    """A model's tokenizer and its stop tokens. Raises UsageError when it has no chat template or no stop."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise UsageError(f"{name}: its tokenizer has no chat template; a student needs an instruct model")
+    stops = stop_tokens(folder, tokenizer.eos_token_id)
+    if not stops:
+        raise UsageError(f"{name}: neither its tokenizer nor its generation_config.json names an eos token")
+    return Chat(name, tokenizer, stops)
+
+
+def stop_tokens(folder: Path, eos: int | None) -> frozenset[int]:
+    """Ids that end a generated answer: the tokenizer's eos and what generation_config.json adds to it."""
+    path = folder / "generation_config.json"
+    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    more = named if isinstance(named, list) else [named]
+    return frozenset(token for token in [eos, *more] if token is not None)
+
+
+def prompt_text(chat: Chat, messages: Sequence[Message]) -> str:
+    """The text after which the model answers `messages`. Raises UsageError when the template refuses them."""
+    # Templates that can think switch it off by this name; the others ignore it.
+    return _render(chat, messages, add_generation_prompt=True, enable_thinking=False)
+
+
+def tokenize_row(chat: Chat, row: Row) -> Example:
+    """The row's ids, and where its answer starts; ends with the stop token, never cut.
+
+    Raises UsageError naming the row when the template's prompt is no prefix of the whole conversation,
+    when something else than the answer follows it, or when no stop token does.
+    """
+    prompt, full = prompt_text(chat, row.messages[:-1]), _render(chat, row.messages)
+    where = f"{chat.name}: row {row.id}"
+    answer = row.messages[-1].content
+    if row.messages[-1].role != "assistant" or not answer.strip():
+        raise UsageError(f"{where}: its last message is not an assistant's answer with text in it")
+    if not full.startswith(prompt):
+        raise UsageError(
+            f"{where}: the chat template writes the prompt differently once it is answered, so a student"
+            f" would be tuned on another prompt than it is asked with: {prompt[-60:]!r} is not in the whole"
+        )
+    if not full[len(prompt) :].lstrip().startswith(answer.strip()):
+        raise UsageError(
+            f"{where}: the chat template puts {full[len(prompt) :][:60]!r} where the answer"
+            f" {answer[:60]!r} belongs"
+        )
+    ids, prompt_ids = _ids(chat, full), _ids(chat, prompt)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        raise UsageError(
+            f"{where}: the prompt's last token and the answer's first merge into one;"
+            f" the chat template must end the prompt with a mark or a line break"
+        )
+    return Example(row.id, ids[: _end(chat, where, ids, len(prompt_ids))], len(prompt_ids))
+
+
+def _end(chat: Chat, where: str, ids: Sequence[int], answer_start: int) -> int:
+    """The place after the first stop token of the answer; only white space may follow it."""
+    ends = [i for i in range(answer_start, len(ids)) if ids[i] in chat.stops]
+    if not ends:
+        last = chat.tokenizer.decode(ids[-1:])
+        raise UsageError(
+            f"{where}: no stop token ({_named(chat, chat.stops)}) follows the answer (the template ends with"
+            f" {last!r}): a student tuned on it would never stop; use a model whose template ends the turn"
+        )
+    rest = [token for token in ids[ends[0] + 1 :] if token not in chat.stops]
+    if chat.tokenizer.decode(rest).strip():
+        raise UsageError(
+            f"{where}: the answer holds the stop token {_named(chat, [ids[ends[0]]])} before its end"
+        )
+    return ends[0] + 1
+
+
+def _named(chat: Chat, tokens: Iterable[int]) -> str:
+    return ", ".join(repr(chat.tokenizer.decode([token])) for token in sorted(tokens))
+
+
+def _render(chat: Chat, messages: Sequence[Message], **settings: bool) -> str:
+    import jinja2
+
+    turns = [message.model_dump() for message in messages]
+    try:
+        text = chat.tokenizer.apply_chat_template(turns, tokenize=False, **settings)
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise UsageError(
+            f"{chat.name}: its chat template refuses a conversation of {roles}: {error}"
+        ) from error
+    return str(text)
+
+
+def _ids(chat: Chat, text: str) -> tuple[int, ...]:
+    return tuple(chat.tokenizer(text, add_special_tokens=False)["input_ids"])
