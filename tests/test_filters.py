@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,18 +18,14 @@ from harness.filters import (
     Context,
     Duplicate,
     Finished,
-    Judge,
     Length,
     NearDuplicate,
     Protected,
     PythonFilter,
 )
-from harness.filters.calibration import Calibration, auc_interval, calibrate, threshold_keeping
-from harness.filters.judge import SILENT, UNUSED, choice_probabilities
-from harness.records import Completion, Message, Provenance, Request, Row, Seed
+from harness.records import Message, Provenance, Row, Seed
 
 LABELS = {"billing": "money", "delivery": "the bike on its way", "repair": "broken parts"}
-SURE = Calibration(auc=0.9, low=0.8, high=1.0, threshold=0.4, seeds=64)
 
 
 def row(text: str, label: str = "repair", finish: str = "stop", source: str = "teacher") -> Row:
@@ -41,10 +36,6 @@ def row(text: str, label: str = "repair", finish: str = "stop", source: str = "t
 
 def context(root: Path = Path(), seeds: Sequence[Seed] = (), protected: Sequence[Protected] = ()) -> Context:
     return Context(root=root, seeds=tuple(seeds), labels=LABELS, protected=tuple(protected), teacher="t@1")
-
-
-def seeds(each: int = 8) -> list[Seed]:
-    return [Seed(text=f"{label} message number {i}", label=label) for i in range(each) for label in LABELS]
 
 
 # --- one row alone ---
@@ -277,224 +268,3 @@ def test_a_missing_python_filter_is_named_with_its_neighbour(tmp_path: Path) -> 
     door(tmp_path, "")
     with pytest.raises(UsageError, match=r"did you mean 'mine.py'"):
         PythonFilter(file="mime.py").verdicts([row("hello")], context(tmp_path))
-
-
-# --- the judge ---
-
-
-def completion(request: Request, chances: Mapping[str, float]) -> Completion:
-    logs = {token: math.log(chance) for token, chance in chances.items()}
-    return Completion(request=request.key, text="", finish_reason="length", first_logprobs=logs)
-
-
-def judge(folder: Path, template: str = "{{ text }} {{ label }}", **fields: object) -> Judge:
-    (folder / "j.j2").write_text(template, encoding="utf-8")
-    return Judge.model_validate({"template": "j.j2", **fields})
-
-
-def probabilities(chances: Mapping[str, float], choices: Sequence[str]) -> dict[str, float]:
-    request = Request.model_validate(
-        {"model": "m", "prompt": "p", "sampling": {}, "origin": {"purpose": "judge"}}
-    )
-    return choice_probabilities(completion(request, chances), choices)
-
-
-def test_probabilities_are_renormalised_over_the_choices() -> None:
-    found = probabilities({" yes": 0.3, "Yes": 0.1, "no": 0.1, "maybe": 0.4, "\n": 0.05}, ["yes", "no"])
-    assert found == {"yes": pytest.approx(0.8), "no": pytest.approx(0.2)}
-
-
-def test_pieces_count_for_the_one_choice_they_begin() -> None:
-    # "b" begins two choices and is left out; the unseen one gets the smallest reported probability
-    found = probabilities({"bil": 0.5, "b": 0.2, "re": 0.2, "x": 0.1}, ["billing", "battery", "repair"])
-    assert found == {
-        "billing": pytest.approx(0.625),
-        "battery": pytest.approx(0.125),
-        "repair": pytest.approx(0.25),
-    }
-
-
-@pytest.mark.parametrize("chances", [{}, {"maybe": 0.9}, {"b": 0.5, "bil": 0.1}])
-def test_a_completion_that_cannot_tell_gives_nothing(chances: dict[str, float]) -> None:
-    assert probabilities(chances, ["billing", "battery"]) == {}
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(["yes", " y", "no", "n", "x", ""]), st.floats(-20, 0), max_size=6))
-def test_probabilities_sum_to_one_or_there_are_none(logs: dict[str, float]) -> None:
-    answer = Completion(request="r", finish_reason="stop", first_logprobs=logs)
-    found = choice_probabilities(answer, ["yes", "no"])
-    assert not found or sum(found.values()) == pytest.approx(1)
-
-
-def test_the_judge_asks_for_one_guided_token_and_never_shows_the_row_itself(tmp_path: Path) -> None:
-    rule = judge(tmp_path, "{% for s in shots %}{{ s.text }}={{ s.label }};{% endfor %}|{{ text }}", shots=2)
-    given_seeds = seeds(3)
-    rows = [row(given_seeds[0].text), row("something else")]
-    requests = rule.ask(rows, context(tmp_path, given_seeds))
-    shown = requests[0].prompt.split("|")[0]
-    assert given_seeds[0].text not in shown
-    assert given_seeds[0].text in requests[1].prompt
-    assert all(request.prompt.count("=") == 6 for request in requests)
-    sampling = requests[0].sampling
-    assert (sampling.temperature, sampling.choices, sampling.logprobs) == (0, tuple(LABELS), 20)
-    assert requests[0].origin.row == rows[0].id
-
-
-def test_no_label_is_one_shot_short_when_seeds_are_few(tmp_path: Path) -> None:
-    rule = judge(tmp_path, "{% for s in shots %}{{ s.label }} {% endfor %}", shots=5)
-    given_seeds = seeds(2)
-    for request in rule.ask(
-        rule.calibration_rows(context(tmp_path, given_seeds)), context(tmp_path, given_seeds)
-    ):
-        assert request.prompt.split() == list(LABELS)
-
-
-def test_a_prompt_without_the_label_is_asked_once_per_text(tmp_path: Path) -> None:
-    where = context(tmp_path, seeds(2))
-    rule = judge(tmp_path, "{{ text }}")
-    rows = rule.calibration_rows(where)
-    assert len(rows) == 6 * 3
-    assert len({request.key for request in rule.ask(rows, where)}) == 6
-    assert len({request.key for request in judge(tmp_path).ask(rows, where)}) == 18
-
-
-def test_a_chat_judge_asks_by_message(tmp_path: Path) -> None:
-    request = judge(tmp_path, form="chat").ask([row("hello")], context(tmp_path, seeds(2)))[0]
-    assert request.messages == (Message(role="user", content="hello repair"),)
-
-
-def test_an_undefined_variable_in_the_judges_template_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"did you mean 'label'"):
-        judge(tmp_path, "{{ lable }}").ask([row("hello")], context(tmp_path, seeds(2)))
-
-
-def test_verdicts_of_the_judge(tmp_path: Path) -> None:
-    where = context(tmp_path, seeds(2))
-    rule = judge(tmp_path)
-    rows = [row("a"), row("b"), row("c")]
-    requests = rule.ask(rows, where)
-    answers = [
-        completion(requests[0], {"repair": 0.6, "billing": 0.2, "delivery": 0.2}),
-        completion(requests[1], {"repair": 0.1, "billing": 0.7, "delivery": 0.2}),
-        Completion(request=requests[2].key, finish_reason="error", error="refused"),
-    ]
-    verdicts = rule.verdicts(rows, answers, where, SURE)
-    assert [v.keep for v in verdicts] == [True, False, False]
-    assert [v.score for v in verdicts] == [pytest.approx(0.6), pytest.approx(0.1), None]
-    assert verdicts[1].reason == "the judge gives 'repair' 0.100, below 0.400"
-    assert verdicts[1].against == "billing"
-    assert verdicts[2].reason == SILENT
-
-
-def test_a_judge_no_better_than_chance_is_not_used(tmp_path: Path) -> None:
-    chance = Calibration(auc=0.52, low=0.44, high=0.6, threshold=0.1, seeds=64)
-    verdicts = judge(tmp_path).verdicts([row("a")], [], context(tmp_path), chance)
-    assert [(v.keep, v.reason) for v in verdicts] == [(True, UNUSED)]
-
-
-def scripted(
-    rule: Judge, where: Context, score: Callable[[Row, bool], float], random_seed: int = 0
-) -> Calibration:
-    """The calibration of a yes-or-no judge whose sureness of yes is `score(row, whether it is right)`."""
-    right = {seed.text: seed.label for seed in where.seeds}
-    rows = rule.calibration_rows(where)
-    answers = []
-    for asked, request in zip(rows, rule.ask(rows, where, purpose="calibrate"), strict=True):
-        chance = score(asked, right[asked.text] == asked.label)
-        answers.append(completion(request, {"yes": chance, "no": 1 - chance}))
-    return rule.calibrate(rows, answers, where, random_seed=random_seed)
-
-
-def test_a_perfect_judge_is_used_and_keeps_nine_seeds_of_ten(tmp_path: Path) -> None:
-    where = context(tmp_path, seeds(10))
-    rule = judge(tmp_path, choices=["yes", "no"], accept="yes")
-    found = scripted(rule, where, lambda asked, right: 0.6 + len(asked.text) / 1000 if right else 0.3)
-    assert (found.auc, found.low, found.high, found.usable) == (1, 1, 1, True)
-    assert found.seeds == 30
-    assert found.sentence() == f"judge: AUC 1.00 [1.00, 1.00] on 30 seeds; drops below {found.threshold:.3g}"
-
-
-def test_a_random_judge_is_not_used_but_for_one_time_in_twenty(tmp_path: Path) -> None:
-    where = context(tmp_path, seeds(10))
-    rule = judge(tmp_path, choices=["yes", "no"], accept="yes")
-    used = 0
-    for attempt in range(20):
-        draw = random.Random(attempt)
-        found = scripted(rule, where, lambda asked, right, draw=draw: draw.uniform(0.01, 0.99))  # type: ignore[misc]
-        used += found.usable
-        assert found.usable or "no better than chance; not used" in found.sentence()
-    assert used <= 2
-
-
-def test_silent_judgements_are_counted(tmp_path: Path) -> None:
-    where = context(tmp_path, seeds(4))
-    rule = judge(tmp_path)
-    rows = rule.calibration_rows(where)
-    failed = [Completion(request=r.key, finish_reason="error", error="down") for r in rule.ask(rows, where)]
-    found = rule.calibrate(rows, failed, where)
-    assert not found.usable
-    assert found.sentence() == (
-        "judge: it answered for no seed; not used; 36 judgements had no usable answer"
-    )
-
-
-def test_many_seeds_are_sampled_evenly(tmp_path: Path) -> None:
-    rule = judge(tmp_path, calibration_seeds=9, wrong_labels=1)
-    rows = rule.calibration_rows(context(tmp_path, seeds(40)))
-    right = [r for r in rows if r.text.startswith(r.label)]
-    assert len(rows) == 18
-    assert sorted(r.label for r in right) == ["billing"] * 3 + ["delivery"] * 3 + ["repair"] * 3
-
-
-def test_auc_by_hand() -> None:
-    # right 0.9 beats 0.1, 0.5, 0.7; right 0.5 beats 0.1, ties 0.5, loses to 0.7: 4.5 of 6
-    auc, low, high = auc_interval([0.9, 0.5], [[0.1, 0.5], [0.7]])
-    assert auc == 4.5 / 6
-    assert 0 <= low <= auc <= high <= 1
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=3)), min_size=1, max_size=8
-    )
-)
-def test_auc_equals_counting_every_pair(scores: list[tuple[float, list[float]]]) -> None:
-    right, wrong = [r for r, _ in scores], [w for _, w in scores]
-    pairs = [(r, w) for r in right for own in wrong for w in own]
-    counted = sum((r > w) + (r == w) / 2 for r, w in pairs) / len(pairs)
-    assert auc_interval(right, wrong)[0] == pytest.approx(counted)
-
-
-def test_the_interval_is_that_of_seeds_not_of_scores() -> None:
-    # ten copies of each wrong score add no knowledge, so they must not narrow the interval
-    draw = random.Random(1)
-    right, wrong = [draw.gauss(0.6, 0.2) for _ in range(40)], [[draw.gauss(0.4, 0.2)] for _ in range(40)]
-    assert auc_interval(right, wrong) == pytest.approx(auc_interval(right, [w * 10 for w in wrong]))
-
-
-def test_threshold_by_hand() -> None:
-    scores = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
-    assert threshold_keeping(scores, 0.9) == 0.2
-    assert threshold_keeping(scores, 1.0) == 0.1
-    assert threshold_keeping(scores, 0.95) == 0.1
-
-
-def test_a_few_seeds_prove_nothing() -> None:
-    found = calibrate([0.9] * 4, [[0.1]] * 4, 0.9)
-    assert not found.usable
-    assert "too few to tell, 8 are needed" in found.sentence()
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"accept": "yes"}, 'must be "label"'),
-        ({"choices": ["yes", "no"], "accept": "yess"}, "did you mean 'yes'"),
-        ({"choices": ["yes", " Yes"], "accept": "yes"}, "two or more different words"),
-    ],
-)
-def test_a_judge_that_cannot_choose_is_refused(fields: dict[str, object], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        Judge.model_validate({"template": "j.j2", **fields})
