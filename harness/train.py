@@ -1,0 +1,221 @@
+"""The train stage: every cell of the grid gets an adapter, unless some run has trained the same one before.
+
+    rows of augment + seeds -> grid -> keys -> preflight of every student -> one adapter per missing cell
+    -> runs/.cache/students/KEY/ (shared by all runs), runs/NAME/train/cells.json
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import Run
+from harness.environment import environment
+from harness.errors import Interrupted
+from harness.models import Model
+from harness.records import digest
+from harness.store import (
+    Manifest,
+    folder_atomic,
+    locked,
+    read_json,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
+from harness.terminal import Advance, Stop, Terminal
+from harness.training.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance, plan
+
+if TYPE_CHECKING:
+    from harness.training.chat import Example
+    from harness.training.loop import Base
+
+__all__ = ["plan", "table", "train"]
+
+
+def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
+    """Train what is missing of the run's grid; returns how many cells that were, or None.
+
+    Raises UsageError when there are fewer rows than a size asks for or a row would spoil a student,
+    Interrupted after writing what there is, MachineError for memory, disk, or a loss that is no number.
+    """
+    folder = run.folder / "train"
+    grid = expand(run)
+    inputs = digest("train", STAGE_VERSION, [[g.cell.model_dump(), g.key] for g in grid])
+    manifest = read_manifest(folder)
+    if manifest and manifest.inputs == inputs and not manifest.partial and all(g.trained(run) for g in grid):
+        terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
+        return None
+    with locked(folder, f"train of {run.name}"):
+        notes = no_sampling_variance(grid)
+        for note in notes:
+            terminal.say(f"train: {note}")
+        missing = _missing(run, grid, terminal)
+        trained = _train_missing(run, missing, terminal, stop) if missing else 0
+        done = [g for g in grid if g.trained(run)]
+        cells = [_line(run, g) for g in done]
+        settings = run.file.train
+        write_json(
+            folder / "cells.json",
+            {"cells": cells, "notes": notes, "epochs": settings.epochs, "min_updates": settings.min_updates},
+        )
+        partial = len(done) < len(grid)
+        summary = f"{len(done)} of {len(grid)} cells" if partial else f"{len(grid)} cells"
+        record = Manifest(
+            stage="train", inputs=inputs, partial=partial, summary=summary, environment=environment(run.root)
+        )
+        write_manifest(folder, record)
+    terminal.say(table(cells))
+    if partial or stop():
+        raise Interrupted(f"stopped: {summary} are trained; go on with: make train RUN={run.name}")
+    return trained
+
+
+# --- training what is missing
+
+
+def _missing(run: Run, grid: Sequence[GridCell], terminal: Terminal) -> list[GridCell]:
+    """Cells to train, each key once; says which were trained before."""
+    tuned = [g for g in grid if g.rows]
+    there = [g for g in tuned if g.trained(run)]
+    if there:
+        names = ", ".join(g.cell.name for g in there[:4]) + (", ..." if len(there) > 4 else "")
+        terminal.say(
+            f"train: {len(there)} of {len(tuned)} cells are trained already, in this run or another: {names}"
+        )
+    return list({g.key: g for g in tuned if not g.trained(run)}.values())
+
+
+def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, stop: Stop) -> int:
+    """Check every student's rows, then train cell after cell; returns how many were finished."""
+    from harness.training.chat import load_chat
+    from harness.training.loop import load_base
+    from harness.training.preflight import preflight
+
+    examples: dict[Model, Mapping[str, Example]] = {}
+    for model, cells in _by_model(missing).items():
+        rows = [row for g in cells for row in g.rows]
+        examples[model] = preflight(load_chat(model.name, model.folder), rows, run.file.train)
+    finished = done = 0
+    total = sum(g.updates for g in missing)
+    with locked(run.cache / "training", "training"), terminal.progress("train", total) as advance:
+        _sweep(run.cache / "students")
+        for model, cells in _by_model(missing).items():
+            if stop():
+                break
+            advance(done, f"loading {model.name}")
+            base = load_base(model, list(examples[model].values()))
+            for g in cells:
+                if stop() or not _train_one(run, g, base, examples[model], advance, done, stop):
+                    break
+                finished += 1
+                done += g.updates
+            del base  # let go of it before the next is loaded
+    return finished
+
+
+def _train_one(
+    run: Run,
+    g: GridCell,
+    base: Base,
+    examples: Mapping[str, Example],
+    advance: Advance,
+    done: int,
+    stop: Stop,
+) -> bool:
+    """Train one cell into the shared cache, whole or not at all; false when the user stopped it."""
+    from harness.training.loop import train_cell
+
+    def report(updates: int, note: str) -> None:
+        advance(done + updates, f"{g.cell.name}: {note}")
+
+    settings = run.file.train.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"})
+    try:
+        with folder_atomic(g.folder(run)) as folder:
+            log = train_cell(
+                base, g.rows, examples, run.file.train, g.updates, g.cell.random_seed, folder, report, stop
+            )
+            if log is None:
+                raise Interrupted(f"{g.cell.name} was stopped")  # makes the half-made folder vanish
+            record = {
+                "key": g.key,
+                "random_seed": g.cell.random_seed,
+                "settings": settings,
+                **log.model_dump(mode="json"),
+                "environment": environment(run.root),
+            }
+            write_json(folder / "cell.json", record)
+    except Interrupted:
+        return False
+    return True
+
+
+def _by_model(cells: Sequence[GridCell]) -> dict[Model, list[GridCell]]:
+    grouped: dict[Model, list[GridCell]] = {}
+    for g in cells:
+        grouped.setdefault(g.model, []).append(g)
+    return grouped
+
+
+def _sweep(students: Path) -> None:
+    """Remove what a killed training left behind; the caller holds the lock."""
+    for left in students.glob(".*.*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+# --- what is written and shown
+
+
+def _line(run: Run, g: GridCell) -> dict[str, Any]:
+    """A cell as eval and report read it; paths are relative to the project where they lie in it."""
+    line = {
+        **g.cell.model_dump(),
+        "name": g.cell.name,
+        "key": g.key,
+        "model": g.model.identity,
+        "base": _relative(g.model.folder, run.root),
+        "folder": _relative(g.folder(run), run.root) if g.rows else "",
+        "rows": len(g.rows),
+        "available": g.available,
+        "updates": g.updates,
+        "tokens": 0,
+        "seconds": 0.0,
+        "first_loss": None,
+        "final_loss": None,
+    }
+    if not g.rows:
+        return line
+    log = read_json(g.folder(run) / "cell.json")
+    losses = log["losses"]
+    few = max(1, len(losses) // 10)  # one update is eight rows: too few to read a loss from
+    return line | {
+        "tokens": log["tokens"],
+        "seconds": log["seconds"],
+        "first_loss": sum(losses[:few]) / few,
+        "final_loss": sum(losses[-few:]) / few,
+    }
+
+
+def _relative(path: Path, root: Path) -> str:
+    inside = path.resolve().is_relative_to(root.resolve())
+    return str(path.resolve().relative_to(root.resolve()) if inside else path)
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """One line per trained cell; losses are means over the first and the last tenth of the updates."""
+    tuned = [cell for cell in cells if cell["rows"]]
+    if not tuned:
+        return "no cell is trained yet"
+    width = max(len(cell["name"]) for cell in tuned)
+    lines = [
+        f"{'cell':<{width}} {'rows':>6} {'updates':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"
+    ]
+    for cell in tuned:
+        speed = cell["tokens"] / max(cell["seconds"], 1e-9)
+        lines.append(
+            f"{cell['name']:<{width}} {cell['rows']:>6} {cell['updates']:>8} {cell['seconds']:>8.1f}"
+            f" {speed:>9.0f}  {cell['first_loss']:.3f} -> {cell['final_loss']:.3f}"
+        )
+    return "\n".join(lines)

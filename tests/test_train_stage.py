@@ -1,0 +1,280 @@
+"""The train stage on files: the grid, what is shared and skipped, what is refused, and what a stop leaves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
+from harness.errors import Interrupted, MachineError, UsageError
+from harness.prompts import load as load_template
+from harness.records import Provenance, Sampling, Seed, Verdict
+from harness.rows import Rejected, make_row
+from harness.store import Manifest, locked, read_json, write_jsonl, write_manifest
+from harness.terminal import Stop, Terminal
+from harness.train import plan, train
+from harness.training.grid import expand, no_sampling_variance
+
+LABELS = {"repair": "Broken parts", "billing": "Money", "cancel": "Ending it", "delivery": "Bringing it"}
+SEEDS = tuple(Seed(text=f"seed {i} of {label}", label=label) for label in LABELS for i in range(2))
+KEPT, DROPPED = 24, 12
+
+
+class Heard(Terminal):
+    """A terminal that remembers what was said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        """Keep the text."""
+        self.lines.append(text)
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "\n".join(self.lines)
+
+
+class Pressed(Stop):
+    """A Ctrl-C pressed at the nth time somebody looks."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def __call__(self) -> bool:
+        """Count down."""
+        self.left -= 1
+        return self.left < 0
+
+
+def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> Run:
+    """A run whose augment stage is done, by hand."""
+    settings = {
+        "students": (str(student),), "data": ("filtered", "seeds_only"), "sizes": (0, 4, 12),
+        "epochs": 1, "min_updates": 3, "batch_rows": 4, "lora": Lora(r=2),
+    } | changes  # fmt: skip
+    (root / "prompts").mkdir(parents=True, exist_ok=True)
+    (root / "prompts" / "ask.j2").write_text("Message: {{ text }}\nTopic:")
+    use = TemplateUse(path="prompts/ask.j2", sampling=Sampling())
+    file = RunFile(
+        task="prompts/task.yaml",
+        teacher=Teacher(model="none", engine="scripted", script="none"),
+        augment=Augment(seeds="prompts/seeds.jsonl", rows=KEPT, templates=(use,)),
+        train=Train(**settings),
+        eval=Eval(suites=("none",)),
+    )
+    task = TaskFile(
+        labels=LABELS, system="Name the topic.", prompt="prompts/ask.j2", untuned_prompt="prompts/ask.j2"
+    )
+    run = Run(name, root, file, task, SEEDS, {})
+    if not (run.folder / "augment").exists():
+        augment_by_hand(run)
+    return run
+
+
+def augment_by_hand(run: Run, kept: int = KEPT) -> None:
+    """Write what augment would."""
+    template = load_template(run.root / "prompts" / "ask.j2")
+    labels = list(LABELS)
+    rows = [
+        make_row(run.task, template, f"text number {i}", labels[i % 4], Provenance(source="teacher"))
+        for i in range(kept + DROPPED)
+    ]
+    rejected = [
+        Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]
+    ]
+    write_jsonl(run.folder / "augment" / "train.jsonl", rows[:kept])
+    write_jsonl(run.folder / "augment" / "rejected.jsonl", rejected)
+    write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand"))
+
+
+def go(run: Run, stop: Stop | None = None) -> tuple[int | None, Heard]:
+    """Run the stage."""
+    terminal = Heard()
+    return train(run, terminal, stop or Stop()), terminal
+
+
+def cells(run: Run) -> dict[str, Mapping[str, Any]]:
+    """cells.json by data and size."""
+    stored = read_json(run.folder / "train" / "cells.json")["cells"]
+    return {f"{c['data']}.{c['size']}.s{c['random_seed']}": c for c in stored}
+
+
+def test_the_grid_is_trained_written_down_and_then_left_alone(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model)
+    count, heard = go(run)
+    assert count == 3
+    found = cells(run)
+    assert list(found) == ["base.0.s0", "filtered.4.s0", "filtered.12.s0", "seeds_only.8.s0"]
+    assert found["base.0.s0"]["folder"] == ""
+    assert Path(run.root / found["base.0.s0"]["base"]) == tiny_model
+    for name in ("filtered.4.s0", "filtered.12.s0", "seeds_only.8.s0"):
+        cell = found[name]
+        assert not Path(cell["folder"]).is_absolute()
+        assert (run.root / cell["folder"] / "adapter_model.safetensors").is_file()
+        log = read_json(run.root / cell["folder"] / "cell.json")
+        assert (log["key"], log["rows"], log["updates"]) == (cell["key"], cell["rows"], cell["updates"])
+        assert log["environment"]["packages"]["torch"]
+        assert str(tmp_path) not in (run.root / cell["folder"] / "adapter_config.json").read_text()
+        assert cell["name"] in heard.text
+    assert [found[n]["updates"] for n in ("filtered.4.s0", "seeds_only.8.s0", "filtered.12.s0")] == [3, 3, 3]
+
+    count, heard = go(run)
+    assert count is None
+    assert heard.text.startswith("train: nothing to do (4 cells;")
+
+
+def test_doing_nothing_imports_no_torch(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model)
+    go(run)
+    program = (
+        "import sys; from pathlib import Path; from tests.test_train_stage import *;"
+        f"run = make_run(Path({str(tmp_path)!r}), Path({str(tiny_model)!r}));"
+        "assert go(run)[0] is None; assert all(p.trained for p in plan(run));"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_a_grown_run_pays_only_for_what_is_new(tiny_model: Path, tmp_path: Path) -> None:
+    go(make_run(tmp_path, tiny_model))
+    grown = make_run(tmp_path, tiny_model, "study", random_seeds=(0, 1), data=("filtered",))
+    count, heard = go(grown)
+    assert count == 2
+    assert "train: 2 of 4 cells are trained already, in this run or another: " in heard.text
+    assert set(cells(grown)) == {"base.0.s0"} | {f"filtered.{n}.s{s}" for n in (4, 12) for s in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"learning_rate": 5e-4}, True),
+        ({"lora": Lora(r=2, lora_alpha=4)}, True),
+        ({"epochs": 2}, True),
+        ({"epochs": 3, "min_updates": 9}, True),
+        ({"micro_batch_tokens": 64}, False),
+        ({"max_tokens": 300}, False),
+        ({"sizes": (0, 4, 8, 12)}, False),
+    ],
+)
+def test_a_key_changes_with_what_changes_the_adapter(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any], again: bool
+) -> None:
+    def keys(run: Run) -> dict[str, str]:
+        return {g.cell.name: g.key for g in expand(run)}
+
+    before = keys(make_run(tmp_path, tiny_model))
+    after = keys(make_run(tmp_path, tiny_model, **change))
+    changed = {name for name in before if before[name] != after[name]}
+    assert bool(changed) == again
+    assert not any(name.endswith(".base") for name in changed)
+
+
+def test_other_weights_and_other_rows_give_other_keys(tiny_model: Path, tmp_path: Path) -> None:
+    from tests.tiny import make_tiny_model
+
+    run = make_run(tmp_path, tiny_model)
+    other = make_tiny_model(tmp_path / "other", random_seed=1)
+    assert {g.key for g in expand(run)}.isdisjoint(g.key for g in expand(make_run(tmp_path, other)))
+    before = [g.key for g in expand(run)]
+    augment_by_hand(run, kept=KEPT - 4)
+    after = [g.key for g in expand(run)]
+    assert before[0] == after[0]  # the base has no rows
+    assert before[1:3] != after[1:3]
+    assert before[3] == after[3]  # seeds alone do not change
+
+
+def test_unfiltered_rows_come_from_kept_and_dropped(tiny_model: Path, tmp_path: Path) -> None:
+    grid = expand(make_run(tmp_path, tiny_model, data=("filtered", "unfiltered"), sizes=(12, 24)))
+    drawn = {(g.cell.data, g.cell.size): {row.text for row in g.rows} for g in grid}
+    kept = {f"text number {i}" for i in range(KEPT)}
+    assert drawn["filtered", 24] == kept
+    assert drawn["unfiltered", 24] - kept
+    assert {g.available for g in grid if g.cell.data == "unfiltered"} == {KEPT + DROPPED}
+    notes = no_sampling_variance(grid)
+    assert [note.split(",")[0] for note in notes] == [
+        "the largest size of data 'filtered'",
+        "the largest size of data 'unfiltered'",
+    ]
+    assert "24, is drawn from 36 rows, fewer than twice as many" in notes[1]
+
+
+def test_sizes_beyond_the_rows_are_refused_before_anything_is_spent(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model, sizes=(4, 400))
+    with pytest.raises(UsageError, match=r"demo.yaml: train.sizes: 400 is larger than the 24 rows .*\[4\]"):
+        go(run)
+    assert not (run.folder / "train" / "cells.json").exists()
+
+
+def test_train_before_augment_is_refused_but_can_be_planned(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model)
+    (run.folder / "augment" / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="augment first"):
+        go(run)
+    planned = plan(run)
+    assert {p.trained for p in planned} == {None}
+    assert [p.rows for p in planned] == [0, 4, 12, 8]
+
+
+def test_a_plan_is_what_then_happens(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model)
+    planned = plan(run)
+    assert [p.trained for p in planned] == [True, False, False, False]
+    go(run)
+    for p, stored in zip(planned, cells(run).values(), strict=True):
+        assert (p.cell.name, p.rows, p.updates) == (stored["name"], stored["rows"], stored["updates"])
+        assert p.tokens == pytest.approx(stored["tokens"], rel=0.2)
+
+
+def test_one_bad_student_stops_the_run_before_the_first_cell(tiny_model: Path, tmp_path: Path) -> None:
+    from tests.tiny import make_tiny_model
+
+    bad = make_tiny_model(tmp_path / "endless")
+    for file in (bad / "chat_template.jinja", bad / "tokenizer_config.json"):
+        if file.is_file():
+            file.write_text(
+                file.read_text().replace("message['content'] + '<|im_end|>", "message['content'] + '")
+            )
+    run = make_run(tmp_path, tiny_model, students=(str(tiny_model), str(bad)))
+    with pytest.raises(UsageError, match=r"endless: row .* no stop token"):
+        go(run)
+    assert not list((run.cache / "students").glob("*"))
+
+
+def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model)
+    with pytest.raises(Interrupted, match=r"2 of 4 cells are trained; go on with: make train RUN=demo"):
+        go(run, Pressed(at=3))  # looked at: before the student, before the first cell, in its first update
+    assert list(cells(run)) == ["base.0.s0", "filtered.4.s0"]
+    kept = run.root / cells(run)["filtered.4.s0"]["folder"] / "adapter_model.safetensors"
+    written = kept.stat().st_mtime_ns
+    assert len(list((run.cache / "students").iterdir())) == 1  # nothing half-made
+    count, _ = go(run)
+    assert count == 2
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_what_a_killed_training_left_is_swept(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model, sizes=(0, 4), data=("filtered",))
+    left = run.cache / "students" / ".0123.abc"
+    left.mkdir(parents=True)
+    (left / "adapter_model.safetensors").write_text("half")
+    go(run)
+    assert not left.exists()
+
+
+def test_two_trainings_at_once_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model)
+    with (
+        locked(run.folder / "train", "train of demo"),
+        pytest.raises(MachineError, match="another process"),
+    ):
+        go(run)
