@@ -41,7 +41,7 @@ setup: ## install only; EXTRAS=cpu, gpu or train (no vLLM) overrides what the ma
 doctor: .venv/.base ## what this machine can do, and what to change
 	@$(HARNESS) doctor $(ARGS)
 clean: .venv/.base ## remove results that no run file refers to any more
-	@$(HARNESS) clean $(RUN) $(ARGS)
+	@$(HARNESS) clean $(ARGS)
 
 ## This repository
 test: .venv/.full ## the quick tests, offline

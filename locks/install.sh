@@ -90,7 +90,8 @@ base() {
     forget_half_installed
     say "base: $(grep -c == locks/base.txt) packages"
     or_say_why locked base base.txt
-    or_say_why pip_install checkout --editable .
+    # compat: a plain .pth line; the default puts an import hook into every start of this Python
+    or_say_why pip_install checkout --config-settings editable_mode=compat --editable .
     touch .venv/.base
 }
 
@@ -103,17 +104,20 @@ suits_this_machine() { # the extras that `auto` stands for, on standard output
     else echo cpu; fi
 }
 
-check_extras() { # check_extras EXTRAS
+allowed() { # allowed EXTRAS: or says why not
     case $1 in
-        train) say "no vLLM ($platform; it needs Linux x86-64 and EXTRAS=cpu or gpu): the transformers engine does the work" ;;
-        cpu | gpu)
-            [ "$platform" = 'Linux x86_64' ] || die "EXTRAS=$1 needs Linux x86-64, this is $platform; EXTRAS=train works here"
-            command -v cc > /dev/null || command -v gcc > /dev/null || command -v clang > /dev/null ||
-                die 'there is no C compiler here (cc, gcc or clang), and vLLM needs one. On Debian and Ubuntu:' \
-                    'apt-get install g++. EXTRAS=train does without vLLM.'
-            [ "$1" = cpu ] || say 'vLLM for CUDA. This install was resolved but never run; EXTRAS=cpu is the tested one' ;;
+        train) ;;
+        cpu | gpu) [ "$platform" = 'Linux x86_64' ] || die "EXTRAS=$1 needs Linux x86-64, this is $platform; EXTRAS=train works" ;;
         *) die "EXTRAS=$1: not one of auto, cpu, gpu, train" ;;
     esac
+}
+remarks() { # remarks EXTRAS: what a person should know of this choice
+    case $1 in
+        train) say 'without vLLM (it needs Linux x86-64): the transformers engine does the work' ;;
+        gpu) say 'vLLM for CUDA. This install was resolved but never run; EXTRAS=cpu is the tested one' ;;
+    esac
+    command -v cc > /dev/null || command -v gcc > /dev/null || command -v clang > /dev/null ||
+        say 'there is no C compiler here. vLLM and torch may want one for kernels (on Debian and Ubuntu: apt-get install g++)'
 }
 
 torch() { # without CUDA where the index has that build
@@ -122,7 +126,7 @@ torch() { # without CUDA where the index has that build
         grep -q 'No matching distribution found for torch' .venv/install-torch.log || return 1
         say 'the package index has no CPU build of torch: taking the CUDA build, several GB, which runs on a CPU too.' \
             "(PyTorch's own CPU index, added to pip's configuration as extra-index-url, would save that.)"
-        need_disk 9
+        need_disk 8
     fi
     locked torch torch-cuda.txt
 }
@@ -133,12 +137,13 @@ vllm_gpu() { locked vllm dev.txt vllm-gpu.txt; }
 full() { # full EXTRAS
     local extras=$1
     [ "$extras" != auto ] || extras=$(suits_this_machine)
+    allowed "$extras"
     if [ -s .venv/.full ] && [ "$(cat .venv/.full)" != "$extras" ]; then
         say "replacing the install made with EXTRAS=$(cat .venv/.full)"
         rm -rf .venv
     fi
     fresh .venv/.full locks/*.txt locks/install.sh .venv/.base && return
-    check_extras "$extras"
+    remarks "$extras"
     [ -e .venv/.full ] || need_disk 4
     base
     forget_half_installed
