@@ -48,7 +48,7 @@ def body(request: Request, model: str) -> dict[str, Any]:
     return content
 
 
-def completion(request: Request, answer: Any) -> Completion:  # noqa: ANN401  (JSON from a stranger)
+def completion(request: Request, answer: Any) -> Completion:
     """The completion in an endpoint's JSON. Raises KeyError, TypeError and the like when it is none.
 
     Where the endpoint ignored the choices, or ended for a reason of its own (a content filter), the
@@ -79,11 +79,10 @@ def completion(request: Request, answer: Any) -> Completion:  # noqa: ANN401  (J
     )
 
 
-def first_logprobs(logprobs: Any) -> dict[str, float]:  # noqa: ANN401  (JSON from a stranger)
+def first_logprobs(logprobs: Any) -> dict[str, float]:
     """Token text -> log-probability (nats) at the first position, from either form of answer; {} without any.
 
-    An endpoint reports the likeliest tokens and the one it picked, before any mask of guided decoding: a
-    choice that is not among them is absent.
+    An endpoint reports the likeliest tokens and the one it picked; a choice that is not among them is absent.
     """
     found: dict[str, float] = {}
     if not isinstance(logprobs, Mapping):
