@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.filters import Context, Judge
-from harness.filters.calibration import Calibration, auc_interval, calibrate, threshold_keeping
+from harness.filters.calibration import Calibration, auc_interval, calibrate, threshold_keeping, prior_of, weigh
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
 from harness.records import Completion, Message, Provenance, Request, Row, Seed
 
@@ -90,7 +90,8 @@ def test_the_judge_asks_for_one_guided_token_and_never_shows_the_row_itself(tmp_
     assert given_seeds[0].text in requests[1].prompt
     assert all(request.prompt.count("=") == 6 for request in requests)
     sampling = requests[0].sampling
-    assert (sampling.temperature, sampling.choices, sampling.logprobs) == (0, tuple(LABELS), 20)
+    spaced = tuple(f" {label}" for label in LABELS)  # the prompt ends in a word, so the next begins with a space
+    assert (sampling.temperature, sampling.choices, sampling.logprobs) == (0, spaced, 20)
     assert requests[0].origin.row == rows[0].id
 
 
@@ -251,3 +252,12 @@ def test_a_few_seeds_prove_nothing() -> None:
 def test_a_judge_that_cannot_choose_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Judge.model_validate({"template": "j.j2", **fields})
+
+
+def test_a_preference_for_a_word_is_divided_out() -> None:
+    answers = [{"a": 0.8, "b": 0.2}, {"a": 0.2, "b": 0.8}, {"a": 0.8, "b": 0.2}, {"a": 0.8, "b": 0.2}]
+    prior = prior_of(answers)
+    assert prior["a"] / prior["b"] == pytest.approx(4**0.5)  # geometric mean of the odds 4, 1/4, 4, 4
+    assert weigh({"a": 0.8, "b": 0.2}, prior)["a"] == pytest.approx(2 / 3)
+    assert weigh({"a": 0.8, "b": 0.2}, {}) == {"a": 0.8, "b": 0.2}
+    assert weigh({}, prior) == {}

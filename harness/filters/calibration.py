@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -25,11 +25,20 @@ class Calibration(Record):
     threshold: float = 0.0  # a row below it is dropped
     seeds: Annotated[int, Field(ge=0)]  # seeds whose right and wrong labels were both answered
     unanswered: int = 0  # judgements without a usable answer
+    prior: dict[str, float] = {}  # choice -> how likely the judge finds it whatever the text; see `weigh`
 
     @property
     def usable(self) -> bool:
         """Whether the judge is better than chance for certain: the interval lies above 0.5."""
         return self.low is not None and self.low > 0.5 and self.seeds >= MIN_SEEDS
+
+    def weighed(
+        self, prior: Mapping[str, float], right: Sequence[float] | None, keep: float
+    ) -> Calibration:
+        """The same judge with its prior, and its threshold set on `right`, scores weighed by that prior."""
+        if not right:
+            return self
+        return self.model_copy(update={"prior": dict(prior), "threshold": threshold_keeping(right, keep)})
 
     def sentence(self) -> str:
         """One line for people."""
@@ -65,6 +74,29 @@ def calibrate(
         seeds=len(right),
         unanswered=unanswered,
     )
+
+
+def prior_of(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """choice -> geometric mean of its probability over answers about texts of every label; empty without any."""
+    if not answers:
+        return {}
+    return {
+        choice: math.exp(sum(math.log(max(chances[choice], 1e-12)) for chances in answers) / len(answers))
+        for choice in answers[0]
+    }
+
+
+def weigh(chances: Mapping[str, float], prior: Mapping[str, float]) -> dict[str, float]:
+    """Probabilities divided by the prior and scaled to sum to 1.
+
+    A small model prefers some words whatever it reads. Dividing that out is contextual calibration (Zhao et
+    al. 2021, Calibrate before use), with the seeds in the place of content-free inputs.
+    """
+    if not chances or not prior:
+        return dict(chances)
+    weighed = {choice: chance / prior[choice] for choice, chance in chances.items()}
+    total = sum(weighed.values())
+    return {choice: chance / total for choice, chance in weighed.items()}
 
 
 def threshold_keeping(scores: Sequence[float], keep: float) -> float:

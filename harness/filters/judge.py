@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from harness import prompts
 from harness.errors import nearest
 from harness.filters.base import Context
-from harness.filters.calibration import Calibration, calibrate
+from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
 from harness.records import (
     Completion,
     Message,
@@ -81,7 +81,10 @@ class Judge(Record):
         template = prompts.load(context.root / self.template)
         by_label = _shots_by_label(context)
         labels = dict(context.labels)
-        sampling = Sampling(temperature=0, max_tokens=1, choices=self._choices(context), logprobs=20)
+        # a prompt to be continued ends in a word, so the words that follow it begin with a space
+        space = " " if self.form == "completion" else ""
+        choices = tuple(space + choice for choice in self._choices(context))
+        sampling = Sampling(temperature=0, max_tokens=1, choices=choices, logprobs=20)
         requests: list[Request] = []
         for row in rows:
             text = template.render(
@@ -112,14 +115,17 @@ class Judge(Record):
     ) -> list[Verdict]:
         """One verdict per row, same order; `completions` answer `ask(rows, context)` one by one.
 
-        `score` is the probability of the accepted choice among the choices, `against` the likeliest choice.
+        `score` is the probability of the accepted choice among the choices, weighed by the calibration's
+        prior, `against` the likeliest choice.
         With a calibration that is not usable every row is kept, and `completions` may be empty.
         """
         if not calibration.usable:
             return [Verdict(row=row.id, filter=self.kind, keep=True, reason=UNUSED) for row in rows]
         choices = self._choices(context)
         return [
-            self._verdict(row, choice_probabilities(completion, choices), calibration.threshold)
+            self._verdict(
+                row, weigh(choice_probabilities(completion, choices), calibration.prior), calibration.threshold
+            )
             for row, completion in zip(rows, completions, strict=True)
         ]
 
@@ -161,23 +167,35 @@ class Judge(Record):
         """
         choices = self._choices(context)
         right = {seed.id: seed.label for seed in context.seeds}
+        answers = [choice_probabilities(completion, choices) for completion in completions]
+        favours: dict[str, dict[str, float]] = {}  # what each seed's own row was given
+        for row, chances in zip(rows, answers, strict=True):
+            if chances and row.label == right[row.provenance.seeds[0]] and self.choices == "labels":
+                favours[row.provenance.seeds[0]] = chances
         good: dict[str, float] = {}
         bad: dict[str, list[float]] = {}
-        silent = 0
-        for row, completion in zip(rows, completions, strict=True):
-            chances = choice_probabilities(completion, choices)
-            seed = row.provenance.seeds[0]
-            score = chances.get(self._accepted(row), 0.0)
+        for row, chances in zip(rows, answers, strict=True):
             if not chances:
-                silent += 1
-            elif row.label == right[seed]:
+                continue
+            seed = row.provenance.seeds[0]
+            # the other seeds' prior: a seed that weighed itself would look better than a new text does
+            others = prior_of([c for other, c in favours.items() if other != seed])
+            score = weigh(chances, others).get(self._accepted(row), 0.0)
+            if row.label == right[seed]:
                 good[seed] = score
             else:
                 bad.setdefault(seed, []).append(score)
         both = [seed for seed in good if seed in bad]
+        prior = prior_of(list(favours.values()))
+        # rows are weighed by the whole prior, so the threshold must be set on seeds weighed the same way
+        as_rows = [weigh(favours[seed], prior).get(right[seed], 0.0) for seed in both] if favours else None
         return calibrate(
-            [good[seed] for seed in both], [bad[seed] for seed in both], self.keep_seeds, silent, random_seed
-        )
+            [good[seed] for seed in both],
+            [bad[seed] for seed in both],
+            self.keep_seeds,
+            sum(not chances for chances in answers),
+            random_seed,
+        ).weighed(prior, as_rows, self.keep_seeds)
 
     def _choices(self, context: Context) -> tuple[str, ...]:
         return tuple(context.labels) if self.choices == "labels" else self.choices
