@@ -1,0 +1,139 @@
+"""Coverage and false alarms of the intervals in harness/stats.py, by simulation; prints two tables.
+
+    python tests/bench/bench_intervals.py [simulations]
+
+Nominal is 95% two-sided. "misses" are the two ends apart: each should be 2.5%. The gate's lines say how often
+its one-sided 95% bounds call a drop of exactly the margin regressed, or let it pass: each should be 5%.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import stats
+
+Floats = NDArray[np.float64]
+Found = tuple[stats.Interval | None, float]  # an interval and the truth
+
+
+def say(text: str) -> None:
+    """One line of a table."""
+    sys.stdout.write(text + "\n")
+
+
+def line(name: str, found: Iterable[Found]) -> None:
+    """Coverage, misses below and above, and mean width of one setting."""
+    pairs = [(interval, truth) for interval, truth in found if interval is not None]
+    covered = np.mean([interval.covers(truth) for interval, truth in pairs])
+    above = np.mean([truth > interval.high for interval, truth in pairs])
+    below = np.mean([truth < interval.low for interval, truth in pairs])
+    width = np.mean([interval.high - interval.low for interval, _ in pairs])
+    say(f"{name:62}  {covered:6.1%}  {below:5.1%} {above:5.1%}  {width:.4f}")
+
+
+def paired_rates(n: int, p: float, q: float, correlation: float, count: int) -> NDArray[np.int64]:
+    """Counts (both, only a, only b, neither) of two students with rates p and q, one row per simulation."""
+    both = min(p * q + correlation * np.sqrt(p * (1 - p) * q * (1 - q)), p, q)
+    cells = [both, p - both, q - both, max(0.0, 1 - p - q + both)]
+    return np.asarray(np.random.default_rng(n).multinomial(n, np.array(cells) / sum(cells), count))
+
+
+def scores(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The 0/1 scores behind a row of counts."""
+    return np.repeat([1.0, 1.0, 0.0, 0.0], counts), np.repeat([1.0, 0.0, 1.0, 0.0], counts)
+
+
+def binary(count: int) -> None:
+    """Tango's interval, and the gate's alarms, over sizes, rates and correlations."""
+    for n in (100, 200, 400, 1000):
+        for p, q, correlation in ((0.7, 0.7, 0.6), (0.8, 0.75, 0.6), (0.6, 0.55, 0.9), (0.95, 0.93, 0.8)):
+            draws = paired_rates(n, p, q, correlation, count)
+            name = f"paired 0/1, n={n}, rates {p} and {q}, correlation {correlation}"
+            line(name, ((stats.paired_binary(*scores(d)), p - q) for d in draws))
+
+
+def alarms(count: int) -> None:
+    """How often `check` would call a drop of exactly the margin regressed, or let it pass: 5% each."""
+    for n in (100, 240, 400, 1000):
+        for margin in (0.0, 0.03, 0.05):
+            draws = paired_rates(n, 0.8, 0.8 - margin, 0.6, count)
+            found = [stats.paired_binary(now, before, level=0.90) for before, now in map(scores, draws)]
+            regressed = np.mean([f.high < -margin for f in found])
+            passed = np.mean([f.low > -margin for f in found])
+            name = f"gate, n={n}, true drop = margin = {margin}"
+            say(f"{name:62}  regressed {regressed:5.1%}  pass {passed:5.1%}")
+
+
+def real(count: int) -> None:
+    """The BCa bootstrap of means: symmetric, skewed, and mostly zero differences."""
+    kinds: dict[str, tuple[Callable[[np.random.Generator, int], Floats], float]] = {
+        "normal": (lambda rng, n: rng.normal(size=n), 0.0),
+        "skewed (gamma 0.5)": (lambda rng, n: rng.gamma(0.5, size=n), 0.5),
+        "nine in ten are zero": (lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.1), 0.1),
+    }
+    for n in (50, 100, 400):
+        for kind, (draw, truth) in kinds.items():
+            rng = np.random.default_rng(n)
+            values = [draw(rng, n) for _ in range(count)]
+            found = ((stats.mean_interval(x, i), truth) for i, x in enumerate(values))
+            line(f"mean of real values, n={n}, {kind}", found)
+
+
+def groups(count: int) -> None:
+    """The AUC of a judge that knows nothing (0.5) or something (0.76): a right, three wrong labels a seed."""
+    for seeds in (16, 64):
+        for shift, truth in ((0.0, 0.5), (1.0, 0.7602)):
+            rng = np.random.default_rng(seeds)
+            names = [f"seed {i}" for i in range(seeds)]
+            found: list[Found] = []
+            for i in range(count):
+                own = rng.normal(size=(seeds, 1))  # what all scores of one seed share
+                right = shift + 0.5 * own[:, 0] + np.sqrt(0.75) * rng.normal(size=seeds)
+                wrong = 0.5 * own + np.sqrt(0.75) * rng.normal(size=(seeds, 3))
+                repeated = [name for name in names for _ in range(3)]
+                found.append((stats.auc_interval(right, wrong.ravel(), names, repeated, i), truth))
+            line(f"AUC, {seeds} seeds as groups, truth {truth}", found)
+
+
+def side(rng: np.random.Generator, item: Floats, seeds: int, spread: float) -> Floats:
+    """0/1 scores of one recipe, shape (seeds, items); `spread`: of the seeds' true accuracies."""
+    shape = (seeds, item.size)
+    ability = 0.8 + item + rng.normal(0, 0.5, item.size)
+    shaken = (
+        ability + rng.normal(0, spread / 0.18, (seeds, 1)) + rng.normal(0, 0.8, shape)
+    )  # 1 here is 0.18 there
+    return (shaken > rng.logistic(0, 0.2, shape)).astype(np.float64)
+
+
+def recipes(count: int) -> None:
+    """Two equal recipes: items and random seeds vary, with a true spread of seeds of 0, 1 and 2 points."""
+    for n in (240, 1000):
+        for seeds in (3, 5):
+            for spread in (0.0, 0.01, 0.02):
+                rng = np.random.default_rng([n, seeds])
+                found: list[Found] = []
+                for i in range(count):
+                    item = rng.normal(0, 1.5, n)
+                    a, b = side(rng, item, seeds, spread), side(rng, item, seeds, spread)
+                    found.append((stats.two_way_bootstrap(a, b, i), 0.0))
+                line(f"two recipes, n={n}, {seeds} seeds a side, seed spread {spread}", found)
+
+
+def main() -> None:
+    """Print the tables; a number on the command line is how many simulations of each setting."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    say(f"{'setting':62}  {'covers':>6}  {'misses':>11}  width")
+    binary(count)
+    real(count // 2)
+    groups(count // 2)
+    recipes(count // 4)
+    say("")
+    alarms(count)
+
+
+if __name__ == "__main__":
+    main()
