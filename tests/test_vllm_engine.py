@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.engines.vllm import MOST_FIRST_TOKENS, FirstTokens, VLLMEngine
-from harness.errors import MachineError, UsageError
+from harness.errors import UsageError
 from harness.records import Completion, Message, Origin, Request, Sampling
 
 ROOT = Path(__file__).parent.parent
@@ -262,10 +262,17 @@ def test_adapters_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
             VLLMEngine(tmp_path, adapters={"a": tmp_path})
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
 def test_without_vllm_the_remedy_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="use engine: openai or transformers"):
-        VLLMEngine(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; sys.modules['vllm'] = None\n"  # as if it were not installed
+        "from harness.engines.vllm import VLLMEngine\n"
+        "VLLMEngine(Path('nowhere'))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "harness.errors.MachineError: engine vllm: the package vllm cannot be imported" in ran.stderr
+    assert "use engine: openai or transformers" in ran.stderr
 
 
 @given(

@@ -255,7 +255,7 @@ class FirstTokens:
             return found
         for i, entry in positions[0].items():
             text = self._spell()[i].decode(errors="replace")
-            # rows of unequal length are filled with minus infinity, vocabularies with tokens that spell nothing
+            # short rows are filled up with minus infinity, vocabularies with tokens that spell nothing
             if text and math.isfinite(entry.logprob):
                 found[text] = _log_of_sum(found.get(text), float(entry.logprob))
         return found
