@@ -83,9 +83,10 @@ packages "$tmp/train-only" not "$cuda" > locks/train.txt
 without "$tmp/vllm" locks/{base,dev,train}.txt > "$tmp/vllm-only"
 packages "$tmp/vllm-only" not "$cuda" > locks/vllm-cpu.txt
 
-# torch alone, without the CPU build that UV_FIND_LINKS may offer
+# torch alone, without the CPU build that UV_FIND_LINKS may offer; with markers, since elsewhere than on Linux PyPI's torch
+# has no CUDA
 echo 'torch==2.13.0' > "$tmp/torch.in"
-UV_FIND_LINKS='' uv pip compile "$tmp/torch.in" --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+UV_FIND_LINKS='' uv pip compile "$tmp/torch.in" --python-version 3.11 --universal \
     --generate-hashes --no-header --no-annotate --quiet --constraint locks/base.txt --constraint locks/train.txt -o "$tmp/torch"
 packages "$tmp/torch" "$cuda" > locks/torch-cuda.txt
 
