@@ -267,8 +267,10 @@ def test_draws_invert_the_nucleus() -> None:
     # 0.8 keeps the first two, renormalised to 0.625 and 0.375
     assert [draw(probabilities, [0.8], [at])[0] for at in (0.0, 0.62, 0.63, 0.9999)] == [0, 0, 1, 1]
     assert draw(probabilities, [0.1], [0.9999]) == [0]
-    wide = torch.full((1, 2000), 1 / 2000)
-    assert draw(wide, [0.99], [0.9999])[0] < 2000
+    flat = torch.full((2, 20000), 1 / 20000)  # wider than what is looked at first
+    flat[:, 7] *= 2
+    for at in (0.2, 0.9999):
+        assert draw(flat, [0.99, 1.0], [at, at]) == draw(flat[:1], [0.99], [at]) + draw(flat[1:], [1.0], [at])
 
 
 def adapter(tiny_model: Path, folder: Path, targets: list[str], scale: float) -> Path:

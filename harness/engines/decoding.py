@@ -131,17 +131,31 @@ def draw(probabilities: torch.Tensor, top_p: Sequence[float], draws: Sequence[fl
     `probabilities`: [rows, vocabulary]; `draws`: uniform in [0, 1). The nucleus is the smallest set of most
     likely tokens whose mass reaches `top_p` (Holtzman et al. 2020).
     """
-    limit = torch.tensor(top_p, device=probabilities.device, dtype=torch.float64)[:, None]
-    at = torch.tensor(draws, device=probabilities.device, dtype=torch.float64)[:, None]
-    if all(p >= 1 for p in top_p):
-        return _invert(probabilities.double(), at)
-    ordered = probabilities.topk(min(NARROW, probabilities.shape[-1]), dim=-1)
-    if bool((ordered.values.double().sum(-1, keepdim=True) < limit).any()):
-        ordered = probabilities.topk(probabilities.shape[-1], dim=-1)
-    values = ordered.values.double()
-    before = values.cumsum(-1) - values
-    places = _invert(torch.where(before < limit, values, 0.0), at)
-    return [int(ordered.indices[row, place]) for row, place in enumerate(places)]
+    tokens = [0] * len(draws)
+    whole = [row for row, p in enumerate(top_p) if p >= 1]  # no nucleus to find, so no order either
+    if whole:
+        at = _column([draws[row] for row in whole], probabilities)
+        for row, token in zip(whole, _invert(probabilities[whole].double(), at), strict=True):
+            tokens[row] = token
+    pending = [row for row, p in enumerate(top_p) if p < 1]
+    vocabulary = probabilities.shape[-1]
+    for width in [w for w in NARROW if w < vocabulary] + [vocabulary]:
+        if not pending:
+            break
+        limit = _column([top_p[row] for row in pending], probabilities)
+        at = _column([draws[row] for row in pending], probabilities)
+        ordered = probabilities[pending].topk(width, dim=-1)
+        values = ordered.values.double()
+        places = _invert(torch.where(values.cumsum(-1) - values < limit, values, 0.0), at)
+        for i, row in enumerate(pending):
+            tokens[row] = int(ordered.indices[i, places[i]])
+        reached = (values.sum(-1) >= limit[:, 0]).tolist()
+        pending = [row for row, settled in zip(pending, reached, strict=True) if not settled]
+    return tokens
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=like.device, dtype=torch.float64)[:, None]
 
 
 def _invert(weights: torch.Tensor, at: torch.Tensor) -> list[int]:
