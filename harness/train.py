@@ -1,7 +1,7 @@
 """The train stage: every cell of the grid gets an adapter, unless some run has trained the same one before.
 
-    rows of augment + seeds -> grid -> keys -> preflight of every student -> one adapter per missing cell
-    -> runs/.cache/students/KEY/ (shared by all runs), runs/NAME/train/cells.json
+rows of augment + seeds -> grid -> keys -> preflight of every student -> one adapter per missing cell
+-> runs/.cache/students/KEY/ (shared by all runs), runs/NAME/train/cells.json
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.terminal import Advance, Stop, Terminal
 from harness.training.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance, plan
 
 if TYPE_CHECKING:
-    from harness.training.chat import Example
+    from harness.chat import Example
     from harness.training.loop import Base
 
 __all__ = ["plan", "table", "train"]
@@ -90,7 +90,7 @@ def _missing(run: Run, grid: Sequence[GridCell], terminal: Terminal) -> list[Gri
 
 def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, stop: Stop) -> int:
     """Check every student's rows, then train cell after cell; returns how many were finished."""
-    from harness.training.chat import load_chat
+    from harness.chat import load_chat
     from harness.training.loop import load_base
     from harness.training.preflight import preflight
 

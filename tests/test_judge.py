@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.filters import Context, Judge
-from harness.filters.calibration import Calibration, auc_interval, calibrate, threshold_keeping, prior_of, weigh
+from harness.filters.calibration import Calibration, auc_interval, calibrate, prior_of, threshold_keeping, weigh
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
 from harness.records import Completion, Message, Provenance, Request, Row, Seed
 

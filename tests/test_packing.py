@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from harness.chat import Chat, load_chat, tokenize_row
 from harness.config import Train
 from harness.errors import UsageError
 from harness.records import Message, Provenance, Row
-from harness.training.chat import Chat, load_chat, tokenize_row
 from harness.training.loop import update_gradients
 from harness.training.packing import (
     answer_tokens,
+    fold,
     keeps_rows_apart,
     micro_batches,
     pack,
@@ -73,10 +74,22 @@ def test_loss_is_on_exactly_the_answer_and_the_stop_token(chat: Chat) -> None:
     for number, row in enumerate(ROWS):
         mine = packed.owner == number
         assert chat.tokenizer.decode(packed.targets[mine]) == row.label + END_OF_TURN
-        before = packed.input_ids[0, packed.predicting[mine][0]].item()
-        assert before == examples[number].ids[examples[number].answer_start - 1]
+        start = packed.predicting[mine][0]
+        ids = examples[number].ids[: examples[number].answer_start]
+        before = packed.input_ids.flatten()[start + 1 - len(ids) : start + 1]
+        assert before.tolist() == list(ids)
+        assert packed.position_ids.flatten()[start] == len(ids) - 1
     assert len(packed.targets) == answer_tokens(examples)
-    assert packed.position_ids[0].tolist() == [i for e in examples for i in range(len(e.ids) - 1)]
+
+
+def test_sequences_are_as_wide_as_the_longest_row_and_well_filled(chat: Chat) -> None:
+    assert fold([10, 4, 5, 3, 6], 10) == [[0], [4, 1], [2, 3]]
+    assert fold([10, 4, 5], 10, alone=True) == [[0], [2], [1]]
+    examples = [tokenize_row(chat, row) for row in ROWS]
+    longest = max(len(e.ids) - 1 for e in examples)
+    assert pack(examples, CPU).input_ids.shape == (3, longest)  # the two short rows share one
+    assert pack(examples, CPU, width=1000).input_ids.shape == (1, 1000)
+    assert pack(examples, CPU, alone=True).input_ids.shape == (4, longest)
 
 
 def test_what_is_learned_follows_the_prompt_that_is_asked_later(chat: Chat) -> None:
@@ -90,13 +103,15 @@ def test_what_is_learned_follows_the_prompt_that_is_asked_later(chat: Chat) -> N
 def test_packed_losses_equal_the_rows_alone(architecture: str, tmp_path: Path, chat: Chat) -> None:
     network = load(make_tiny_model(tmp_path / architecture, architecture))  # gemma: sliding window of 32
     examples = [tokenize_row(chat, row) for row in ROWS]
-    packed = pack(examples, CPU)
     with torch.no_grad():
-        together = token_losses(network, packed)
-        alone = torch.cat([token_losses(network, pack([example], CPU)) for example in examples])
-        whole = torch.cat([_plain_losses(network, example.ids, example.answer_start) for example in examples])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(together, whole, rtol=1e-5, atol=1e-5)
+        whole = torch.cat([_plain_losses(network, e.ids, e.answer_start) for e in examples])
+        for packed in (
+            pack(examples, CPU),  # sequences as wide as the longest row
+            pack(examples, CPU, width=1000),  # all in one
+            pack(examples, CPU, alone=True),  # a sequence each
+        ):
+            losses = token_losses(network, packed)[packed.owner.argsort(stable=True)]
+            torch.testing.assert_close(losses, whole, rtol=1e-5, atol=1e-5)
     assert keeps_rows_apart(network, examples, CPU)
 
 
@@ -131,11 +146,11 @@ def test_one_by_one_equals_all_at_once(tiny_model: Path, chat: Chat) -> None:
 
 def test_pieces_keep_the_order_and_the_limit(chat: Chat) -> None:
     examples = [tokenize_row(chat, row) for row in ROWS]
-    limit = len(examples[0].ids) + len(examples[1].ids)
-    pieces = list(micro_batches(examples, limit))
-    assert [e for piece in pieces for e in piece] == examples
-    assert all(len(piece) == 1 or sum(len(e.ids) for e in piece) <= limit for piece in pieces)
-    assert [len(piece) for piece in micro_batches(examples, 1)] == [1] * len(examples)
+    for limit in (1, 150, 10_000):
+        pieces = list(micro_batches(examples, limit))
+        assert [e for piece in pieces for e in piece] == examples
+        assert all(len(piece) == 1 or pack(piece, CPU).input_ids.numel() <= limit for piece in pieces)
+    assert len(pieces) == 1
 
 
 SETTINGS = Train(students=("tiny",), sizes=(4,))

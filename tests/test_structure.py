@@ -18,8 +18,9 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "stats": {"records"},
     "filters": {"records", "errors", "text", "prompts", "stats"},
     "scoring": {"records", "errors", "text", "prompts", "stats", "store", "yaml_file"},
-    "engines": {"records", "errors", "store", "yaml_file", "models", "training", "terminal"},
-    "training": {"records", "errors", "store", "config"},
+    "chat": {"records", "errors"},
+    "engines": {"records", "errors", "store", "yaml_file", "chat"},
+    "training": {"records", "errors", "store", "config", "rows", "models", "chat"},
 }
 
 

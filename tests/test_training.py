@@ -15,7 +15,7 @@ from harness.config import Lora, Train
 from harness.errors import MachineError, UsageError
 from harness.models import Model
 from harness.records import Row
-from harness.training.chat import Example, load_chat
+from harness.chat import Example, load_chat
 from harness.training.loop import Base, CellLog, learning_rate, load_base, train_cell
 from harness.training.preflight import preflight
 from tests.test_packing import make_row

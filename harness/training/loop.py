@@ -21,11 +21,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from harness.chat import Example
 from harness.config import Lora, Train
 from harness.errors import MachineError, UsageError
 from harness.models import Model
 from harness.records import Record, Row
-from harness.training.chat import Example
 from harness.training.packing import answer_tokens, keeps_rows_apart, micro_batches, pack, token_losses
 from harness.training.subsets import batches
 
@@ -41,7 +41,7 @@ class Base:
     network: Any  # a transformers causal language model
     device: torch.device
     dtype: torch.dtype
-    packs: bool  # whether rows can share a forward pass without seeing each other
+    packs: bool  # whether rows can share a sequence without seeing each other
 
 
 class CellLog(Record):
@@ -125,16 +125,21 @@ def learning_rate(update: int, updates: int, settings: Train) -> float:
 
 
 def update_gradients(
-    network: torch.nn.Module, examples: Sequence[Example], micro_batch_tokens: int, device: torch.device
+    network: torch.nn.Module,
+    examples: Sequence[Example],
+    micro_batch_tokens: int,
+    device: torch.device,
+    alone: bool = False,
 ) -> float:
     """Add one update's gradients to the network's parameters; returns its mean loss in nats.
 
     Every answer token of the whole update weighs the same, so how it is cut into pieces changes nothing.
+    With `alone`, no two rows share a sequence.
     """
     total = answer_tokens(examples)
     loss = 0.0
-    for piece in micro_batches(examples, micro_batch_tokens):
-        share = token_losses(network, pack(piece, device)).sum() / total
+    for piece in micro_batches(examples, micro_batch_tokens, alone):
+        share = token_losses(network, pack(piece, device, alone)).sum() / total
         share.backward()  # type: ignore[no-untyped-call]
         loss += share.item()
     return loss
@@ -154,7 +159,6 @@ def _tune(
     network.train()
     adapter = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(adapter, lr=settings.learning_rate, weight_decay=0.0)
-    piece_tokens = settings.micro_batch_tokens if base.packs else 1
     losses: list[float] = []
     tokens = 0
     started = time.monotonic()
@@ -162,7 +166,9 @@ def _tune(
         if stop() and _seconds_left(done, updates, started) > FINISH_SECONDS:
             return None
         update = [examples[row.id] for row in batch]
-        loss = update_gradients(network, update, piece_tokens, base.device)
+        loss = update_gradients(
+            network, update, settings.micro_batch_tokens, base.device, alone=not base.packs
+        )
         norm = torch.nn.utils.clip_grad_norm_(adapter, GRADIENT_NORM)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise MachineError(

@@ -1,66 +1,101 @@
-"""Many rows in one forward pass, as if each were alone.
+"""Many rows in one forward pass, as if each were alone, with little spent on anything but rows and answers.
 
-Rows are laid end to end in one sequence whose position ids start again at every row; from that restart
-transformers builds the block-diagonal causal mask itself, sliding windows included. The LM head runs
-only where a token of an answer is predicted. Both together ran 2.2 times as fast as TRL's trainer.
+Rows are laid end to end in sequences as wide as the longest of them. Position ids start again at every row,
+and from that restart transformers builds the block-diagonal causal mask itself, sliding windows included.
+Rows much alike in length so get a sequence each, and attention costs what it would cost alone. The LM head
+runs only where a token of an answer is predicted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from harness.training.chat import Example
+from harness.chat import Example
+
+PAD = 0  # any token does: what stands after a sequence's rows is seen by none of them
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows end to end. T tokens, N of them predicted."""
+    """B sequences of W tokens, N of which predict a token of an answer."""
 
-    input_ids: Tensor  # (1, T) int64
-    position_ids: Tensor  # (1, T) int64, from 0 in every row
-    predicting: Tensor  # (N,) int64: places in T whose next token is part of an answer
+    input_ids: Tensor  # (B, W) int64
+    position_ids: Tensor  # (B, W) int64, from 0 in every row
+    predicting: Tensor  # (N,) int64: places in B * W whose next token is part of an answer
     targets: Tensor  # (N,) int64: those next tokens
-    owner: Tensor  # (N,) int64: which row each belongs to
+    owner: Tensor  # (N,) int64: which of the given examples each belongs to
 
 
-def pack(examples: Sequence[Example], device: torch.device) -> Packed:
-    """Lay rows end to end. A row's last token is only ever predicted, so it is left out of the input."""
-    ids: list[int] = []
-    positions: list[int] = []
+def fold(lengths: Sequence[int], width: int, alone: bool = False) -> list[list[int]]:
+    """Rows (by number) of each sequence: longest first, each into the first sequence with room for it.
+
+    With `alone`, every row has a sequence to itself.
+    """
+    sequences: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        place = next((i for i, left in enumerate(room) if left >= lengths[number] and not alone), None)
+        if place is None:
+            place = len(sequences)
+            sequences.append([])
+            room.append(width)
+        sequences[place].append(number)
+        room[place] -= lengths[number]
+    return sequences
+
+
+def pack(examples: Sequence[Example], device: torch.device, alone: bool = False, width: int = 0) -> Packed:
+    """Lay rows into sequences of `width` tokens, or of the longest row's if that is more.
+
+    A row's last token is only ever predicted, so it is left out of the input.
+    """
+    lengths = [len(example.ids) - 1 for example in examples]
+    width = max(width, *lengths)
+    ids: list[list[int]] = []
+    positions: list[list[int]] = []
     predicting: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
-    for number, example in enumerate(examples):
-        start, length = len(ids), len(example.ids) - 1
-        ids += example.ids[:-1]
-        positions += range(length)
-        predicting += range(start + example.answer_start - 1, start + length)
-        targets += example.ids[example.answer_start :]
-        owner += [number] * (len(example.ids) - example.answer_start)
+    for numbers in fold(lengths, width, alone):
+        start = len(ids) * width
+        tokens: list[int] = []
+        places: list[int] = []
+        for number in numbers:
+            example, length = examples[number], lengths[number]
+            answer = example.ids[example.answer_start :]
+            predicting += range(start + len(tokens) + length - len(answer), start + len(tokens) + length)
+            targets += answer
+            owner += [number] * len(answer)
+            tokens += example.ids[:-1]
+            places += range(length)
+        spare = width - len(tokens)
+        ids.append(tokens + [PAD] * spare)
+        positions.append(places + list(range(places[-1] + 1, places[-1] + 1 + spare)))
 
-    def tensor(values: list[int]) -> Tensor:
+    def tensor(values: Sequence[object]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    return Packed(
-        tensor(ids)[None], tensor(positions)[None], tensor(predicting), tensor(targets), tensor(owner)
-    )
+    return Packed(tensor(ids), tensor(positions), tensor(predicting), tensor(targets), tensor(owner))
 
 
-def micro_batches(examples: Sequence[Example], tokens: int) -> Iterator[tuple[Example, ...]]:
-    """Cut one update's rows, in order, into pieces of at most `tokens` tokens, or of one longer row."""
+def micro_batches(
+    examples: Sequence[Example], tokens: int, alone: bool = False
+) -> Iterator[tuple[Example, ...]]:
+    """Cut one update's rows, in order, into pieces of at most `tokens` tokens packed, or one longer row."""
     piece: list[Example] = []
-    held = 0
     for example in examples:
-        if piece and held + len(example.ids) > tokens:
+        lengths = [len(e.ids) - 1 for e in (*piece, example)]
+        if piece and len(fold(lengths, max(lengths), alone)) * max(lengths) > tokens:
             yield tuple(piece)
-            piece, held = [], 0
+            piece = []
         piece.append(example)
-        held += len(example.ids)
     if piece:
         yield tuple(piece)
 
@@ -70,26 +105,41 @@ def answer_tokens(examples: Sequence[Example]) -> int:
     return sum(len(example.ids) - example.answer_start for example in examples)
 
 
-def token_losses(model: Module, packed: Packed) -> Tensor:
+def token_losses(network: Module, packed: Packed) -> Tensor:
     """(N,) float32: negative log-likelihood in nats of each answer token."""
-    output = model(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        logits_to_keep=packed.predicting,
-        use_cache=False,
-    )
+    with _head_reads(network, packed.predicting):
+        output = network(input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False)
     return torch.nn.functional.cross_entropy(output.logits[0].float(), packed.targets, reduction="none")
 
 
-@torch.no_grad()
-def keeps_rows_apart(model: Module, examples: Sequence[Example], device: torch.device) -> bool:
-    """Whether a row's losses stay what they are when the row packed before it changes.
+@contextmanager
+def _head_reads(network: Any, places: Tensor) -> Iterator[None]:
+    """Inside the block the LM head sees the hidden states at `places` only: (1, N, hidden), not (B, W, hidden).
 
-    Some architectures carry a state from token to token (convolutions, recurrences) past the mask;
-    their rows must be run one by one.
+    transformers' own `logits_to_keep` takes the same places in every sequence, and these differ.
     """
-    first, second = examples[0], examples[-1]
+
+    def choose(head: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (given[0].flatten(0, 1)[places][None], *given[1:])
+
+    hook = network.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def keeps_rows_apart(network: Module, examples: Sequence[Example], device: torch.device) -> bool:
+    """Whether a row's losses stay what they are when the row before it in its sequence changes.
+
+    Some architectures carry a state from token to token (convolutions, recurrences) past the mask; their
+    rows need a sequence each.
+    """
+    first, second = sorted((examples[0], examples[-1]), key=lambda e: -len(e.ids))
     other = Example(first.row, first.ids[::-1], first.answer_start)
-    losses = [token_losses(model, pack([row, second], device)) for row in (first, other)]
-    mine = losses[0].shape[0] - answer_tokens([second])
-    return bool(torch.allclose(losses[0][mine:], losses[1][mine:], rtol=1e-3, atol=1e-3))
+    losses = []
+    for row in (first, other):
+        packed = pack([row, second], device, width=len(first.ids) + len(second.ids))
+        losses.append(token_losses(network, packed)[packed.owner == 1])
+    return bool(torch.allclose(losses[0], losses[1], rtol=1e-3, atol=1e-3))

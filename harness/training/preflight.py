@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.chat import Chat, Example, tokenize_row
 from harness.config import Train
 from harness.errors import UsageError
 from harness.records import Row
-from harness.training.chat import Chat, Example, tokenize_row
 
 
 def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, Example]:

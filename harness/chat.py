@@ -39,9 +39,13 @@ def load_chat(name: str, folder: Path) -> Chat:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return of_tokenizer(name, tokenizer, stop_tokens(folder, tokenizer.eos_token_id))
+
+
+def of_tokenizer(name: str, tokenizer: Any, stops: frozenset[int]) -> Chat:
+    """The same for a tokenizer that is loaded already. Raises as `load_chat`."""
     if not tokenizer.chat_template:
         raise UsageError(f"{name}: its tokenizer has no chat template; a student needs an instruct model")
-    stops = stop_tokens(folder, tokenizer.eos_token_id)
     if not stops:
         raise UsageError(f"{name}: neither its tokenizer nor its generation_config.json names an eos token")
     return Chat(name, tokenizer, stops)
@@ -67,10 +71,21 @@ def tokenize_row(chat: Chat, row: Row) -> Example:
     Raises UsageError naming the row when the template's prompt is no prefix of the whole conversation,
     when something else than the answer follows it, or when no stop token does.
     """
-    prompt, full = prompt_text(chat, row.messages[:-1]), _render(chat, row.messages)
-    where = f"{chat.name}: row {row.id}"
-    answer = row.messages[-1].content
-    if row.messages[-1].role != "assistant" or not answer.strip():
+    ids, start = tokenize_chat(chat, row.messages, f"row {row.id}")
+    return Example(row.id, ids, start)
+
+
+def prompt_ids(chat: Chat, messages: Sequence[Message]) -> tuple[int, ...]:
+    """The token ids after which the model answers `messages`. Raises as `prompt_text`."""
+    return _ids(chat, prompt_text(chat, messages))
+
+
+def tokenize_chat(chat: Chat, messages: Sequence[Message], what: str) -> tuple[tuple[int, ...], int]:
+    """(ids of a conversation up to its stop token, where its last answer starts). Raises as `tokenize_row`."""
+    prompt, full = prompt_text(chat, messages[:-1]), _render(chat, messages)
+    where = f"{chat.name}: {what}"
+    answer = messages[-1].content
+    if messages[-1].role != "assistant" or not answer.strip():
         raise UsageError(f"{where}: its last message is not an assistant's answer with text in it")
     if not full.startswith(prompt):
         raise UsageError(
@@ -82,13 +97,13 @@ def tokenize_row(chat: Chat, row: Row) -> Example:
             f"{where}: the chat template puts {full[len(prompt) :][:60]!r} where the answer"
             f" {answer[:60]!r} belongs"
         )
-    ids, prompt_ids = _ids(chat, full), _ids(chat, prompt)
-    if ids[: len(prompt_ids)] != prompt_ids:
+    ids, before = _ids(chat, full), _ids(chat, prompt)
+    if ids[: len(before)] != before:
         raise UsageError(
             f"{where}: the prompt's last token and the answer's first merge into one;"
             f" the chat template must end the prompt with a mark or a line break"
         )
-    return Example(row.id, ids[: _end(chat, where, ids, len(prompt_ids))], len(prompt_ids))
+    return ids[: _end(chat, where, ids, len(before))], len(before)
 
 
 def _end(chat: Chat, where: str, ids: Sequence[int], answer_start: int) -> int:
