@@ -129,7 +129,11 @@ def test_no_answer_whatever_it_is_breaks_the_reading(answer: object) -> None:
 
 
 def test_logprobs_that_are_no_numbers_are_left_out() -> None:
-    logprobs = {"tokens": ["a"], "token_logprobs": [float("-inf")], "top_logprobs": [{"b": -1.0}]}
+    logprobs = {
+        "tokens": ["a"],
+        "token_logprobs": [float("-inf")],
+        "top_logprobs": [{"b": -1.0, "c": -9999.0}],
+    }
     assert wire.first_logprobs(logprobs) == {"b": -1.0}
 
 

@@ -6,7 +6,6 @@ Guided decoding is asked for as vLLM's server takes it: `structured_outputs: {"c
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -19,6 +18,7 @@ TIMEOUT = "no answer in time"
 NO_ANSWER = "the connection failed"
 GARBAGE = "the answer is not what an OpenAI-compatible endpoint sends"
 LONGEST_REASON = 200  # characters
+IMPOSSIBLE = -1000.0  # vLLM's server writes -9999 for a token that guided decoding does not allow
 
 
 def body(request: Request, model: str) -> dict[str, Any]:
@@ -83,6 +83,7 @@ def first_logprobs(logprobs: Any) -> dict[str, float]:
     """Token text -> log-probability (nats) at the first position, from either form of answer; {} without any.
 
     An endpoint reports the likeliest tokens and the one it picked; a choice that is not among them is absent.
+    vLLM's server takes them after the mask of guided decoding, so that all it allows comes first.
     """
     found: dict[str, float] = {}
     if not isinstance(logprobs, Mapping):
@@ -96,7 +97,7 @@ def first_logprobs(logprobs: Any) -> dict[str, float]:
             found[str(token)] = float(value)
         if (own := (logprobs.get("token_logprobs") or [None])[0]) is not None:
             found[str(logprobs["tokens"][0])] = float(own)
-    return {token: value for token, value in found.items() if math.isfinite(value)}
+    return {token: value for token, value in found.items() if token and IMPOSSIBLE < value <= 0.001}
 
 
 def reason(response: httpx.Response, hidden: Sequence[str]) -> str:
