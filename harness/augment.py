@@ -159,8 +159,8 @@ def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
         if not isinstance(suite.spec, BenchmarkSuite):
             continue
         try:
-            task = benchmarks.benchmark_task(suite.spec)
-            protected += [Protected(suite.name, name, text) for name, text in benchmarks.questions(task)]
+            tasks = benchmarks.benchmark_tasks(suite.spec)
+            protected += [Protected(suite.name, name, text) for name, text in benchmarks.questions(tasks)]
         except benchmarks.NotReachable as why:
             terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
     return Context(

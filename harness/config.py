@@ -119,6 +119,7 @@ class Eval(Record):
     suites: Annotated[tuple[str, ...], Field(min_length=1)]
     prompting: tuple[Literal["zero_shot", "few_shot"], ...] = ("zero_shot", "few_shot")
     reference: Literal["tfidf_logistic_regression"] | None = "tfidf_logistic_regression"
+    limit: Annotated[int, Field(ge=1)] | None = None  # items of a public benchmark at most, for a quick look
     batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tree nodes of one forward pass; memory, not results
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -228,7 +229,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
             raise UsageError(
                 f"{at('eval', 'suites', i)}: there is no suite {name!r}{nearest(name, known)}; there are: {allowed}"
             )
-        suites[name] = load_suite(suite_path, root, tuple(task.labels))
+        suites[name] = load_suite(suite_path, root, tuple(task.labels), run_file.eval.limit)
     _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
     if run_file.shuffle_labels:

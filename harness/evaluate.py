@@ -162,11 +162,11 @@ def _score_all(
     """Cards of all subjects, stored or new, and why a suite could not be run."""
     cards: list[Scorecard] = []
     not_run: dict[str, str] = {}
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, list[Any]] = {}
     for name, suite in run.suites.items():
         if isinstance(suite.spec, BenchmarkSuite) and not _all_stored(run, subjects, suite):
             try:
-                tasks[name] = benchmarks.benchmark_task(suite.spec)
+                tasks[name] = benchmarks.benchmark_tasks(suite.spec)
             except benchmarks.NotReachable as why:
                 not_run[name] = str(why)
     todo = [(s, suite) for s in subjects for suite in run.suites.values() if applies(suite, s)]
@@ -186,7 +186,7 @@ def _score_all(
                     engine = None  # let go of the last one before the next is loaded
                     engine, loaded = open_student(subject.base, subject.adapter), (subject.base, subject.adapter)
                 started = time.monotonic()
-                scores = score_suite(run, subject, suite, engine, tasks.get(suite.name))
+                scores = score_suite(run, subject, suite, engine, tasks.get(suite.name, []))
                 card = _store(run, key, subject, suite, scores, time.monotonic() - started)
             # a card may come from another run, where the same weights had another name
             cards.append(card.model_copy(update={"student": subject.cell.name, "cell": subject.cell}))
@@ -198,7 +198,9 @@ def _all_stored(run: Run, subjects: Sequence[Subject], suite: Suite) -> bool:
     return all(stored_card(run, card_key(run, s, suite)) for s in subjects if applies(suite, s))
 
 
-def score_suite(run: Run, subject: Subject, suite: Suite, engine: StudentEngine, task: Any) -> list[Score]:
+def score_suite(
+    run: Run, subject: Subject, suite: Suite, engine: StudentEngine, tasks: Sequence[Any]
+) -> list[Score]:
     """Per-item scores of one subject on one suite, by the suite's kind."""
     spec = suite.spec
     if isinstance(spec, LabelsSuite):
@@ -208,7 +210,7 @@ def score_suite(run: Run, subject: Subject, suite: Suite, engine: StudentEngine,
         return score_choices(suite.items, spec, engine)
     if isinstance(spec, OpenEndedSuite):
         return score_open_ended(suite.items, engine, subject.key, spec.max_tokens, list(run.task.labels))
-    return benchmarks.score_benchmark(spec, task, engine)
+    return benchmarks.score_benchmark(spec, tasks, engine)
 
 
 def asked_with(run: Run, subject: Subject, items: Sequence[Item], engine: StudentEngine) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,37 +33,42 @@ class NotReachable(Exception):
     """The benchmark's rows are neither in the local folder nor on a hub that answers; says why."""
 
 
-def benchmark_task(suite: BenchmarkSuite) -> Task:
-    """The library's task with its rows loaded. Raises UsageError for a name nobody has, NotReachable."""
+def benchmark_tasks(suite: BenchmarkSuite) -> list[Task]:
+    """The library's tasks (a group such as mmlu has many) with their rows loaded.
+
+    Raises UsageError for a name nobody has, NotReachable when the rows are nowhere to be had.
+    """
     import datasets
 
     datasets.disable_progress_bars()
-    manager, found = _find(suite.benchmark)
-    config = {**found, "num_fewshot": suite.num_fewshot}
-    local = _local_files(config)
-    if local:
-        config |= {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": local}}
-        config["task"] = f"{suite.benchmark}_local"  # a name the library knows would bring its own rows back
-    else:
-        why_not = _hub_closed()
-        if why_not:
-            raise NotReachable(f"{_where(config)}; {why_not}")
-    try:
-        loaded = manager.load([config])["tasks"]
-    except (OSError, ConnectionError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NotReachable(f"{_where(config)}; the hub did not answer: {first[:200]}") from error
-    task: Task = next(iter(loaded.values()))
-    return task
+    manager, configs = _find(suite.benchmark)
+    closed: str | None = None
+    tasks: list[Task] = []
+    for found in configs:
+        config = {**found, "num_fewshot": suite.num_fewshot}
+        local = _local_rows(config)
+        if local:
+            config |= local
+        elif not tasks:
+            closed = _hub_closed()  # asked once: the other tasks of a group come from the same place
+        if not local and closed:
+            raise NotReachable(f"{_where(config)}; {closed}")
+        try:
+            tasks += manager.load([config])["tasks"].values()
+        except (OSError, ConnectionError, ValueError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise NotReachable(f"{_where(config)}; the hub did not answer: {first[:200]}") from error
+    return tasks
 
 
-def _find(name: str) -> tuple[TaskManager, dict[str, Any]]:
-    """The library's own definition of a task.
+def _find(name: str) -> tuple[TaskManager, list[dict[str, Any]]]:
+    """The library's own definitions behind a name.
 
     Indexing all of its ten thousand files takes seconds, so folders whose name starts the task's are tried first.
     """
     import lm_eval.tasks
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
 
     home = Path(str(lm_eval.tasks.__file__)).parent
     likely = [folder for folder in home.iterdir() if folder.is_dir() and name.startswith(folder.name)]
@@ -73,13 +79,26 @@ def _find(name: str) -> tuple[TaskManager, dict[str, Any]]:
             include_path=[str(folder) for folder in where] if where else None,
             include_defaults=where is None,
         )
-        entry = manager.task_index.get(name)
-        if entry is not None and "task" in (entry.cfg or {}):
-            return manager, dict(entry.cfg)
+        # the index leaves a task's functions as names; read its file once more with them
+        files = [manager.task_index[leaf].yaml_path for leaf in _leaves(manager, name)]
+        configs = [load_yaml(file, resolve_func=True) for file in files]
+        if configs:
+            return manager, configs
     raise UsageError(
-        f"benchmark: {name!r} is no task of lm-evaluation-harness{nearest(name, manager.all_subtasks)};"
+        f"benchmark: {name!r} is no task of lm-evaluation-harness{nearest(name, manager.all_tasks)};"
         " `lm-eval ls tasks` lists them"
     )
+
+
+def _leaves(manager: TaskManager, name: str) -> list[str]:
+    """The tasks behind the name of a task, a tag or a group, in order of name."""
+    entry = manager.task_index.get(name)
+    if entry is None:
+        return []
+    if entry.kind.name == "TASK":
+        return [name]
+    below = sorted(entry.tags) if entry.kind.name == "TAG" else [str(n) for n in (entry.cfg or {}).get("task", [])]
+    return sorted({leaf for child in below for leaf in _leaves(manager, child)})
 
 
 def _hub_closed() -> str | None:
@@ -99,18 +118,34 @@ def _hub_closed() -> str | None:
     return None
 
 
-def _local_files(config: dict[str, Any]) -> dict[str, str]:
-    """Split -> file of the local folder, for every split the task names; empty when one is missing."""
+def _local_rows(config: dict[str, Any]) -> dict[str, Any]:
+    """What to change in a task so that it reads the local folder; nothing when a split of it is missing there.
+
+    A file that holds all configurations of a dataset (mmlu) is narrowed to the rows whose `subject` is this one.
+    """
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return {}
     dataset = str(config["dataset_path"]).split("/")[-1]
     name = config.get("dataset_name")
     splits = {str(config[key]) for key in SPLITS if config.get(key)}
-    for stem in [s for s in (name, dataset, f"{dataset}_{name}") if s]:
+    for stem in [s for s in (name, dataset, dataset.replace("_qa", "qa"), f"{dataset.replace('_qa', 'qa')}_{name}") if s]:
         files = {split: Path(folder) / f"{stem}_{split}.jsonl" for split in splits}
-        if files and all(file.is_file() for file in files.values()):
-            return {split: str(file) for split, file in files.items()}
+        there = {split: str(file) for split, file in files.items() if file.is_file()}
+        needed = {str(config[key]) for key in ("test_split", "validation_split") if config.get(key)}
+        if not there or not (needed & set(there)):
+            continue
+        changes: dict[str, Any] = {
+            # a name the library knows would bring its own rows back
+            "task": f"{config['task']}_local",
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": there},
+        }
+        changes |= {key: None for key in SPLITS if config.get(key) and str(config[key]) not in there}
+        if name and stem == dataset:
+            changes["process_docs"] = lambda rows: rows.filter(lambda row: row["subject"] == name)
+        return changes
     return {}
 
 
@@ -120,32 +155,40 @@ def _where(config: dict[str, Any]) -> str:
     return f"{config.get('dataset_path')}: {looked}"
 
 
-def chosen_documents(task: Task, limit: int | None) -> list[tuple[int, str]]:
-    """(index, 16-hex id) of the documents to score: all, or the `limit` first by content digest."""
-    named = [
-        (index, digest("document", json.dumps(document, sort_keys=True, default=str))[:16])
-        for index, document in enumerate(task.eval_docs)
-    ]
-    if limit is None or limit >= len(named):
-        return named
-    return sorted(sorted(named, key=lambda pair: pair[1])[:limit])
+def chosen_documents(tasks: Sequence[Task], limit: int | None) -> list[tuple[Task, int, str]]:
+    """(task, index, 16-hex id) of the documents to score: all, or `limit` of them by content digest.
+
+    A group's tasks are taken in turn, so that a small limit still reaches every subject.
+    """
+    queues = []
+    for task in tasks:
+        named = [
+            (digest("document", json.dumps(document, sort_keys=True, default=str))[:16], index)
+            for index, document in enumerate(task.eval_docs)
+        ]
+        queues.append([(task, index, name) for name, index in sorted(named)])
+    total = sum(map(len, queues))
+    taken = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
+    return taken[: total if limit is None else limit]
 
 
-def score_benchmark(suite: BenchmarkSuite, task: Task, engine: StudentEngine) -> list[Score]:
+def score_benchmark(suite: BenchmarkSuite, tasks: Sequence[Task], engine: StudentEngine) -> list[Score]:
     """One score per chosen document, with the task's own metrics as values."""
     from lm_eval import simple_evaluate
 
-    documents = chosen_documents(task, suite.limit)
-    name = task.config.task
+    documents = chosen_documents(tasks, suite.limit)
+    wanted: dict[str, list[int]] = {}
+    for task, index, _ in documents:
+        wanted.setdefault(task.config.task, []).append(index)
     result = simple_evaluate(
         model=_bridge(engine),
-        tasks=[task],
-        samples={name: [index for index, _ in documents]},
+        tasks=[task for task in tasks if task.config.task in wanted],
+        samples=wanted,
         bootstrap_iters=0,
         log_samples=True,
     )
-    by_index = {sample["doc_id"]: sample for sample in result["samples"][name]}
-    return [_score(by_index.get(index), item) for index, item in documents]
+    found = {(name, sample["doc_id"]): sample for name, all_ in result["samples"].items() for sample in all_}
+    return [_score(found.get((task.config.task, index)), item) for task, index, item in documents]
 
 
 def _score(sample: dict[str, Any] | None, item: str) -> Score:
@@ -178,8 +221,10 @@ def _bridge(engine: StudentEngine) -> Any:
     return Bridge()
 
 
-def questions(task: Task) -> list[tuple[str, str]]:
+def questions(tasks: Sequence[Task]) -> list[tuple[str, str]]:
     """(16-hex id, question as the task words it) of every document, so that no training row repeats one."""
-    documents = list(task.eval_docs)
-    named = chosen_documents(task, None)
-    return [(name, str(task.doc_to_text(documents[index]))) for index, name in named]
+    documents = {task.config.task: list(task.eval_docs) for task in tasks}
+    return [
+        (name, str(task.doc_to_text(documents[task.config.task][index])))
+        for task, index, name in chosen_documents(tasks, None)
+    ]

@@ -121,12 +121,16 @@ class Suite:
         return tuple(sorted({item.choices[item.gold] for item in self.items if item.gold is not None}))
 
 
-def load_suite(path: Path, root: Path, labels: tuple[str, ...]) -> Suite:
-    """Load one suite and its items. `labels` are the task's. Raises UsageError naming file, line, value."""
+def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | None = None) -> Suite:
+    """Load one suite and its items. `labels` are the task's; `limit` caps the items of a benchmark.
+
+    Raises UsageError naming file, line, value.
+    """
     document = yaml_file.load(path)
     spec = _parse(document)
     if isinstance(spec, BenchmarkSuite):
-        return Suite(path.stem, spec, ())
+        caps = [n for n in (spec.limit, limit) if n is not None]
+        return Suite(path.stem, spec.model_copy(update={"limit": min(caps, default=None)}), ())
     items_path = root / spec.items
     if not items_path.is_file():
         names = [str(p.relative_to(root)) for p in items_path.parent.glob("*")] if items_path.parent.is_dir() else []
