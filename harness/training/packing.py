@@ -114,7 +114,7 @@ def token_losses(network: Module, packed: Packed) -> Tensor:
 
 @contextmanager
 def _head_reads(network: Any, places: Tensor) -> Iterator[None]:
-    """Inside the block the LM head sees only the hidden states at `places`: (1, N, hidden), not (B, W, hidden).
+    """Inside the block the LM head sees the hidden states at `places` only: (1, N, hidden).
 
     transformers' own `logits_to_keep` takes the same places in every sequence, and these differ.
     """
