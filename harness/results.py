@@ -20,6 +20,7 @@ class Results:
     folder: Path  # runs/NAME/eval
     digest: str  # of what eval was asked for
     cards: tuple[Scorecard, ...]
+    not_run: dict[str, str]  # suite -> why it could not be run
 
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""
@@ -48,7 +49,7 @@ def load_results(run_folder: Path) -> Results:
     stored: Any = read_json(path)
     try:
         cards = tuple(Scorecard.model_validate(card) for card in stored["cards"])
-        return Results(folder, str(stored["digest"]), cards)
+        return Results(folder, str(stored["digest"]), cards, dict(stored.get("not_run", {})))
     except (KeyError, TypeError, ValidationError) as error:
         what = str(error).splitlines()[0]
         raise UsageError(

@@ -1,0 +1,295 @@
+"""The whole loop with a tiny student: every artifact, running it again, growing it, killing it, the null run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.analysis import arms, headline
+from harness.ask import ask
+from harness.augment import augment
+from harness.check import bless, check
+from harness.clean import clean
+from harness.config import Run, load_run
+from harness.engines.scripted import ScriptedEngine
+from harness.engines.transformers import TransformersEngine
+from harness.evaluate import evaluate, most_shots
+from harness.records import Score, Seed
+from harness.report import report
+from harness.results import load_results
+from harness.scoring.base import StudentEngine
+from harness.stats import MIN_SEEDS
+from harness.terminal import Stop
+from harness.train import train
+from tests.project import write_project
+from tests.test_augment import Quiet
+
+ROOT = Path(__file__).parent.parent
+OPENED: list[Path | None] = []
+
+
+def opener(base: Path, adapter: Path | None) -> StudentEngine:
+    OPENED.append(adapter)
+    return TransformersEngine(base, adapter, device="cpu")
+
+
+def loop(run: Run) -> Quiet:
+    terminal = Quiet()
+    script = run.root / "prompts/shop/teacher.json"
+    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), terminal, Stop())
+    train(run, terminal, Stop())
+    evaluate(run, opener, terminal, Stop())
+    report(run, terminal)
+    return terminal
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Run, Quiet]:
+    run = load_run(write_project(tmp_path_factory.mktemp("loop"), str(tiny_model)))
+    return run, loop(run)
+
+
+def test_every_student_has_a_card_on_every_suite(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    results = load_results(run.folder)
+    asked = {(card.suite, card.student.split(".", 1)[-1], card.prompting) for card in results.cards}
+    tuned = {"filtered.4.s0", "filtered.12.s0", "seeds_only.60.s0"}
+    students = {(suite, name) for suite, name, how in asked if how == "zero_shot"}
+    for suite in ("shop", "talk", "facts"):
+        names = {name.split("tiny", 1)[-1] for s, name in students if s == suite}
+        assert {t for t in tuned if any(n.endswith(t) for n in names)} == tuned
+    assert any(how == "few_shot" for _, _, how in asked)
+    for card in results.cards:
+        scores = results.scores(card)
+        assert len(scores) == card.items == card.scored + card.unparsed + card.failed
+        assert card.complete
+        test = [s for s in scores if s.split == "test"]
+        if "accuracy" in card.metrics:
+            mean = sum(s.values["accuracy"] for s in test) / len(test)
+            assert card.metrics["accuracy"] == pytest.approx(mean)
+
+
+def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
+    run, terminal = done
+    text = (run.folder / "eval" / "report.md").read_text()
+    for part in ("best alternative", "these weights", "What tuning broke", "What it cost", "updates", "TF-IDF"):
+        assert part in text
+    pictures = list((run.folder / "eval").glob("*.png"))
+    assert len(pictures) == 1
+    assert pictures[0].read_bytes().startswith(b"\x89PNG")
+    assert any("best alternative" in said for said in terminal.said)
+
+
+def test_again_with_nothing_changed_nothing_is_done(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    before = len(OPENED)
+    terminal = loop(run)
+    assert len(OPENED) == before
+    assert sum("nothing to do" in said for said in terminal.said) == 3
+
+
+def test_the_adapters_open_with_plain_peft(done: tuple[Run, Quiet], tiny_model: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run, _ = done
+    cells = json.loads((run.folder / "train" / "cells.json").read_text())["cells"]
+    folders = [run.root / cell["folder"] for cell in cells if cell["folder"]]
+    assert len(folders) == 3
+    for folder in folders:
+        base = AutoModelForCausalLM.from_pretrained(tiny_model)
+        assert PeftModel.from_pretrained(base, str(folder)).peft_config
+        assert str(run.root) not in (folder / "adapter_config.json").read_text()
+
+
+def test_a_grown_run_pays_only_for_what_is_new(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    (run.root / "runs/grown.yaml").write_text("extends: shop.yaml\ntrain: {random_seeds: [0, 1, 2]}\n")
+    grown = load_run(run.root / "runs/grown.yaml")
+    before = len(list((run.cache / "students").iterdir()))
+    opened = len(OPENED)
+    terminal = loop(grown)
+    assert len(list((run.cache / "students").iterdir())) == before + 2 * 3
+    assert len(OPENED) - opened == 2 * 3, "the base and the first seed's students were scored before"
+    funnel = json.loads((grown.folder / "augment" / "funnel.json").read_text())
+    assert funnel["calls_paid"] == 0
+    assert (grown.folder / "augment/train.jsonl").read_bytes() == (run.folder / "augment/train.jsonl").read_bytes()
+    assert any("this recipe" in said for said in terminal.said)
+    results = load_results(grown.folder)
+    found = headline(results, arms(results, "shop"), grown.file.train.students[0], 0)
+    assert found is not None
+    assert found.difference.question == "this recipe"
+    assert len(found.arm.cards) == MIN_SEEDS
+
+
+def test_clean_keeps_what_runs_refer_to(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    orphan = run.cache / "students" / ("0" * 64)
+    orphan.mkdir()
+    assert clean(run.root / "runs", True, Quiet()) == [orphan]
+    clean(run.root / "runs", False, Quiet())
+    assert not orphan.exists()
+    assert "nothing to do" in loop(run).said[1]
+
+
+def test_bless_then_check_passes_and_a_worse_student_does_not(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    bless(run, Quiet())
+    assert check(run, Quiet()) == 0
+    assert (run.root / "runs" / "shop.baseline.json").stat().st_size < 20_000
+
+
+def test_ask_answers_side_by_side(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    terminal = Quiet()
+    ask(run, "where is my parcel\x1b[31m", opener, terminal)
+    assert sum("likeliest" in said for said in terminal.said) == 5
+
+
+def test_a_suite_that_cannot_run_is_named_and_tried_again(done: tuple[Run, Quiet], monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = done
+    monkeypatch.delenv("HARNESS_BENCHMARKS", raising=False)
+    (run.root / "suites/arc.yaml").write_text("kind: benchmark\nbenchmark: arc_challenge\nlimit: 5\n")
+    settings = ["eval.suites=[shop, arc]"]
+    terminal = Quiet()
+    result = evaluate(load_run(run.root / "runs/shop.yaml", settings), opener, terminal, Stop())
+    assert result is not None
+    assert list(result["not_run"]) == ["arc"]
+    assert any("the suite arc was not run" in said for said in terminal.said)
+    report(load_run(run.root / "runs/shop.yaml", settings), terminal)
+    assert "The suite arc was not run" in (run.folder / "eval" / "report.md").read_text()
+    evaluate(run, opener, terminal, Stop())
+    report(run, terminal)
+
+
+def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
+    done: tuple[Run, Quiet], tmp_path: Path, tiny_model: Path
+) -> None:
+    run = load_run(write_project(tmp_path, str(tiny_model)), ["train.sizes=[0]", "train.data=[filtered]", "ship=null", "eval.suites=[talk]"])
+    script = run.root / "prompts/shop/teacher.json"
+    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    train(run, Quiet(), Stop())
+
+    class Failing(TransformersEngine):
+        def generate(self, requests):  # type: ignore[no-untyped-def]
+            for completion in super().generate(requests):
+                yield completion.model_copy(update={"finish_reason": "error", "error": "the engine broke"})
+
+    result = evaluate(run, lambda base, adapter: Failing(base, adapter, device="cpu"), Quiet(), Stop())
+    assert result is not None
+    assert {card["failed"] for card in result["cards"]} == {3}
+    again = evaluate(run, opener, Quiet(), Stop())
+    assert again is not None, "failed items are asked again"
+    assert {card["failed"] for card in again["cards"]} == {0}
+
+
+def test_few_shot_takes_as_many_seeds_as_fit_evenly() -> None:
+    seeds = [Seed(text=f"{label} {i}", label=label) for label in "abc" for i in range(4)]
+    assert len(most_shots(seeds, lambda shots: True)) == 12
+    some = most_shots(seeds, lambda shots: len(shots) <= 8)
+    assert [s.label for s in some] == ["a", "b", "c", "a", "b", "c"]
+    assert most_shots(seeds, lambda shots: False) == ()
+
+
+@pytest.fixture(scope="module")
+def null(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
+    path = write_project(tmp_path_factory.mktemp("null"), str(tiny_model))
+    settings = ["shuffle_labels=true", "train.sizes=[0, 6, 24]", "train.min_updates=12", "ship.size=24", "eval.suites=[shop]"]
+    run = load_run(path, settings)
+    loop(run)
+    return run
+
+
+def test_the_null_run_finds_nothing(null: Run) -> None:
+    results = load_results(null.folder)
+    found = headline(results, arms(results, "shop"), null.file.train.students[0], 0)
+    assert found is not None
+    assert found.difference.verdict == "no difference found"
+    assert found.difference.interval.covers(0.0)
+    text = (null.folder / "eval" / "report.md").read_text()
+    assert "no measurable slope" in text
+    assert "Null run" in text
+
+
+STAGE = """
+import sys
+from harness.cli import main
+sys.argv = ["harness", sys.argv[1], "shop"]
+main()
+"""
+
+
+def start(root: Path, stage: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", STAGE, stage], cwd=root, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_of_any_stage_then_the_same_command_finishes(tmp_path: Path, tiny_model: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for root in (whole, broken):
+        write_project(root, str(tiny_model))
+    for stage in ("augment", "train", "eval"):
+        code, output = finish(start(whole, stage))
+        assert code == 0, output
+    for stage in ("augment", "train", "eval"):
+        # marks of progress on disk; the process is killed right after each first appears
+        for mark in ("calls.sqlite", "students/*", "scores/*.json"):
+            process = start(broken, stage)
+            deadline = time.monotonic() + 60
+            had = len(list((broken / "runs/.cache").glob(mark)))
+            while process.poll() is None and time.monotonic() < deadline:
+                if len(list((broken / "runs/.cache").glob(mark))) > had:
+                    break
+                time.sleep(0.01)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            finish(process)
+        code, output = finish(start(broken, stage))
+        assert code == 0, output
+        assert "Traceback" not in output
+    for name in ("augment/train.jsonl", "augment/rejected.jsonl"):
+        assert (whole / "runs/shop" / name).read_bytes() == (broken / "runs/shop" / name).read_bytes()
+    names = [sorted(p.name for p in (root / "runs/.cache/students").iterdir()) for root in (whole, broken)]
+    assert names[0] == names[1], "the same cells, and nothing half-made left behind"
+    scores = [score_files(root) for root in (whole, broken)]
+    assert scores[0] == scores[1]
+
+
+def score_files(root: Path) -> dict[str, list[dict[str, float]]]:
+    folder = root / "runs/shop/eval/scores"
+    return {
+        path.name: [Score.model_validate_json(line).values for line in path.read_text().splitlines()]
+        for path in sorted(folder.iterdir())
+    }
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_training_is_a_normal_way_to_stop(tmp_path: Path, tiny_model: Path) -> None:
+    write_project(tmp_path, str(tiny_model))
+    assert finish(start(tmp_path, "augment"))[0] == 0
+    run_file = tmp_path / "runs/shop.yaml"
+    run_file.write_text(run_file.read_text().replace("min_updates: 2", "min_updates: 4000"))
+    process = start(tmp_path, "train")
+    time.sleep(12)
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130, output
+    assert "go on with: make train RUN=shop" in output
+    assert "Traceback" not in output
+    assert not [p for p in (tmp_path / "runs/.cache/students").glob("*") if not (p / "cell.json").exists()]
