@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.chat import Example, load_chat
 from harness.config import Lora, Train
 from harness.errors import MachineError, UsageError
 from harness.models import Model
 from harness.records import Row
-from harness.chat import Example, load_chat
 from harness.training.loop import Base, CellLog, learning_rate, load_base, train_cell
 from harness.training.preflight import preflight
 from tests.test_packing import make_row
