@@ -7,7 +7,9 @@ What was learnt about vLLM 0.32 on CPU, measured with a 135M model on two cores:
 - A seed per request crashes its CPU sampler. The engine is seeded anew for each call of `generate`, from
   `random_seed` and the first request, so that asking for more later does not draw the same numbers again.
 - It shares the key-value cache of equal beginnings in whole blocks, of 128 tokens on CPU by default: short
-  prompts would share nothing. Blocks of 32 tokens share what few-shot and judge prompts have in common.
+  prompts would share nothing. In blocks of 32, 28% of the tokens of 90-token list prompts were not computed
+  again, and a generated token cost a tenth less.
+- 64, 128 or 256 requests in flight cost the same there, within 3%; the default is for GPUs.
 - Its CPU kernels give a request without an adapter the last adapter slot (vllm-project/vllm#48421): beside
   adapters the base would answer as one of them. One slot more than there are adapters stays empty, and is it.
 - Log-probabilities under guided choice come after the mask: over all that may come first they sum to one. The
