@@ -98,7 +98,7 @@ class Train(Record):
     epochs: Annotated[int, Field(ge=1)] = 2
     min_updates: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
     batch_rows: Annotated[int, Field(ge=1)] = 8  # rows of one update
-    micro_batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tokens of one forward pass; memory, not results
+    micro_batch_tokens: Annotated[int, Field(ge=64)] = 1024  # tokens of one forward pass; memory, not results
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the updates
     max_tokens: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut

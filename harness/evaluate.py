@@ -86,7 +86,8 @@ def evaluate(run: Run, open_student: Opener, terminal: Terminal, stop: Stop) -> 
         write_json(folder / "scorecards.json", result)
         missing = f", {len(not_run)} suites not run" if not_run else ""
         summary = f"{len(cards)} scorecards{missing}"
-        partial = stop() or bool(not_run)  # a suite that could not run is tried again next time
+        # a suite that could not run, and items that failed, are tried again next time
+        partial = stop() or bool(not_run) or not all(card.complete for card in cards)
         write_manifest(
             folder,
             Manifest(

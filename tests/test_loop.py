@@ -201,7 +201,7 @@ def test_few_shot_takes_as_many_seeds_as_fit_evenly() -> None:
 @pytest.fixture(scope="module")
 def null(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     path = write_project(tmp_path_factory.mktemp("null"), str(tiny_model))
-    settings = ["shuffle_labels=true", "train.sizes=[0, 6, 24]", "train.min_updates=12", "ship.size=24", "eval.suites=[shop]"]
+    settings = ["shuffle_labels=true", "train.sizes=[0, 6, 24]", "train.min_updates=60", "train.learning_rate=0.01", "ship.size=24", "eval.suites=[shop]"]
     run = load_run(path, settings)
     loop(run)
     return run
