@@ -180,18 +180,24 @@ def score_benchmark(suite: BenchmarkSuite, tasks: Sequence[Task], engine: Studen
     wanted: dict[str, list[int]] = {}
     for task, index, _ in documents:
         wanted.setdefault(task.config.task, []).append(index)
+    too_long: dict[tuple[str, int], str] = {}
     result = simple_evaluate(
-        model=_bridge(engine),
+        model=_bridge(engine, too_long),
         tasks=[task for task in tasks if task.config.task in wanted],
         samples=wanted,
         bootstrap_iters=0,
         log_samples=True,
     )
     found = {(name, sample["doc_id"]): sample for name, all_ in result["samples"].items() for sample in all_}
-    return [_score(found.get((task.config.task, index)), item) for task, index, item in documents]
+    return [
+        _score(found.get((task.config.task, index)), item, too_long.get((task.config.task, index)))
+        for task, index, item in documents
+    ]
 
 
-def _score(sample: dict[str, Any] | None, item: str) -> Score:
+def _score(sample: dict[str, Any] | None, item: str, too_long: str | None) -> Score:
+    if too_long:
+        return Score(item=item, split="test", status="failed", error=too_long)
     if sample is None:
         return Score(item=item, split="test", status="failed", error="the library returned no sample for it")
     names = sample.get("metrics") or []
@@ -201,8 +207,11 @@ def _score(sample: dict[str, Any] | None, item: str) -> Score:
     return Score(item=item, split="test", status="scored", values=values, gold=str(sample.get("target", "")))
 
 
-def _bridge(engine: StudentEngine) -> Any:
-    """Our engine as the library's LM. Defined here since its base class is the library's."""
+def _bridge(engine: StudentEngine, too_long: dict[tuple[str, int], str]) -> Any:
+    """Our engine as the library's LM; notes documents longer than the context by (task, index).
+
+    Defined here since its base class is the library's.
+    """
     from lm_eval.api.model import LM
 
     class Bridge(LM):
@@ -210,7 +219,19 @@ def _bridge(engine: StudentEngine) -> Any:
             self, requests: list[Instance], disable_tqdm: bool = False
         ) -> list[tuple[float, bool]]:
             pairs = [continuation_pair(engine, *map(str, request.args)) for request in requests]
-            return [(m.logprob, m.greedy) for m in engine.loglikelihood(pairs)]
+            lengths = [len(pair.context) + len(pair.continuation) for pair in pairs]
+            fit = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= engine.max_length]
+            measured = iter(engine.loglikelihood(fit))
+            answers: list[tuple[float, bool]] = []
+            for request, length in zip(requests, lengths, strict=True):
+                if length <= engine.max_length:
+                    m = next(measured)
+                    answers.append((m.logprob, m.greedy))
+                else:  # the library cuts such prompts in silence; here the document fails by name
+                    place = (str(request.task_name), int(request.doc_id or 0))
+                    too_long[place] = f"{length} tokens, the context holds {engine.max_length}"
+                    answers.append((-1e9, False))
+            return answers
 
         def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
             raise UsageError("this benchmark needs rolling log-likelihoods, which no suite uses yet")

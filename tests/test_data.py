@@ -1,0 +1,140 @@
+"""The shipped task and suites: neither a keyword game nor contaminated, and no answer to be had without the question."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness.config import Run, load_run
+from harness.records import Item, Pair
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return load_run(ROOT / "runs/helpdesk.yaml")
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def grams(text: str, n: int = 5) -> set[tuple[str, ...]]:
+    found = words(text)
+    return {tuple(found[i : i + n]) for i in range(len(found) - n + 1)}
+
+
+def gold(item: Item) -> str:
+    assert item.gold is not None
+    return item.choices[item.gold]
+
+
+def chance_limits(n: int) -> tuple[float, float]:
+    half = 1.96 * math.sqrt(0.25 * 0.75 / n)
+    return 0.25 - half, 0.25 + half
+
+
+def test_sizes_and_balance(run: Run) -> None:
+    assert Counter(s.label for s in run.seeds) == dict.fromkeys(run.task.labels, 8)
+    items = run.suites["helpdesk"].items
+    assert len(items) >= 400
+    assert set(Counter(map(gold, items)).values()) == {56}
+    assert len(run.suites["open_ended"].items) >= 40
+    assert len(run.suites["general_knowledge"].items) >= 150
+    dev = [item for item in items if item.split == "dev"]
+    assert 0.18 < len(dev) / len(items) < 0.32
+
+
+@pytest.mark.parametrize("ngrams", [(1, 1), (1, 2)])
+def test_tfidf_on_the_seeds_does_not_solve_it(run: Run, ngrams: tuple[int, int]) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(TfidfVectorizer(ngram_range=ngrams), LogisticRegression(max_iter=1000))
+    model.fit([s.text for s in run.seeds], [s.label for s in run.seeds])
+    items = run.suites["helpdesk"].items
+    right = [p == gold(i) for p, i in zip(model.predict([i.text for i in items]), items, strict=True)]
+    assert 0.35 < sum(right) / len(right) <= 0.75
+
+
+def test_a_quarter_of_the_items_hold_no_word_that_gives_them_away(run: Run) -> None:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    telling: dict[str, set[str]] = {}
+    for label, description in run.task.labels.items():
+        common = Counter(w for s in run.seeds if s.label == label for w in words(s.text) if w not in ENGLISH_STOP_WORDS)
+        telling[label] = {label, *(w for w in words(description) if len(w) > 3), *(w for w, _ in common.most_common(10))}
+    items = run.suites["helpdesk"].items
+    free = [item for item in items if not telling[gold(item)] & set(words(item.text))]
+    assert len(free) >= len(items) / 4
+
+
+def test_no_two_items_and_no_item_and_seed_share_five_words(run: Run) -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for seed in run.seeds:
+        for gram in grams(seed.text):
+            seen[gram] = seed.text
+    for item in run.suites["helpdesk"].items:
+        for gram in grams(item.text):
+            assert gram not in seen, f"{item.text!r} and {seen[gram]!r}"
+        seen.update(dict.fromkeys(grams(item.text), item.text))
+    texts = [" ".join(words(t.text)) for t in (*run.suites["helpdesk"].items, *run.seeds)]
+    assert len(set(texts)) == len(texts)
+
+
+def test_general_knowledge_cannot_be_guessed_by_shape(run: Run) -> None:
+    items = run.suites["general_knowledge"].items
+    low, high = chance_limits(len(items))
+    always_first = sum(item.gold == 0 for item in items) / len(items)
+    longest = 0.0
+    for item in items:
+        most = max(map(len, item.choices))
+        tied = [i for i, choice in enumerate(item.choices) if len(choice) == most]
+        longest += (item.gold in tied) / len(tied)
+    assert low <= always_first <= high
+    assert low <= longest / len(items) <= high
+
+
+@pytest.mark.slow
+def test_general_knowledge_cannot_be_guessed_without_the_question(run: Run, bundled_model: Path) -> None:
+    from harness.engines.transformers import TransformersEngine
+    from harness.scoring.choices import score_choices
+    from harness.scoring.suites import ChoiceSuite
+
+    suite = run.suites["general_knowledge"]
+    assert isinstance(suite.spec, ChoiceSuite)
+    engine = TransformersEngine(bundled_model)
+    low, high = chance_limits(len(suite.items))
+    for normalise in ("bytes", "none"):
+        blind = suite.spec.model_copy(update={"context": "Answer:", "normalise": normalise})
+        guessed = [s.values["accuracy"] for s in score_choices(suite.items, blind, engine)]
+        assert low <= sum(guessed) / len(guessed) <= high
+    asked = [s.values["accuracy"] for s in score_choices(suite.items, suite.spec, engine)]
+    assert sum(asked) / len(asked) > 0.45, "asked properly it knows more than half"
+
+
+@pytest.mark.slow
+def test_the_tree_scores_a_choice_as_one_pass_does(run: Run, bundled_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness.engines.transformers import TransformersEngine
+    from harness.scoring.choices import continuation_pair
+
+    engine = TransformersEngine(bundled_model, dtype="float32")
+    item = run.suites["general_knowledge"].items[0]
+    pairs: list[Pair] = [continuation_pair(engine, f"Question: {item.text}\nAnswer:", f" {c}") for c in item.choices]
+    model = AutoModelForCausalLM.from_pretrained(bundled_model, dtype=torch.float32)
+    for pair, measured in zip(pairs, engine.loglikelihood(pairs), strict=True):
+        ids = torch.tensor([[*pair.context, *pair.continuation]])
+        with torch.no_grad():
+            logs = model(ids).logits[0].log_softmax(-1)
+        at = range(len(pair.context) - 1, ids.shape[1] - 1)
+        expected = sum(float(logs[i, ids[0, i + 1]]) for i in at)
+        assert measured.logprob == pytest.approx(expected, abs=1e-3)
