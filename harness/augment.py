@@ -47,9 +47,7 @@ SAMPLES_SHOWN = 10
 BLOCK = 256  # requests asked before their rows are judged
 
 
-def augment(
-    run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop
-) -> Funnel | None:
+def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
     """Make the run's rows; None when there was nothing to do.
 
     `teacher` is name@revision; `engine` builds the teacher's engine, and is called only if a call is missing.
@@ -79,9 +77,7 @@ def augment(
     summary = f"{funnel.kept} rows kept of {funnel.requested} asked"
     write_manifest(
         folder,
-        Manifest(
-            stage="augment", inputs=inputs, partial=stop(), summary=summary, environment=environment(run.root)
-        ),
+        Manifest(stage="augment", inputs=inputs, partial=stop(), summary=summary, environment=environment(run.root)),
     )
     _tell(run, funnel, kept, rejected, terminal)
     if stop():
@@ -135,9 +131,7 @@ class Asker:
 def inputs_digest(run: Run, teacher: str) -> str:
     """All that could change the rows: 64 hex digits."""
     file = run.file
-    templates = [
-        [t.model_dump(mode="json"), prompts.load(run.root / t.path).digest] for t in file.augment.templates
-    ]
+    templates = [[t.model_dump(mode="json"), prompts.load(run.root / t.path).digest] for t in file.augment.templates]
     judged = [prompts.load(run.root / f.template).digest for f in file.augment.filters if isinstance(f, Judge)]
     doors = [f.file_digest(run.root) for f in file.augment.filters if f.kind == "python"]
     own = [row.id for row in own_rows(run, run.root / file.augment.own_rows)] if file.augment.own_rows else []
@@ -152,9 +146,7 @@ def inputs_digest(run: Run, teacher: str) -> str:
 
 def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
     """What filters may look at: seeds, labels, and every text of every suite."""
-    protected = [
-        Protected(suite.name, item.id, item.text) for suite in run.suites.values() for item in suite.items
-    ]
+    protected = [Protected(suite.name, item.id, item.text) for suite in run.suites.values() for item in suite.items]
     for suite in run.suites.values():
         if not isinstance(suite.spec, BenchmarkSuite):
             continue
@@ -163,9 +155,7 @@ def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
             protected += [Protected(suite.name, name, text) for name, text in benchmarks.questions(tasks)]
         except benchmarks.NotReachable as why:
             terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
-    return Context(
-        root=run.root, seeds=run.seeds, labels=run.task.labels, protected=tuple(protected), teacher=teacher
-    )
+    return Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=tuple(protected), teacher=teacher)
 
 
 # --- asking ---------------------------------------------------------------------------------------------
@@ -201,9 +191,7 @@ def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label
         sampling=sampling,
         template_digest=template.digest,
         sample_index=j,
-        origin=Origin(
-            purpose="generate", template=use.path, label=label, seeds=tuple(seed.id for seed in shots)
-        ),
+        origin=Origin(purpose="generate", template=use.path, label=label, seeds=tuple(seed.id for seed in shots)),
     )
 
 
@@ -234,9 +222,7 @@ def next_round(run: Run, asked: dict[str, int], kept: Counter[str]) -> dict[str,
     return {label: n + more[label] for label, n in asked.items()}
 
 
-def calibrate_judges(
-    run: Run, context: Context, ask: Asker, terminal: Terminal
-) -> dict[int, Calibration]:
+def calibrate_judges(run: Run, context: Context, ask: Asker, terminal: Terminal) -> dict[int, Calibration]:
     """Measure every judge on the seeds, right label against wrong ones; by position among the filters."""
     calibrations: dict[int, Calibration] = {}
     for i, filter_ in enumerate(run.file.augment.filters):
@@ -429,9 +415,7 @@ def _funnel(
 # --- telling ------------------------------------------------------------------------------------------------
 
 
-def _tell(
-    run: Run, funnel: Funnel, kept: list[Row], rejected: list[Rejected], terminal: Terminal
-) -> None:
+def _tell(run: Run, funnel: Funnel, kept: list[Row], rejected: list[Rejected], terminal: Terminal) -> None:
     draw = random.Random(run.file.random_seed)
     terminal.say(f"\n{min(SAMPLES_SHOWN, len(kept))} of the {len(kept)} kept rows:")
     for row in draw.sample(kept, min(SAMPLES_SHOWN, len(kept))):
@@ -440,7 +424,9 @@ def _tell(
     for reject in draw.sample(rejected, min(SAMPLES_SHOWN, len(rejected))):
         verdict = next(v for v in reject.verdicts if not v.keep)
         against = f" <- {verdict.against}" if verdict.against else ""
-        terminal.say(f"  [{reject.row.label}] {reject.row.text or '(empty)'}\n      {verdict.filter}: {verdict.reason}{against}")
+        terminal.say(
+            f"  [{reject.row.label}] {reject.row.text or '(empty)'}\n      {verdict.filter}: {verdict.reason}{against}"
+        )
     terminal.say("\nfunnel:\n" + funnel.table())
     if funnel.kept < funnel.wanted and not funnel.pending:
         share = max(funnel.kept / max(funnel.requested, 1), 0.01)

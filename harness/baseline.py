@@ -88,9 +88,7 @@ def read_baseline(root: Path, name: str) -> Baseline:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(
-            f"{path}: {where}: {first['msg']}: a truncated or edited baseline; {again}"
-        ) from error
+        raise UsageError(f"{path}: {where}: {first['msg']}: a truncated or edited baseline; {again}") from error
     if baseline.digest != baseline.sealed():
         raise UsageError(
             f"{path}: it was edited: it says digest {baseline.digest[:16]}, its content has"

@@ -94,8 +94,7 @@ def tokenize_chat(chat: Chat, messages: Sequence[Message], what: str) -> tuple[t
         )
     if not full[len(prompt) :].lstrip().startswith(answer.strip()):
         raise UsageError(
-            f"{where}: the chat template puts {full[len(prompt) :][:60]!r} where the answer"
-            f" {answer[:60]!r} belongs"
+            f"{where}: the chat template puts {full[len(prompt) :][:60]!r} where the answer {answer[:60]!r} belongs"
         )
     ids, before = _ids(chat, full), _ids(chat, prompt)
     if ids[: len(before)] != before:
@@ -117,9 +116,7 @@ def _end(chat: Chat, where: str, ids: Sequence[int], answer_start: int) -> int:
         )
     rest = [token for token in ids[ends[0] + 1 :] if token not in chat.stops]
     if chat.tokenizer.decode(rest).strip():
-        raise UsageError(
-            f"{where}: the answer holds the stop token {_named(chat, [ids[ends[0]]])} before its end"
-        )
+        raise UsageError(f"{where}: the answer holds the stop token {_named(chat, [ids[ends[0]]])} before its end")
     return ends[0] + 1
 
 
@@ -135,9 +132,7 @@ def _render(chat: Chat, messages: Sequence[Message], **settings: bool) -> str:
         text = chat.tokenizer.apply_chat_template(turns, tokenize=False, **settings)
     except jinja2.TemplateError as error:
         roles = ", ".join(message.role for message in messages)
-        raise UsageError(
-            f"{chat.name}: its chat template refuses a conversation of {roles}: {error}"
-        ) from error
+        raise UsageError(f"{chat.name}: its chat template refuses a conversation of {roles}: {error}") from error
     return str(text)
 
 

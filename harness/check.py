@@ -104,9 +104,7 @@ def bless(run: Run, terminal: Terminal) -> Path:
     write_json(path, baseline.model_dump(mode="json"))
     terminal.say(f"blessed {baseline.student} as the baseline of {run.name}{replaced}:")
     for suite in scored:
-        numbers = ", ".join(
-            f"{m} {baseline.suites[suite.name].metrics[m].mean:.3f}" for m in suite.suite.spec.limits
-        )
+        numbers = ", ".join(f"{m} {baseline.suites[suite.name].metrics[m].mean:.3f}" for m in suite.suite.spec.limits)
         terminal.say(f"  {suite.name}: {len(suite.test)} test items, {numbers}")
     terminal.say(f"wrote {path.relative_to(run.root)} ({path.stat().st_size / 1024:.0f} KiB): commit it")
     return path
@@ -124,9 +122,7 @@ def check(run: Run, terminal: Terminal) -> int:
     student = scored[0].card.student
     same = ", the same weights" if scored[0].card.student_key == baseline.student_key else ""
     terminal.say(f"check {run.name}: {student} against the baseline, {baseline.student}{same}")
-    terminal.say(
-        "question: these weights (test items vary); difference: now minus baseline, [one-sided 95% bounds]"
-    )
+    terminal.say("question: these weights (test items vary); difference: now minus baseline, [one-sided 95% bounds]")
     terminal.say(table(decisions))
     code = exit_code(decisions)
     for decision in decisions:
@@ -228,11 +224,7 @@ def _blessed(scored: Scored) -> BaselineSuite:
 def _has_values(scored: Scored, metric: str) -> None:
     known = sorted({name for score in scored.test.values() for name in score.values})
     if metric not in known:
-        why = (
-            "is a number of the whole suite"
-            if metric in scored.card.metrics
-            else "is no metric of this suite"
-        )
+        why = "is a number of the whole suite" if metric in scored.card.metrics else "is no metric of this suite"
         raise UsageError(
             f"suites/{scored.name}.yaml: limits: {metric!r} {why}; a limit needs a value per item"
             f"{nearest(metric, known)}; allowed: {', '.join(known)}"
@@ -246,9 +238,7 @@ def _comparable(run: Run, scored: Scored, then: BaselineSuite) -> None:
     if then.version != spec.version:
         note = spec.changes.get(str(spec.version))
         said = f" ({note})" if note else ""
-        raise UsageError(
-            f"{place}: version {then.version} was blessed, this is version {spec.version}{said}; {again}"
-        )
+        raise UsageError(f"{place}: version {then.version} was blessed, this is version {spec.version}{said}; {again}")
     if then.suite_digest != scored.card.suite_digest:
         raise UsageError(
             f"{place}: its rules or items changed under the same version {spec.version} (digest"
@@ -286,9 +276,7 @@ def _decide_suite(run: Run, scored: Scored, baseline: Baseline) -> list[Decision
             _has_values(scored, metric)
             raise UsageError(f"{place}: {scored.name} was blessed without {metric}: harness bless {run.name}")
         before = then.metrics[metric].unpack(then.items)
-        decisions += _decide(
-            scored.name, metric, limit, Paired(before, scored.column(metric), run.file.random_seed)
-        )
+        decisions += _decide(scored.name, metric, limit, Paired(before, scored.column(metric), run.file.random_seed))
     return decisions
 
 
@@ -365,9 +353,7 @@ def _decide(suite: str, metric: str, limit: Limit, paired: Paired) -> list[Decis
         elif verdict == "pass" and found and not about_value and (found.high < 0 if above else found.low > 0):
             note = "worse than the baseline, yet surely inside the limit"
         now = value.estimate if value else None
-        decisions.append(
-            Decision(suite, metric, f"{bound} {allowed:g}", verdict, items, was, now, difference, note)
-        )
+        decisions.append(Decision(suite, metric, f"{bound} {allowed:g}", verdict, items, was, now, difference, note))
     return decisions
 
 
@@ -375,9 +361,7 @@ def judged(found: stats.Interval | None, line: float, above: bool) -> Verdict:
     """Where an interval lies: wholly on the good side of `line`, wholly on the bad one, or neither."""
     if found is None:
         return "not enough data"
-    inside, outside = (
-        (found.low > line, found.high < line) if above else (found.high < line, found.low > line)
-    )
+    inside, outside = (found.low > line, found.high < line) if above else (found.high < line, found.low > line)
     return "pass" if inside else "regressed" if outside else "not enough data"
 
 

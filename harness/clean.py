@@ -20,7 +20,9 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     cache = runs / ".cache"
     leftovers = [f for f in (cache / "students").glob("*") if f.name.split(".")[0] not in cells]
     leftovers += [f for f in (cache / "scores").glob("*") if f.name.split(".")[0] not in cards]
-    size = sum(f.stat().st_size for top in leftovers for f in (top.rglob("*") if top.is_dir() else [top]) if f.is_file())
+    size = sum(
+        f.stat().st_size for top in leftovers for f in (top.rglob("*") if top.is_dir() else [top]) if f.is_file()
+    )
     if not dry_run:
         for path in leftovers:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

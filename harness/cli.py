@@ -171,6 +171,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
     try:
         app(prog_name="harness")
     except (Regression, NotEnoughData) as error:
@@ -181,7 +182,12 @@ def main() -> None:
         print("\nstopped at once; the same command goes on from what is stored", file=sys.stderr)
         sys.exit(130)
     except MemoryError:
-        sys.exit(_tell(MachineError("out of memory; a smaller eval.batch_tokens or train.micro_batch_tokens needs less"), "error"))
+        sys.exit(
+            _tell(
+                MachineError("out of memory; a smaller eval.batch_tokens or train.micro_batch_tokens needs less"),
+                "error",
+            )
+        )
 
 
 def _tell(error: HarnessError, word: str) -> int:

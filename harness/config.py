@@ -73,9 +73,7 @@ class Augment(Record):
         if bool(self.templates) == bool(self.own_rows):
             raise ValueError("give either templates (a teacher writes) or own_rows (you have rows)")
         if self.max_requests < self.oversample:
-            raise ValueError(
-                f"max_requests ({self.max_requests:g}) is below oversample ({self.oversample:g})"
-            )
+            raise ValueError(f"max_requests ({self.max_requests:g}) is below oversample ({self.oversample:g})")
         return self
 
 
@@ -155,9 +153,7 @@ class RunFile(Record):
         if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
             raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
         if self.ship and self.ship.random_seed not in self.train.random_seeds:
-            raise ValueError(
-                f"ship.random_seed {self.ship.random_seed} is not in {list(self.train.random_seeds)}"
-            )
+            raise ValueError(f"ship.random_seed {self.ship.random_seed} is not in {list(self.train.random_seeds)}")
         return self
 
 
@@ -255,9 +251,7 @@ def shuffle_labels(
         if suite.labels:
             draw.shuffle(golds)
         items = zip(suite.items, golds, strict=True)
-        null[name] = replace(
-            suite, items=tuple(item.model_copy(update={"gold": gold}) for item, gold in items)
-        )
+        null[name] = replace(suite, items=tuple(item.model_copy(update={"gold": gold}) for item, gold in items))
     return dealt, null
 
 

@@ -94,7 +94,10 @@ def _compiler() -> tuple[bool, str]:
 def _benchmarks() -> tuple[bool, str]:
     folder = os.environ.get("HARNESS_BENCHMARKS")
     if not folder:
-        return False, "HARNESS_BENCHMARKS is not set: public benchmarks need the hub, or are reported as not run"
+        return (
+            False,
+            "HARNESS_BENCHMARKS is not set: public benchmarks need the hub, or are reported as not run",
+        )
     count = len(list(Path(folder).glob("*.jsonl")))
     return bool(count), f"HARNESS_BENCHMARKS: {count} files of benchmark rows"
 

@@ -25,8 +25,8 @@ from harness.scoring.base import StudentEngine
 from harness.scoring.choices import score_choices
 from harness.scoring.labels import score_labels
 from harness.scoring.open_ended import score_open_ended
-from harness.scoring.summary import summarise
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite
+from harness.scoring.summary import summarise
 from harness.store import (
     Manifest,
     locked,
@@ -91,7 +91,11 @@ def evaluate(run: Run, open_student: Opener, terminal: Terminal, stop: Stop) -> 
         write_manifest(
             folder,
             Manifest(
-                stage="eval", inputs=inputs, partial=partial, summary=summary, environment=environment(run.root)
+                stage="eval",
+                inputs=inputs,
+                partial=partial,
+                summary=summary,
+                environment=environment(run.root),
             ),
         )
     for name, why in not_run.items():
@@ -111,10 +115,7 @@ def read_subjects(run: Run) -> tuple[list[Subject], list[dict[str, Any]]]:
     for cell in cells:
         adapter = run.root / cell["folder"] if cell["folder"] else None
         ways = ("zero_shot",) if adapter else run.file.eval.prompting
-        subjects += [
-            Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way)
-            for way in ways
-        ]
+        subjects += [Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way) for way in ways]
     return subjects, cells
 
 
@@ -185,7 +186,10 @@ def _score_all(
                 advance(done, f"{subject.title}: {suite.name}")
                 if engine is None or loaded != (subject.base, subject.adapter):
                     engine = None  # let go of the last one before the next is loaded
-                    engine, loaded = open_student(subject.base, subject.adapter), (subject.base, subject.adapter)
+                    engine, loaded = (
+                        open_student(subject.base, subject.adapter),
+                        (subject.base, subject.adapter),
+                    )
                 started = time.monotonic()
                 scores = score_suite(run, subject, suite, engine, tasks.get(suite.name, []))
                 card = _store(run, key, subject, suite, scores, time.monotonic() - started)
@@ -199,9 +203,7 @@ def _all_stored(run: Run, subjects: Sequence[Subject], suite: Suite) -> bool:
     return all(stored_card(run, card_key(run, s, suite)) for s in subjects if applies(suite, s))
 
 
-def score_suite(
-    run: Run, subject: Subject, suite: Suite, engine: StudentEngine, tasks: Sequence[Any]
-) -> list[Score]:
+def score_suite(run: Run, subject: Subject, suite: Suite, engine: StudentEngine, tasks: Sequence[Any]) -> list[Score]:
     """Per-item scores of one subject on one suite, by the suite's kind."""
     spec = suite.spec
     if isinstance(spec, LabelsSuite):
@@ -292,9 +294,7 @@ def stored_card(run: Run, key: str) -> Scorecard | None:
     return card if card.complete else None
 
 
-def _store(
-    run: Run, key: str, subject: Subject, suite: Suite, scores: Sequence[Score], seconds: float
-) -> Scorecard:
+def _store(run: Run, key: str, subject: Subject, suite: Suite, scores: Sequence[Score], seconds: float) -> Scorecard:
     card = Scorecard(
         key=key,
         suite=suite.name,

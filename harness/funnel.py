@@ -46,7 +46,11 @@ class Funnel(Record):
         """The funnel as lines for people: what is left after each step."""
         left = self.requested
         lines = [f"  {'requested':<22}{left:>7}"]
-        steps = [("not returned (stopped)", self.pending), ("failed", self.failed), ("unparsed", self.unparsed)]
+        steps = [
+            ("not returned (stopped)", self.pending),
+            ("failed", self.failed),
+            ("unparsed", self.unparsed),
+        ]
         for name, out in [s for s in steps if s[1]] + list(self.dropped.items()):
             left -= out
             overlap = self.would_drop.get(name, out)

@@ -91,9 +91,7 @@ def _check_folder(name: str, folder: Path) -> None:
         what = "an adapter alone, without its base" if adapter else "no config.json"
         raise UsageError(f"model {name!r}: {folder} holds {what}; it must hold config.json and *.safetensors")
     if not any(folder.glob("*.safetensors")):
-        others = sorted(
-            p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5"}
-        )
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5"})
         has = f"only {', '.join(others[:3])}" if others else "no weights"
         raise UsageError(
             f"model {name!r}: {folder} holds {has}; weights must be *.safetensors"
@@ -155,9 +153,7 @@ def _bundled_folder(name: str, cache: Path) -> Path:
         return folder
     source = Path(str(distribution.locate_file(bundled.file)))
     if not source.is_file():
-        raise MachineError(
-            f"model {name!r}: {bundled.package} {distribution.version} holds no {bundled.file}"
-        )
+        raise MachineError(f"model {name!r}: {bundled.package} {distribution.version} holds no {bundled.file}")
     with locked(models / "converting", f"the conversion of {name}"):
         from harness.engines.bundled import convert
 
@@ -181,9 +177,7 @@ def _hub(name: str, cache: Path, revision: str | None) -> Model:
     hint = nearest(name.split("/")[-1].lower(), BUNDLED)
     try:
         folder = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
-            )
+            snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
         )
     except GatedRepoError as error:
         raise UsageError(
@@ -194,9 +188,7 @@ def _hub(name: str, cache: Path, revision: str | None) -> Model:
             f"model {name!r} has no revision {revision!r} on the hub; leave it out for the newest"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UsageError(
-            f"there is no model {name!r} on the hub{hint}, nor a local folder; {_allowed()}"
-        ) from error
+        raise UsageError(f"there is no model {name!r} on the hub{hint}, nor a local folder; {_allowed()}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise MachineError(
             f"model {name!r}: there is no local folder of that name, and the hub cannot be reached"

@@ -48,7 +48,8 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
     out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
     out.append(f"  {stored} of these are stored already; should rows be missing after this round, more are asked,")
-    out.append(f"  up to {int(augment.rows * augment.max_requests)} rows requested. A judge no better than chance is not asked.")
+    most = int(augment.rows * augment.max_requests)
+    out.append(f"  up to {most} rows requested. A judge no better than chance is not asked.")
     price = _price(run, tokens)
     return "\n".join(out + ([price] if price else []))
 
@@ -74,7 +75,8 @@ def plan_train(run: Run) -> str:
             todo += planned.tokens
         state = {True: "stored", False: "to do", None: "rows not made yet"}[planned.trained]
         lines.append(
-            f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.updates:>6} updates{planned.tokens:>10} tokens  {state}"
+            f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.updates:>6} updates"
+            f"{planned.tokens:>10} tokens  {state}"
         )
     return "\n".join([*lines, f"  {todo} tokens to train on"])
 

@@ -62,9 +62,7 @@ def load(path: Path) -> Template:
     except (OSError, UnicodeDecodeError) as error:
         siblings = sorted(p.name for p in path.parent.glob("*.j2")) if path.parent.is_dir() else []
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(
-            f"{path}: cannot read the template: {reason}{nearest(path.name, siblings)}"
-        ) from error
+        raise UsageError(f"{path}: cannot read the template: {reason}{nearest(path.name, siblings)}") from error
     return compile_template(path, source)
 
 
@@ -72,9 +70,7 @@ def compile_template(path: Path, source: str) -> Template:
     """Compile a template from its text; `path` is for messages."""
     if len(source) > MAX_SOURCE:
         raise UsageError(f"{path}: {len(source)} characters; a template has at most {MAX_SOURCE}")
-    environment = _Limited(
-        undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = _Limited(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
     # range() and the like are the sandbox's own, limited; nothing else is reachable
     environment.globals = {"range": environment.globals["range"]}
     try:
@@ -91,9 +87,7 @@ def _render(template: Template, variables: Mapping[str, Any]) -> str:
             for piece in template.compiled.generate(**variables):
                 length += len(piece)
                 if length > MAX_RENDERED:
-                    raise UsageError(
-                        f"{template.path}: the prompt is longer than {MAX_RENDERED} characters"
-                    )
+                    raise UsageError(f"{template.path}: the prompt is longer than {MAX_RENDERED} characters")
                 pieces.append(piece)
     except jinja2.UndefinedError as error:
         line = _line(error, template)

@@ -57,7 +57,11 @@ def _caption(run: Run, cells: dict[str, Any], student: str) -> str:
     """What every size has in common and what differs: stated under the figure."""
     train = run.file.train
     updates = sorted(
-        {(c["size"], c["updates"]) for c in cells["cells"] if c["student"] == student and c["size"] and c["data"] == "filtered"}
+        {
+            (c["size"], c["updates"])
+            for c in cells["cells"]
+            if c["student"] == student and c["size"] and c["data"] == "filtered"
+        }
     )
     listed = ", ".join(f"{size} rows {n}" for size, n in updates)
     seeds = len(train.random_seeds)
@@ -164,8 +168,8 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
     seconds, tokens = sum(c["seconds"] for c in tuned), sum(c["tokens"] for c in tuned)
     if tuned:
         lines.append(
-            f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s ({tokens / max(seconds, 1e-9):.0f} tokens/s),"
-            " counted also where another run had trained them.\n"
+            f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s"
+            f" ({tokens / max(seconds, 1e-9):.0f} tokens/s), counted also where another run had trained them.\n"
         )
     return "\n".join(lines)
 

@@ -240,9 +240,7 @@ def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: f
     return _first_true(found, 0.0, flips_share) if flips_share and found(flips_share) else None
 
 
-def slope_per_doubling(
-    sizes: Sequence[int], scores: ArrayLike, random_seed: int, level: float = 0.95
-) -> Slope:
+def slope_per_doubling(sizes: Sequence[int], scores: ArrayLike, random_seed: int, level: float = 0.95) -> Slope:
     """The least-squares slope of a score against log2(rows), and whether it can be told from zero.
 
     `sizes`: rows, above 0, at least two; `scores`: shape (seeds, sizes, items), the same items throughout.

@@ -59,8 +59,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -92,7 +92,7 @@ def folder_atomic(folder: Path) -> Iterator[Path]:
             temporary.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)
-            os.replace(temporary, folder)
+            temporary.replace(folder)
             sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -140,9 +140,7 @@ def read_jsonl(path: Path, model: type[M]) -> list[tuple[int, M]]:
             fields = ", ".join(model.model_fields)
             if first["type"] == "extra_forbidden":
                 hint = nearest(name, model.model_fields)
-                raise UsageError(
-                    f"{path}:{number}: {name}: unknown field{hint}; allowed: {fields}"
-                ) from error
+                raise UsageError(f"{path}:{number}: {name}: unknown field{hint}; allowed: {fields}") from error
             what = f"{name}: {first['msg']}" if name else f"a broken line: {first['msg']}"
             raise UsageError(f"{path}:{number}: {what}; each line is a JSON object with {fields}") from error
     return found

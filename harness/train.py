@@ -82,9 +82,7 @@ def _missing(run: Run, grid: Sequence[GridCell], terminal: Terminal) -> list[Gri
     there = [g for g in tuned if g.trained(run)]
     if there:
         names = ", ".join(g.cell.name for g in there[:4]) + (", ..." if len(there) > 4 else "")
-        terminal.say(
-            f"train: {len(there)} of {len(tuned)} cells are trained already, in this run or another: {names}"
-        )
+        terminal.say(f"train: {len(there)} of {len(tuned)} cells are trained already, in this run or another: {names}")
     return list({g.key: g for g in tuned if not g.trained(run)}.values())
 
 
@@ -209,9 +207,7 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     if not tuned:
         return "no cell is trained yet"
     width = max(len(cell["name"]) for cell in tuned)
-    lines = [
-        f"{'cell':<{width}} {'rows':>6} {'updates':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"
-    ]
+    lines = [f"{'cell':<{width}} {'rows':>6} {'updates':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"]
     for cell in tuned:
         speed = cell["tokens"] / max(cell["seconds"], 1e-9)
         lines.append(

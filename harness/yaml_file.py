@@ -5,6 +5,7 @@ Safe loading only; duplicate keys are errors; files above 1 MB or of more than 5
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -42,9 +43,7 @@ def load(path: Path) -> Document:
         raw = path.read_bytes()
     except OSError as error:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UsageError(
-            f"{path}: cannot read it: {error.strerror}{nearest(path.name, siblings)}"
-        ) from error
+        raise UsageError(f"{path}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
     loader = yaml.SafeLoader(raw.decode("utf-8", errors="replace"))
@@ -86,11 +85,9 @@ def _construct(
             result[name] = _construct(loader, value_node, (*key, name), places, path, count)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [
-            _construct(loader, child, (*key, i), places, path, count) for i, child in enumerate(node.value)
-        ]
+        return [_construct(loader, child, (*key, i), places, path, count) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
-        value = loader.construct_object(node)  # type: ignore[no-untyped-call]
+        value = loader.construct_object(node)
         # 1e-3 is a float to people and to JSON, yet a string to YAML 1.1
         if isinstance(value, str) and node.style is None:
             try:
@@ -123,10 +120,8 @@ def override(document: Document, settings: list[str]) -> Document:
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not valid YAML") from error
         if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-            try:
+            with suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         parts = [int(p) if p.isdigit() else p for p in name.split(".")]
         target = document.data
         for part in parts[:-1]:
@@ -191,9 +186,9 @@ def _written(data: Any, location: tuple[str | int, ...]) -> Key:
     """The part of pydantic's location that a person wrote (it adds union tags and names of its own)."""
     written: list[str | int] = []
     for i, part in enumerate(location):
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
             data = data[part]
         elif i == len(location) - 1 and isinstance(data, dict):
             pass  # a missing key

@@ -48,9 +48,7 @@ def no_network() -> Iterator[None]:
         def call(self: socket.socket, *args: Any) -> object:
             address = args[at]
             if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
-                raise NetworkBlockedError(
-                    f"tests run offline: a connection to {address[0]}:{address[1]} was refused"
-                )
+                raise NetworkBlockedError(f"tests run offline: a connection to {address[0]}:{address[1]} was refused")
             return original(self, *args)
 
         return call

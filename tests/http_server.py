@@ -77,9 +77,7 @@ class Endpoint:
         if self.key is not None and headers.get("authorization") != f"Bearer {self.key}":
             return _error(401, f"Incorrect API key provided: {headers.get('authorization', '')[7:]}")
         if method == "GET" and path.endswith("/v1/models"):
-            return Answer(
-                content={"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]}
-            )
+            return Answer(content={"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]})
         chat = path.endswith("/v1/chat/completions")
         if method != "POST" or not (chat or path.endswith("/v1/completions")):
             return _error(404, "Not Found")
@@ -120,9 +118,7 @@ class Endpoint:
             words = [max(weights, key=lambda text: weights[text])]
         elif asked.get("response_format"):
             words = [
-                json.dumps(
-                    {"text": " ".join(draw.choices(WORDS.split(), k=8)), "label": draw.choice(WORDS.split())}
-                )
+                json.dumps({"text": " ".join(draw.choices(WORDS.split(), k=8)), "label": draw.choice(WORDS.split())})
             ]
         else:
             words = draw.choices(WORDS.split(), k=draw.randint(3, 14))

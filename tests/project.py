@@ -41,8 +41,14 @@ def write_project(root: Path, student: str, **changes: Any) -> Path:
     _write(root / "prompts/shop/teacher.json", json.dumps(_script()))
     _lines(root / "prompts/shop/seeds.jsonl", [{"text": t, "label": k} for k, t in texts(0, 4)])
     _lines(root / "suites/shop.jsonl", [{"text": t, "label": k} for k, t in texts(4, 6)])
-    _write(root / "suites/shop.yaml", "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {max_drop: 0.2}}\n")
-    _lines(root / "suites/talk.jsonl", [{"prompt": p} for p in ("Say hello.", "Name a colour.", "Count to three.")])
+    _write(
+        root / "suites/shop.yaml",
+        "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {max_drop: 0.2}}\n",
+    )
+    _lines(
+        root / "suites/talk.jsonl",
+        [{"prompt": p} for p in ("Say hello.", "Name a colour.", "Count to three.")],
+    )
     _write(root / "suites/talk.yaml", "kind: open_ended\nitems: suites/talk.jsonl\nmax_tokens: 8\n")
     facts = [{"question": f"Which is {n}?", "choices": [str(n), str(n + 1)], "answer": 0} for n in range(6)]
     _lines(root / "suites/facts.jsonl", facts)
@@ -92,9 +98,7 @@ def _run(student: str) -> dict[str, Any]:
             "seeds": "prompts/shop/seeds.jsonl",
             "rows": 24,
             "oversample": 2.5,
-            "templates": [
-                {"path": "prompts/shop/list.j2", "shots": 2, "sampling": {"max_tokens": 16, "stop": ["\n"]}}
-            ],
+            "templates": [{"path": "prompts/shop/list.j2", "shots": 2, "sampling": {"max_tokens": 16, "stop": ["\n"]}}],
             "filters": [
                 {"kind": "finished"},
                 {"kind": "length", "min_words": 3, "max_words": 20},

@@ -154,7 +154,9 @@ def test_a_judge_that_cannot_tell_is_said_so_and_not_asked(tmp_path: Path) -> No
 
 def test_too_few_rows_are_explained(tmp_path: Path) -> None:
     run = load(tmp_path)
-    changed = load_run(tmp_path / "runs/shop.yaml", ["augment.filters.1.min_words=15", "train.sizes=[0,1]", "ship.size=1"])
+    changed = load_run(
+        tmp_path / "runs/shop.yaml", ["augment.filters.1.min_words=15", "train.sizes=[0,1]", "ship.size=1"]
+    )
     assert run.name == changed.name
     _, terminal, funnel = run_it(changed)
     assert funnel is not None

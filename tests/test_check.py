@@ -46,9 +46,7 @@ class Gate:
         """Load the run."""
         return load_run(self.path, list(settings))
 
-    def store(
-        self, values: Values, *, failed: int = 0, drop: int = 0, key: str = "k", name: str = NAME
-    ) -> None:
+    def store(self, values: Values, *, failed: int = 0, drop: int = 0, key: str = "k", name: str = NAME) -> None:
         """What eval would have stored: `values` gives an item's scores by its place in the suite."""
         suite = self.run().suites["shop"]
         scores = [
@@ -92,9 +90,7 @@ def rate(right: float, salt: int = 0, base: float = 0.8) -> Values:
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
     path = write_project(tmp_path, STUDENT, eval={"suites": ["shop"]})
-    lines = [
-        {"text": f"message number {i} of many", "label": ("parcel", "invoice")[i % 2]} for i in range(ITEMS)
-    ]
+    lines = [{"text": f"message number {i} of many", "label": ("parcel", "invoice")[i % 2]} for i in range(ITEMS)]
     (tmp_path / "suites/shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     gate = Gate(tmp_path, path)
     gate.suite(limits={"accuracy": {"max_drop": 0.05}})
@@ -139,9 +135,7 @@ def test_few_items_are_not_enough(gate: Gate, capsys: pytest.CaptureFixture[str]
     assert "reaches across the limit" in capsys.readouterr().out
 
 
-def test_worse_yet_inside_the_limit_passes_and_says_so(
-    gate: Gate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_worse_yet_inside_the_limit_passes_and_says_so(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     gate.suite(limits={"accuracy": {"max_drop": 0.4}})
     gate.store(rate(0.4, salt=1))
     assert gate.check() == 0
@@ -191,9 +185,7 @@ def test_a_rate_counts_the_items_without_a_value(gate: Gate) -> None:
     assert gate.check() == 1
 
 
-def test_values_that_went_missing_leave_a_pass_undecided(
-    gate: Gate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_values_that_went_missing_leave_a_pass_undecided(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     gate.suite(limits={"words": {"max_rise": 0.5}})
     bless(gate.run(), Terminal())
     gate.store(lambda i: rate(0.8)(i) if i % 3 else {"accuracy": 1.0})
@@ -394,9 +386,7 @@ from harness.terminal import Terminal
 sys.exit(check(load_run(Path(sys.argv[1])), Terminal()))
 """
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(gate.path)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(gate.path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "check: pass (exit 0)" in done.stdout
     assert time.monotonic() - started < 10  # under 2 s on a machine that does nothing else

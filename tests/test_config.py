@@ -86,14 +86,17 @@ def test_missing_files_and_wrong_settings(tmp_path: Path) -> None:
         load_run(run.with_name("shopp.yaml"))
     with pytest.raises(UsageError, match=r"--set train.epoch=3: train.epoch: unknown key"):
         load_run(run, ["train.epoch=3"])
-    with pytest.raises(UsageError, match="write it as key.path=value"):
+    with pytest.raises(UsageError, match=r"write it as key\.path=value"):
         load_run(run, ["train.epochs"])
     with pytest.raises(UsageError, match="there is nothing at 7"):
         load_run(run, ["augment.filters.7.kind=length"])
 
 
 def test_settings_override_any_key(tmp_path: Path) -> None:
-    run = load_run(write_project(tmp_path, "nobody"), ["train.sizes=[0, 2, 8]", "train.learning_rate=5e-4", "ship.size=8"])
+    run = load_run(
+        write_project(tmp_path, "nobody"),
+        ["train.sizes=[0, 2, 8]", "train.learning_rate=5e-4", "ship.size=8"],
+    )
     assert run.file.train.sizes == (0, 2, 8)
     assert run.file.train.learning_rate == 5e-4
 

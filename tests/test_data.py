@@ -69,7 +69,11 @@ def test_a_quarter_of_the_items_hold_no_word_that_gives_them_away(run: Run) -> N
     telling: dict[str, set[str]] = {}
     for label, description in run.task.labels.items():
         common = Counter(w for s in run.seeds if s.label == label for w in words(s.text) if w not in ENGLISH_STOP_WORDS)
-        telling[label] = {label, *(w for w in words(description) if len(w) > 3), *(w for w, _ in common.most_common(10))}
+        telling[label] = {
+            label,
+            *(w for w in words(description) if len(w) > 3),
+            *(w for w, _ in common.most_common(10)),
+        }
     items = run.suites["helpdesk"].items
     free = [item for item in items if not telling[gold(item)] & set(words(item.text))]
     assert len(free) >= len(items) / 4

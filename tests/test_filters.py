@@ -186,9 +186,7 @@ def test_rules_about_one_row_do_not_depend_on_the_others(
 
 @settings(deadline=None)
 @given(TEXTS, st.randoms())
-def test_the_number_of_different_texts_does_not_depend_on_order(
-    texts: list[str], order: random.Random
-) -> None:
+def test_the_number_of_different_texts_does_not_depend_on_order(texts: list[str], order: random.Random) -> None:
     rows = [row(text) for text in texts]
     shuffled = rows[:]
     order.shuffle(shuffled)

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.filters import Context, Judge
-from harness.filters.calibration import Calibration, auc_interval, calibrate, prior_of, threshold_keeping, weigh
+from harness.filters.calibration import (
+    Calibration,
+    auc_interval,
+    calibrate,
+    prior_of,
+    threshold_keeping,
+    weigh,
+)
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
 from harness.records import Completion, Message, Provenance, Request, Row, Seed
 
@@ -46,9 +53,7 @@ def judge(folder: Path, template: str = "{{ text }} {{ label }}", **fields: obje
 
 
 def probabilities(chances: Mapping[str, float], choices: Sequence[str]) -> dict[str, float]:
-    request = Request.model_validate(
-        {"model": "m", "prompt": "p", "sampling": {}, "origin": {"purpose": "judge"}}
-    )
+    request = Request.model_validate({"model": "m", "prompt": "p", "sampling": {}, "origin": {"purpose": "judge"}})
     return choice_probabilities(completion(request, chances), choices)
 
 
@@ -98,9 +103,7 @@ def test_the_judge_asks_for_one_guided_token_and_never_shows_the_row_itself(tmp_
 def test_no_label_is_one_shot_short_when_seeds_are_few(tmp_path: Path) -> None:
     rule = judge(tmp_path, "{% for s in shots %}{{ s.label }} {% endfor %}", shots=5)
     given_seeds = seeds(2)
-    for request in rule.ask(
-        rule.calibration_rows(context(tmp_path, given_seeds)), context(tmp_path, given_seeds)
-    ):
+    for request in rule.ask(rule.calibration_rows(context(tmp_path, given_seeds)), context(tmp_path, given_seeds)):
         assert request.prompt.split() == list(LABELS)
 
 
@@ -147,9 +150,7 @@ def test_a_judge_no_better_than_chance_is_not_used(tmp_path: Path) -> None:
     assert [(v.keep, v.reason) for v in verdicts] == [(True, UNUSED)]
 
 
-def scripted(
-    rule: Judge, where: Context, score: Callable[[Row, bool], float], random_seed: int = 0
-) -> Calibration:
+def scripted(rule: Judge, where: Context, score: Callable[[Row, bool], float], random_seed: int = 0) -> Calibration:
     """The calibration of a yes-or-no judge whose sureness of yes is `score(row, whether it is right)`."""
     right = {seed.text: seed.label for seed in where.seeds}
     rows = rule.calibration_rows(where)
@@ -188,9 +189,7 @@ def test_silent_judgements_are_counted(tmp_path: Path) -> None:
     failed = [Completion(request=r.key, finish_reason="error", error="down") for r in rule.ask(rows, where)]
     found = rule.calibrate(rows, failed, where)
     assert not found.usable
-    assert found.sentence() == (
-        "judge: it answered for no seed; not used; 36 judgements had no usable answer"
-    )
+    assert found.sentence() == ("judge: it answered for no seed; not used; 36 judgements had no usable answer")
 
 
 def test_many_seeds_are_sampled_evenly(tmp_path: Path) -> None:
@@ -209,11 +208,7 @@ def test_auc_by_hand() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=3)), min_size=1, max_size=8
-    )
-)
+@given(st.lists(st.tuples(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=3)), min_size=1, max_size=8))
 def test_auc_equals_counting_every_pair(scores: list[tuple[float, list[float]]]) -> None:
     right, wrong = [r for r, _ in scores], [w for _, w in scores]
     pairs = [(r, w) for r in right for own in wrong for w in own]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.evaluate import evaluate, most_shots
-from harness.records import Score, Seed
+from harness.records import Completion, Request, Score, Seed
 from harness.report import report
 from harness.results import load_results
 from harness.scoring.base import StudentEngine
@@ -79,7 +80,14 @@ def test_every_student_has_a_card_on_every_suite(done: tuple[Run, Quiet]) -> Non
 def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
     run, terminal = done
     text = (run.folder / "eval" / "report.md").read_text()
-    for part in ("best alternative", "these weights", "What tuning broke", "What it cost", "updates", "TF-IDF"):
+    for part in (
+        "best alternative",
+        "these weights",
+        "What tuning broke",
+        "What it cost",
+        "updates",
+        "TF-IDF",
+    ):
         assert part in text
     pictures = list((run.folder / "eval").glob("*.png"))
     assert len(pictures) == 1
@@ -153,7 +161,9 @@ def test_ask_answers_side_by_side(done: tuple[Run, Quiet]) -> None:
     assert sum("likeliest" in said for said in terminal.said) == 5
 
 
-def test_a_suite_that_cannot_run_is_named_and_tried_again(done: tuple[Run, Quiet], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_that_cannot_run_is_named_and_tried_again(
+    done: tuple[Run, Quiet], monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, _ = done
     monkeypatch.delenv("HARNESS_BENCHMARKS", raising=False)
     (run.root / "suites/arc.yaml").write_text("kind: benchmark\nbenchmark: arc_challenge\nlimit: 5\n")
@@ -172,13 +182,16 @@ def test_a_suite_that_cannot_run_is_named_and_tried_again(done: tuple[Run, Quiet
 def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
     done: tuple[Run, Quiet], tmp_path: Path, tiny_model: Path
 ) -> None:
-    run = load_run(write_project(tmp_path, str(tiny_model)), ["train.sizes=[0]", "train.data=[filtered]", "ship=null", "eval.suites=[talk]"])
+    run = load_run(
+        write_project(tmp_path, str(tiny_model)),
+        ["train.sizes=[0]", "train.data=[filtered]", "ship=null", "eval.suites=[talk]"],
+    )
     script = run.root / "prompts/shop/teacher.json"
     augment(run, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
     train(run, Quiet(), Stop())
 
     class Failing(TransformersEngine):
-        def generate(self, requests):  # type: ignore[no-untyped-def]
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
             for completion in super().generate(requests):
                 yield completion.model_copy(update={"finish_reason": "error", "error": "the engine broke"})
 
@@ -201,7 +214,14 @@ def test_few_shot_takes_as_many_seeds_as_fit_evenly() -> None:
 @pytest.fixture(scope="module")
 def null(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     path = write_project(tmp_path_factory.mktemp("null"), str(tiny_model))
-    settings = ["shuffle_labels=true", "train.sizes=[0, 6, 24]", "train.min_updates=60", "train.learning_rate=0.01", "ship.size=24", "eval.suites=[shop]"]
+    settings = [
+        "shuffle_labels=true",
+        "train.sizes=[0, 6, 24]",
+        "train.min_updates=60",
+        "train.learning_rate=0.01",
+        "ship.size=24",
+        "eval.suites=[shop]",
+    ]
     run = load_run(path, settings)
     loop(run)
     return run

@@ -228,9 +228,7 @@ def test_a_wrong_key_an_unknown_model_and_a_wrong_address_are_said_first() -> No
     assert "sk-wrong" not in str(caught.value)
     assert "pw" not in str(caught.value)
     endpoint = Endpoint(models=("teacher-large", "other"))
-    with pytest.raises(
-        UsageError, match=r"no model 'teacher' \(did you mean 'teacher-large'\?\); it serves: tea"
-    ):
+    with pytest.raises(UsageError, match=r"no model 'teacher' \(did you mean 'teacher-large'\?\); it serves: tea"):
         list(engine_for(endpoint).generate([ask()]))
     nowhere = OpenAIEngine("http://e.invalid/v2", None, transport=transport(Endpoint()))
     with pytest.raises(UsageError, match=r"HTTP 404\); most addresses end in /v1"):

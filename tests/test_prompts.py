@@ -63,5 +63,5 @@ def test_a_prompt_has_a_size_and_a_time() -> None:
 
 def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "judge.j2").write_text("x")
-    with pytest.raises(UsageError, match="did you mean 'judge.j2'"):
+    with pytest.raises(UsageError, match=r"did you mean 'judge\.j2'"):
         load(tmp_path / "juge.j2")

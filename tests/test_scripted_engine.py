@@ -47,9 +47,7 @@ def test_same_requests_same_answers_in_another_order() -> None:
 
 
 @given(st.integers(0, 60), st.integers(1, 40))
-def test_every_request_gets_exactly_one_completion_and_few_are_pulled_ahead(
-    count: int, concurrency: int
-) -> None:
+def test_every_request_gets_exactly_one_completion_and_few_are_pulled_ahead(count: int, concurrency: int) -> None:
     requests = [ask(index=i) for i in range(count)]
     pulled = 0
 

@@ -164,9 +164,7 @@ def test_smallest_difference_is_found_as_often_as_it_says() -> None:
     rng, n, flips = np.random.default_rng(4), 300, 0.2
     smallest = stats.smallest_difference(n, flips) or 0.0
     cells = [(flips + smallest) / 2, (flips - smallest) / 2, 1 - flips]
-    hits = [
-        stats.paired_binary(*table(0, b, c, rest)).low > 0 for b, c, rest in rng.multinomial(n, cells, 1000)
-    ]
+    hits = [stats.paired_binary(*table(0, b, c, rest)).low > 0 for b, c, rest in rng.multinomial(n, cells, 1000)]
     assert 0.75 < np.mean(hits) < 0.85
 
 

@@ -144,9 +144,7 @@ for completion, paid in cached([request(i) for i in range(5000)], cache, Slow, l
 
 def test_kill_9_loses_only_what_was_in_flight(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     seen = [process.stdout.readline().strip() for _ in range(100)]
     time.sleep(0.05)

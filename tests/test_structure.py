@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "transformers", "peft", "vllm", "lm_eval", "datasets", "sklearn", "scipy", "matplotlib", "rensa"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "vllm",
+    "lm_eval",
+    "datasets",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "rensa",
+}
 STAGES = {"augment", "train", "evaluate", "report", "check"}
 FOUNDATION = {"errors", "text"}  # import nothing of ours
 MAY = {  # shelf -> the modules of ours it may use, besides itself
@@ -80,7 +91,9 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
     assert not heavy
 
 
-@pytest.mark.parametrize("module", ["harness.cli", "harness.config", "harness.evaluate", "harness.augment", "harness.train"])
+@pytest.mark.parametrize(
+    "module", ["harness.cli", "harness.config", "harness.evaluate", "harness.augment", "harness.train"]
+)
 def test_importing_a_stage_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & {HEAVY!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -38,9 +38,7 @@ def test_a_size_is_exact_and_holds_every_smaller_one(rows: list[Row], seed: int,
 
 
 @given(some_rows(), SEED, st.data())
-def test_labels_are_balanced_as_far_as_the_rows_allow(
-    rows: list[Row], seed: int, data: st.DataObject
-) -> None:
+def test_labels_are_balanced_as_far_as_the_rows_allow(rows: list[Row], seed: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(0, len(rows)))
     there = Counter(r.label for r in rows)
     got = Counter(r.label for r in nested(rows, size, seed))
@@ -95,6 +93,4 @@ def test_passes_differ_and_no_rows_are_refused() -> None:
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 32), (128, 32), (129, 34), (256, 64)])
 def test_updates_are_passes_but_never_fewer_than_the_least(rows: int, expected: int) -> None:
-    assert (
-        updates(rows, Train(students=("s",), sizes=(1,), epochs=2, min_updates=32, batch_rows=8)) == expected
-    )
+    assert updates(rows, Train(students=("s",), sizes=(1,), epochs=2, min_updates=32, batch_rows=8)) == expected

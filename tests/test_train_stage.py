@@ -71,9 +71,7 @@ def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> R
         train=Train(**settings),
         eval=Eval(suites=("none",)),
     )
-    task = TaskFile(
-        labels=LABELS, system="Name the topic.", prompt="prompts/ask.j2", untuned_prompt="prompts/ask.j2"
-    )
+    task = TaskFile(labels=LABELS, system="Name the topic.", prompt="prompts/ask.j2", untuned_prompt="prompts/ask.j2")
     run = Run(name, root, file, task, SEEDS, {})
     if not (run.folder / "augment").exists():
         augment_by_hand(run)
@@ -88,9 +86,7 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
         make_row(run.task, template, f"text number {i}", labels[i % 4], Provenance(source="teacher"))
         for i in range(kept + DROPPED)
     ]
-    rejected = [
-        Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]
-    ]
+    rejected = [Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]
     write_jsonl(run.folder / "augment" / "train.jsonl", rows[:kept])
     write_jsonl(run.folder / "augment" / "rejected.jsonl", rejected)
     write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand"))
@@ -240,9 +236,7 @@ def test_one_bad_student_stops_the_run_before_the_first_cell(tiny_model: Path, t
     bad = make_tiny_model(tmp_path / "endless")
     for file in (bad / "chat_template.jinja", bad / "tokenizer_config.json"):
         if file.is_file():
-            file.write_text(
-                file.read_text().replace("message['content'] + '<|im_end|>", "message['content'] + '")
-            )
+            file.write_text(file.read_text().replace("message['content'] + '<|im_end|>", "message['content'] + '"))
     run = make_run(tmp_path, tiny_model, students=(str(tiny_model), str(bad)))
     with pytest.raises(UsageError, match=r"endless: row .* no stop token"):
         go(run)

@@ -24,9 +24,7 @@ from tests.tiny import END_OF_TURN, make_tiny_model
 WORDS = ("screen", "bill", "plan", "parcel", "wheel", "charger", "thief", "phone")
 LABELS = ("repair", "billing", "cancel", "delivery")
 ROWS = tuple(make_row(f"my {word} number {i}", LABELS[i % 4]) for i, word in enumerate(WORDS * 2))
-SETTINGS = Train(
-    students=("tiny",), sizes=(16,), batch_rows=8, min_updates=10, learning_rate=2e-2, lora=Lora(r=4)
-)
+SETTINGS = Train(students=("tiny",), sizes=(16,), batch_rows=8, min_updates=10, learning_rate=2e-2, lora=Lora(r=4))
 UPDATES = 12
 
 
@@ -46,9 +44,7 @@ def tune(
 ) -> CellLog:
     """A cell that nobody stops."""
     examples = tokenized(base.source.folder)
-    log = train_cell(
-        base, rows, examples, settings, UPDATES, random_seed, out, lambda done, note: None, lambda: False
-    )
+    log = train_cell(base, rows, examples, settings, UPDATES, random_seed, out, lambda done, note: None, lambda: False)
     assert log is not None
     return log
 
@@ -101,9 +97,7 @@ def test_the_loss_falls_and_the_log_says_what_happened(solo: tuple[CellLog, Path
     assert log.packed
 
 
-def test_a_cell_in_a_grid_equals_the_cell_alone(
-    base: Base, solo: tuple[CellLog, Path], tmp_path: Path
-) -> None:
+def test_a_cell_in_a_grid_equals_the_cell_alone(base: Base, solo: tuple[CellLog, Path], tmp_path: Path) -> None:
     before = {name: p.clone() for name, p in base.network.named_parameters()}
     other = SETTINGS.model_copy(update={"lora": Lora(r=2, lora_dropout=0.5)})
     tune(base, tmp_path / "other", ROWS[:5], other, random_seed=7)
@@ -117,9 +111,7 @@ def test_a_cell_in_a_grid_equals_the_cell_alone(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_another_random_seed_gives_other_weights(
-    base: Base, solo: tuple[CellLog, Path], tmp_path: Path
-) -> None:
+def test_another_random_seed_gives_other_weights(base: Base, solo: tuple[CellLog, Path], tmp_path: Path) -> None:
     assert tune(base, tmp_path, random_seed=1).losses != solo[0].losses
 
 
@@ -212,6 +204,4 @@ def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:
     assert rates[0] == pytest.approx(SETTINGS.learning_rate / 2)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rates[-1] > 0
-    assert all(
-        math.isfinite(learning_rate(0, 1, SETTINGS.model_copy(update={"warmup": w}))) for w in (0, 0.9)
-    )
+    assert all(math.isfinite(learning_rate(0, 1, SETTINGS.model_copy(update={"warmup": w}))) for w in (0, 0.9))

@@ -103,11 +103,7 @@ def test_every_family_is_scored_and_continued_alike(tmp_path: Path, architecture
 
 def greedy_alone(engine: TransformersEngine, request: Request) -> str:
     """The same answer by full forward passes, one per token."""
-    ids = (
-        engine.prompt_ids(request.messages)
-        if request.messages
-        else engine.tokenizer(request.prompt).input_ids
-    )
+    ids = engine.prompt_ids(request.messages) if request.messages else engine.tokenizer(request.prompt).input_ids
     ids, start = list(ids), len(ids)
     for _ in range(request.sampling.max_tokens):
         with torch.no_grad():
@@ -217,9 +213,7 @@ def test_choices_are_guided_and_their_logprobs_are_raw(engine: TransformersEngin
         raw = engine._model(input_ids=torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
     for choice in choices:
         first = engine.tokenizer(choice).input_ids[0]
-        assert answer.first_logprobs[engine.tokenizer.decode([first])] == pytest.approx(
-            float(raw[first]), abs=1e-4
-        )
+        assert answer.first_logprobs[engine.tokenizer.decode([first])] == pytest.approx(float(raw[first]), abs=1e-4)
     assert 15 <= len(answer.first_logprobs) <= 23  # tokens that read alike are one entry
     assert math.fsum(map(math.exp, answer.first_logprobs.values())) < 1
     drawn = answers(engine, [asked("Is it?", i, temperature=5.0, choices=choices) for i in range(40)])

@@ -42,9 +42,7 @@ FORM = {
 }
 
 
-def ask(
-    index: int = 0, *, chat: str = "", prompt: str = PROMPT, model: str = "base", **sampling: Any
-) -> Request:
+def ask(index: int = 0, *, chat: str = "", prompt: str = PROMPT, model: str = "base", **sampling: Any) -> Request:
     form: dict[str, Any] = {"messages": (Message(role="user", content=chat),)} if chat else {"prompt": prompt}
     return Request(
         model=model,
@@ -123,9 +121,7 @@ class Outcome:
         found = json.loads((folder / "out.json").read_text())
         self.errors: dict[str, str] = found["errors"]
         self.printed = ran.stdout + ran.stderr
-        self.answers = {
-            name: [Completion.model_validate(c) for c in batch] for name, batch in found["answers"].items()
-        }
+        self.answers = {name: [Completion.model_validate(c) for c in batch] for name, batch in found["answers"].items()}
 
     def of(self, name: str) -> list[Completion]:
         """The completions of a batch in request order."""
@@ -162,9 +158,7 @@ def test_every_request_is_answered_once_the_short_ones_first(outcome: Outcome) -
 @needs_vllm
 def test_a_call_repeats_itself_and_another_call_draws_anew(outcome: Outcome) -> None:
     assert outcome.of("again") == outcome.of("plain")
-    assert {c.request: c for c in outcome.answers["after leaving"]} == {
-        c.request: c for c in outcome.of("plain")
-    }
+    assert {c.request: c for c in outcome.answers["after leaving"]} == {c.request: c for c in outcome.of("plain")}
     again = {c.request: c.text for c in outcome.of("plain")}
     assert any(c.text != again[c.request] for c in outcome.of("other"))
 
@@ -227,9 +221,7 @@ def _reference(base: Path, adapter: Path | None) -> dict[str, float]:
 
 
 @needs_vllm
-def test_adapters_answer_in_one_batch_each_by_its_name(
-    outcome: Outcome, tiny_model: Path, folder: Path
-) -> None:
+def test_adapters_answer_in_one_batch_each_by_its_name(outcome: Outcome, tiny_model: Path, folder: Path) -> None:
     base, one, two, also, *_ = outcome.of("adapters")
     for completion, adapter in ((base, None), (one, folder / "one"), (two, folder / "two"), (also, None)):
         expected = _reference(tiny_model, adapter)
@@ -268,9 +260,7 @@ def test_without_vllm_the_remedy_is_named(tmp_path: Path) -> None:
         "from harness.engines.vllm import VLLMEngine\n"
         "VLLMEngine(Path('nowhere'))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "harness.errors.MachineError: engine vllm: the package vllm cannot be imported" in ran.stderr
     assert "use engine: openai or transformers" in ran.stderr
 

@@ -65,9 +65,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     marks = ["<|im_start|>", END_OF_TURN]
-    trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=marks, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=marks, initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(SENTENCES, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,

@@ -62,10 +62,7 @@ class NodeCache:
 
     def from_column(self, start: int) -> KeysValues:
         """What stands from column `start` on."""
-        return [
-            (k[:, :, start:n], v[:, :, start:n])
-            for (k, v), n in zip(self._layers, self._lengths, strict=True)
-        ]
+        return [(k[:, :, start:n], v[:, :, start:n]) for (k, v), n in zip(self._layers, self._lengths, strict=True)]
 
     @classmethod
     def gathered(cls, parts: Sequence[KeysValues], columns: torch.Tensor) -> NodeCache:

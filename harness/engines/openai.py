@@ -120,9 +120,7 @@ class OpenAIEngine:
         """Close the connections."""
         self._client.close()
 
-    def _launch(
-        self, request: Request, done: SimpleQueue[Completion | Exception], leaving: threading.Event
-    ) -> None:
+    def _launch(self, request: Request, done: SimpleQueue[Completion | Exception], leaving: threading.Event) -> None:
         """Start asking. The thread is a daemon: a process told to stop at once waits for no answer."""
         content = wire.body(request, self._model(request.model, leaving))
         threading.Thread(target=self._work, args=(request, content, done, leaving), daemon=True).start()
@@ -206,17 +204,14 @@ class OpenAIEngine:
             if attempt + 1 < PREFLIGHT_ATTEMPTS:
                 leaving.wait(self._pause(attempt, wait_s, "models"))
         if response is None:
-            raise MachineError(
-                f"teacher.base_url: cannot reach {self._shown}: {reason}; is the server running?"
-            )
+            raise MachineError(f"teacher.base_url: cannot reach {self._shown}: {reason}; is the server running?")
         if response.status_code in (401, 403, 404):
             raise self._refusal(response.status_code, "")
         if _may_pass(response.status_code):
             raise MachineError(f"teacher.base_url: {self._shown} does not answer: {reason}")
         if response.is_redirect:
             raise UsageError(
-                f"teacher.base_url: {self._shown} has moved (HTTP {response.status_code}); give the"
-                " new address"
+                f"teacher.base_url: {self._shown} has moved (HTTP {response.status_code}); give the new address"
             )
         if response.status_code != 200:
             return ()  # it keeps no list; the first request will tell
@@ -230,9 +225,7 @@ class OpenAIEngine:
 
     def _refusal(self, status: int, model: str) -> UsageError:
         if status == 404:
-            what = (
-                f"has no completions for the model {model!r}" if model else "is no OpenAI-compatible endpoint"
-            )
+            what = f"has no completions for the model {model!r}" if model else "is no OpenAI-compatible endpoint"
             return UsageError(f"teacher.base_url: {self._shown} {what} (HTTP 404){self._ending()}")
         how = "refuses the key" if self._has_key else "wants a key and none was given"
         return UsageError(
@@ -256,9 +249,7 @@ def _address(base_url: str) -> httpx.URL:
         address = httpx.URL(base_url.rstrip("/"))
         if address.scheme in ("http", "https") and address.host:
             return address
-    raise UsageError(
-        f"teacher.base_url: {base_url!r} is not an address; write it like http://127.0.0.1:8000/v1"
-    )
+    raise UsageError(f"teacher.base_url: {base_url!r} is not an address; write it like http://127.0.0.1:8000/v1")
 
 
 def _landed(done: SimpleQueue[Completion | Exception], flying: int) -> Iterator[Completion]:

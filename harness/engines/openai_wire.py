@@ -66,9 +66,7 @@ def completion(request: Request, answer: Any) -> Completion:
         error = f"the endpoint ended it with {str(ended)[:40]!r}"
     elif ended == "stop" and request.sampling.choices and text not in request.sampling.choices:
         error = "the endpoint ignored the choices (it needs guided decoding, as vLLM's server has)"
-    reason: Literal["stop", "length", "error"] = (
-        "error" if error else "length" if ended == "length" else "stop"
-    )
+    reason: Literal["stop", "length", "error"] = "error" if error else "length" if ended == "length" else "stop"
     return Completion(
         request=request.key,
         text="" if error else text,

@@ -108,8 +108,7 @@ class Script(Record):
         others = len(set(choices) - fitting)
         sure = rule.sure if others else 1.0
         return {
-            choice: math.log(sure / len(fitting) if choice in fitting else (1 - sure) / others)
-            for choice in choices
+            choice: math.log(sure / len(fitting) if choice in fitting else (1 - sure) / others) for choice in choices
         }
 
 
@@ -136,9 +135,7 @@ class ScriptedEngine:
     rely on the order in which completions arrive.
     """
 
-    def __init__(
-        self, answer: Callable[[Request], Completion], *, delay_s: float = 0.0, concurrency: int = 32
-    ) -> None:
+    def __init__(self, answer: Callable[[Request], Completion], *, delay_s: float = 0.0, concurrency: int = 32) -> None:
         self._answer = answer
         self._delay_s = delay_s
         self._concurrency = concurrency

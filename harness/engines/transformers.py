@@ -150,9 +150,7 @@ class TransformersEngine:
                 kind: self._additive(visible(tree, rows, columns, window))[None, None]
                 for kind, window in self._windows.items()
             }
-            logits = self._forward(
-                tree.tokens[rows][None], tree.depth[rows][None], masks, cache, nodes - start
-            )
+            logits = self._forward(tree.tokens[rows][None], tree.depth[rows][None], masks, cache, nodes - start)
             yield Visit(nodes, logits[0], cache, len(kept))
             if stop < len(tree):
                 kept = ancestors(tree, stop)
@@ -261,11 +259,7 @@ class TransformersEngine:
         sampling = request.sampling
         if sampling.json_schema is not None:
             raise UsageError("the transformers engine has no JSON-guided decoding; use engine vllm or openai")
-        ids = (
-            self.prompt_ids(request.messages)
-            if request.messages
-            else tuple(self.tokenizer(request.prompt).input_ids)
-        )
+        ids = self.prompt_ids(request.messages) if request.messages else tuple(self.tokenizer(request.prompt).input_ids)
         choices: dict[tuple[int, ...], str] = {}
         for choice in sampling.choices:
             choices.setdefault((*self.tokenizer(choice, add_special_tokens=False).input_ids, END), choice)
@@ -336,9 +330,7 @@ class TransformersEngine:
             parts.append(visit.cache.from_column(visit.before))
             logits.append(visit.logits.float())
         longest = max(map(len, prompts))
-        columns = np.zeros(
-            (len(prompts), longest), dtype=np.int64
-        )  # padding points at any node: it is masked
+        columns = np.zeros((len(prompts), longest), dtype=np.int64)  # padding points at any node: it is masked
         for row, path in enumerate(tree.paths):
             columns[row, longest - len(path) :] = path
         cache = NodeCache.gathered(parts, self._tensor(columns))

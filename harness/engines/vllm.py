@@ -187,9 +187,7 @@ class VLLMEngine:
             return None
         if model not in self._lora:
             known = ", ".join(self._lora)
-            raise UsageError(
-                f"no adapter answers as {model!r}{nearest(model, self._lora)}; there are: {known}"
-            )
+            raise UsageError(f"no adapter answers as {model!r}{nearest(model, self._lora)}; there are: {known}")
         return self._lora[model]
 
     def _tokens(self, request: Request) -> list[int]:
@@ -248,9 +246,7 @@ class FirstTokens:
             self._found[choices] = ids[:MOST_FIRST_TOKENS]
         return self._found[choices]
 
-    def logprobs(
-        self, sampling: Sampling, positions: Sequence[Mapping[int, Logprob]] | None
-    ) -> dict[str, float]:
+    def logprobs(self, sampling: Sampling, positions: Sequence[Mapping[int, Logprob]] | None) -> dict[str, float]:
         """Token text -> log-probability at the first position; {} where none was asked for."""
         found: dict[str, float] = {}
         if not sampling.logprobs or not positions:
@@ -308,9 +304,7 @@ def _lora_settings(folders: Sequence[Path]) -> dict[str, Any]:
             config = json.loads((folder / "adapter_config.json").read_text())
             largest = max(largest, int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values()))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{folder}: not a LoRA adapter as PEFT saves it (adapter_config.json)"
-            ) from error
+            raise UsageError(f"{folder}: not a LoRA adapter as PEFT saves it (adapter_config.json)") from error
         if config.get("use_dora"):
             raise UsageError(f"{folder}: vLLM does not serve DoRA adapters; merge it into its base")
     if largest > LORA_RANKS[-1]:

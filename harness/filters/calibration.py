@@ -17,9 +17,7 @@ MIN_SEEDS = 8  # below that even a perfect AUC says nothing
 class Calibration(Record):
     """A judge's measured worth on the seeds."""
 
-    auc: float | None = (
-        None  # chance that a right label scores above a wrong one; None when nothing was answered
-    )
+    auc: float | None = None  # chance that a right label scores above a wrong one; None when nothing was answered
     low: float | None = None  # 95% interval of it
     high: float | None = None
     threshold: float = 0.0  # a row below it is dropped
@@ -32,9 +30,7 @@ class Calibration(Record):
         """Whether the judge is better than chance for certain: the interval lies above 0.5."""
         return self.low is not None and self.low > 0.5 and self.seeds >= MIN_SEEDS
 
-    def weighed(
-        self, prior: Mapping[str, float], right: Sequence[float] | None, keep: float
-    ) -> Calibration:
+    def weighed(self, prior: Mapping[str, float], right: Sequence[float] | None, keep: float) -> Calibration:
         """The same judge with its prior, and its threshold set on `right`, scores weighed by that prior."""
         if not right:
             return self
@@ -47,9 +43,7 @@ class Calibration(Record):
             return f"judge: it answered for no seed; not used{silent}"
         measured = f"judge: AUC {self.auc:.2f} [{self.low:.2f}, {self.high:.2f}]"
         if self.seeds < MIN_SEEDS:
-            return (
-                f"{measured} on {self.seeds} seeds: too few to tell, {MIN_SEEDS} are needed; not used{silent}"
-            )
+            return f"{measured} on {self.seeds} seeds: too few to tell, {MIN_SEEDS} are needed; not used{silent}"
         if not self.usable:
             return f"{measured} on {self.seeds} seeds: no better than chance; not used{silent}"
         return f"{measured} on {self.seeds} seeds; drops below {self.threshold:.3g}{silent}"

@@ -51,9 +51,7 @@ class Judge(Record):
     accept: str = "label"  # the choice that means good: "label" is the row's own label
     form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
     shots: Annotated[int, Field(ge=0, le=64)] = 1  # seeds per label shown in the prompt
-    keep_seeds: Annotated[float, Field(gt=0, le=1)] = (
-        0.9  # share of rightly labelled seeds the threshold keeps
-    )
+    keep_seeds: Annotated[float, Field(gt=0, le=1)] = 0.9  # share of rightly labelled seeds the threshold keeps
     wrong_labels: Annotated[int, Field(ge=1)] = 8  # wrong labels tried per seed when calibrating, at most
     calibration_seeds: Annotated[int, Field(ge=8)] = 256  # seeds used for it at most
 
@@ -124,7 +122,9 @@ class Judge(Record):
         choices = self._choices(context)
         return [
             self._verdict(
-                row, weigh(choice_probabilities(completion, choices), calibration.prior), calibration.threshold
+                row,
+                weigh(choice_probabilities(completion, choices), calibration.prior),
+                calibration.threshold,
             )
             for row, completion in zip(rows, completions, strict=True)
         ]
@@ -145,16 +145,11 @@ class Judge(Record):
         """
         queues = {label: sorted(own, key=_place) for label, own in _by_label(context.seeds).items()}
         chosen = [
-            own[i]
-            for i in range(max(map(len, queues.values()), default=0))
-            for own in queues.values()
-            if i < len(own)
+            own[i] for i in range(max(map(len, queues.values()), default=0)) for own in queues.values() if i < len(own)
         ]
         rows: list[Row] = []
         for seed in chosen[: self.calibration_seeds]:
-            wrong = sorted(
-                (label for label in context.labels if label != seed.label), key=lambda x: digest(seed.id, x)
-            )
+            wrong = sorted((label for label in context.labels if label != seed.label), key=lambda x: digest(seed.id, x))
             rows += [_labelled(seed, label) for label in (seed.label, *wrong[: self.wrong_labels])]
         return rows
 
@@ -203,9 +198,7 @@ class Judge(Record):
     def _accepted(self, row: Row) -> str:
         return row.label if self.choices == "labels" else self.accept
 
-    def _shots(
-        self, by_label: Mapping[str, list[tuple[str, dict[str, str]]]], row: Row
-    ) -> list[dict[str, str]]:
+    def _shots(self, by_label: Mapping[str, list[tuple[str, dict[str, str]]]], row: Row) -> list[dict[str, str]]:
         """`shots` seeds per label without the row's own text, one label after the other and round again.
 
         As many for each label as the smallest has to spare: were a seed's own label one example short while
@@ -213,9 +206,7 @@ class Judge(Record):
         """
         own = normalise(row.text)
         each = min(self.shots, *(len(seeds) - 1 for seeds in by_label.values())) if self.shots else 0
-        lists = [
-            [shot for text, shot in seeds[: each + 1] if text != own][:each] for seeds in by_label.values()
-        ]
+        lists = [[shot for text, shot in seeds[: each + 1] if text != own][:each] for seeds in by_label.values()]
         return [shot for together in zip(*lists, strict=False) for shot in together]
 
 

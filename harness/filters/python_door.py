@@ -77,9 +77,7 @@ def _source(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         siblings = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UsageError(
-            f"{path}: cannot read the filter: {error.strerror}{nearest(path.name, siblings)}"
-        ) from error
+        raise UsageError(f"{path}: cannot read the filter: {error.strerror}{nearest(path.name, siblings)}") from error
 
 
 def _line(error: BaseException, path: Path) -> str:

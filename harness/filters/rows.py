@@ -39,9 +39,7 @@ class Length(Record):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_words > self.max_words:
-            raise ValueError(
-                f"min_words ({self.min_words}) is above max_words ({self.max_words}): no row could pass"
-            )
+            raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words}): no row could pass")
         return self
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:

@@ -39,9 +39,7 @@ class Duplicate(Record):
             reason = f"the same words as {_named(twin, row)}" if twin else ""
             against, score = (twin.text, 1.0) if twin else ("", None)
             found.append(
-                Verdict(
-                    row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against
-                )
+                Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
         return found
 
@@ -58,9 +56,7 @@ class NearDuplicate(Record):
         seeds = nearest_of(texts, [seed.text for seed in context.seeds], self.threshold)
         # a row too like a seed is gone already: it must not take others with it
         standing = [i for i, twin in enumerate(seeds) if twin is None]
-        twins = dict(
-            zip(standing, near_duplicates([texts[i] for i in standing], self.threshold), strict=True)
-        )
+        twins = dict(zip(standing, near_duplicates([texts[i] for i in standing], self.threshold), strict=True))
         found: list[Verdict] = []
         for i, row in enumerate(rows):
             by_seed, by_row = seeds[i], twins.get(i)
@@ -73,9 +69,7 @@ class NearDuplicate(Record):
             reason = f"nearly {_named(twin, row)} (Jaccard {score:.2f})" if twin else ""
             against = twin.text if twin else ""
             found.append(
-                Verdict(
-                    row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against
-                )
+                Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
         return found
 
@@ -84,9 +78,7 @@ class Contamination(Record):
     """Drops a row that gives away an item of a suite: words in a row, a whole short item, or nearly it."""
 
     kind: Literal["contamination"] = "contamination"
-    ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = (
-        8  # words in a row that no row may share with an item
-    )
+    ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = 8  # words in a row that no row may share with an item
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams between row and item
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
@@ -105,20 +97,14 @@ class Contamination(Record):
             if overlap:
                 item = context.protected[overlap.item]
                 score = jaccard(shingles(row.text), shingles(item.text))
-                what = (
-                    "holds the whole of"
-                    if overlap.whole
-                    else f"shares {len(overlap.shared)} words in a row with"
-                )
+                what = "holds the whole of" if overlap.whole else f"shares {len(overlap.shared)} words in a row with"
                 reason = f"{what} an item of {item.suite}: {' '.join(overlap.shared)!r}"
             elif twin:
                 item, score = context.protected[twin.index], twin.score
                 reason = f"nearly an item of {item.suite} (Jaccard {score:.2f}): {item.text!r}"
             against = f"{item.suite}/{item.item}" if item else ""
             found.append(
-                Verdict(
-                    row=row.id, filter=self.kind, keep=not item, reason=reason, score=score, against=against
-                )
+                Verdict(row=row.id, filter=self.kind, keep=not item, reason=reason, score=score, against=against)
             )
         return found
 
@@ -157,9 +143,7 @@ def _overlap(text: list[str], index: _Index) -> _Overlap | None:
             for item, at in index.places.get(run, ()):
                 other = index.words[item]
                 end = length
-                while (
-                    start + end < len(text) and at + end < len(other) and text[start + end] == other[at + end]
-                ):
+                while start + end < len(text) and at + end < len(other) and text[start + end] == other[at + end]:
                     end += 1
                 if best is None or end > len(best.shared):
                     best = _Overlap(item, text[start : start + end], end == len(other))

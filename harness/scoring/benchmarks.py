@@ -129,7 +129,9 @@ def _local_rows(config: dict[str, Any]) -> dict[str, Any]:
     dataset = str(config["dataset_path"]).split("/")[-1]
     name = config.get("dataset_name")
     splits = {str(config[key]) for key in SPLITS if config.get(key)}
-    for stem in [s for s in (name, dataset, dataset.replace("_qa", "qa"), f"{dataset.replace('_qa', 'qa')}_{name}") if s]:
+    for stem in [
+        s for s in (name, dataset, dataset.replace("_qa", "qa"), f"{dataset.replace('_qa', 'qa')}_{name}") if s
+    ]:
         files = {split: Path(folder) / f"{stem}_{split}.jsonl" for split in splits}
         there = {split: str(file) for split, file in files.items() if file.is_file()}
         needed = {str(config[key]) for key in ("test_split", "validation_split") if config.get(key)}
@@ -215,9 +217,7 @@ def _bridge(engine: StudentEngine, too_long: dict[tuple[str, int], str]) -> Any:
     from lm_eval.api.model import LM
 
     class Bridge(LM):
-        def loglikelihood(
-            self, requests: list[Instance], disable_tqdm: bool = False
-        ) -> list[tuple[float, bool]]:
+        def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             pairs = [continuation_pair(engine, *map(str, request.args)) for request in requests]
             lengths = [len(pair.context) + len(pair.continuation) for pair in pairs]
             fit = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= engine.max_length]

@@ -31,9 +31,7 @@ def score_choices(items: Sequence[Item], suite: ChoiceSuite, engine: StudentEngi
         [continuation_pair(engine, suite.context.format(question=item.text), f" {c}") for c in item.choices]
         for item in items
     ]
-    fits = [
-        all(len(p.context) + len(p.continuation) <= engine.max_length for p in pairs) for pairs in grouped
-    ]
+    fits = [all(len(p.context) + len(p.continuation) <= engine.max_length for p in pairs) for pairs in grouped]
     flat = [pair for pairs, fit in zip(grouped, fits, strict=True) if fit for pair in pairs]
     measured = iter(engine.loglikelihood(flat))
     return [

@@ -73,9 +73,7 @@ def _write(
     }
 
 
-def _score(
-    item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool, str] | None, length: int
-) -> Score:
+def _score(item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool, str] | None, length: int) -> Score:
     assert item.gold is not None
     gold = item.choices[item.gold]
     if not rated or any(not math.isfinite(m.logprob) for m in rated):

@@ -1,9 +1,9 @@
 """Suite files: how to score, and the items beside them. A closed set of kinds.
 
-    labels      the task's own items: which label? by log-likelihood and by the freely generated answer
-    choice      questions with choices, by log-likelihood of each choice
-    benchmark   a public benchmark, as lm-evaluation-harness defines it, scored by our log-likelihood
-    open_ended  instructions answered in free text: repetition, length, stopping, collapse into labels
+labels      the task's own items: which label? by log-likelihood and by the freely generated answer
+choice      questions with choices, by log-likelihood of each choice
+benchmark   a public benchmark, as lm-evaluation-harness defines it, scored by our log-likelihood
+open_ended  instructions answered in free text: repetition, length, stopping, collapse into labels
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ def expand(run: Run) -> list[GridCell]:
         for cell in cells_of(settings, student, len(run.seeds)):
             place = (cell.data, cell.size, cell.random_seed)
             if place not in drawn:
-                drawn[place] = (
-                    nested(rows_by_data[cell.data], cell.size, cell.random_seed) if cell.size else ()
-                )
+                drawn[place] = nested(rows_by_data[cell.data], cell.size, cell.random_seed) if cell.size else ()
             count = _updates(cell, settings)
             key = cell_key(model, drawn[place], settings, count, cell.random_seed)
             available = len(rows_by_data.get(cell.data, ()))

@@ -166,9 +166,7 @@ def _tune(
         if stop() and _seconds_left(done, updates, started) > FINISH_SECONDS:
             return None
         update = [examples[row.id] for row in batch]
-        loss = update_gradients(
-            network, update, settings.micro_batch_tokens, base.device, alone=not base.packs
-        )
+        loss = update_gradients(network, update, settings.micro_batch_tokens, base.device, alone=not base.packs)
         norm = torch.nn.utils.clip_grad_norm_(adapter, GRADIENT_NORM)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise MachineError(

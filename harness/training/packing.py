@@ -85,9 +85,7 @@ def pack(examples: Sequence[Example], device: torch.device, alone: bool = False,
     return Packed(tensor(ids), tensor(positions), tensor(predicting), tensor(targets), tensor(owner))
 
 
-def micro_batches(
-    examples: Sequence[Example], tokens: int, alone: bool = False
-) -> Iterator[tuple[Example, ...]]:
+def micro_batches(examples: Sequence[Example], tokens: int, alone: bool = False) -> Iterator[tuple[Example, ...]]:
     """Cut one update's rows, in order, into pieces of at most `tokens` tokens packed, or one longer row."""
     piece: list[Example] = []
     for example in examples:

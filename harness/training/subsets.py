@@ -38,9 +38,7 @@ def updates(rows: int, settings: Train) -> int:
     return max(settings.min_updates, settings.epochs * math.ceil(rows / settings.batch_rows))
 
 
-def batches(
-    rows: Sequence[Row], updates: int, batch_rows: int, random_seed: int
-) -> Iterator[tuple[Row, ...]]:
+def batches(rows: Sequence[Row], updates: int, batch_rows: int, random_seed: int) -> Iterator[tuple[Row, ...]]:
     """The rows of each update: `updates` tuples of `batch_rows`, drawn from one endless pass after another.
 
     Each pass is a new permutation, and a batch may span two passes: every row is seen the same number of

@@ -103,9 +103,7 @@ def side(rng: np.random.Generator, item: Floats, seeds: int, spread: float) -> F
     """0/1 scores of one recipe, shape (seeds, items); `spread`: of the seeds' true accuracies."""
     shape = (seeds, item.size)
     ability = 0.8 + item + rng.normal(0, 0.5, item.size)
-    shaken = (
-        ability + rng.normal(0, spread / 0.18, (seeds, 1)) + rng.normal(0, 0.8, shape)
-    )  # 1 here is 0.18 there
+    shaken = ability + rng.normal(0, spread / 0.18, (seeds, 1)) + rng.normal(0, 0.8, shape)  # 1 here is 0.18 there
     return (shaken > rng.logistic(0, 0.2, shape)).astype(np.float64)
 
 
