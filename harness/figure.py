@@ -29,7 +29,8 @@ def learning_curve(
     )  # fmt: skip
     if any(len(p.seeds) > 1 for p in points):
         dots = [(p.size, seed) for p in points for seed in p.seeds]
-        axes.scatter(*zip(*dots, strict=True), s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
+        rows, levels = zip(*dots, strict=True)
+        axes.scatter(rows, levels, s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
     reference = [a for a in arms if a.kind == "reference" and a.data == "filtered"]
     if reference:
         axes.plot(

@@ -186,9 +186,8 @@ def _written(data: Any, location: tuple[str | int, ...]) -> Key:
     """The part of pydantic's location that a person wrote (it adds union tags and names of its own)."""
     written: list[str | int] = []
     for i, part in enumerate(location):
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
+        inside = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
+        if inside:
             data = data[part]
         elif i == len(location) - 1 and isinstance(data, dict):
             pass  # a missing key

@@ -104,8 +104,9 @@ found = {c.request: c for c in engine.generate(requests)}
 print("ANSWERS " + json.dumps([[r.model, found[r.key].text, found[r.key].finish_reason] for r in requests]))
 engine.close()
 """
+    texts = [seed["text"] for seed in own[:8]]
     done = subprocess.run(
-        [sys.executable, "-c", script, str(bundled_model), json.dumps(adapters), json.dumps([s["text"] for s in own[:8]])],
+        [sys.executable, "-c", script, str(bundled_model), json.dumps(adapters), json.dumps(texts)],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

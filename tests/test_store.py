@@ -57,15 +57,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.fail("/dev/full is needed to test a full disk")
-    expected = pytest.raises(MachineError, match="No space left on device; .* MiB are free")
+    expected = pytest.raises(MachineError, match=r"No space left on device; .* MiB are free")
     with expected, disk_errors(tmp_path), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="half"), folder_atomic(tmp_path / "cell") as folder:
-        (folder / "a").write_text("1")
-        raise ValueError("half")
+    def half() -> None:
+        with folder_atomic(tmp_path / "cell") as folder:
+            (folder / "a").write_text("1")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        half()
     assert not list(tmp_path.iterdir())
     with folder_atomic(tmp_path / "cell") as folder:
         (folder / "a").write_text("1")
@@ -107,7 +111,8 @@ def test_calls_are_asked_once_and_failures_again(tmp_path: Path) -> None:
 
 
 def test_stopping_hands_out_nothing_more(tmp_path: Path) -> None:
-    cache, engine, seen = CallCache(tmp_path / "calls.sqlite"), Echo(), []
+    cache, engine = CallCache(tmp_path / "calls.sqlite"), Echo()
+    seen: list[Completion] = []
     for completion, _ in cached([request(i) for i in range(50)], cache, lambda: engine, lambda: len(seen) >= 10):
         seen.append(completion)
     assert len(engine.asked) == len(seen) == 10

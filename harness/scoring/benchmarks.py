@@ -216,7 +216,7 @@ def _bridge(engine: StudentEngine, too_long: dict[tuple[str, int], str]) -> Any:
     """
     from lm_eval.api.model import LM
 
-    class Bridge(LM):
+    class Bridge(LM):  # type: ignore[misc]  # the library is untyped
         def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             pairs = [continuation_pair(engine, *map(str, request.args)) for request in requests]
             lengths = [len(pair.context) + len(pair.continuation) for pair in pairs]
