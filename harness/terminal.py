@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+GRACE_SECONDS = 5.0  # more than that, to write what there is
 DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
@@ -87,15 +90,24 @@ class Stop:
     def listening(self) -> Iterator[Stop]:
         """Catch Ctrl-C (and a polite kill) inside the block."""
 
+        timers: list[threading.Timer] = []
+
         def handle(number: int, frame: FrameType | None) -> None:
             if self._since is not None:
                 raise KeyboardInterrupt
             self._since = time.monotonic()
+            # should what is in flight hang (an endpoint that never answers), this is the second Ctrl-C
+            last_call = threading.Timer(DRAIN_SECONDS + GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+            last_call.daemon = True
+            last_call.start()
+            timers.append(last_call)
             print("\nStopping: finishing what is in flight (again Ctrl-C stops at once).", file=sys.stderr)
 
         before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
         finally:
+            for timer in timers:
+                timer.cancel()
             for number, handler in before.items():
                 signal.signal(number, handler)
