@@ -43,7 +43,8 @@ def test_work_that_hangs_is_ended_after_its_time() -> None:
     code = (
         "import signal, time\nfrom harness import terminal\n"
         "terminal.DRAIN_SECONDS, terminal.GRACE_SECONDS = 0.3, 0.1\n"
-        "try:\n    with terminal.Stop().listening():\n        signal.raise_signal(signal.SIGINT)\n        time.sleep(60)\n"
+        "try:\n    with terminal.Stop().listening():\n"
+        "        signal.raise_signal(signal.SIGINT)\n        time.sleep(60)\n"
         "except KeyboardInterrupt:\n    print('ended')\n"
     )
     done = subprocess.run(
