@@ -181,6 +181,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nstopped at once; the same command goes on from what is stored", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        sys.exit(_tell(MachineError(f"{error.filename or 'the machine'}: {error.strerror or error}"), "error"))
     except MemoryError:
         sys.exit(
             _tell(

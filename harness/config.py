@@ -12,9 +12,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness import yaml_file
+from harness import prompts, yaml_file
 from harness.errors import UsageError, nearest
-from harness.filters import AnyFilter
+from harness.filters import AnyFilter, Judge, PythonFilter
 from harness.records import Record, Sampling, Seed
 from harness.scoring.suites import Suite, load_suite
 from harness.store import read_jsonl
@@ -226,6 +226,12 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
                 f"{at('eval', 'suites', i)}: there is no suite {name!r}{nearest(name, known)}; there are: {allowed}"
             )
         suites[name] = load_suite(suite_path, root, tuple(task.labels), run_file.eval.limit)
+    for i, filter_ in enumerate(run_file.augment.filters):
+        if isinstance(filter_, Judge):
+            existing(filter_.template, "augment", "filters", i, "template")
+        if isinstance(filter_, PythonFilter):
+            existing(filter_.file, "augment", "filters", i, "file")
+    _templates_render(run_file, task, seeds, root)
     _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
     if run_file.shuffle_labels:
@@ -282,6 +288,19 @@ def _seeds(path: Path, task: TaskFile) -> tuple[Seed, ...]:
     if bare:
         raise UsageError(f"{path}: no seed has the label {bare[0]!r}; every label of the task needs one")
     return tuple(seeds)
+
+
+def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Seed, ...], root: Path) -> None:
+    """Render every template once, so that a mistake in one is found before anything is spent."""
+    seed = seeds[0]
+    shots = [{"text": s.text, "label": s.label, "wrong": seed.label} for s in seeds]
+    shared = {"label": seed.label, "description": task.labels[seed.label], "labels": task.labels, "shots": shots}
+    prompts.load(root / task.prompt).render(text=seed.text)
+    prompts.load(root / task.untuned_prompt).render(text=seed.text, labels=task.labels, shots=shots)
+    for use in run_file.augment.templates:
+        prompts.load(root / use.path).render(**shared, index=0)
+    for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
+        prompts.load(root / judge.template).render(**shared, text=seed.text)
 
 
 def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Seed, ...]) -> None:

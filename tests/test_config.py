@@ -45,6 +45,10 @@ BAD = [
     ("suites/facts.jsonl", '["0", "1"]', '["0", "0"]', ["facts.jsonl:1", "choices", "equal"]),
     ("suites/shop.yaml", "kind: labels", "kind: label", ["shop.yaml:1", "'label'", "'labels'", "open_ended"]),
     ("suites/shop.yaml", "max_drop", "max_dorp", ["shop.yaml", "limits.accuracy.max_dorp", "'max_drop'"]),
+    ("prompts/shop/student.j2", "text", "txt", ["student.j2:1", "'txt' is undefined", "'text'"]),
+    ("prompts/shop/list.j2", "{{ label }}", "{{ lable }}", ["list.j2:1", "'lable'", "'label'"]),
+    ("prompts/shop/judge.j2", "{{ text }}", "{{ row }}", ["judge.j2:1", "'row'", "description, label, labels, shots, text"]),
+    ("runs/shop.yaml", "prompts/shop/judge.j2", "prompts/shop/juge.j2", ["augment.filters.5.template", "judge.j2'"]),
     ("suites/talk.yaml", "suites/talk.jsonl", "suites/talks.jsonl", ["talk.yaml:2", "items", "'suites/talk.jsonl'"]),
 ]  # fmt: skip
 

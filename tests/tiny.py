@@ -47,7 +47,7 @@ def make_tiny_model(folder: Path, architecture: str = "llama", random_seed: int 
         torch.manual_seed(random_seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         with torch.no_grad():  # a padding row of zeros is the stop token's too: tied, it could never be learned
-            model.get_input_embeddings().weight[config.pad_token_id].normal_(0, 0.02)
+            model.get_input_embeddings().weight[config.pad_token_id].normal_(0, config.initializer_range)
     model.generation_config.pad_token_id = model.generation_config.eos_token_id = config.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
