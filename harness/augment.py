@@ -137,7 +137,7 @@ def inputs_digest(run: Run, teacher: str) -> str:
     own = [row.id for row in own_rows(run, run.root / file.augment.own_rows)] if file.augment.own_rows else []
     return digest(
         "augment", STAGE_VERSION, teacher, file.random_seed, file.shuffle_labels,
-        run.task.model_dump(mode="json"), prompts.load(run.root / run.task.prompt).digest,
+        run.task.labels, run.task.system, prompts.load(run.root / run.task.prompt).digest,
         [[seed.text, seed.label] for seed in run.seeds],
         file.augment.model_dump(mode="json", exclude={"seeds", "templates"}),
         templates, judged, doors, own, [s.digest for s in run.suites.values()],

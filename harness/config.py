@@ -164,6 +164,7 @@ class TaskFile(Record):
     system: str  # the system message of every prompt
     prompt: Name  # template of the user turn a student is tuned on and asked with: text
     untuned_prompt: Name  # template for a base or any untuned model: text, labels, shots
+    untuned_form: Literal["completion", "chat"] = "completion"  # continued as it is, or as a user turn
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from harness.rows import rows_of_data, student_prompt, untuned_prompt
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import StudentEngine
 from harness.scoring.choices import score_choices
-from harness.scoring.labels import score_labels
+from harness.scoring.labels import Prompt, context_ids, score_labels
 from harness.scoring.open_ended import score_open_ended
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import summarise
@@ -151,6 +151,8 @@ def card_key(run: Run, subject: Subject, suite: Suite) -> str:
     if isinstance(suite.spec, LabelsSuite):
         path = run.task.prompt if subject.adapter else run.task.untuned_prompt
         parts += [run.task.system, run.task.labels, prompts.load(run.root / path).digest]
+        if not subject.adapter:
+            parts.append(run.task.untuned_form)
         if subject.prompting == "few_shot":
             parts.append([seed.id for seed in run.seeds])
     if isinstance(suite.spec, OpenEndedSuite):
@@ -216,7 +218,7 @@ def score_suite(run: Run, subject: Subject, suite: Suite, engine: StudentEngine,
     return benchmarks.score_benchmark(spec, tasks, engine)
 
 
-def asked_with(run: Run, subject: Subject, items: Sequence[Item], engine: StudentEngine) -> Any:
+def asked_with(run: Run, subject: Subject, items: Sequence[Item], engine: StudentEngine) -> Prompt:
     """How this subject is asked the task: a tuned one with its own prompt, an untuned one with labels explained."""
     if subject.adapter:
         template = prompts.load(run.root / run.task.prompt)
@@ -228,7 +230,7 @@ def asked_with(run: Run, subject: Subject, items: Sequence[Item], engine: Studen
         room = engine.max_length - 64  # for the answer and for a longest item by tokens, not characters
 
         def fits(shots: tuple[Seed, ...]) -> bool:
-            return len(engine.prompt_ids(untuned_prompt(run.task, template, longest, shots))) <= room
+            return len(context_ids(engine, untuned_prompt(run.task, template, longest, shots))) <= room
 
         shots = most_shots(run.seeds, fits)
     return lambda text: untuned_prompt(run.task, template, text, shots)

@@ -36,10 +36,12 @@ def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Messa
     return (Message(role="system", content=task.system), Message(role="user", content=user))
 
 
-def untuned_prompt(task: TaskFile, template: Template, text: str, shots: Sequence[Seed]) -> tuple[Message, ...]:
-    """System and user turn for a model that was not tuned: every label described, `shots` worked out."""
-    user = template.render(text=text, labels=task.labels, shots=shots)
-    return (Message(role="system", content=task.system), Message(role="user", content=user))
+def untuned_prompt(task: TaskFile, template: Template, text: str, shots: Sequence[Seed]) -> tuple[Message, ...] | str:
+    """A prompt for a model that was not tuned, every label described, `shots` worked out: plain, or a chat."""
+    written = template.render(text=text, labels=task.labels, shots=shots)
+    if task.untuned_form == "completion":
+        return written
+    return (Message(role="system", content=task.system), Message(role="user", content=written))
 
 
 def make_row(task: TaskFile, template: Template, text: str, label: str, provenance: Provenance) -> Row:

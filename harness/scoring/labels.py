@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 
 from harness.records import Item, Loglikelihood, Message, Origin, Pair, Request, Sampling, Score
 from harness.scoring.base import StudentEngine
+from harness.scoring.choices import continuation_pair
 from harness.scoring.quality import named_label
 
-Prompt = Callable[[str], tuple[Message, ...]]  # an item's text -> system and user turn
+Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
+Prompt = Callable[[str], Asked]  # from an item's text
 
 
 def score_labels(
@@ -17,18 +19,18 @@ def score_labels(
 ) -> list[Score]:
     """One score per item, same order; an item longer than the context fails by name.
 
-    The log-likelihood of a label is the sum over its tokens and the end of the turn. Where one label is
+    The log-likelihood of a label is the sum over its tokens and its stop. Where one label is
     what greedy decoding would write, that label is the generated answer and nothing needs generating.
     """
     if not items:
         return []
     labels = items[0].choices
     chats = [prompt(item.text) for item in items]
-    answers = [engine.answer_ids(chats[0], label) for label in labels]
+    answers = [answer_ids(engine, chats[0], label) for label in labels]
     if len(set(answers)) < len(answers):
         raise ValueError("two labels are the same tokens to this model")
     room = engine.max_length - max(map(len, answers))
-    contexts = [engine.prompt_ids(chat) for chat in chats]
+    contexts = [context_ids(engine, chat) for chat in chats]
     fits = [len(context) <= room for context in contexts]
     pairs = [
         Pair(context=context, continuation=answer)
@@ -48,20 +50,37 @@ def score_labels(
     ]
 
 
+def context_ids(engine: StudentEngine, asked: Asked) -> tuple[int, ...]:
+    """Token ids after which the answer begins."""
+    return engine.text_ids(asked) if isinstance(asked, str) else engine.prompt_ids(asked)
+
+
+def answer_ids(engine: StudentEngine, asked: Asked, label: str) -> tuple[int, ...]:
+    """Token ids of a label and its stop: the end of the turn in a chat, the end of the line in a plain text."""
+    if isinstance(asked, str):
+        return continuation_pair(engine, asked, f" {label}\n").continuation
+    return engine.answer_ids(asked, label)
+
+
 def _write(
     indices: Sequence[int],
-    chats: Sequence[tuple[Message, ...]],
+    chats: Sequence[Asked],
     engine: StudentEngine,
     model: str,
     max_tokens: int,
 ) -> dict[int, tuple[str, bool, str]]:
     """(text, cut at the limit, error) of the greedy answers to some chats, by index."""
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
     asked: dict[str, list[int]] = {}
     requests = []
     for i in indices:
+        chat = chats[i]
+        plain = isinstance(chat, str)
         request = Request(
-            model=model, messages=chats[i], sampling=sampling, origin=Origin(purpose="answer", row=str(i))
+            model=model,
+            prompt=chat if isinstance(chat, str) else "",
+            messages=() if isinstance(chat, str) else chat,
+            sampling=Sampling(temperature=0.0, max_tokens=max_tokens, stop=("\n",) if plain else ()),
+            origin=Origin(purpose="answer", row=str(i)),
         )
         if request.key not in asked:
             requests.append(request)
