@@ -32,7 +32,7 @@ show: .venv/.base ## the table again
 	@$(HARNESS) show $(RUN) $(ARGS)
 bless: .venv/.base ## write the baseline that `check` compares with
 	@$(HARNESS) bless $(RUN) $(ARGS)
-check: .venv/.base ## exit 0: may ship, 1: regressed, 4: not enough data
+check: .venv/.base ## may it ship? (make itself knows only 0 and 2: CI calls .venv/bin/harness check)
 	@$(HARNESS) check $(RUN) $(ARGS)
 
 ## This machine

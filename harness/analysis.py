@@ -88,7 +88,6 @@ class Difference:
     interval: Interval
     question: Question
     smallest: float | None  # the smallest true difference these items would likely have found
-    p: float | None = None  # mid-p McNemar; for one seed a side
 
     @property
     def verdict(self) -> str:
@@ -103,16 +102,21 @@ def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool) -> Differ
 
     With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only.
     """
-    flips = float(np.mean(np.abs(a.mean(axis=0) - b.mean(axis=0))))
-    smallest = stats.smallest_difference(a.shape[1], min(flips, 1.0)) if flips else None
     recipe = stats.two_way_bootstrap(a, b, random_seed, b_varies=b_varies)
     if recipe is not None:
-        return Difference(recipe, "this recipe", smallest)
+        return Difference(recipe, "this recipe", _seen(recipe))
     if a.shape[0] == b.shape[0] == 1 and _binary(a) and _binary(b):
-        p = stats.mcnemar_mid_p(a[0], b[0])
-        return Difference(stats.paired_binary(a[0], b[0]), "these weights", smallest, p)
+        flips = float(np.mean(a[0] != b[0]))
+        return Difference(
+            stats.paired_binary(a[0], b[0]), "these weights", stats.smallest_difference(a.shape[1], flips)
+        )
     found = stats.paired_bootstrap(a.mean(axis=0), b.mean(axis=0), random_seed)
-    return Difference(found, "these weights", smallest)
+    return Difference(found, "these weights", _seen(found))
+
+
+def _seen(interval: Interval) -> float:
+    """The smallest difference found with power 0.8, from the interval's width: (1.96 + 0.84) standard errors."""
+    return (1.96 + 0.84) * (interval.high - interval.low) / (2 * 1.96)
 
 
 def _binary(values: Floats) -> bool:
@@ -131,9 +135,15 @@ class Point:
     against_base: Difference
 
 
+def untuned(arms_: Sequence[Arm], student: str) -> Arm | None:
+    """The zero-shot base of a student, which its tuned arms are paired with."""
+    found = (a for a in arms_ if a.kind == "base" and a.student == student and a.prompting == "zero_shot")
+    return next(found, None)
+
+
 def curve(results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str) -> list[Point]:
     """The points of one student on one kind of data, by growing size."""
-    base = next((a for a in arms_ if a.kind == "base" and a.student == student), None)
+    base = untuned(arms_, student)
     points = []
     for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
         values = matrix(results, arm, metric, "test")
@@ -226,7 +236,7 @@ def changes(results: Results, suite: str, random_seed: int) -> list[Change]:
     found = []
     all_arms = arms(results, suite)
     for arm in (a for a in all_arms if a.kind == "student"):
-        base = next((a for a in all_arms if a.kind == "base" and a.student == arm.student), None)
+        base = untuned(all_arms, arm.student)
         if base is None:
             continue
         for metric in WATCHED:

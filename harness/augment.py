@@ -36,10 +36,10 @@ from harness.records import (
     Verdict,
     digest,
 )
-from harness.rows import Rejected, make_row, own_rows
+from harness.rows import Rejected, make_row, own_rows, rows_settings
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
-from harness.store import CallCache, Manifest, cached, read_manifest, write_json, write_jsonl, write_manifest
+from harness.store import CallCache, Manifest, cached, read_manifest, unseal, write_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 1
@@ -71,13 +71,21 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
 
     kept = [r.row for r in rows if all(v.keep for v in r.verdicts)]
     rejected = [r for r in rows if not all(v.keep for v in r.verdicts)]
+    unseal(folder)
     write_jsonl(folder / "train.jsonl", kept)
     write_jsonl(folder / "rejected.jsonl", rejected)
     write_json(folder / "funnel.json", funnel.model_dump())
     summary = f"{funnel.kept} rows kept of {funnel.requested} asked"
     write_manifest(
         folder,
-        Manifest(stage="augment", inputs=inputs, partial=stop(), summary=summary, environment=environment(run.root)),
+        Manifest(
+            stage="augment",
+            inputs=inputs,
+            settings=rows_settings(run),
+            partial=stop() or (bool(funnel.failed) and funnel.kept < funnel.wanted),  # failures are asked again
+            summary=summary,
+            environment=environment(run.root),
+        ),
     )
     _tell(run, funnel, kept, rejected, terminal)
     if stop():
@@ -122,8 +130,8 @@ class Asker:
         if self.paid > paid_before:
             self.seconds += time.monotonic() - started
         found = {r.key: self.answers[r.key] for r in requests if r.key in self.answers}
-        failed = [c for c in found.values() if c.finish_reason == "error"]
-        if failed and len(failed) == len(found):
+        failed = [c for c in self.answers.values() if c.finish_reason == "error"]
+        if failed and len(failed) == len(self.answers):
             raise MachineError(f"all {len(failed)} calls to the teacher failed; the first said: {failed[0].error}")
         return found
 
@@ -141,6 +149,7 @@ def inputs_digest(run: Run, teacher: str) -> str:
         [[seed.text, seed.label] for seed in run.seeds],
         file.augment.model_dump(mode="json", exclude={"seeds", "templates"}),
         templates, judged, doors, own, [s.digest for s in run.suites.values()],
+        benchmarks.fingerprint() if any(isinstance(s.spec, BenchmarkSuite) for s in run.suites.values()) else "",
     )  # fmt: skip
 
 
@@ -342,13 +351,18 @@ def parse(run: Run, requests: Sequence[Request], found: dict[str, Completion]) -
 def _text(completion: str, output: str) -> str | None:
     """The new text in a completion, or None when it is not in the form asked for."""
     if output == "text":
-        return " ".join(completion.split()).strip("\"' ")
+        return _clean(completion).strip("\"' ")
     try:
         value = json.loads(completion)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
         return None
     text = value.get("text") if isinstance(value, dict) else None
-    return " ".join(text.split()) if isinstance(text, str) else None
+    return _clean(text) if isinstance(text, str) else None
+
+
+def _clean(text: str) -> str:
+    """One line, in characters that a file can hold: a lone surrogate cannot be written as UTF-8."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 
 
 def judge_rows(
@@ -393,7 +407,7 @@ def _funnel(
         prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
         cost = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     return Funnel(
-        wanted=run.file.augment.rows,
+        wanted=requested if run.file.augment.own_rows else run.file.augment.rows,
         requested=requested,
         pending=requested - len(parsed.rows) - parsed.failed - parsed.unparsed,
         failed=parsed.failed,

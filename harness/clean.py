@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
+from harness.store import locked, read_json
 from harness.terminal import Terminal
 
 
@@ -14,10 +14,15 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     cells: set[str] = set()
     cards: set[str] = set()
     for path in runs.glob("*/train/cells.json"):
-        cells |= {cell["key"] for cell in json.loads(path.read_text())["cells"]}
+        cells |= {cell["key"] for cell in read_json(path)["cells"]}
     for path in runs.glob("*/eval/scorecards.json"):
-        cards |= {card["key"] for card in json.loads(path.read_text())["cards"]}
+        cards |= {card["key"] for card in read_json(path)["cards"]}
     cache = runs / ".cache"
+    with locked(cache / "training", "training"):  # a cell that is being trained has no run that names it yet
+        return _remove(cache, cells, cards, dry_run, terminal)
+
+
+def _remove(cache: Path, cells: set[str], cards: set[str], dry_run: bool, terminal: Terminal) -> list[Path]:
     leftovers = [f for f in (cache / "students").glob("*") if f.name.split(".")[0] not in cells]
     leftovers += [f for f in (cache / "scores").glob("*") if f.name.split(".")[0] not in cards]
     size = sum(

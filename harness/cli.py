@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.errors import HarnessError, MachineError, NotEnoughData, Regression, UsageError
+from harness.errors import HarnessError, MachineError, UsageError
 from harness.terminal import Stop, Terminal
 
 if TYPE_CHECKING:
@@ -174,12 +174,9 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
     try:
         app(prog_name="harness")
-    except (Regression, NotEnoughData) as error:
-        sys.exit(_tell(error, "check"))
     except HarnessError as error:
         sys.exit(_tell(error, "stopped" if error.exit_code == 130 else "error"))
     except KeyboardInterrupt:
-        print("\nstopped at once; the same command goes on from what is stored", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         sys.exit(_tell(MachineError(f"{error.filename or 'the machine'}: {error.strerror or error}"), "error"))
@@ -211,6 +208,8 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
     from harness.models import resolve
 
     teacher = run.file.teacher
+    if not run.file.augment.templates and not any(f.kind == "judge" for f in run.file.augment.filters):
+        return "no teacher", _nobody  # own rows and nothing to judge
     if teacher.engine == "scripted":
         from harness.engines.scripted import ScriptedEngine
 
@@ -246,6 +245,10 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
     return model.identity, build
 
 
+def _nobody() -> Generator:
+    raise MachineError("this run has no teacher, and one was asked")
+
+
 def _tokenizer(run: Run) -> Callable[[str], int]:
     """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
     teacher = run.file.teacher
@@ -255,5 +258,6 @@ def _tokenizer(run: Run) -> Callable[[str], int]:
 
     from harness.models import resolve
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve(teacher.model, run.cache, teacher.revision).folder)
+    folder = resolve(teacher.model, run.cache, teacher.revision).folder
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return lambda text: len(tokenizer(text)["input_ids"])

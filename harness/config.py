@@ -5,6 +5,7 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from harness.scoring.suites import Suite, load_suite
 from harness.store import read_jsonl
 
 Name = Annotated[str, Field(min_length=1)]
+RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
 
 
 class Teacher(Record):
@@ -92,7 +94,7 @@ class Train(Record):
     students: Annotated[tuple[str, ...], Field(min_length=1)]
     data: tuple[Literal["filtered", "unfiltered", "seeds_only"], ...] = ("filtered", "seeds_only")
     sizes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    random_seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    random_seeds: Annotated[tuple[RandomSeed, ...], Field(min_length=1)] = (0,)
     epochs: Annotated[int, Field(ge=1)] = 2
     min_updates: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
     batch_rows: Annotated[int, Field(ge=1)] = 8  # rows of one update
@@ -106,6 +108,9 @@ class Train(Record):
     def _growing(self) -> Self:
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes {list(self.sizes)} must grow, each once")
+        for name in ("students", "data"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name} {list(getattr(self, name))} repeats one")
         if len(set(self.random_seeds)) != len(self.random_seeds):
             raise ValueError(f"random_seeds {list(self.random_seeds)} repeats one")
         return self
@@ -121,6 +126,13 @@ class Eval(Record):
     batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tree nodes of one forward pass; memory, not results
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        for name in ("suites", "prompting"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"{name} {list(getattr(self, name))} repeats one")
+        return self
+
 
 class Ship(Record):
     """The student that `check` judges."""
@@ -134,7 +146,7 @@ class Ship(Record):
 class RunFile(Record):
     """One experiment, as a person writes it in runs/NAME.yaml."""
 
-    random_seed: int = 0
+    random_seed: RandomSeed = 0
     task: Name  # the task file: labels, prompts
     shuffle_labels: bool = False  # the null run: seeds and items get labels at random; nothing may be found
     teacher: Teacher
@@ -150,6 +162,8 @@ class RunFile(Record):
             raise ValueError(
                 f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, known)}"
             )
+        if self.ship and self.ship.size and self.ship.data not in self.train.data:
+            raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {list(self.train.data)}")
         if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
             raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
         if self.ship and self.ship.random_seed not in self.train.random_seeds:
@@ -203,7 +217,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     def existing(value: str, *key: str | int) -> Path:
         found = root / value
         if not found.is_file():
-            siblings = [str(p.relative_to(root)) for p in found.parent.glob("*")] if found.parent.is_dir() else []
+            siblings = [os.path.relpath(p, root) for p in found.parent.glob("*")] if found.parent.is_dir() else []
             raise UsageError(f"{at(*key)}: there is no file {value}{nearest(value, siblings)}")
         return found
 
@@ -266,10 +280,10 @@ def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:
     """A run file laid on the one it `extends`, and so on up."""
     document = yaml_file.load(path)
     if isinstance(document.data, dict) and "extends" in document.data:
-        parent = path.parent / str(document.data.pop("extends"))
-        if parent in (*seen, path):
+        parent = (path.parent / str(document.data.pop("extends"))).resolve()
+        if parent in (*seen, path.resolve()):
             raise UsageError(f"{document.place(('extends',))}: extends: {parent.name} extends itself")
-        document = yaml_file.merge(_with_parents(parent, (*seen, path)), document)
+        document = yaml_file.merge(_with_parents(parent, (*seen, path.resolve())), document)
     return document
 
 
@@ -294,14 +308,14 @@ def _seeds(path: Path, task: TaskFile) -> tuple[Seed, ...]:
 def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Seed, ...], root: Path) -> None:
     """Render every template once, so that a mistake in one is found before anything is spent."""
     seed = seeds[0]
-    shots = [{"text": s.text, "label": s.label, "wrong": seed.label} for s in seeds]
-    shared = {"label": seed.label, "description": task.labels[seed.label], "labels": task.labels, "shots": shots}
+    shared = {"label": seed.label, "description": task.labels[seed.label], "labels": task.labels}
     prompts.load(root / task.prompt).render(text=seed.text)
-    prompts.load(root / task.untuned_prompt).render(text=seed.text, labels=task.labels, shots=shots)
+    prompts.load(root / task.untuned_prompt).render(text=seed.text, labels=task.labels, shots=seeds[:2])
     for use in run_file.augment.templates:
-        prompts.load(root / use.path).render(**shared, index=0)
+        prompts.load(root / use.path).render(**shared, shots=seeds[: use.shots], index=0)
     for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
-        prompts.load(root / judge.template).render(**shared, text=seed.text)
+        shots = [{"text": s.text, "label": s.label, "wrong": seed.label} for s in seeds[: judge.shots]]
+        prompts.load(root / judge.template).render(**shared, shots=shots, text=seed.text)
 
 
 def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Seed, ...]) -> None:

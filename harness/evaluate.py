@@ -32,12 +32,14 @@ from harness.store import (
     locked,
     read_json,
     read_manifest,
+    unseal,
     write_atomic,
     write_json,
     write_jsonl,
     write_manifest,
 )
 from harness.terminal import Stop, Terminal
+from harness.training.grid import expand
 from harness.training.subsets import nested
 
 STAGE_VERSION = 1
@@ -74,6 +76,7 @@ def evaluate(run: Run, open_student: Opener, terminal: Terminal, stop: Stop) -> 
     with locked(folder, f"eval of {run.name}"):
         cards, not_run = _score_all(run, subjects, open_student, terminal, stop)
         cards += score_references(run, cells)
+        unseal(folder)
         for card in cards:
             source = run.cache / "scores" / f"{card.key}.jsonl"
             write_atomic(folder / "scores" / source.name, source.read_bytes())
@@ -111,6 +114,11 @@ def read_subjects(run: Run) -> tuple[list[Subject], list[dict[str, Any]]]:
     if not path.is_file():
         raise UsageError(f"{path.relative_to(run.root)} is not there: train first (make train RUN={run.name})")
     cells: list[dict[str, Any]] = read_json(path)["cells"]
+    if {cell["key"] for cell in cells} != {planned.key for planned in expand(run)}:
+        raise UsageError(
+            f"{path.relative_to(run.root)} is of other rows, students or settings than {run.name} has now, or was"
+            f" stopped: train first (make train RUN={run.name})"
+        )
     subjects: list[Subject] = []
     for cell in cells:
         adapter = run.root / cell["folder"] if cell["folder"] else None
@@ -188,10 +196,10 @@ def _score_all(
                 advance(done, f"{subject.title}: {suite.name}")
                 if engine is None or loaded != (subject.base, subject.adapter):
                     engine = None  # let go of the last one before the next is loaded
-                    engine, loaded = (
-                        open_student(subject.base, subject.adapter),
-                        (subject.base, subject.adapter),
-                    )
+                    engine = open_student(subject.base, subject.adapter)
+                    loaded = (subject.base, subject.adapter)
+                    for note in engine.notes:
+                        terminal.say(f"eval: {subject.cell.name}: {note}")
                 started = time.monotonic()
                 scores = score_suite(run, subject, suite, engine, tasks.get(suite.name, []))
                 card = _store(run, key, subject, suite, scores, time.monotonic() - started)
@@ -230,6 +238,8 @@ def asked_with(run: Run, subject: Subject, items: Sequence[Item], engine: Studen
         room = engine.max_length - 64  # for the answer and for a longest item by tokens, not characters
 
         def fits(shots: tuple[Seed, ...]) -> bool:
+            if sum(len(seed.text) for seed in shots) > 20 * room:  # no tokenizer packs twenty characters a token
+                return False
             return len(context_ids(engine, untuned_prompt(run.task, template, longest, shots))) <= room
 
         shots = most_shots(run.seeds, fits)

@@ -65,7 +65,7 @@ class Funnel(Record):
             price = f", {self.cost / self.kept:.6f} per kept row in money" if self.cost is not None else ""
             lines.append(
                 f"  {tokens} tokens, {tokens / self.kept:.0f} per kept row; {self.calls_paid} calls made now,"
-                f" {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher{price}"
+                f" {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher in this command{price}"
             )
         return "\n".join(lines)
 

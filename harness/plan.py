@@ -91,13 +91,14 @@ def plan_eval(run: Run) -> str:
         ways = len(run.file.eval.prompting) if isinstance(suite.spec, LabelsSuite) else 1
         cards = tuned + grid * ways
         if isinstance(suite.spec, BenchmarkSuite):
-            items, pairs, written = suite.spec.limit or 0, 4 * (suite.spec.limit or 0), 0
-        else:
-            items = len(suite.items)
-            pairs = sum(len(item.choices) for item in suite.items)
-            written = 0 if isinstance(suite.spec, ChoiceSuite) else items
+            which = f"at most {suite.spec.limit}" if suite.spec.limit else "all"
+            lines.append(f"  {name:<24}{cards:>4} cards of {which} items, as lm-evaluation-harness asks them")
+            continue
+        items = len(suite.items)
+        pairs = sum(len(item.choices) for item in suite.items)
+        written = 0 if isinstance(suite.spec, ChoiceSuite) else items
         asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
-        lines.append(f"  {name:<24}{cards:>4} cards of {items or 'all'} items: {asked}")
+        lines.append(f"  {name:<24}{cards:>4} cards of {items} items: {asked}")
     done = read_manifest(run.folder / "eval")
     if done is not None:
         lines.append(f"  stored: {done.summary}")

@@ -22,10 +22,15 @@ from harness.errors import UsageError, nearest
 MAX_SOURCE = 100_000  # characters of a template
 MAX_RENDERED = 200_000  # characters of a prompt
 MAX_SECONDS = 2.0  # for one rendering
+PADDING = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map"})
 
 
 class _Limited(ImmutableSandboxedEnvironment):
     """The sandbox, closed also against the cheap ways to eat memory: huge repeats and powers."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """No string methods that pad: one call could ask for gigabytes."""
+        return attr not in PADDING and super().is_safe_attribute(obj, attr, value)
 
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -72,11 +77,15 @@ def compile_template(path: Path, source: str) -> Template:
         raise UsageError(f"{path}: {len(source)} characters; a template has at most {MAX_SOURCE}")
     environment = _Limited(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
     # range() and the like are the sandbox's own, limited; nothing else is reachable
+    for name in ("format", "center", "indent"):  # filters that pad
+        environment.filters.pop(name, None)
     environment.globals = {"range": environment.globals["range"]}
     try:
         return Template(path, source, environment.from_string(source))
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"{path}:{error.lineno}: {error.message}") from error
+    except (RecursionError, MemoryError) as error:
+        raise UsageError(f"{path}: nested too deeply") from error
 
 
 def _render(template: Template, variables: Mapping[str, Any]) -> str:
@@ -96,8 +105,10 @@ def _render(template: Template, variables: Mapping[str, Any]) -> str:
         raise UsageError(f"{line}: {error.message}{hint}; a template here is given: {known}") from error
     except jinja2.TemplateError as error:
         raise UsageError(f"{_line(error, template)}: {error.message or type(error).__name__}") from error
-    except (TypeError, ValueError, ArithmeticError, OverflowError, MemoryError, RecursionError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         raise UsageError(f"{_line(error, template)}: {type(error).__name__}: {error}") from error
+    if not "".join(pieces).strip():
+        raise UsageError(f"{template.path}: it renders to nothing")
     return "".join(pieces)
 
 

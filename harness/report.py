@@ -67,7 +67,8 @@ def _caption(run: Run, cells: dict[str, Any], student: str) -> str:
     seeds = len(train.random_seeds)
     whose = "items and random seeds vary (two-way bootstrap)" if seeds >= stats.MIN_SEEDS else "items vary (Tango)"
     return (
-        f"{train.epochs} epochs but at least {train.min_updates} updates of {train.batch_rows} rows; updates: {listed}."
+        f"{cells['epochs']} epochs but at least {cells['min_updates']} updates of {train.batch_rows} rows;"
+        f" updates: {listed}."
         f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to the"
         f" untuned zero-shot model; {whose}."
     )
@@ -179,13 +180,15 @@ def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
     lines = ["## Notes\n"]
     for name, why in results.not_run.items():
         lines.append(f"- The suite {name} was not run: {why}")
+    if results.partial:
+        lines.append("- Eval was stopped: students or suites are missing, and the largest size may be one of them.")
     for note in cells.get("notes", ()):
         lines.append(f"- {note}")
     incomplete = [card for card in results.cards if not card.complete]
     for card in incomplete:
         lines.append(f"- {card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} items failed")
     if run.file.shuffle_labels:
-        lines.append("- Null run: labels were dealt at random; any effect above is a false alarm.")
+        lines.append("- Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
     lines.append(f"- Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternative and the")
     lines.append("  reference's settings; every number above is on the other items.")
     return "\n".join(lines) + "\n"

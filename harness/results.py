@@ -21,6 +21,7 @@ class Results:
     digest: str  # of what eval was asked for
     cards: tuple[Scorecard, ...]
     not_run: dict[str, str]  # suite -> why it could not be run
+    partial: bool  # stopped by hand: some students or suites are missing
 
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""
@@ -49,7 +50,9 @@ def load_results(run_folder: Path) -> Results:
     stored: Any = read_json(path)
     try:
         cards = tuple(Scorecard.model_validate(card) for card in stored["cards"])
-        return Results(folder, str(stored["digest"]), cards, dict(stored.get("not_run", {})))
+        return Results(
+            folder, str(stored["digest"]), cards, dict(stored.get("not_run", {})), bool(stored.get("partial"))
+        )
     except (KeyError, TypeError, ValidationError) as error:
         what = str(error).splitlines()[0]
         raise UsageError(

@@ -12,7 +12,7 @@ from harness import prompts
 from harness.config import Run, TaskFile
 from harness.errors import UsageError, nearest
 from harness.prompts import Template
-from harness.records import Message, Provenance, Record, Row, Seed, Verdict
+from harness.records import Message, Provenance, Record, Row, Seed, Verdict, digest
 from harness.store import read_jsonl, read_manifest
 
 
@@ -78,15 +78,34 @@ def own_rows(run: Run, path: Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def rows_settings(run: Run) -> str:
+    """A digest of everything in the run that a person wrote and that decides the rows."""
+    file = run.file
+    return digest(
+        "rows",
+        [file.random_seed, file.shuffle_labels, file.teacher.model, file.teacher.revision],
+        file.augment.model_dump(mode="json", exclude={"seeds"}),
+        [[seed.text, seed.label] for seed in run.seeds],
+        [run.task.labels, run.task.system, prompts.load(run.root / run.task.prompt).digest],
+        [prompts.load(run.root / use.path).digest for use in file.augment.templates],
+    )
+
+
 def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
     """The rows a kind of data draws from, as augment stored them. Raises UsageError when it has not run."""
     if data == "seeds_only":
         return seed_rows(run)
     folder = run.folder / "augment"
     kept_path = folder / "train.jsonl"
-    if not kept_path.is_file() or read_manifest(folder) is None:
+    manifest = read_manifest(folder)
+    if not kept_path.is_file() or manifest is None:
         where = kept_path.relative_to(run.root)
         raise UsageError(f"{where} is not there or not finished: augment first (make augment RUN={run.name})")
+    if manifest.settings != rows_settings(run):
+        raise UsageError(
+            f"{kept_path.relative_to(run.root)} was made with other seeds, templates, filters or settings than"
+            f" {run.name} has now: augment first (make augment RUN={run.name})"
+        )
     kept = tuple(row for _, row in read_jsonl(kept_path, Row))
     if data == "filtered":
         return kept

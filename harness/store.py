@@ -151,6 +151,7 @@ class Manifest(Record):
 
     stage: str
     inputs: str  # digest of all that could change the outputs
+    settings: str = ""  # digest of the part of it that a person wrote, for the next stage to compare
     partial: bool = False  # stopped by hand; usable, and to be continued
     summary: str = ""  # one line for the next caller to print when it skips
     environment: dict[str, Any] = {}
@@ -170,6 +171,14 @@ def read_manifest(folder: Path) -> Manifest | None:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Seal a stage's folder."""
     write_atomic(folder / "manifest.json", manifest.model_dump_json(indent=1) + "\n")
+
+
+def unseal(folder: Path) -> None:
+    """Take a stage's manifest away before its files are written again: they are not whole until it is back."""
+    if (folder / "manifest.json").exists():
+        with disk_errors(folder):
+            (folder / "manifest.json").unlink()
+            sync_folder(folder)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Terminal:
 
     def say(self, text: str = "") -> None:
         """Print text as it is; nothing in it is read as markup or as a terminal command."""
-        self._out.print(escape(printable(text)))
+        self._out.print(printable(text), markup=False, emoji=False)
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
@@ -94,6 +94,7 @@ class Stop:
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._since is not None:
+                print("\nStopped at once; the same command goes on from what is stored.", file=sys.stderr)
                 raise KeyboardInterrupt
             self._since = time.monotonic()
             # should what is in flight hang (an endpoint that never answers), this is the second Ctrl-C

@@ -22,6 +22,7 @@ from harness.store import (
     locked,
     read_json,
     read_manifest,
+    unseal,
     write_json,
     write_manifest,
 )
@@ -57,6 +58,7 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         done = [g for g in grid if g.trained(run)]
         cells = [_line(run, g) for g in done]
         settings = run.file.train
+        unseal(folder)
         write_json(
             folder / "cells.json",
             {"cells": cells, "notes": notes, "epochs": settings.epochs, "min_updates": settings.min_updates},

@@ -46,21 +46,19 @@ def load(path: Path) -> Document:
         raise UsageError(f"{path}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
-    loader = yaml.SafeLoader(raw.decode("utf-8", errors="replace"))
     try:
+        loader = yaml.SafeLoader(raw.decode("utf-8", errors="replace"))
         node = loader.get_single_node()
         document = Document(data=None)
         if node is not None:
             document.data = _construct(loader, node, (), document.places, path, [0])
         document.places.setdefault((), f"{path}:1")
         return document
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UsageError(f"{where}: not valid YAML: {problem}") from error
-    finally:
-        loader.dispose()
 
 
 def _construct(
@@ -117,12 +115,12 @@ def override(document: Document, settings: list[str]) -> Document:
             raise UsageError(f"--set {setting}: write it as key.path=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UsageError(f"--set {setting}: the value is not valid YAML") from error
         if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
             with suppress(ValueError):
                 value = float(value)
-        parts = [int(p) if p.isdigit() else p for p in name.split(".")]
+        parts = [int(p) if p.isdecimal() else p for p in name.split(".")]
         target = document.data
         for part in parts[:-1]:
             if isinstance(part, str) and isinstance(target, dict):

@@ -14,7 +14,7 @@ from harness.config import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher,
 from harness.errors import Interrupted, MachineError, UsageError
 from harness.prompts import load as load_template
 from harness.records import Provenance, Sampling, Seed, Verdict
-from harness.rows import Rejected, make_row
+from harness.rows import Rejected, make_row, rows_settings
 from harness.store import Manifest, locked, read_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 from harness.train import plan, train
@@ -89,7 +89,7 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
     rejected = [Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]
     write_jsonl(run.folder / "augment" / "train.jsonl", rows[:kept])
     write_jsonl(run.folder / "augment" / "rejected.jsonl", rejected)
-    write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand"))
+    write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand", settings=rows_settings(run)))
 
 
 def go(run: Run, stop: Stop | None = None) -> tuple[int | None, Heard]:

@@ -12,6 +12,11 @@ class StudentEngine(Protocol):
     """A loaded student: it writes, it measures, and it knows its own tokens."""
 
     @property
+    def notes(self) -> Sequence[str]:
+        """What a reader should know of how it was loaded."""
+        ...
+
+    @property
     def max_length(self) -> int:
         """Tokens of its context."""
         ...

@@ -151,6 +151,12 @@ def _local_rows(config: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def fingerprint() -> list[tuple[str, int]]:
+    """Names and sizes of the files in the local folder: whether rows can be checked against them, and which."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    return sorted((f.name, f.stat().st_size) for f in Path(folder).glob("*.jsonl")) if folder else []
+
+
 def _where(config: dict[str, Any]) -> str:
     folder = os.environ.get(FOLDER_VARIABLE)
     looked = f"no rows in the folder that {FOLDER_VARIABLE} names" if folder else f"{FOLDER_VARIABLE} is not set"

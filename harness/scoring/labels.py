@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from harness.errors import UsageError
 from harness.records import Item, Loglikelihood, Message, Origin, Pair, Request, Sampling, Score
 from harness.scoring.base import StudentEngine
 from harness.scoring.choices import continuation_pair
@@ -28,7 +29,7 @@ def score_labels(
     chats = [prompt(item.text) for item in items]
     answers = [answer_ids(engine, chats[0], label) for label in labels]
     if len(set(answers)) < len(answers):
-        raise ValueError("two labels are the same tokens to this model")
+        raise UsageError(f"two of the labels {', '.join(labels)} are the same tokens to this model: rename one")
     room = engine.max_length - max(map(len, answers))
     contexts = [context_ids(engine, chat) for chat in chats]
     fits = [len(context) <= room for context in contexts]

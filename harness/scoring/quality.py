@@ -29,6 +29,9 @@ def named_label(text: str, labels: Sequence[str]) -> str | None:
 
     Generous on purpose: an untuned model that writes "Topic: billing." has answered.
     """
+    exact = [label for label in labels if normalise(label) == normalise(text)]
+    if exact:
+        return exact[0]
     words = normalise(text).split()
     joined = f" {' '.join(words)} "
     named = [label for label in labels if f" {normalise(label)} " in joined]

@@ -8,11 +8,12 @@ open_ended  instructions answered in free text: repetition, length, stopping, co
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness import yaml_file
 from harness.errors import UsageError, nearest
@@ -53,6 +54,14 @@ class ChoiceSuite(SuiteBase):
     items: str  # JSONL of {question, choices, answer: index}
     context: str = "Question: {question}\nAnswer:"  # what stands before each choice
     normalise: Literal["none", "bytes"] = "bytes"  # divide a choice's log-likelihood by its length
+
+    @model_validator(mode="after")
+    def _has_no_other_holes(self) -> Self:
+        try:
+            self.context.format(question="x")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"context {self.context!r}: only {{question}} may stand in braces") from error
+        return self
 
 
 class BenchmarkSuite(SuiteBase):
@@ -133,7 +142,7 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | Non
         return Suite(path.stem, spec.model_copy(update={"limit": min(caps, default=None)}), ())
     items_path = root / spec.items
     if not items_path.is_file():
-        names = [str(p.relative_to(root)) for p in items_path.parent.glob("*")] if items_path.parent.is_dir() else []
+        names = [os.path.relpath(p, root) for p in items_path.parent.glob("*")] if items_path.parent.is_dir() else []
         place = document.place(("items",))
         raise UsageError(f"{place}: items: there is no file {spec.items}{nearest(spec.items, names)}")
     items = _ITEMS[spec.kind](items_path, labels)
@@ -144,6 +153,11 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | Non
         if item.id in first:
             raise UsageError(f"{items_path}:{line}: the same item stands on line {first[item.id]}")
         first[item.id] = line
+    if isinstance(spec, LabelsSuite) and {item.split for _, item in items} != {"dev", "test"}:
+        raise UsageError(
+            f"{items_path}: {len(items)} items are too few: a quarter of them, by digest, is for choosing (dev), and"
+            " either part is empty"
+        )
     return Suite(path.stem, spec, tuple(item for _, item in items))
 
 

@@ -71,12 +71,17 @@ def load_base(source: Model, examples: Sequence[Example], device: str = "auto") 
     """
     place = _device(device)
     dtype = _dtype(place)
-    config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     # transformers' fused attention leaves out the soft cap of the models that have one
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     with _memory_errors("loading " + source.name):
         network = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, attn_implementation=attention, local_files_only=True
+            source.folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         ).to(place)
     network.requires_grad_(False)
     # PEFT writes this name into what it saves; a path would be true on this machine only
