@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,10 @@ from harness.report import report
 from harness.results import load_results
 from harness.scoring.base import StudentEngine
 from harness.stats import MIN_SEEDS
+from harness.store import COMMIT_EVERY
 from harness.terminal import Stop
 from harness.train import train
+from tests.http_server import Endpoint, serving
 from tests.project import write_project
 from tests.test_augment import Quiet
 
@@ -313,3 +317,45 @@ def test_ctrl_c_in_training_is_a_normal_way_to_stop(tmp_path: Path, tiny_model: 
     assert "go on with: make train RUN=shop" in output
     assert "Traceback" not in output
     assert not [p for p in (tmp_path / "runs/.cache/students").glob("*") if not (p / "cell.json").exists()]
+
+
+@pytest.mark.parametrize("committed", [5, 60, 150])
+def test_kill_9_of_augment_beside_a_real_endpoint(tmp_path: Path, committed: int) -> None:
+    """No committed call is asked again, at most those in flight are, and the rows are those of an unkilled run."""
+    asked: dict[str, int] = {}
+    rows = {}
+    for name in ("whole", "broken"):
+        endpoint = Endpoint(delay_s=0.02)
+        with serving(endpoint):
+            settings = {"model": "teacher", "engine": "openai", "base_url": endpoint.base_url, "concurrency": 4}
+            write_project(tmp_path / name, "nobody", teacher=settings)
+            if name == "broken":
+                process = start(tmp_path / name, "augment")
+                calls = tmp_path / name / "runs/.cache/calls.sqlite"
+                wait_for(lambda: stored_calls(calls) >= committed, process)
+                os.kill(process.pid, signal.SIGKILL)
+                finish(process)
+                assert not (tmp_path / name / "runs/shop/augment/manifest.json").exists()
+            code, output = finish(start(tmp_path / name, "augment"))
+            assert code == 0, output
+            asked[name] = len(endpoint.posts)
+        rows[name] = (tmp_path / name / "runs/shop/augment/train.jsonl").read_bytes()
+    assert rows["whole"] == rows["broken"]
+    # in flight: four at the endpoint, and what was answered but not yet committed
+    assert asked["whole"] <= asked["broken"] <= asked["whole"] + 4 + 2 * COMMIT_EVERY
+
+
+def stored_calls(path: Path) -> int:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as db:
+            return int(db.execute("SELECT count(*) FROM calls").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
