@@ -50,12 +50,16 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
 
     loaded = _load(run, settings)
     terminal = Terminal()
-    identity, engine = _teacher(loaded, terminal)
     if dry_run:
+        from harness.models import from_hub
         from harness.plan import plan_augment
 
-        terminal.say(plan_augment(loaded, identity, _tokenizer(loaded)))
+        teacher = loaded.file.teacher
+        unseen = teacher.engine in ("vllm", "transformers") and from_hub(teacher.model)
+        identity = f"{teacher.model}@newest" if unseen else _teacher(loaded, terminal)[0]
+        terminal.say(plan_augment(loaded, identity, _tokenizer(loaded, unseen)))
         return
+    identity, engine = _teacher(loaded, terminal)
     from harness.store import locked
 
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
@@ -103,10 +107,13 @@ def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryR
 
 
 @app.command()
-def report(run: RunName = "helpdesk", settings: Settings = None) -> None:
+def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Write the report again from stored scores (needs neither torch nor vLLM)."""
     from harness.report import report as write_report
 
+    if dry_run:
+        Terminal().say(f"report {run} would read runs/{run}/eval and train, and write report.md and figures there")
+        return
     write_report(_load(run, settings), Terminal())
 
 
@@ -120,18 +127,24 @@ def show(run: RunName = "helpdesk", settings: Settings = None) -> None:
 
 
 @app.command()
-def bless(run: RunName = "helpdesk", settings: Settings = None) -> None:
+def bless(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Store the ship student's scores as the baseline that check compares with (a file for git)."""
     from harness.check import bless as stage
 
+    if dry_run:
+        Terminal().say(f"bless {run} would read runs/{run}/eval and write runs/{run}.baseline.json")
+        return
     stage(_load(run, settings), Terminal())
 
 
 @app.command()
-def check(run: RunName = "helpdesk", settings: Settings = None) -> None:
+def check(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Compare the ship student with the blessed baseline: exit 0 pass, 1 regressed, 4 cannot tell."""
     from harness.check import check as stage
 
+    if dry_run:
+        Terminal().say(f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json; it writes nothing")
+        return
     code = stage(_load(run, settings), Terminal())
     if code:
         raise typer.Exit(code)
@@ -249,10 +262,10 @@ def _nobody() -> Generator:
     raise MachineError("this run has no teacher, and one was asked")
 
 
-def _tokenizer(run: Run) -> Callable[[str], int]:
+def _tokenizer(run: Run, unseen: bool) -> Callable[[str], int]:
     """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
     teacher = run.file.teacher
-    if teacher.engine in ("openai", "scripted"):
+    if unseen or teacher.engine in ("openai", "scripted"):
         return lambda text: len(text) // 4 + 1
     from transformers import AutoTokenizer
 

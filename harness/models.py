@@ -67,6 +67,11 @@ def resolve(name: str, cache: Path, revision: str | None = None) -> Model:
     raise UsageError(f"there is no model {name!r}{nearest(name.lower(), BUNDLED)}; {_allowed()}")
 
 
+def from_hub(name: str) -> bool:
+    """Whether `resolve` would go to the hub for it: a dry run must not."""
+    return name not in BUNDLED and not Path(name).expanduser().is_dir()
+
+
 def _allowed() -> str:
     return f"a model is a bundled name ({', '.join(BUNDLED)}), a local folder, or a hub id (owner/name)"
 

@@ -332,7 +332,7 @@ def test_kill_9_of_augment_beside_a_real_endpoint(tmp_path: Path, committed: int
             if name == "broken":
                 process = start(tmp_path / name, "augment")
                 calls = tmp_path / name / "runs/.cache/calls.sqlite"
-                wait_for(lambda: stored_calls(calls) >= committed, process)
+                wait_for(lambda path=calls: stored_calls(path) >= committed, process)  # type: ignore[misc]
                 os.kill(process.pid, signal.SIGKILL)
                 finish(process)
                 assert not (tmp_path / name / "runs/shop/augment/manifest.json").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.config import Run, Train
 from harness.errors import UsageError
-from harness.models import Model, resolve
+from harness.models import Model, from_hub, resolve
 from harness.records import Cell, Row, digest
 from harness.rows import rows_of_data, seed_rows
 from harness.store import read_manifest
@@ -153,17 +153,22 @@ def plan(run: Run) -> list[Planned]:
     """The cells that `train` would train and what they take; imports no torch, changes nothing.
 
     Tokens are counted with the student's own tokenizer on a sample of the rows, its chat template by a
-    rule of thumb. Before augment has run, rows are taken to be as long as the seeds.
+    rule of thumb. Before augment has run, rows are taken to be as long as the seeds. Of a student that is still
+    on the hub nothing is known but its name.
     """
     settings, seeds = run.file.train, seed_rows(run)
-    counters = {student: _token_counter(resolve(student, run.cache).folder) for student in settings.students}
+    unseen = any(from_hub(student) for student in settings.students)  # a plan downloads nothing
+    counters = {
+        student: _token_counter(Path() if from_hub(student) else resolve(student, run.cache).folder)
+        for student in settings.students
+    }
 
     def planned(cell: Cell, rows: Sequence[Row], trained: bool | None) -> Planned:
         count = _updates(cell, settings)
         tokens = _tokens(rows, count * settings.batch_rows, counters[cell.student])
         return Planned(cell, cell.size, count, tokens, trained)
 
-    if _rows_are_made(run):
+    if _rows_are_made(run) and not unseen:
         return [planned(g.cell, g.rows, g.trained(run)) for g in expand(run)]
     cells = [cell for student in settings.students for cell in cells_of(settings, student, len(seeds))]
     return [planned(cell, seeds if cell.size else (), None) for cell in cells]
