@@ -171,12 +171,12 @@ class Headline:
         """The answer in words, whatever it says."""
         d, i = self.difference, self.difference.interval
         reading = " (by log-likelihood)" if self.rival_metric == "choice_accuracy" else ""
-        seen = f"{100 * d.smallest:.1f} points" if d.smallest is not None else "no difference at all"
+        seen = f"{100 * d.smallest:.1f} points" if d.smallest is not None else "none"
         return (
             f"{self.arm.title}: {100 * self.value:.1f}% of {i.n} test items right; best alternative,"
             f" {self.rival.title}{reading}: {100 * self.rival_value:.1f}%. Difference"
             f" {100 * i.estimate:+.1f} points [{100 * i.low:+.1f}, {100 * i.high:+.1f}], asking about"
-            f" {d.question}: {d.verdict}. These items would likely have shown {seen}."
+            f" {d.question}: {d.verdict}. The smallest difference these items would likely have shown: {seen}."
         )
 
 

@@ -47,9 +47,10 @@ def learning_curve(
                     value, color=colour, linestyle=style, linewidth=1.2,
                     label=f"untuned, {arm.prompting.replace('_', '-')} ({how})",
                 )  # fmt: skip
-    for arm in (a for a in arms if a.data == "seeds_only" and a.kind == "student" and a.student == student):
-        value = arm.metric("accuracy") or 0.0
-        axes.axhline(value, color=PURPLE, linestyle="--", linewidth=1.3, label=f"tuned on the {arm.size} seeds alone")
+    for arm in (a for a in arms if a.data == "seeds_only" and (a.kind == "reference" or a.student == student)):
+        colour, who = (GREEN, "TF-IDF") if arm.kind == "reference" else (PURPLE, "tuned")
+        value, label = arm.metric("accuracy") or 0.0, f"{who} on the {arm.size} seeds alone"
+        axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=label)
     if chance is not None:
         axes.axhline(chance, color="#bbbbbb", linewidth=1, label="chance")
     axes.set_xscale("log", base=2)
