@@ -442,7 +442,7 @@ def _tell(run: Run, funnel: Funnel, kept: list[Row], rejected: list[Rejected], t
             f"  [{reject.row.label}] {reject.row.text or '(empty)'}\n      {verdict.filter}: {verdict.reason}{against}"
         )
     terminal.say("\nfunnel:\n" + funnel.table())
-    if funnel.kept < funnel.wanted and not funnel.pending:
+    if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.own_rows:
         share = max(funnel.kept / max(funnel.requested, 1), 0.01)
         terminal.say(
             f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: at this keep rate augment.max_requests"
