@@ -319,7 +319,7 @@ def test_ctrl_c_in_training_is_a_normal_way_to_stop(tmp_path: Path, tiny_model: 
     assert not [p for p in (tmp_path / "runs/.cache/students").glob("*") if not (p / "cell.json").exists()]
 
 
-@pytest.mark.parametrize("committed", [5, 60, 150])
+@pytest.mark.parametrize("committed", [5, 40, 70])
 def test_kill_9_of_augment_beside_a_real_endpoint(tmp_path: Path, committed: int) -> None:
     """No committed call is asked again, at most those in flight are, and the rows are those of an unkilled run."""
     asked: dict[str, int] = {}
