@@ -183,6 +183,7 @@ def chosen_documents(tasks: Sequence[Task], limit: int | None) -> list[tuple[Tas
 def score_benchmark(suite: BenchmarkSuite, tasks: Sequence[Task], engine: StudentEngine) -> list[Score]:
     """One score per chosen document, with the task's own metrics as values."""
     from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
 
     documents = chosen_documents(tasks, suite.limit)
     wanted: dict[str, list[int]] = {}
@@ -193,6 +194,7 @@ def score_benchmark(suite: BenchmarkSuite, tasks: Sequence[Task], engine: Studen
         model=_bridge(engine, too_long),
         tasks=[task for task in tasks if task.config.task in wanted],
         samples=wanted,
+        task_manager=TaskManager(include_defaults=False),  # its own would index all task files: 7 s a card
         bootstrap_iters=0,
         log_samples=True,
     )
