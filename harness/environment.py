@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine, commit. Recorded and compared; never part of a key."""
+"""What a result was made with: versions, machine, commit. Recorded for readers; never part of a key."""
 
 from __future__ import annotations
 

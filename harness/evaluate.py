@@ -165,6 +165,8 @@ def card_key(run: Run, subject: Subject, suite: Suite) -> str:
             parts.append([seed.id for seed in run.seeds])
     if isinstance(suite.spec, OpenEndedSuite):
         parts.append(list(run.task.labels))
+    if isinstance(suite.spec, BenchmarkSuite):
+        parts.append(benchmarks.fingerprint())
     return digest(*parts)[:32]
 
 

@@ -96,7 +96,7 @@ def _check_folder(name: str, folder: Path) -> None:
         what = "an adapter alone, without its base" if adapter else "no config.json"
         raise UsageError(f"model {name!r}: {folder} holds {what}; it must hold config.json and *.safetensors")
     if not any(folder.glob("*.safetensors")):
-        others = sorted(p.name for p in folder.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".gguf", ".h5"})
+        others = sorted(p.name for p in folder.iterdir() if p.suffix in OTHER_FORMATS)
         has = f"only {', '.join(others[:3])}" if others else "no weights"
         raise UsageError(
             f"model {name!r}: {folder} holds {has}; weights must be *.safetensors"

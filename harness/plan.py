@@ -36,7 +36,7 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         own_requests = list({r.key: r for r in requests}.values())
         calibration += own_requests
         lines.append(("calibrate the judge", len(own_requests), sum(count(_prompt(r)) + 1 for r in own_requests)))
-        rows = len(own) or len(asked)
+        rows = len(own) or len(asked)  # at most: rows with equal texts are asked once
         sample = judge.ask(seed_rows(run), context)
         each = mean(count(_prompt(r)) + 1 for r in sample)
         lines.append(("judge", rows, rows * each))

@@ -161,17 +161,22 @@ class Cell(Record):
 
 
 class Item(Record):
-    """One question of a suite. `choices` and `gold` are empty for free text."""
+    """One question of a suite: `choices` and `gold` where one is picked, `answers` where text is written."""
 
     text: str
     choices: tuple[str, ...] = ()
     gold: int | None = None  # index into choices
-    tags: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()  # every answer that is right, the reference first
+    variants: tuple[str, ...] = ()  # the same question in other words
+    tags: tuple[str, ...] = ()  # what results are broken down by
+    group: str = ""  # items that share a passage have one group: they are not independent
+    stratum: str = ""  # a fixed part of the suite, such as a subject: its share is not left to chance
 
     @property
     def id(self) -> str:
         """16 hex digits over what is asked and what is right."""
-        return digest("item", FORMAT, self.text, list(self.choices), self.gold)[:16]
+        written = [list(self.answers)] if self.answers else []
+        return digest("item", FORMAT, self.text, list(self.choices), self.gold, *written)[:16]
 
     @property
     def split(self) -> Literal["dev", "test"]:
@@ -191,6 +196,11 @@ class Score(Record):
     output: str = ""  # the freely generated answer
     cut: bool = False  # the answer hit the limit of tokens
     error: str = ""
+    tags: tuple[str, ...] = ()  # these three are the item's
+    group: str = ""
+    stratum: str = ""
+    prompt_tokens: int = 0  # what the answer cost
+    answer_tokens: int = 0
 
 
 class Scorecard(Record):
@@ -210,8 +220,11 @@ class Scorecard(Record):
     failed: int
     cut: int = 0
     metrics: dict[str, float]  # over test items; rates divide by all of them
-    seconds: float = 0.0
-    tokens: int = 0
+    chance: float | None = None  # what guessing gets, where items are choices
+    notes: tuple[str, ...] = ()  # what a reader must know of how it was asked
+    seconds: float = 0.0  # of the model's work, over all commands that shared it
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:

@@ -9,7 +9,6 @@ The table of simulated coverage is printed by tests/bench/bench_intervals.py.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 from typing import Any, Literal, Self
@@ -202,23 +201,6 @@ def macro_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str
     wrong for its gold label. Raises ValueError for different lengths, no items or no labels.
     """
     return float(_macro_f1(np.ones((1, len(gold))), _f1_parts(gold, predicted, labels))[0])
-
-
-def macro_f1_difference(
-    gold: Sequence[str], a: Sequence[str], b: Sequence[str], labels: Sequence[str],
-    random_seed: int, level: float = 0.95,
-) -> Interval:  # fmt: skip
-    """Macro-F1 of predictions `a` minus that of `b` on the same items: percentile bootstrap over items.
-
-    `gold`, `a`, `b`: one per item, same order. Raises ValueError as `macro_f1`.
-    """
-    n, estimate = len(gold), macro_f1(gold, a, labels) - macro_f1(gold, b, labels)
-    alike = Counter(zip(gold, a, b, strict=True))  # items that agree in all three are drawn together
-    counts = np.random.default_rng(random_seed).multinomial(n, np.array([*alike.values()]) / n, RESAMPLES)
-    golds, first, second = zip(*alike, strict=True)
-    draws = _macro_f1(counts, _f1_parts(golds, first, labels))
-    draws -= _macro_f1(counts, _f1_parts(golds, second, labels))
-    return _around(estimate, draws - estimate, "paired bootstrap", n, level)
 
 
 def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: float = 0.95) -> float | None:

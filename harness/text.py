@@ -153,11 +153,6 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[Twin | None]
     return twin
 
 
-def near_duplicate_of(texts: Sequence[str], threshold: float) -> list[int | None]:
-    """For each text the place of the earlier kept text it nearly repeats, or None; see near_duplicates."""
-    return [twin.index if twin else None for twin in near_duplicates(texts, threshold)]
-
-
 def _better(a: Twin | None, b: Twin) -> Twin:
     return b if a is None or (b.score, -b.index) > (a.score, -a.index) else a
 

@@ -16,7 +16,6 @@ from harness.errors import UsageError
 from harness.filters import Context, Judge
 from harness.filters.calibration import (
     Calibration,
-    auc_interval,
     calibrate,
     prior_of,
     threshold_keeping,
@@ -200,27 +199,12 @@ def test_many_seeds_are_sampled_evenly(tmp_path: Path) -> None:
     assert sorted(r.label for r in right) == ["billing"] * 3 + ["delivery"] * 3 + ["repair"] * 3
 
 
-def test_auc_by_hand() -> None:
+def test_the_calibration_is_the_auc_over_seeds() -> None:
     # right 0.9 beats 0.1, 0.5, 0.7; right 0.5 beats 0.1, ties 0.5, loses to 0.7: 4.5 of 6
-    auc, low, high = auc_interval([0.9, 0.5], [[0.1, 0.5], [0.7]])
-    assert auc == 4.5 / 6
-    assert 0 <= low <= auc <= high <= 1
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.floats(0, 1), st.lists(st.floats(0, 1), min_size=1, max_size=3)), min_size=1, max_size=8))
-def test_auc_equals_counting_every_pair(scores: list[tuple[float, list[float]]]) -> None:
-    right, wrong = [r for r, _ in scores], [w for _, w in scores]
-    pairs = [(r, w) for r in right for own in wrong for w in own]
-    counted = sum((r > w) + (r == w) / 2 for r, w in pairs) / len(pairs)
-    assert auc_interval(right, wrong)[0] == pytest.approx(counted)
-
-
-def test_the_interval_is_that_of_seeds_not_of_scores() -> None:
-    # ten copies of each wrong score add no knowledge, so they must not narrow the interval
-    draw = random.Random(1)
-    right, wrong = [draw.gauss(0.6, 0.2) for _ in range(40)], [[draw.gauss(0.4, 0.2)] for _ in range(40)]
-    assert auc_interval(right, wrong) == pytest.approx(auc_interval(right, [w * 10 for w in wrong]))
+    found = calibrate([0.9, 0.5], [[0.1, 0.5], [0.7]], 0.9)
+    assert found.auc == 4.5 / 6
+    assert (found.low, found.high) == (0, 1)  # two seeds: nothing is claimed
+    assert not found.usable
 
 
 def test_threshold_by_hand() -> None:

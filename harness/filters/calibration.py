@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from harness import stats
 from harness.records import Record
 
-DRAWS = 2000  # bootstrap resamples
-MIN_SEEDS = 8  # below that even a perfect AUC says nothing
+MIN_SEEDS = stats.MIN_GROUPS  # below that even a perfect AUC says nothing
 
 
 class Calibration(Record):
@@ -59,11 +59,13 @@ def calibrate(
     """The calibration of a judge that gave seed i the scores `right[i]` and, mislabelled, `wrong[i]`."""
     if not right:
         return Calibration(seeds=0, unanswered=unanswered)
-    auc, low, high = auc_interval(right, wrong, random_seed)
+    own = [str(seed) for seed in range(len(right))]
+    others = [str(seed) for seed, scores in enumerate(wrong) for _ in scores]
+    found = stats.auc_interval(right, [score for scores in wrong for score in scores], own, others, random_seed)
     return Calibration(
-        auc=auc,
-        low=low,
-        high=high,
+        auc=found.estimate,
+        low=found.low,
+        high=found.high,
         threshold=threshold_keeping(right, keep),
         seeds=len(right),
         unanswered=unanswered,
@@ -97,28 +99,3 @@ def threshold_keeping(scores: Sequence[float], keep: float) -> float:
     """The highest threshold at or above which at least the share `keep` of `scores` lies."""
     dropped = math.floor((1 - keep) * len(scores) + 1e-9)
     return sorted(scores)[min(dropped, len(scores) - 1)]
-
-
-def auc_interval(
-    right: Sequence[float], wrong: Sequence[Sequence[float]], random_seed: int = 0
-) -> tuple[float, float, float]:
-    """(AUC, low, high): the Mann-Whitney AUC of all right scores against all wrong ones, with a 95% interval.
-
-    `right[i]` and `wrong[i]` (one or more) belong to seed i. Scores of one seed are alike, so the bootstrap
-    draws whole seeds (percentile interval; Efron and Tibshirani 1993); ties count half.
-    """
-    import numpy as np
-
-    n = len(right)
-    positive = np.asarray(right)
-    # wins[i, j]: how many wrong scores of seed j lie below the right score of seed i
-    wins = np.zeros((n, n))
-    for j, scores in enumerate(wrong):
-        ordered = np.sort(np.asarray(scores))
-        below, upto = (np.searchsorted(ordered, positive, side) for side in ("left", "right"))
-        wins[:, j] = (below + upto) / 2
-    sizes = np.array([len(scores) for scores in wrong])
-    draws = np.random.default_rng(random_seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    aucs = np.einsum("bi,bi->b", draws @ wins, draws) / (n * (draws @ sizes))
-    low, high = np.quantile(aucs, [0.025, 0.975])
-    return float(wins.sum() / (n * sizes.sum())), float(low), float(high)

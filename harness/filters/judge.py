@@ -169,13 +169,14 @@ class Judge(Record):
                 favours[row.provenance.seeds[0]] = chances
         good: dict[str, float] = {}
         bad: dict[str, list[float]] = {}
+        others: dict[str, dict[str, float]] = {}  # a seed that weighed itself would look better than a new text
         for row, chances in zip(rows, answers, strict=True):
             if not chances:
                 continue
             seed = row.provenance.seeds[0]
-            # the other seeds' prior: a seed that weighed itself would look better than a new text does
-            others = prior_of([c for other, c in favours.items() if other != seed])
-            score = weigh(chances, others).get(self._accepted(row), 0.0)
+            if seed not in others:
+                others[seed] = prior_of([c for other, c in favours.items() if other != seed])
+            score = weigh(chances, others[seed]).get(self._accepted(row), 0.0)
             if row.label == right[seed]:
                 good[seed] = score
             else:

@@ -70,6 +70,8 @@ class BenchmarkSuite(SuiteBase):
     kind: Literal["benchmark"]
     benchmark: str
     num_fewshot: Annotated[int, Field(ge=0)] = 0
+    num_fewshot_without_rows: Annotated[int, Field(ge=0)] | None = None  # where the rows shots come from are absent
+    form: Literal["raw", "chat"] = "raw"  # the task's own prompt, or that prompt in the model's chat template
     limit: Annotated[int, Field(ge=1)] | None = None  # a fixed subset by content digest; None is all
 
 

@@ -37,7 +37,7 @@ def timed(texts: list[str], limit: int) -> tuple[float, set[int]]:
     """Seconds, and the places of the texts found to repeat an earlier one."""
     text.EXACT_CELLS = limit
     started = time.perf_counter()
-    found = text.near_duplicate_of(texts, 0.8)
+    found = text.near_duplicates(texts, 0.8)
     return time.perf_counter() - started, {i for i, twin in enumerate(found) if twin is not None}
 
 
