@@ -1,11 +1,40 @@
-"""What scoring asks of a student's engine."""
+"""What scoring asks of a student's engine, and what it gives back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from harness.records import Completion, Loglikelihood, Message, Pair, Request
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records import Completion, Loglikelihood, Message, Pair, Request, Score
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a suite gave for one student: a score per item, and what only the scorer knows about the suite."""
+
+    scores: tuple[Score, ...]
+    chance: float | None = None  # what guessing gets
+    notes: tuple[str, ...] = ()  # what a reader must know of how it was asked
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What a model expects at some positions of a text."""
+
+    ids: NDArray[np.int64]  # [positions, k] token ids
+    logprobs: NDArray[np.float32]  # [positions, k] their log-probabilities (nats)
+
+
+class Embedder(Protocol):
+    """Texts as points: alike in meaning, near in space."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, shape (texts, dimensions), same order."""
+        ...
 
 
 class StudentEngine(Protocol):
@@ -39,4 +68,8 @@ class StudentEngine(Protocol):
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
         """As records.Likelihood."""
+        ...
+
+    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
+        """At each token of every continuation the k likeliest tokens, or those that `at` names there."""
         ...
