@@ -7,17 +7,18 @@ on dev items.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from harness import stats
-from harness.records import Scorecard
+from harness import clusters, power, stats
+from harness.records import Score, Scorecard
 from harness.results import Results
 from harness.scoring.reference import NAME as REFERENCE
-from harness.scoring.summary import RATES
+from harness.scoring.summary import LOWER_IS_BETTER, RATES
 from harness.stats import Floats, Interval
 
 Split = Literal["dev", "test"]
@@ -68,17 +69,49 @@ def arms(results: Results, suite: str) -> list[Arm]:
     return sorted(found, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.prompting))
 
 
+def ordered(results: Results, card: Scorecard, split: Split) -> list[Score]:
+    """A card's scores of one split, in the order of item ids: the order of every matrix here."""
+    return sorted((s for s in results.scores(card) if s.split == split), key=lambda s: s.item)
+
+
 def matrix(results: Results, arm: Arm, metric: str, split: Split) -> Floats:
     """Values of shape (seeds, items), items in the order of their ids.
 
     A missing rate is 0, since an item that gave none is wrong; any other missing value is NaN.
     """
     absent = 0.0 if metric in RATES else float("nan")
-    rows = []
-    for card in arm.cards:
-        scores = sorted((s for s in results.scores(card) if s.split == split), key=lambda s: s.item)
-        rows.append([score.values.get(metric, absent) for score in scores])
+    rows = [[score.values.get(metric, absent) for score in ordered(results, card, split)] for card in arm.cards]
     return np.asarray(rows, dtype=float)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What ties items together, one entry per test item in id order; None where items stand alone."""
+
+    groups: tuple[str, ...] | None = None  # items of one group (a passage) are alike
+    strata: tuple[str, ...] | None = None  # parts of the suite whose shares are fixed
+
+    def of(self, kept: Sequence[bool]) -> Units:
+        """The same for some of the items."""
+
+        def some(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if names is None else tuple(name for name, keep in zip(names, kept, strict=True) if keep)
+
+        return Units(some(self.groups), some(self.strata))
+
+
+def units(results: Results, arm: Arm, split: Split = "test") -> Units:
+    """The groups and strata of an arm's items. An item without a group is a group of its own."""
+    scores = ordered(results, arm.cards[0], split)
+    groups = tuple(score.group or score.item for score in scores)
+    strata = tuple(score.stratum for score in scores)
+    return Units(
+        groups if len(set(groups)) < len(groups) else None,
+        strata if len(set(strata)) > 1 else None,
+    )
+
+
+ALONE = Units()
 
 
 @dataclass(frozen=True)
@@ -97,30 +130,26 @@ class Difference:
         return "worse" if self.interval.high < 0 else "no difference found"
 
 
-def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool) -> Difference:
+def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Units = ALONE) -> Difference:
     """`a` - `b`, each of shape (seeds, items). Three seeds or more ask about the recipe, fewer about the weights.
 
     With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only.
     """
-    recipe = stats.two_way_bootstrap(a, b, random_seed, b_varies=b_varies)
+    recipe = clusters.two_way(a, b, random_seed=random_seed, groups=tied.groups, strata=tied.strata, b_varies=b_varies)
     if recipe is not None:
-        return Difference(recipe, "this recipe", _seen(recipe))
-    if a.shape[0] == b.shape[0] == 1 and _binary(a) and _binary(b):
-        flips = float(np.mean(a[0] != b[0]))
-        return Difference(
-            stats.paired_binary(a[0], b[0]), "these weights", stats.smallest_difference(a.shape[1], flips)
-        )
-    found = stats.paired_bootstrap(a.mean(axis=0), b.mean(axis=0), random_seed)
-    return Difference(found, "these weights", _seen(found))
+        return Difference(recipe, "this recipe", power.smallest_from(recipe))
+    one, other = a.mean(axis=0), b.mean(axis=0)
+    found = clusters.paired_difference(one, other, groups=tied.groups, strata=tied.strata, random_seed=random_seed)
+    if found is None:
+        return Difference(unknown(float((one - other).mean()), one.size), "these weights", None)
+    flips = float(np.mean(one != other))
+    seen = stats.smallest_difference(one.size, flips) if found.method == "Tango" else power.smallest_from(found)
+    return Difference(found, "these weights", seen)
 
 
-def _seen(interval: Interval) -> float:
-    """The smallest difference found with power 0.8, from the interval's width: (1.96 + 0.84) standard errors."""
-    return (1.96 + 0.84) * (interval.high - interval.low) / (2 * 1.96)
-
-
-def _binary(values: Floats) -> bool:
-    return bool(np.isin(values, (0.0, 1.0)).all())
+def unknown(estimate: float, items: int) -> Interval:
+    """The interval of what cannot be estimated: too few passages, or fewer than two values."""
+    return Interval(estimate=estimate, low=-math.inf, high=math.inf, method="not estimable", n=items)
 
 
 @dataclass(frozen=True)
@@ -148,7 +177,7 @@ def curve(results: Results, arms_: Sequence[Arm], student: str, data: str, metri
     for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
         values = matrix(results, arm, metric, "test")
         under = matrix(results, base, metric, "test") if base else np.zeros_like(values[:1])
-        against = difference(values, under, arm.size, b_varies=False)
+        against = difference(values, under, arm.size, b_varies=False, tied=units(results, arm))
         level, mean = float(under.mean()), float(values.mean())
         low, high = level + against.interval.low, level + against.interval.high
         points.append(Point(arm.size, mean, low, high, tuple(values.mean(axis=1)), against))
@@ -196,7 +225,8 @@ def headline(results: Results, arms_: Sequence[Arm], student: str, random_seed: 
     rival, rival_metric = max(readings, key=lambda r: float(matrix(results, r[0], r[1], "dev").mean()))
     a = matrix(results, arm, "accuracy", "test")
     b = matrix(results, rival, rival_metric, "test")
-    found = difference(a, b, random_seed, b_varies=rival.kind != "base" and b.shape[0] > 1)
+    varies = rival.kind != "base" and b.shape[0] > 1
+    found = difference(a, b, random_seed, b_varies=varies, tied=units(results, arm))
     return Headline(arm, "accuracy", float(a.mean()), rival, rival_metric, float(b.mean()), found)
 
 
@@ -209,8 +239,13 @@ def _is_alternative(other: Arm, arm: Arm) -> bool:
     return other.data == "seeds_only" or (other.data, other.size) == (arm.data, arm.size)
 
 
-LOWER_IS_BETTER = ("rep_2", "rep_3", "rep_4", "label_collapse", "empty")
-WATCHED = ("accuracy", "rep_3", "stop_rate", "label_collapse")
+# --- what tuning broke ----------------------------------------------------------------------------------------
+
+WATCHED = (
+    "accuracy", "gold_probability", "kl_from_base", "rep_3", "repeat_share", "loop", "stop_rate", "words",
+    "label_collapse", "off_topic", "reference_similarity", "consistency", "misspelling_rate", "refusal", "copied_share",
+    "flagged", "abstained", "made_up",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,22 +266,62 @@ class Change:
         return self.difference.verdict == bad
 
 
-def changes(results: Results, suite: str, random_seed: int) -> list[Change]:
-    """Every tuned arm against its untuned base on a suite that is not the task's own."""
+def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[str] = WATCHED) -> list[Change]:
+    """Every tuned arm against its untuned base, each metric on the items where both have a value."""
     found = []
     all_arms = arms(results, suite)
     for arm in (a for a in all_arms if a.kind == "student"):
         base = untuned(all_arms, arm.student)
         if base is None:
             continue
-        for metric in WATCHED:
-            if arm.metric(metric) is None or base.metric(metric) is None:
-                continue
-            a, b = matrix(results, arm, metric, "test"), matrix(results, base, metric, "test")
+        for metric in metrics:
+            a = matrix(results, arm, metric, "test")
+            # a model has not moved from itself
+            b = np.zeros_like(a[:1]) if metric == "kl_from_base" else matrix(results, base, metric, "test")
             there = ~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0))
-            if there.sum() < 2:  # e.g. repetition, when no answer is long enough to repeat anything
+            known = metric not in RATES or metric in arm.cards[0].metrics
+            if not known or there.sum() < 2:  # e.g. repetition, when no answer is long enough to repeat anything
                 continue
-            a, b = a[:, there], b[:, there]
-            d = difference(a, b, random_seed, b_varies=False)
-            found.append(Change(suite, metric, arm, float(b.mean()), float(a.mean()), d))
+            tied = units(results, arm).of([bool(kept) for kept in np.atleast_1d(there)])
+            d = difference(a[:, there], b[:, there], random_seed, b_varies=False, tied=tied)
+            found.append(Change(suite, metric, arm, float(b[:, there].mean()), float(a[:, there].mean()), d))
     return found
+
+
+@dataclass(frozen=True)
+class PanelPoint:
+    """A size on a forgetting curve: the value, and the base's value moved by the paired interval."""
+
+    size: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric of one suite over sizes, for the figure of what tuning broke."""
+
+    suite: str
+    metric: str
+    before: float
+    chance: float | None
+    points: tuple[PanelPoint, ...]
+
+
+def panels(found: Sequence[Change], student: str) -> list[Panel]:
+    """Forgetting curves of one student on filtered rows, by suite and metric."""
+    grouped: dict[tuple[str, str], list[Change]] = {}
+    for change in found:
+        if (change.arm.student, change.arm.data) == (student, "filtered"):
+            grouped.setdefault((change.suite, change.metric), []).append(change)
+    made = []
+    for (suite, metric), own in grouped.items():
+        own.sort(key=lambda change: change.arm.size)
+        points = tuple(
+            PanelPoint(c.arm.size, c.after, c.before + c.difference.interval.low, c.before + c.difference.interval.high)
+            for c in own
+        )
+        guess = own[0].arm.cards[0].chance if metric in ("accuracy", "gold_probability") else None
+        made.append(Panel(suite, metric, own[0].before, guess, points))
+    return made

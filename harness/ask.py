@@ -5,35 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.config import Run
-from harness.evaluate import Opener, Subject, asked_with, read_subjects
+from harness.examiner import Openers
+from harness.prompting import Lookup, asked_with, nearest_rows
 from harness.records import Item
 from harness.scoring.base import StudentEngine
 from harness.scoring.labels import score_labels
+from harness.scoring.written import ask as ask_written
+from harness.subjects import Subject, largest_rows, read_cast
 from harness.terminal import Terminal
 
-ANSWER_TOKENS = 32
+ANSWER_TOKENS = 32  # at most
 
 
-def ask(run: Run, text: str, open_student: Opener, terminal: Terminal) -> None:
+def ask(run: Run, text: str, openers: Openers, terminal: Terminal) -> None:
     """Print what each subject writes, and which label it finds likeliest with its probability."""
-    subjects, _ = read_subjects(run)
-    width = max(len(subject.title) for subject in subjects)
+    cast = read_cast(run)
+    width = max(len(subject.title) for subject in cast.subjects)
+    lookup = nearest_rows(largest_rows(run, cast.cells), run.file.eval.retrieved, openers.embedder)
     terminal.say(text)
     loaded: dict[tuple[Path, Path | None], StudentEngine] = {}
-    for subject in subjects:
+    for subject in cast.subjects:
         place = (subject.base, subject.adapter)
         if place not in loaded:
             loaded.clear()  # one student in memory at a time
-            loaded[place] = open_student(*place)
-        terminal.say(f"  {subject.title:<{width}}  {answer(run, subject, text, loaded[place])}")
+            loaded[place] = openers.student(*place)
+        terminal.say(f"  {subject.title:<{width}}  {answer(run, subject, text, loaded[place], lookup)}")
 
 
-def answer(run: Run, subject: Subject, text: str, engine: StudentEngine) -> str:
+def answer(run: Run, subject: Subject, text: str, engine: StudentEngine, lookup: Lookup) -> str:
     """What one subject writes, and its likeliest label."""
     labels = tuple(run.task.labels)
+    if run.task.free:
+        prompt = asked_with(run, subject, [Item(text=text)], engine, lookup)
+        written = ask_written({0: prompt(text)}, engine, subject.key, ANSWER_TOKENS, ("\n",))[0]
+        return f"failed: {written.error}" if written.error else repr(written.text.strip())
     # a stand-in gold at each position reads that label's probability from the same scorer the suites use
     items = [Item(text=text, choices=labels, gold=position) for position in range(len(labels))]
-    prompt = asked_with(run, subject, items, engine)
+    prompt = asked_with(run, subject, items, engine, lookup)
     scores = score_labels(items, prompt, engine, subject.key, ANSWER_TOKENS)
     if scores[0].status == "failed":
         return f"failed: {scores[0].error}"

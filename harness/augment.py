@@ -8,7 +8,6 @@ judges every row, so that changing one filter asks the teacher nothing.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
@@ -24,19 +23,19 @@ from harness.filters import Context, Judge, Protected
 from harness.filters.judge import Calibration
 from harness.funnel import Funnel, count_drops
 from harness.prompts import Template
+from harness.reading import Parsed, parse
 from harness.records import (
     Completion,
     Generator,
     Message,
     Origin,
-    Provenance,
     Request,
     Row,
     Seed,
     Verdict,
     digest,
 )
-from harness.rows import Rejected, make_row, own_rows, rows_settings
+from harness.rows import Rejected, own_rows, rows_settings
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
 from harness.store import CallCache, Manifest, cached, read_manifest, unseal, write_json, write_jsonl, write_manifest
@@ -178,21 +177,21 @@ def requests_for(run: Run, teacher: str, count: dict[str, int]) -> list[Request]
     """
     loaded = [(use, prompts.load(run.root / use.path)) for use in run.file.augment.templates]
     order = sorted((j, label) for label, n in count.items() for j in range(n))
-    position = {label: i for i, label in enumerate(run.task.labels)}
+    position = {label: i for i, label in enumerate(asked_labels(run))}
     order.sort(key=lambda pair: (pair[0], position[pair[1]]))
     return [_request(run, teacher, *loaded[j % len(loaded)], label, j) for j, label in order]
 
 
 def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label: str, j: int) -> Request:
     draw = random.Random(digest("shots", run.file.random_seed, label, j))
-    own = [seed for seed in run.seeds if seed.label == label]
+    own = [seed for seed in run.seeds if seed.label == label or run.task.free]
     shots: list[Seed] = draw.sample(own, min(use.shots, len(own)))
     text = template.render(
-        label=label, description=run.task.labels[label], labels=run.task.labels, shots=shots, index=j
+        label=label, description=run.task.labels.get(label, ""), labels=run.task.labels, shots=shots, index=j
     )
     sampling = use.sampling
     if use.output == "json":
-        sampling = sampling.model_copy(update={"json_schema": _row_schema()})
+        sampling = sampling.model_copy(update={"json_schema": _row_schema(run)})
     return Request(
         model=teacher,
         prompt=text if use.form == "completion" else "",
@@ -204,13 +203,20 @@ def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label
     )
 
 
-def _row_schema() -> dict[str, object]:
-    return {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+def _row_schema(run: Run) -> dict[str, object]:
+    """What the teacher must write: the text, and its answer too where the task has no labels to draw it from."""
+    wanted = ["text", "label"] if run.task.free else ["text"]
+    return {"type": "object", "properties": {name: {"type": "string"} for name in wanted}, "required": wanted}
+
+
+def asked_labels(run: Run) -> tuple[str, ...]:
+    """The labels that rows are asked for in turn; one without a name where answers are free."""
+    return tuple(run.task.labels) or ("",)
 
 
 def first_round(run: Run) -> dict[str, int]:
     """Requests per label of the first round: `oversample` for every row wanted."""
-    labels = list(run.task.labels)
+    labels = asked_labels(run)
     each = ceil(run.file.augment.rows * run.file.augment.oversample / len(labels))
     return dict.fromkeys(labels, each)
 
@@ -272,7 +278,7 @@ def _rounds(
     while count is not None:
         requests = requests_for(run, teacher, count)
         parsed, judged = _round(run, requests, context, calibrations, ask, terminal)
-        kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
+        kept = Counter("" if run.task.free else r.row.label for r in judged if all(v.keep for v in r.verdicts))
         asked, count = count, None if ask.stop() else next_round(run, count, kept)
         if count is not None:
             more = sum(count.values()) - sum(asked.values())
@@ -306,63 +312,6 @@ def _round(
             if ask.stop():
                 break
     return parsed, judged
-
-
-@dataclass(frozen=True)
-class Parsed:
-    """Rows in request order, and what became of the requests that gave none."""
-
-    rows: list[Row]
-    failed: int = 0
-    unparsed: int = 0
-
-
-def parse(run: Run, requests: Sequence[Request], found: dict[str, Completion]) -> Parsed:
-    """Rows from completions; a request without a completion was stopped and gives nothing."""
-    template = prompts.load(run.root / run.task.prompt)
-    outputs = {use.path: use.output for use in run.file.augment.templates}
-    rows: list[Row] = []
-    failed = unparsed = 0
-    for request in requests:
-        completion = found.get(request.key)
-        if completion is None:
-            continue
-        if completion.finish_reason == "error":
-            failed += 1
-            continue
-        text = _text(completion.text, outputs[request.origin.template])
-        if text is None:
-            unparsed += 1
-            continue
-        provenance = Provenance(
-            source="teacher",
-            request=request.key,
-            template=request.origin.template,
-            template_digest=request.template_digest,
-            teacher=request.model,
-            seeds=request.origin.seeds,
-            finish_reason=completion.finish_reason,
-            completion_tokens=completion.completion_tokens,
-        )
-        rows.append(make_row(run.task, template, text, request.origin.label, provenance))
-    return Parsed(rows, failed, unparsed)
-
-
-def _text(completion: str, output: str) -> str | None:
-    """The new text in a completion, or None when it is not in the form asked for."""
-    if output == "text":
-        return _clean(completion).strip("\"' ")
-    try:
-        value = json.loads(completion)
-    except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
-        return None
-    text = value.get("text") if isinstance(value, dict) else None
-    return _clean(text) if isinstance(text, str) else None
-
-
-def _clean(text: str) -> str:
-    """One line, in characters that a file can hold: a lone surrogate cannot be written as UTF-8."""
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 
 
 def judge_rows(
@@ -415,7 +364,7 @@ def _funnel(
         dropped=dropped,
         would_drop=would_drop,
         kept=sum(kept.values()),
-        kept_by_label={label: kept[label] for label in run.task.labels},
+        kept_by_label={label: kept[label] for label in run.task.labels} or {"": kept.total()},
         notes=tuple(c.sentence() for c in calibrations.values()),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,

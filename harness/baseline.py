@@ -1,8 +1,10 @@
-"""The blessed scores of one student: a small file for git, sealed by a digest over its content."""
+"""The blessed scores of a student: a small file for git, sealed by a digest over its content."""
 
 from __future__ import annotations
 
 import base64
+import binascii
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,33 +12,50 @@ import numpy as np
 from pydantic import ValidationError
 
 from harness.errors import UsageError
-from harness.records import FORMAT, Record, digest
+from harness.gate import Question
+from harness.records import Record, digest
 from harness.stats import Floats
 from harness.store import read_json
 
+BASELINE_FORMAT = 2
+ID_BYTES = 6  # of an item's digest: two of 14,000 items are alike with a chance of 1 in 3 million
 
-class BaselineMetric(Record):
-    """One metric's value on every test item, in the order of sorted item ids."""
 
-    mean: float
-    bits: str = ""  # 0/1 scores, packed eight to a byte, base64
-    values: str = ""  # other scores, six digits, blank between; "-" where there was none
+class Column(Record):
+    """One metric of one trained student on every test item, in the order of sorted item ids."""
+
+    bits: str = ""  # 0/1 scores, eight to a byte, base64
+    values: str = ""  # other scores, six digits, blank between; "-" where there is none
 
     @classmethod
     def pack(cls, column: Floats) -> Self:
-        """From one value per item, NaN where there is none; at least one must be there."""
-        mean = float(f"{np.nanmean(column):.6g}")
+        """From one value per item, NaN where there is none."""
         if bool(np.isin(column, (0.0, 1.0)).all()):
-            packed = np.packbits(column.astype(np.uint8)).tobytes()
-            return cls(mean=mean, bits=base64.b64encode(packed).decode())
-        return cls(mean=mean, values=" ".join("-" if np.isnan(x) else f"{x:.6g}" for x in column))
+            return cls(bits=base64.b64encode(np.packbits(column.astype(np.uint8)).tobytes()).decode())
+        return cls(values=" ".join("-" if np.isnan(x) else f"{x:.6g}" for x in column))
 
     def unpack(self, items: int) -> Floats:
-        """One value per item, NaN where there is none: shape (items,)."""
+        """One value per item, NaN where there is none: shape (items,). Raises ValueError for another number."""
         if self.bits:
-            packed = np.frombuffer(base64.b64decode(self.bits), dtype=np.uint8)
+            packed = np.frombuffer(base64.b64decode(self.bits, validate=True), dtype=np.uint8)
+            if packed.size != -(-items // 8):
+                raise ValueError(f"{packed.size} bytes for {items} items")
             return np.unpackbits(packed, count=items).astype(np.float64)
-        return np.array([float("nan") if word == "-" else float(word) for word in self.values.split()])
+        found = np.array([float("nan") if word == "-" else float(word) for word in self.values.split()])
+        if found.size != items:
+            raise ValueError(f"{found.size} values for {items} items")
+        return found
+
+
+class BaselineMetric(Record):
+    """One metric: its mean for people, and a column per random seed."""
+
+    mean: float
+    columns: tuple[Column, ...]
+
+    def matrix(self, items: int) -> Floats:
+        """Shape (random seeds, items)."""
+        return np.stack([column.unpack(items) for column in self.columns])
 
 
 class BaselineSuite(Record):
@@ -44,19 +63,25 @@ class BaselineSuite(Record):
 
     version: int
     suite_digest: str
-    card: str  # key of the scorecard
+    asked: tuple[str, ...] = ()  # how it was asked, where the suite leaves that to the machine: a card's notes
     items: int  # of the test split
-    ids: str  # sha256 over the sorted item ids
+    ids: str  # the first ID_BYTES of every item's digest, sorted, base64
     metrics: dict[str, BaselineMetric]
+
+    def item_ids(self) -> list[str]:
+        """The items' ids, cut to ID_BYTES, in the order of the columns."""
+        raw = base64.b64decode(self.ids, validate=True)
+        return [raw[i : i + ID_BYTES].hex() for i in range(0, len(raw), ID_BYTES)]
 
 
 class Baseline(Record):
     """What runs/NAME.baseline.json holds; `digest` is over all the rest."""
 
-    format: int = FORMAT
+    format: int = BASELINE_FORMAT
     run: str
     student: str
-    student_key: str
+    question: Question
+    student_keys: dict[str, str]  # random seed -> digest of the trained student
     environment: dict[str, Any]
     suites: dict[str, BaselineSuite]
     digest: str = ""
@@ -64,6 +89,16 @@ class Baseline(Record):
     def sealed(self) -> str:
         """The digest that an untouched file carries: 64 hex digits."""
         return digest("baseline", self.model_dump(mode="json", exclude={"digest"}))
+
+
+def pack_ids(ids: Sequence[str]) -> str:
+    """Sorted item ids, cut to ID_BYTES, base64."""
+    return base64.b64encode(b"".join(bytes.fromhex(cut(item)) for item in sorted(ids))).decode()
+
+
+def cut(item: str) -> str:
+    """As much of an item's id as a baseline keeps."""
+    return item[: 2 * ID_BYTES]
 
 
 def baseline_path(root: Path, name: str) -> Path:
@@ -81,8 +116,9 @@ def read_baseline(root: Path, name: str) -> Baseline:
         stored = read_json(path)
     except UsageError as error:
         raise UsageError(f"{error}: a truncated or edited baseline; {again}") from error
-    if isinstance(stored, dict) and stored.get("format", FORMAT) != FORMAT:
-        raise UsageError(f"{path}: format {stored['format']!r}; this harness reads format {FORMAT}; {again}")
+    if isinstance(stored, dict) and stored.get("format") != BASELINE_FORMAT:
+        found = stored.get("format")
+        raise UsageError(f"{path}: format {found!r}; this harness reads format {BASELINE_FORMAT}; {again}")
     try:
         baseline = Baseline.model_validate(stored)
     except ValidationError as error:
@@ -94,4 +130,17 @@ def read_baseline(root: Path, name: str) -> Baseline:
             f"{path}: it was edited: it says digest {baseline.digest[:16]}, its content has"
             f" {baseline.sealed()[:16]}; {again}"
         )
+    _columns_fit(path, baseline, again)
     return baseline
+
+
+def _columns_fit(path: Path, baseline: Baseline, again: str) -> None:
+    """A sealed file can still have been written wrong: every column has a value for every item."""
+    for name, suite in baseline.suites.items():
+        try:
+            if len(suite.item_ids()) != suite.items:
+                raise ValueError(f"{len(suite.item_ids())} ids for {suite.items} items")
+            for metric in suite.metrics.values():
+                metric.matrix(suite.items)
+        except (ValueError, binascii.Error) as error:
+            raise UsageError(f"{path}: {name}: {error}: not a whole baseline; {again}") from error

@@ -1,379 +1,371 @@
 """The gate: `bless` stores the ship student's scores in one small file for git, `check` compares with it.
 
-Items are paired by id, on the test split only. A difference is now minus baseline; each end of its interval
-is a one-sided 95% bound: Tango (1998) for 0/1 scores, paired BCa bootstrap for real ones. Per limit:
-
-    max_drop m        pass: the lower bound is above -m     regressed: the upper bound is below -m
-    max_drop_share s  as max_drop, m = s x the baseline's value, which is taken as it was blessed
-    max_rise m        pass: the upper bound is below m      regressed: the lower bound is above m
-    min v, max v      likewise on the value itself (Wilson, or BCa), not on the difference
-
-Neither is "not enough data". A drop that is sure but inside the margin passes. Where no item changed, the
-limits on the change pass, however few the items. An answer without a value counts as wrong in a rate; other
-values that the baseline has and these scores lack cannot be paired, and more than 5% of them leave a pass
-undecided. A card with failed items is a failure of the tool, never a verdict about the student.
+Items are paired by id, on the test split only; the rules are harness.gate's. `ship: {question: recipe}` asks about
+the recipe: all random seeds of the cell are blessed and compared, and fewer than three a side cannot tell. Else
+the question is about these weights. A card with failed items is a failure of the tool, never a verdict about the
+student. Works on stored scores, without torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot, sqrt
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness import stats
-from harness.baseline import Baseline, BaselineMetric, BaselineSuite, baseline_path, read_baseline
+from harness import announce, gate, power
+from harness.analysis import arms, matrix
+from harness.baseline import (
+    Baseline,
+    BaselineMetric,
+    BaselineSuite,
+    Column,
+    baseline_path,
+    cut,
+    pack_ids,
+    read_baseline,
+)
 from harness.config import Run
-from harness.errors import MachineError, NotEnoughData, Regression, UsageError, nearest
-from harness.records import Cell, Score, Scorecard, digest
+from harness.environment import changed_files
+from harness.errors import UsageError, nearest
+from harness.gate import Decision, Evidence, Question, Rule
+from harness.noise import noise_floor
 from harness.results import Results, load_results
-from harness.scoring.suites import Limit, Suite
-from harness.scoring.summary import RATES
-from harness.store import read_manifest, write_json
+from harness.scoring.suites import Suite
+from harness.shipped import Shipped, better, fresh, ship_cells, shipped
+from harness.stats import Floats
+from harness.store import read_manifest, write_atomic, write_json
 from harness.terminal import Terminal
 
-LEVEL = 0.90  # two-sided, so that each end alone is a 95% bound
-LOST_SHARE = 0.05  # of the baseline's values may be missing now before a pass is doubted
-
-Verdict = Literal["pass", "regressed", "not enough data", "failed"]
-Bound = Literal["min", "max", "max_drop", "max_rise", "max_drop_share"]
-BOUNDS: tuple[Bound, ...] = ("min", "max", "max_drop", "max_drop_share", "max_rise")
+BOUNDS: tuple[gate.Bound, ...] = ("margin", "margin_share", "min", "max")
 
 
 @dataclass(frozen=True)
-class Decision:
-    """One limit's verdict."""
+class Options:
+    """How `check` decides and where it writes."""
 
-    suite: str
-    metric: str
-    limit: str  # as the suite file writes it
-    verdict: Verdict
-    items: str  # paired items, "of" all test items where some could not be paired
-    baseline: float | None = None
-    now: float | None = None
-    difference: stats.Interval | None = None
-    note: str = ""
+    common: bool = False  # compare on the shared items where a suite changed
+    unsure: announce.Unsure = "fail"
+    junit: Path | None = None
+    json: Path | None = None
+    summary: Path | None = None  # a Markdown file that is added to
+    annotate: bool = False  # print workflow commands
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The ship student's stored scores on one gated suite: the card, and its test items by id."""
-
-    name: str
-    suite: Suite
-    card: Scorecard
-    test: dict[str, Score]
-
-    @property
-    def ids(self) -> str:
-        """sha256 over the sorted ids of the test items."""
-        return digest("items", sorted(self.test))
-
-    def column(self, metric: str) -> stats.Floats:
-        """The metric over test items in id order, six digits; NaN where there is none, 0 for a rate."""
-        absent = 0.0 if metric in RATES else float("nan")
-        found = [self.test[item].values.get(metric, absent) for item in sorted(self.test)]
-        column = np.array([float(f"{value:.6g}") for value in found])
-        return np.where(np.isfinite(column), column, np.nan)  # an infinite log-likelihood is no value
+# --- bless --------------------------------------------------------------------------------------------------
 
 
 def bless(run: Run, terminal: Terminal) -> Path:
-    """Write the ship student's scores as the baseline. Raises UsageError as `check`, and for failed items."""
+    """Write the ship student's scores as the baseline.
+
+    Raises UsageError as `check`, for failed items, for uncommitted changes, and for a suite whose items are too
+    few for its own margin.
+    """
     path = baseline_path(run.root, run.name)
-    results, scored = _stored(run)
-    for suite in scored:
-        if not suite.card.complete:
-            raise UsageError(
-                f"{suite.name}: {suite.card.failed} of {suite.card.items} items failed; a baseline needs them"
-                f" all: make eval RUN={run.name}"
-            )
-        for metric in suite.suite.spec.limits:
-            _has_values(suite, metric)
+    results, found = _stored(run)
+    changed = [name for name in changed_files(run.root) if name != str(path.relative_to(run.root))]
+    if changed:
+        raise UsageError(
+            f"{run.root}: {len(changed)} uncommitted change{'s' if len(changed) > 1 else ''}"
+            f" ({', '.join(changed[:5])}): a baseline must name what it was made from; commit them first"
+        )
+    for name, one in found.items():
+        if one.failed:
+            raise UsageError(f"{name}: {one.failed} items failed; a baseline needs them all: make eval RUN={run.name}")
+        for metric in run.suites[name].spec.limits:
+            _has_values(one, metric)
+    short = [line for name, one in found.items() for line in too_few(run, results, run.suites[name], one)]
+    if short:
+        raise UsageError("these limits could not be decided by their own items:\n  " + "\n  ".join(short))
     manifest = read_manifest(results.folder)
+    first = next(iter(found.values()))
     baseline = Baseline(
         run=run.name,
-        student=scored[0].card.student,
-        student_key=scored[0].card.student_key,
+        student=first.student,
+        question=question_of(run),
+        student_keys={_seed(card.cell.random_seed if card.cell else 0): card.student_key for card in first.cards},
         environment=manifest.environment if manifest else {},
-        suites={suite.name: _blessed(suite) for suite in scored},
+        suites={name: _blessed(run.suites[name], one) for name, one in found.items()},
     )
     baseline = baseline.model_copy(update={"digest": baseline.sealed()})
     replaced = " (replaces the one there was)" if path.is_file() else ""
     write_json(path, baseline.model_dump(mode="json"))
-    terminal.say(f"blessed {baseline.student} as the baseline of {run.name}{replaced}:")
-    for suite in scored:
-        numbers = ", ".join(f"{m} {baseline.suites[suite.name].metrics[m].mean:.3f}" for m in suite.suite.spec.limits)
-        terminal.say(f"  {suite.name}: {len(suite.test)} test items, {numbers}")
+    terminal.say(
+        f"blessed {baseline.student} as the baseline of {run.name}{replaced}, asking about {baseline.question}:"
+    )
+    for name, one in found.items():
+        metrics = baseline.suites[name].metrics
+        numbers = ", ".join(f"{m} {metrics[m].mean:.3f}" for m in run.suites[name].spec.limits)
+        terminal.say(f"  {name}: {len(one.ids)} test items, {numbers}")
     terminal.say(f"wrote {path.relative_to(run.root)} ({path.stat().st_size / 1024:.0f} KiB): commit it")
     return path
 
 
-def check(run: Run, terminal: Terminal) -> int:
-    """Print every limit's verdict and return the exit code: 0 pass, 1 regressed, 3 failed, 4 not enough data.
+def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]:
+    """The limits on the change that this suite's items could not decide, each with the items it would need.
 
-    Raises UsageError (2): no ship section, no limits, no baseline or a damaged one, no stored scores, another
-    suite or other items than were blessed.
+    Judged by how far the ship student is from its nearest kin in the run (another random seed, else the next
+    size): a change of that kind that changes nothing on the whole must be found inside the margin with a power
+    of 0.8.
     """
-    baseline = read_baseline(run.root, run.name)
-    _, scored = _stored(run)
-    decisions = [d for suite in scored for d in _decide_suite(run, suite, baseline)]
-    student = scored[0].card.student
-    same = ", the same weights" if scored[0].card.student_key == baseline.student_key else ""
-    terminal.say(f"check {run.name}: {student} against the baseline, {baseline.student}{same}")
-    terminal.say("question: these weights (test items vary); difference: now minus baseline, [one-sided 95% bounds]")
-    terminal.say(table(decisions))
-    code = exit_code(decisions)
-    for decision in decisions:
-        if decision.note:
-            terminal.say(f"{decision.suite} {decision.metric} {decision.limit}: {decision.note}")
-    worst = {d.verdict for d in decisions}
-    words: tuple[Verdict, ...] = ("failed", "regressed", "not enough data", "pass")
-    terminal.say(f"check: {next(word for word in words if word in worst)} (exit {code})")
-    return code
-
-
-def exit_code(decisions: list[Decision]) -> int:
-    """A failure of the tool before a regression, a regression before a doubt."""
-    verdicts = {decision.verdict for decision in decisions}
-    if "failed" in verdicts:
-        return MachineError.exit_code
-    if "regressed" in verdicts:
-        return Regression.exit_code
-    return NotEnoughData.exit_code if "not enough data" in verdicts else 0
-
-
-def table(decisions: list[Decision]) -> str:
-    """The verdicts in aligned columns."""
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.4g}"
-
-    def interval(found: stats.Interval | None) -> str:
-        return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else "-"
-
-    rows = [("suite", "metric", "baseline", "now", "difference [95% bounds]", "limit", "items", "verdict")]
-    for d in decisions:
-        numbers = (number(d.baseline), number(d.now), interval(d.difference))
-        rows.append((d.suite, d.metric, *numbers, d.limit, d.items, d.verdict))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _stored(run: Run) -> tuple[Results, list[Scored]]:
-    """The ship student's stored scores on every suite that has limits."""
-    if run.file.ship is None:
-        raise UsageError(
-            f"runs/{run.name}.yaml: it has no ship section, which says which student is judged:"
-            " ship: {student: ..., data: filtered, size: ..., random_seed: 0}"
-        )
-    gated = {name: suite for name, suite in run.suites.items() if suite.spec.limits}
-    if not gated:
-        raise UsageError(
-            f"runs/{run.name}.yaml: none of its suites ({', '.join(run.suites)}) has limits: nothing to"
-            " check; write in a suite file, e.g.: limits: {accuracy: {max_drop: 0.03}}"
-        )
-    ship = run.file.ship
-    size = len(run.seeds) if ship.data == "seeds_only" and ship.size else ship.size
-    cell = Cell(student=ship.student, data=ship.data, size=size, random_seed=ship.random_seed)
-    results = load_results(run.folder)
-    return results, [_scored(run, results, cell.name, name, suite) for name, suite in gated.items()]
-
-
-def _scored(run: Run, results: Results, student: str, name: str, suite: Suite) -> Scored:
-    again = f"make eval RUN={run.name}"
+    found = []
     for metric, limit in suite.spec.limits.items():
-        if all(getattr(limit, bound) is None for bound in BOUNDS):
-            raise UsageError(f"suites/{name}.yaml: limits: {metric}: it sets none of {', '.join(BOUNDS)}")
-    card = results.card(name, student, "zero_shot")
-    if card is None:
-        known = sorted({c.student for c in results.cards if c.suite == name})
-        stored = f"it has {', '.join(known)}" if known else "the suite was not run"
-        raise UsageError(f"{results.folder}: no stored scores of {student} on {name} ({stored}); {again}")
-    if card.suite_digest != suite.digest:
-        raise UsageError(
-            f"suites/{name}.yaml: the suite changed since it was scored (digest {card.suite_digest} then,"
-            f" {suite.digest} now); {again}"
-        )
-    test = {score.item: score for score in results.scores(card) if score.split == "test"}
-    if not test:
-        raise UsageError(f"suites/{name}.yaml: none of its {card.items} items is in the test split")
-    return Scored(name, suite, card, test)
+        margin = limit.margin
+        if limit.margin_share is not None:
+            margin = limit.margin_share * abs(float(np.nanmean(one.matrix(metric))))
+        kin = _kin(run, results, suite.name, metric)
+        if margin is None or kin is None:
+            continue
+        own = one.matrix(metric)[:1]
+        there = np.isfinite(own[0]) & np.isfinite(kin[0])
+        evidence = Evidence(kin[:, there], own[:, there])
+        if bool(np.isin(evidence.now, (0.0, 1.0)).all() and np.isin(evidence.before, (0.0, 1.0)).all()):
+            flips = max(float((evidence.now != evidence.before).mean()), margin, 1 / max(1, int(there.sum())))
+            needed = power.items_needed(min(1.0, flips), 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
+            how = f"with {100 * flips:.0f}% of them changing"
+        else:
+            spread = evidence.difference("these weights")
+            needed = power.items_needed_from(spread.interval(gate.LEVEL), margin) if spread and margin else 0
+            how = "with changes as large as between its kin"
+        if needed > there.sum():
+            found.append(
+                f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs about {needed} test"
+                f" items {how}; there are {int(there.sum())}: write more, or allow more"
+            )
+    return found
 
 
-def _blessed(scored: Scored) -> BaselineSuite:
-    """Every 0/1 metric, and every metric with a limit: what a later check may ask for."""
+def _kin(run: Run, results: Results, suite: str, metric: str) -> Floats | None:
+    """Values (1, items) of the student nearest to the ship one: another random seed, the next size, the base."""
+    cell = ship_cells(run)[0]
+    own = [a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot"]
+    same = [a for a in own if (a.data, a.size) == (cell.data, cell.size)]
+    for arm in same:
+        values = matrix(results, arm, metric, "test")
+        others = [i for i, card in enumerate(arm.cards) if card.cell and card.cell.random_seed != cell.random_seed]
+        if others:
+            return values[others[:1]]
+    rest = [a for a in own if a not in same and a.data in (cell.data, "")]
+    if not rest:
+        return None
+    nearest_size = min(rest, key=lambda a: (abs(np.log2(max(a.size, 1) / max(cell.size, 1))), -a.size))
+    return matrix(results, nearest_size, metric, "test")[:1]
+
+
+def _blessed(suite: Suite, one: Shipped) -> BaselineSuite:
+    """Every metric whose values are 0 or 1, and every metric with a limit: what a later check may ask for."""
     metrics: dict[str, BaselineMetric] = {}
-    for metric in sorted({name for score in scored.test.values() for name in score.values}):
-        packed = BaselineMetric.pack(scored.column(metric))
-        if packed.bits or metric in scored.suite.spec.limits:
-            metrics[metric] = packed
+    for metric in one.metrics:
+        values = one.matrix(metric)
+        binary = bool(np.isin(values, (0.0, 1.0)).all())
+        if binary or metric in suite.spec.limits:
+            mean = float(f"{np.nanmean(values):.6g}")
+            metrics[metric] = BaselineMetric(mean=mean, columns=tuple(Column.pack(row) for row in values))
     return BaselineSuite(
-        version=scored.suite.spec.version,
-        suite_digest=scored.card.suite_digest,
-        card=scored.card.key,
-        items=len(scored.test),
-        ids=scored.ids,
+        version=suite.spec.version,
+        suite_digest=one.cards[0].suite_digest,
+        asked=one.cards[0].notes,
+        items=len(one.ids),
+        ids=pack_ids(one.ids),
         metrics=metrics,
     )
 
 
-def _has_values(scored: Scored, metric: str) -> None:
-    known = sorted({name for score in scored.test.values() for name in score.values})
-    if metric not in known:
-        why = "is a number of the whole suite" if metric in scored.card.metrics else "is no metric of this suite"
+# --- check --------------------------------------------------------------------------------------------------
+
+
+def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
+    """Print every rule's verdict and return the exit code: 0 pass, 1 regressed, 3 failed, 4 not enough data.
+
+    Raises UsageError (2): no ship section, no limits, no baseline or a damaged one, no stored scores, another
+    suite or other items than were blessed.
+    """
+    options = options or Options()
+    baseline, student, decisions = decisions_of(run, options.common, terminal)
+    same = ", the same weights" if any(d.shade == "the same weights" for d in decisions) else ""
+    terminal.say(f"check {run.name}: {student} against the baseline, {baseline.student}{same}")
+    terminal.say(
+        f"question: {decisions[0].question} ({_what_varies(decisions[0].question)}); difference: now minus baseline,"
+        " [one-sided 95% bounds]"
+    )
+    terminal.say(announce.table(announce.HEADS, [announce.row(d) for d in decisions]))
+    for d in decisions:
+        if d.note:
+            terminal.say(f"{d.rule.suite} {d.rule.metric} {d.limit}: {d.note}")
+    _write(run, student, decisions, options, terminal)
+    code = announce.exit_code(decisions, options.unsure)
+    terminal.say(f"check: {gate.overall(decisions)} (exit {code})")
+    return code
+
+
+def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, str, list[Decision]]:
+    """The baseline, the student's name and a decision per rule, in the order of the suite files."""
+    baseline = read_baseline(run.root, run.name)
+    _, found = _stored(run)
+    question = question_of(run)
+    if question != baseline.question:
+        terminal.say(f"the baseline was blessed to ask about {baseline.question}; ship now asks about {question}")
+    rules: list[tuple[Rule, Evidence]] = []
+    failed: list[Decision] = []
+    for name, one in found.items():
+        then = baseline.suites.get(name)
+        if then is None:
+            raise UsageError(
+                f"runs/{run.name}.baseline.json: it does not hold the suite {name} (it has"
+                f" {', '.join(baseline.suites)}): harness bless {run.name}"
+            )
+        shared = _shared(run, run.suites[name], one, then, common, terminal)
+        if one.failed:
+            note = f"{one.failed} items failed: make eval RUN={run.name}"
+            failed += [
+                Decision(rule, "failed", question, 0, len(one.ids), note=note) for rule in rules_of(run.suites[name])
+            ]
+            continue
+        rules += [(rule, _evidence(run, baseline, then, one, rule, shared)) for rule in rules_of(run.suites[name])]
+    decided = gate.decide(rules, question) + failed
+    order = list(found)
+    decided.sort(key=lambda d: order.index(d.rule.suite))
+    return baseline, next(iter(found.values())).student, decided
+
+
+def rules_of(suite: Suite) -> list[Rule]:
+    """Every bound of every limit of a suite file. Raises UsageError for a limit that sets none."""
+    rules = []
+    for metric, limit in suite.spec.limits.items():
+        set_ = [(bound, getattr(limit, bound)) for bound in BOUNDS if getattr(limit, bound) is not None]
+        if not set_:
+            raise UsageError(f"suites/{suite.name}.yaml: limits: {metric}: it sets none of {', '.join(BOUNDS)}")
+        rules += [Rule(suite.name, metric, bound, float(value), better(metric, limit)) for bound, value in set_]
+    return rules
+
+
+def question_of(run: Run) -> Question:
+    """What `ship:` asks about."""
+    return "this recipe" if run.file.ship and run.file.ship.question == "recipe" else "these weights"
+
+
+def _what_varies(question: Question) -> str:
+    return "test items vary" if question == "these weights" else "test items and random seeds vary"
+
+
+def _stored(run: Run) -> tuple[Results, dict[str, Shipped]]:
+    """The ship student's stored scores on every suite that has limits."""
+    cells = ship_cells(run)
+    gated = {name: suite for name, suite in run.suites.items() if suite.spec.limits}
+    if not gated:
         raise UsageError(
-            f"suites/{scored.name}.yaml: limits: {metric!r} {why}; a limit needs a value per item"
-            f"{nearest(metric, known)}; allowed: {', '.join(known)}"
+            f"runs/{run.name}.yaml: none of its suites ({', '.join(run.suites)}) has limits: nothing to"
+            " check; write in a suite file, e.g.: limits: {accuracy: {margin: 0.05}}"
+        )
+    for suite in gated.values():
+        rules_of(suite)
+    results = load_results(run.folder)
+    return results, {name: fresh(shipped(results, cells, name, run), suite, run) for name, suite in gated.items()}
+
+
+def _has_values(one: Shipped, metric: str) -> None:
+    if metric not in one.metrics:
+        why = "is a number of the whole suite" if metric in one.cards[0].metrics else "is no metric of this suite"
+        raise UsageError(
+            f"suites/{one.suite}.yaml: limits: {metric!r} {why}; a limit needs a value per item"
+            f"{nearest(metric, one.metrics)}; allowed: {', '.join(one.metrics)}"
         )
 
 
-def _comparable(run: Run, scored: Scored, then: BaselineSuite) -> None:
-    """Refuse another version, other rules or other items, saying what changed."""
-    place, spec = f"suites/{scored.name}.yaml", scored.suite.spec
-    again = f"scores of different suites do not compare; accept the new one with: harness bless {run.name}"
+def _shared(
+    run: Run, suite: Suite, one: Shipped, then: BaselineSuite, common: bool, terminal: Terminal
+) -> list[str] | None:
+    """None where suite and items are those that were blessed; the shared items' ids with `common`; else refused."""
+    changed = _what_changed(suite, one, then)
+    if not changed:
+        return None
+    place = f"suites/{suite.name}.yaml"
+    if not common:
+        raise UsageError(
+            f"{place}: {changed}; scores of different suites do not compare. Accept the new one with: harness bless"
+            f" {run.name}; or compare on the shared items only: harness check {run.name} --common"
+        )
+    mine, theirs = {cut(item) for item in one.ids}, set(then.item_ids())
+    if not mine & theirs:
+        raise UsageError(f"{place}: {changed}, and no test item is left that both have: harness bless {run.name}")
+    terminal.say(
+        f"{place}: {changed}. Compared on the {len(mine & theirs)} items that both have:"
+        f" {len(theirs - mine)} blessed ones are gone, {len(mine - theirs)} are new"
+    )
+    return sorted(mine & theirs)
+
+
+def _what_changed(suite: Suite, one: Shipped, then: BaselineSuite) -> str:
+    """In words; empty when nothing did."""
+    spec, card = suite.spec, one.cards[0]
     if then.version != spec.version:
         note = spec.changes.get(str(spec.version))
         said = f" ({note})" if note else ""
-        raise UsageError(f"{place}: version {then.version} was blessed, this is version {spec.version}{said}; {again}")
-    if then.suite_digest != scored.card.suite_digest:
-        raise UsageError(
-            f"{place}: its rules or items changed under the same version {spec.version} (digest"
-            f" {then.suite_digest} blessed, {scored.card.suite_digest} now); {again}"
+        return f"version {then.version} was blessed, this is version {spec.version}{said}"
+    if then.suite_digest != card.suite_digest:
+        return (
+            f"its rules or items changed under the same version {spec.version} (digest {then.suite_digest} blessed,"
+            f" {card.suite_digest} now)"
         )
-    if then.ids != scored.ids:
-        gone = sorted({item.id for item in scored.suite.items} - set(scored.test))[:5]
-        named = f"; among those without a test score: {', '.join(gone)}" if gone else ""
+    if then.asked != card.notes:
+        return f"it was asked differently: {'; '.join(then.asked) or 'as its file says'} when it was blessed"
+    mine, theirs = {cut(item) for item in one.ids}, set(then.item_ids())
+    if mine != theirs:
+        gone = sorted(theirs - mine)[:5]
+        named = f"; without a test score now: {', '.join(gone)}" if gone else ""
+        return f"{then.items} test items were blessed, {len(mine)} are scored now, and they are not the same{named}"
+    return ""
+
+
+def _evidence(
+    run: Run, baseline: Baseline, then: BaselineSuite, one: Shipped, rule: Rule, shared: list[str] | None
+) -> Evidence:
+    if rule.metric not in then.metrics:
+        _has_values(one, rule.metric)
         raise UsageError(
-            f"{place}: {then.items} test items were blessed, {len(scored.test)} are scored now, and they are"
-            f" not the same{named}; {again}"
+            f"runs/{run.name}.baseline.json: {one.suite} was blessed without {rule.metric}: harness bless {run.name}"
         )
+    before = then.metrics[rule.metric].matrix(then.items)
+    if shared is not None:
+        before = before[:, [item in set(shared) for item in then.item_ids()]]
+    groups, strata = one.ties(shared)
+    keys = {card.student_key for card in one.cards}
+    return Evidence(
+        before,
+        one.matrix(rule.metric, shared),
+        groups,
+        strata,
+        _noise(run, one, rule.metric),
+        same=keys == set(baseline.student_keys.values()),
+        random_seed=run.file.random_seed,
+    )
 
 
-def _decide_suite(run: Run, scored: Scored, baseline: Baseline) -> list[Decision]:
-    then, place = baseline.suites.get(scored.name), f"runs/{run.name}.baseline.json"
-    if then is None:
-        raise UsageError(
-            f"{place}: it does not hold the suite {scored.name} (it has {', '.join(baseline.suites)}):"
-            f" harness bless {run.name}"
-        )
-    _comparable(run, scored, then)
-    decisions: list[Decision] = []
-    for metric, limit in scored.suite.spec.limits.items():
-        bounds = [(bound, getattr(limit, bound)) for bound in BOUNDS if getattr(limit, bound) is not None]
-        if not scored.card.complete:
-            note = f"{scored.card.failed} of {scored.card.items} items failed: make eval RUN={run.name}"
-            items = f"{len(scored.test)}"
-            decisions += [
-                Decision(scored.name, metric, f"{bound} {value:g}", "failed", items, note=note)
-                for bound, value in bounds
-            ]
-            continue
-        if metric not in then.metrics:
-            _has_values(scored, metric)
-            raise UsageError(f"{place}: {scored.name} was blessed without {metric}: harness bless {run.name}")
-        before = then.metrics[metric].unpack(then.items)
-        decisions += _decide(scored.name, metric, limit, Paired(before, scored.column(metric), run.file.random_seed))
-    return decisions
+def _noise(run: Run, one: Shipped, metric: str) -> float:
+    """Standard deviation of a difference of two scorings, where `harness noise` has measured one of them."""
+    floors = [(noise_floor(run.folder, card.key) or {}).get(metric, 0.0) for card in one.cards]
+    return sqrt(2) * hypot(*floors) / len(floors)
 
 
-@dataclass(frozen=True)
-class Paired:
-    """One metric before and now: shape (items,), same order, NaN where an item has no value."""
-
-    before: stats.Floats
-    now: stats.Floats
-    random_seed: int
-
-    @property
-    def both(self) -> NDArray[np.bool_]:
-        """Which items have a value on both sides."""
-        return np.isfinite(self.before + self.now)
-
-    @property
-    def lost(self) -> int:
-        """Items that had a value when they were blessed and have none now."""
-        return int((~np.isnan(self.before) & np.isnan(self.now)).sum())
-
-    @property
-    def binary(self) -> bool:
-        """Whether every value is 0 or 1."""
-        found = np.concatenate([self.before, self.now])
-        return bool(np.isin(found[~np.isnan(found)], (0.0, 1.0)).all())
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether every item has the value it had."""
-        return bool(np.array_equal(self.before, self.now, equal_nan=True)) and bool(self.both.any())
-
-    def difference(self) -> stats.Interval | None:
-        """Now minus before over paired items; None where there are too few for an interval."""
-        now, before = self.now[self.both], self.before[self.both]
-        if self.binary and now.size:
-            return stats.paired_binary(now, before, LEVEL)
-        return stats.paired_bootstrap(now, before, self.random_seed, LEVEL) if now.size > 1 else None
-
-    def value(self) -> stats.Interval | None:
-        """The value now over items that have one; None where there are too few for an interval."""
-        now = self.now[~np.isnan(self.now)]
-        if self.binary and now.size:
-            return stats.wilson(int(now.sum()), now.size, LEVEL)
-        return stats.mean_interval(now, self.random_seed, LEVEL) if now.size > 1 else None
+def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options, terminal: Terminal) -> None:
+    """The forms that CI reads, where they were asked for."""
+    if options.junit:
+        write_atomic(options.junit, announce.junit(run.name, student, decisions, options.unsure))
+    if options.json:
+        write_atomic(options.json, announce.as_json(run.name, student, decisions, options.unsure))
+    if options.summary:
+        there = options.summary.read_text(encoding="utf-8") if options.summary.is_file() else ""
+        room = announce.SUMMARY_BYTES - len(there.encode())
+        text = announce.markdown(run.name, student, decisions, options.unsure, room)
+        with options.summary.open("a", encoding="utf-8") as file:  # the system's own file: others add to it too
+            file.write(text)
+    if options.annotate:
+        path = str(baseline_path(run.root, run.name).relative_to(run.root))
+        for line in announce.workflow_commands(path, decisions, options.unsure):
+            terminal.say(line)
 
 
-def _decide(suite: str, metric: str, limit: Limit, paired: Paired) -> list[Decision]:
-    """One decision per bound of a limit."""
-    count, total = int(paired.both.sum()), len(paired.now)
-    items = f"{count}" if count == total else f"{count} of {total}"
-    difference, value = paired.difference(), paired.value()
-    had = paired.before[~np.isnan(paired.before)]
-    was = float(had.mean()) if had.size else None
-    decisions: list[Decision] = []
-    for bound in BOUNDS:
-        allowed = getattr(limit, bound)
-        if allowed is None:
-            continue
-        about_value = bound in ("min", "max")
-        found = value if about_value else difference
-        line = {"max_drop": -allowed, "max_drop_share": -allowed * abs(was or 0.0)}.get(bound, allowed)
-        above = bound not in ("max", "max_rise")
-        verdict, note = judged(found, line, above), ""
-        if paired.unchanged and not about_value:
-            verdict, note = "pass", "no item changed"
-        elif verdict == "pass" and paired.lost > LOST_SHARE * had.size:
-            verdict, note = (
-                "not enough data",
-                f"{paired.lost} items that were blessed with a value have none now",
-            )
-        elif verdict == "not enough data":
-            note = _why_undecided(paired, found, line, about_value)
-        elif verdict == "pass" and found and not about_value and (found.high < 0 if above else found.low > 0):
-            note = "worse than the baseline, yet surely inside the limit"
-        now = value.estimate if value else None
-        decisions.append(Decision(suite, metric, f"{bound} {allowed:g}", verdict, items, was, now, difference, note))
-    return decisions
-
-
-def judged(found: stats.Interval | None, line: float, above: bool) -> Verdict:
-    """Where an interval lies: wholly on the good side of `line`, wholly on the bad one, or neither."""
-    if found is None:
-        return "not enough data"
-    inside, outside = (found.low > line, found.high < line) if above else (found.high < line, found.low > line)
-    return "pass" if inside else "regressed" if outside else "not enough data"
-
-
-def _why_undecided(paired: Paired, found: stats.Interval | None, line: float, about_value: bool) -> str:
-    """What keeps a limit from a verdict, and what these items could have shown."""
-    if found is None:
-        return "fewer than two items have values on both sides"
-    text = f"[{found.low:+.4f}, {found.high:+.4f}] reaches across the limit at {line:+.4g}"
-    if about_value or not paired.binary:
-        return text
-    flips = float((paired.now != paired.before)[paired.both].mean())
-    smallest = stats.smallest_difference(found.n, flips, level=LEVEL)
-    if smallest is None:
-        return f"{text}; {found.n} items with so few changes show no difference of any size"
-    return f"{text}; {found.n} items with so many changes show a difference from {smallest:.3f} (power 0.8)"
+def _seed(random_seed: int) -> str:
+    return str(random_seed)

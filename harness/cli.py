@@ -15,8 +15,9 @@ from harness.terminal import Stop, Terminal
 
 if TYPE_CHECKING:
     from harness.config import Run
+    from harness.examiner import Openers
     from harness.records import Generator
-    from harness.scoring.base import StudentEngine
+    from harness.scoring.base import Embedder, StudentEngine
 
 app = typer.Typer(
     add_completion=False,
@@ -40,6 +41,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set train.epochs=3."),
 ]
+Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, compare on the shared items only.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
 
 
@@ -95,14 +97,8 @@ def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryR
         terminal.say(plan_eval(loaded))
         return
 
-    def open_student(base: Path, adapter: Path | None) -> StudentEngine:
-        from harness.engines.transformers import TransformersEngine
-
-        file = loaded.file.eval
-        return TransformersEngine(base, adapter, device=file.device, batch_tokens=file.batch_tokens)
-
     with Stop().listening() as stop:
-        stage(loaded, open_student, terminal, stop)
+        stage(loaded, _openers(loaded), terminal, stop)
     write_report(loaded, terminal)
 
 
@@ -138,16 +134,99 @@ def bless(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 
 
 @app.command()
-def check(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+def check(
+    run: RunName = "helpdesk",
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    common: Common = False,
+    unsure: Annotated[str, typer.Option(metavar="fail|pass", help="What 'not enough data' comes to.")] = "fail",
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML: a case per limit.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
+    summary: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", envvar="GITHUB_STEP_SUMMARY", help="Add a Markdown table to this file."),
+    ] = None,
+) -> None:
     """Compare the ship student with the blessed baseline: exit 0 pass, 1 regressed, 4 cannot tell."""
+    from harness.check import Options
     from harness.check import check as stage
 
     if dry_run:
         Terminal().say(f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json; it writes nothing")
         return
-    code = stage(_load(run, settings), Terminal())
+    if unsure not in ("fail", "pass"):
+        raise UsageError(f"--unsure {unsure}: it must be fail or pass")
+    annotate = os.environ.get("GITHUB_ACTIONS") == "true"
+    options = Options(common, "pass" if unsure == "pass" else "fail", junit, json, summary, annotate)
+    code = stage(_load(run, settings), Terminal(), options)
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="RUN, or RUN:STUDENT.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="RUN, or RUN:STUDENT.")],
+    common: Common = False,
+) -> None:
+    """Compare any two students, of one run or of two: the same table, without a verdict."""
+    from harness.compare import compare as stage
+
+    stage(a, b, lambda name: _load(name, None), common, Terminal())
+
+
+@app.command()
+def plan(
+    margin: Annotated[float, typer.Option(help="The largest drop that would be allowed, e.g. 0.03.")],
+    flips: Annotated[
+        list[float] | None, typer.Option(help="Share of items that change between two students; several may be given.")
+    ] = None,
+    seed_spread: Annotated[
+        float, typer.Option(help="Standard deviation of the score over random seeds, for the recipe.")
+    ] = 0.01,
+) -> None:
+    """How many items, and random seeds, a margin needs, before a suite is written."""
+    from harness.margins import table
+
+    Terminal().say(table(margin, flips or [0.05, 0.1, 0.2, 0.3], seed_spread))
+
+
+@app.command()
+def errors(
+    run: RunName = "helpdesk",
+    settings: Settings = None,
+    suite: Annotated[str | None, typer.Option(metavar="SUITE", help="Only this suite.")] = None,
+) -> None:
+    """Wrong items by cause, with the answers of the base and of every size side by side."""
+    from harness.mistakes import mistakes
+
+    mistakes(_load(run, settings), suite, Terminal())
+
+
+@app.command()
+def noise(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Score the ship student again in another order and batch size: how much changes by itself?"""
+    from harness.examiner import rescorer
+    from harness.noise import noise as stage
+
+    loaded = _load(run, settings)
+    terminal = Terminal()
+    stage(loaded, rescorer(loaded, lambda tokens: _openers(loaded, tokens), terminal), terminal)
+
+
+@app.command()
+def agree(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Do transformers and vLLM say the same on the same items?"""
+    raise UsageError(f"{run}: not wired yet")
+
+
+@app.command()
+def suites(
+    prove: Annotated[bool, typer.Option("--prove", help="Check every suite against itself.")] = False,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run's, with its students.")] = None,
+) -> None:
+    """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
+    raise UsageError(f"{run} {prove}: not wired yet")
 
 
 @app.command()
@@ -158,9 +237,9 @@ def ask(
 ) -> None:
     """Answer one text with the base, the few-shot base and every student, side by side."""
     from harness.ask import ask as stage
-    from harness.engines.transformers import TransformersEngine
 
-    stage(_load(run, settings), text, TransformersEngine, Terminal())
+    loaded = _load(run, settings)
+    stage(loaded, text, _openers(loaded), Terminal())
 
 
 @app.command()
@@ -212,6 +291,25 @@ def _load(run: str, settings: list[str] | None) -> Run:
 
     path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
     return load_run(path, settings)
+
+
+def _openers(run: Run, batch_tokens: int | None = None) -> Openers:
+    """Builders of what eval needs; nothing is loaded here."""
+    from harness.examiner import Openers
+
+    file = run.file.eval
+
+    def student(base: Path, adapter: Path | None) -> StudentEngine:
+        from harness.engines.transformers import TransformersEngine
+
+        return TransformersEngine(base, adapter, device=file.device, batch_tokens=batch_tokens or file.batch_tokens)
+
+    def embedder() -> Embedder:
+        from harness.engines.embeddings import MiniLM, minilm_folder
+
+        return MiniLM(minilm_folder())
+
+    return Openers(student, embedder)
 
 
 def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from harness import prompts, yaml_file
 from harness.errors import UsageError, nearest
@@ -120,7 +121,9 @@ class Eval(Record):
     """Which suites score which prompting."""
 
     suites: Annotated[tuple[str, ...], Field(min_length=1)]
-    prompting: tuple[Literal["zero_shot", "few_shot"], ...] = ("zero_shot", "few_shot")
+    prompting: tuple[Literal["zero_shot", "few_shot", "retrieval"], ...] = ("zero_shot", "few_shot")
+    retrieved: Annotated[int, Field(ge=1, le=64)] = 4  # rows nearest in meaning that retrieval shows
+    compare: tuple[str, ...] = ()  # other models, asked as an untuned one is: "teacher", or a model's name
     reference: Literal["tfidf_logistic_regression"] | None = "tfidf_logistic_regression"
     limit: Annotated[int, Field(ge=1)] | None = None  # items of a public benchmark at most, for a quick look
     batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tree nodes of one forward pass; memory, not results
@@ -128,7 +131,7 @@ class Eval(Record):
 
     @model_validator(mode="after")
     def _once(self) -> Self:
-        for name in ("suites", "prompting"):
+        for name in ("suites", "prompting", "compare"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ValueError(f"{name} {list(getattr(self, name))} repeats one")
         return self
@@ -141,6 +144,7 @@ class Ship(Record):
     data: Literal["filtered", "unfiltered", "seeds_only"] = "filtered"
     size: Annotated[int, Field(ge=0)]
     random_seed: int = 0
+    question: Literal["weights", "recipe"] = "weights"  # is it about this student, or about training it again?
 
 
 class RunFile(Record):
@@ -174,11 +178,29 @@ class RunFile(Record):
 class TaskFile(Record):
     """What the student is asked to do: the labels, and the prompts it is tuned and asked with."""
 
-    labels: Annotated[dict[str, str], Field(min_length=2)]  # label -> one-line description
+    labels: dict[str, str]  # label -> one-line description; {} where answers are free text
     system: str  # the system message of every prompt
     prompt: Name  # template of the user turn a student is tuned on and asked with: text
     untuned_prompt: Name  # template for a base or any untuned model: text, labels, shots
     untuned_form: Literal["completion", "chat"] = "completion"  # continued as it is, or as a user turn
+
+    @model_validator(mode="after")
+    def _choosable(self) -> Self:
+        if len(self.labels) == 1:
+            raise ValueError("one label leaves nothing to choose: write two or more, or {} where answers are free text")
+        return self
+
+    @property
+    def free(self) -> bool:
+        """Whether any text may be the answer; then `label` of rows and seeds holds that text."""
+        return not self.labels
+
+
+class ExampleLine(Record):
+    """One line of seeds, or of rows a user already has; where answers are free, `label` may be called `answer`."""
+
+    text: Name
+    label: Annotated[str, Field(min_length=1, validation_alias=AliasChoices("label", "answer"))]
 
 
 @dataclass(frozen=True)
@@ -246,6 +268,8 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
             existing(filter_.template, "augment", "filters", i, "template")
         if isinstance(filter_, PythonFilter):
             existing(filter_.file, "augment", "filters", i, "file")
+    if task.free:
+        _free_answers_fit(run_file, at)
     _templates_render(run_file, task, seeds, root)
     _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
@@ -259,8 +283,9 @@ def shuffle_labels(
 ) -> tuple[tuple[Seed, ...], dict[str, Suite]]:
     """The null run: labels dealt anew to seeds and to the task's items, so that nothing can be learned.
 
-    Items are shuffled too. Were only the seeds shuffled, tuning on noise would do real harm beside a base
-    that reads the labels' meaning, and a true difference would be found where none should be.
+    Items are shuffled too, free answers as well as labels. Were only the seeds shuffled, tuning on noise would do
+    real harm beside a base that reads the labels' meaning, and a true difference would be found where none should
+    be.
     """
     draw = random.Random(random_seed)
     labels = [seed.label for seed in seeds]
@@ -268,11 +293,11 @@ def shuffle_labels(
     dealt = tuple(Seed(text=seed.text, label=label) for seed, label in zip(seeds, labels, strict=True))
     null: dict[str, Suite] = {}
     for name, suite in suites.items():
-        golds = [item.gold for item in suite.items]
-        if suite.labels:
-            draw.shuffle(golds)
-        items = zip(suite.items, golds, strict=True)
-        null[name] = replace(suite, items=tuple(item.model_copy(update={"gold": gold}) for item, gold in items))
+        rights = [{"gold": item.gold, "answers": item.answers} for item in suite.items]
+        if suite.of_task:
+            draw.shuffle(rights)
+        items = zip(suite.items, rights, strict=True)
+        null[name] = replace(suite, items=tuple(item.model_copy(update=right) for item, right in items))
     return dealt, null
 
 
@@ -287,35 +312,62 @@ def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:
     return document
 
 
-def _seeds(path: Path, task: TaskFile) -> tuple[Seed, ...]:
-    """The seeds, each with a label the task knows."""
-    seeds: list[Seed] = []
-    for line, seed in read_jsonl(path, Seed):
-        if seed.label not in task.labels:
+def read_examples(path: Path, task: TaskFile) -> list[Seed]:
+    """Texts and what should be answered to them. Raises UsageError for a label that the task does not know."""
+    found: list[Seed] = []
+    for line, example in read_jsonl(path, ExampleLine):
+        if not task.free and example.label not in task.labels:
             raise UsageError(
-                f"{path}:{line}: label: {seed.label!r} is not a label of the task{nearest(seed.label, task.labels)};"
-                f" allowed: {', '.join(task.labels)}"
+                f"{path}:{line}: label: {example.label!r} is not a label of the task"
+                f"{nearest(example.label, task.labels)}; allowed: {', '.join(task.labels)}"
             )
-        seeds.append(seed)
+        answer = example.label.strip() if task.free else example.label
+        if not answer:
+            raise UsageError(f"{path}:{line}: answer: it is empty")
+        found.append(Seed(text=example.text, label=answer))
+    return found
+
+
+def _seeds(path: Path, task: TaskFile) -> tuple[Seed, ...]:
+    """The seeds; where the task has labels, at least one of each."""
+    seeds = read_examples(path, task)
     if not seeds:
-        raise UsageError(f"{path}: there are no seeds in it; write at least one line per label")
+        raise UsageError(f"{path}: there are no seeds in it; write at least one line{' per label' * (not task.free)}")
     bare = [label for label in task.labels if label not in {s.label for s in seeds}]
     if bare:
         raise UsageError(f"{path}: no seed has the label {bare[0]!r}; every label of the task needs one")
     return tuple(seeds)
 
 
+def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
+    """What needs labels is refused where the task has none."""
+    for i, use in enumerate(run_file.augment.templates):
+        if use.output != "json":
+            raise UsageError(
+                f"{at('augment', 'templates', i, 'output')}: {use.output!r}: the task has no labels, so a template must"
+                " give both the text and its answer: write output: json"
+            )
+    for i, filter_ in enumerate(run_file.augment.filters):
+        if isinstance(filter_, Judge) and filter_.choices == "labels":
+            raise UsageError(
+                f"{at('augment', 'filters', i, 'choices')}: 'labels': the task has no labels; give the judge words to"
+                " pick from, such as choices: [yes, no] and accept: yes"
+            )
+
+
 def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Seed, ...], root: Path) -> None:
     """Render every template once, so that a mistake in one is found before anything is spent."""
     seed = seeds[0]
-    shared = {"label": seed.label, "description": task.labels[seed.label], "labels": task.labels}
+    label = "" if task.free else seed.label  # a teacher is not told an answer, and so writes its own
+    shared = {"label": label, "description": task.labels.get(label, ""), "labels": task.labels}
     prompts.load(root / task.prompt).render(text=seed.text)
     prompts.load(root / task.untuned_prompt).render(text=seed.text, labels=task.labels, shots=seeds[:2])
     for use in run_file.augment.templates:
         prompts.load(root / use.path).render(**shared, shots=seeds[: use.shots], index=0)
     for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
         shots = [{"text": s.text, "label": s.label, "wrong": seed.label} for s in seeds[: judge.shots]]
-        prompts.load(root / judge.template).render(**shared, shots=shots, text=seed.text)
+        judged = shared | {"label": seed.label}
+        prompts.load(root / judge.template).render(**judged, shots=shots, text=seed.text)
 
 
 def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Seed, ...]) -> None:

@@ -28,17 +28,22 @@ def environment(root: Path) -> dict[str, Any]:
     }
 
 
+def changed_files(root: Path) -> list[str]:
+    """Paths with changes that are not committed, new files among them; none outside a checkout."""
+    status = _git(root, "status", "--porcelain", "--untracked-files=all")
+    return [line[3:].strip('"') for line in (status or "").splitlines()]
+
+
 def commit(root: Path) -> dict[str, Any]:
     """The commit of the checkout and whether it has uncommitted changes; nothing outside a checkout."""
+    head = _git(root, "rev-parse", "HEAD")
+    return {} if head is None else {"commit": head.strip(), "dirty": bool(changed_files(root))}
 
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
-    head = git("rev-parse", "HEAD")
-    return {} if head is None else {"commit": head, "dirty": bool(git("status", "--porcelain"))}
+def _git(root: Path, *words: str) -> str | None:
+    """What git prints, or None where there is no git or no checkout."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

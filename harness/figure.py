@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
-from harness.analysis import Arm, Point
+from harness.analysis import Arm, Panel, Point
 
 BLUE, ORANGE, GREEN, GREY, PURPLE = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a"
 
@@ -65,7 +66,48 @@ def learning_curve(
     axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.text(0.01, 0.005, caption, fontsize=7, color="#444444", va="bottom", wrap=True)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
+    return _png(figure)
+
+
+def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
+    """A PNG, one small picture per suite and metric: its value against rows, the untuned model and chance as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(3.3 * columns, 2.6 * rows + 0.5), dpi=130, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        sizes = [point.size for point in panel.points]
+        values = [point.value for point in panel.points]
+        spread = [[p.value - p.low for p in panel.points], [p.high - p.value for p in panel.points]]
+        axes.errorbar(sizes, values, yerr=spread, color=BLUE, marker="o", markersize=4, linewidth=1.5, capsize=3)
+        axes.axhline(panel.before, color=GREY, linewidth=1.2, label="untuned")
+        if panel.chance is not None:
+            axes.axhline(panel.chance, color="#bbbbbb", linewidth=1, linestyle=":", label="chance")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=7)
+        axes.minorticks_off()
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_title(f"{panel.suite}\n{panel.metric.replace('_', ' ')}", fontsize=8)
+        axes.grid(axis="y", color="#eeeeee")
+        axes.spines[["top", "right"]].set_visible(False)
+    grid.flat[0].legend(fontsize=7, frameon=False)
+    figure.supxlabel("rows the student was tuned on (log scale); bars: 95% of the paired difference", fontsize=7)
+    figure.suptitle(student, fontsize=9)
+    figure.tight_layout()
+    return _png(figure)
+
+
+def _png(figure: Any) -> bytes:
+    """The picture as a file's content; without date or version, so that the same scores give the same file."""
+    from matplotlib import pyplot
+
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # no date or version: same scores, same file
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     pyplot.close(figure)
     return buffer.getvalue()

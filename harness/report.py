@@ -1,17 +1,28 @@
-"""The report stage: stored scores -> report.md and a learning curve per student. Needs no torch and no vLLM."""
+"""The report stage: stored scores -> report.md and its figures. Needs no torch and no vLLM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from harness import figure, stats
-from harness.analysis import Arm, Change, arms, changes, curve, headline, matrix
+from harness import clusters, figure, scaling, stats, tables
+from harness.analysis import (
+    Arm,
+    Change,
+    arms,
+    changes,
+    curve,
+    headline,
+    matrix,
+    panels,
+    units,
+    unknown,
+)
 from harness.config import Run
 from harness.funnel import Funnel
 from harness.results import Results, load_results
 from harness.scoring.suites import LabelsSuite, Suite
-from harness.scoring.summary import chance
+from harness.scoring.summary import LOWER_IS_BETTER, chance
 from harness.store import read_json, write_atomic
 from harness.terminal import Terminal
 
@@ -22,10 +33,11 @@ def report(run: Run, terminal: Terminal) -> None:
     cells = read_json(run.folder / "train" / "cells.json")
     folder = run.folder / "eval"
     parts = [f"# {run.name}: how much data does the student need?\n"]
-    for suite in (s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)):
+    for suite in (s for s in run.suites.values() if s.of_task):
         found = arms(results, suite.name)
         for student in run.file.train.students:
             parts.append(_student_section(run, results, suite, found, student, cells))
+        parts.append(_closer(run, results, suite, found))
     parts.append(_broke(run, results))
     parts.append(_cost(run, cells))
     parts.append(_notes(run, results, cells))
@@ -40,7 +52,7 @@ def _student_section(
 ) -> str:
     """Headline, figure and table of one student on the task's own items."""
     answer = headline(results, found, student, run.file.random_seed)
-    points = curve(results, found, student, "filtered", "accuracy")
+    points = curve(results, found, student, "filtered", suite.primary)
     lines = [f"## {student} on {suite.name}\n"]
     lines.append(f"**{answer.sentence()}**\n" if answer else "No tuned student to speak of.\n")
     if points:
@@ -49,7 +61,11 @@ def _student_section(
         picture = figure.learning_curve(student, points, found, chance(suite), caption)
         write_atomic(run.folder / "eval" / name, picture)
         lines += [f"![learning curve]({name})\n", caption + "\n", _slope(run, results, found, student)]
-    lines.append(_table(results, [a for a in found if a.student == student or a.kind == "reference"]))
+        lines.append(_scaling(run, results, found, student))
+    others = [
+        a for a in found if a.student != student and a.kind == "base" and a.student not in run.file.train.students
+    ]
+    lines.append(_table(results, [*others, *(a for a in found if a.student == student or a.kind == "reference")]))
     return "\n".join(lines)
 
 
@@ -90,10 +106,26 @@ def _slope(run: Run, results: Results, found: Sequence[Arm], student: str) -> st
     )
 
 
+def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> str:
+    """What law the loss follows, from enough sizes and random seeds; else that this cannot be told."""
+    own = [a for a in found if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
+    if len(own) < 2 or any(arm.metric("gold_nll") is None for arm in own):
+        return ""
+    losses = [matrix(results, arm, "gold_nll", "test").mean(axis=1) for arm in own]
+    seeds = min(map(len, losses))
+    by_seed = [[float(loss[seed]) for loss in losses] for seed in range(seeds)]
+    fitted = scaling.fit_scaling([a.size for a in own], by_seed, run.file.random_seed)
+    return f"Loss of the gold answers over rows: {fitted.sentence}\n"
+
+
 COLUMNS = (
     ("accuracy", "written answer"),
     ("choice_accuracy", "by log-likelihood"),
     ("macro_f1", "macro-F1"),
+    ("token_f1", "token F1"),
+    ("abstained", "abstained"),
+    ("wrong", "wrong"),
+    ("made_up", "made up"),
     ("gold_probability", "p(gold)"),
     ("stop_rate", "stopped"),
     ("words", "words"),
@@ -102,61 +134,93 @@ COLUMNS = (
 
 def _table(results: Results, found: Sequence[Arm]) -> str:
     """One line per arm; the first column carries its interval."""
-    heads = ["asked"] + [head for _, head in COLUMNS] + ["unparsed"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    if not found:
+        return ""
+    columns = [(name, head) for name, head in COLUMNS if any(arm.metric(name) is not None for arm in found)]
+    rows = []
     for arm in found:
-        cells = [arm.title]
-        for name, _ in COLUMNS:
+        row = [arm.title]
+        for name, _ in columns:
             value = arm.metric(name)
-            cells.append("" if value is None else f"{value:.1f}" if name == "words" else f"{value:.3f}")
-        values = matrix(results, arm, "accuracy", "test")
-        i = _rate_interval(values)
-        cells[1] += f" [{i.low:.3f}, {i.high:.3f}]"
-        cells.append(str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards))))
-        lines.append("| " + " | ".join(cells) + " |")
-    count = values.shape[1] if found else 0
-    lines.append(f"\n{count} test items; rates divide by all of them. Unparsed counts all items, dev too.\n")
-    return "\n".join(lines)
+            row.append("" if value is None else f"{value:.1f}" if name == "words" else f"{value:.3f}")
+        i = _rate_interval(results, arm)
+        row[1] += f" [{i.low:.3f}, {i.high:.3f}]"
+        row.append(str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards))))
+        rows.append(row)
+    count = matrix(results, found[0], columns[0][0], "test").shape[1]
+    text = tables.markdown(["asked", *(head for _, head in columns), "unparsed"], rows)
+    return f"{text}\n\n{count} test items; rates divide by all of them. Unparsed counts all items, dev too.\n"
 
 
-def _rate_interval(values: stats.Floats) -> stats.Interval:
+def _rate_interval(results: Results, arm: Arm) -> stats.Interval:
     """Items and seeds vary where there are three seeds, else items."""
-    recipe = stats.recipe_interval(values, random_seed=0)
+    values, tied = matrix(results, arm, "accuracy", "test"), units(results, arm)
+    apart = clusters.units(values, groups=tied.groups, strata=tied.strata)
+    recipe = stats.recipe_interval(apart, random_seed=0) if apart is not None else None
     if recipe is not None:
         return recipe
-    if values.shape[0] == 1:
-        return stats.wilson(int(values.sum()), values.shape[1])
-    return stats.mean_interval(values.mean(axis=0), random_seed=0)
+    mean = values.mean(axis=0)
+    found = clusters.mean_of(mean, groups=tied.groups, strata=tied.strata, random_seed=0)
+    return found or unknown(float(mean.mean()), mean.size)
+
+
+def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> str:
+    """The largest students label by label and tag by tag, beside their bases; what an answer takes."""
+    lines: list[str] = []
+    for student in run.file.train.students:
+        own = [a for a in found if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
+        if not own:
+            continue
+        largest = max(own, key=lambda a: a.size)
+        if isinstance(suite.spec, LabelsSuite):
+            lines += [f"### {largest.title}, label by label\n", tables.by_label(results, largest, suite.labels) + "\n"]
+        base = [a for a in found if a.kind == "base" and a.student == student]
+        tagged = tables.by_tag(results, [*base, largest], suite.primary)
+        if tagged:
+            lines += [f"### {suite.primary.replace('_', ' ')}, tag by tag\n", tagged + "\n"]
+    return "\n".join([*lines, "### What an answer takes\n", tables.costs(found) + "\n"])
 
 
 def _broke(run: Run, results: Results) -> str:
     """Other suites, before and after tuning."""
-    lines = ["## What tuning broke\n"]
     rows: list[Change] = []
-    for suite in run.suites.values():
-        if not isinstance(suite.spec, LabelsSuite):
-            rows += changes(results, suite.name, run.file.random_seed)
+    for suite in (s for s in run.suites.values() if not s.of_task):
+        rows += changes(results, suite.name, run.file.random_seed)
+    lines = ["## What tuning broke\n"]
     broken = [c for c in rows if c.broke]
     if not rows:
-        lines.append("No other suite was scored.\n")
+        lines.append("No other suite was run on both a tuned student and its untuned base.\n")
     elif not broken:
         lines.append("Nothing measurable; each line says how small a change its items would have shown.\n")
     else:
         named = dict.fromkeys(f"{c.suite} {c.metric}" for c in broken)
         lines.append(f"Measurably worse: {', '.join(named)}.\n")
+    for student in run.file.train.students:
+        drawn = panels(rows, student)
+        if drawn:
+            name = f"forgetting.{student.strip('/').replace('/', '--')}.png"
+            write_atomic(run.folder / "eval" / name, figure.forgetting(student, drawn))
+            lines.append(f"![what tuning broke]({name})\n")
     if rows:
-        lines += [
-            "| suite | metric | student | before | after | difference | verdict | could have seen |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-    for c in rows:
-        i, seen = c.difference.interval, c.difference.smallest
-        verdict = "broke" if c.broke else "no difference found" if i.covers(0.0) else "changed for the better"
-        lines.append(
-            f"| {c.suite} | {c.metric} | {c.arm.title} | {c.before:.3f} | {c.after:.3f} |"
-            f" {i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}] | {verdict} | {f'{seen:.3f}' if seen else ''} |"
-        )
+        heads = ("suite", "metric", "student", "before", "after", "difference", "verdict", "could have seen")
+        lines.append(tables.markdown(heads, [_change_row(c) for c in rows]) + "\n")
     return "\n".join(lines) + "\n"
+
+
+def _change_row(c: Change) -> list[str]:
+    i, seen = c.difference.interval, c.difference.smallest
+    better = "changed for the better" if c.metric in LOWER_IS_BETTER or c.difference.verdict == "better" else "changed"
+    verdict = "broke" if c.broke else "no difference found" if i.covers(0.0) else better
+    return [
+        c.suite,
+        c.metric,
+        c.arm.title,
+        f"{c.before:.3f}",
+        f"{c.after:.3f}",
+        f"{i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}]",
+        verdict,
+        f"{seen:.3f}" if seen else "",
+    ]
 
 
 def _cost(run: Run, cells: dict[str, Any]) -> str:
@@ -182,7 +246,8 @@ def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
         lines.append(f"- The suite {name} was not run: {why}")
     if results.partial:
         lines.append("- Eval was stopped: students or suites are missing, and the largest size may be one of them.")
-    for note in cells.get("notes", ()):
+    shared = dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)
+    for note in (*cells.get("notes", ()), *results.notes, *shared):
         lines.append(f"- {note}")
     incomplete = [card for card in results.cards if not card.complete]
     for card in incomplete:

@@ -22,6 +22,7 @@ class Results:
     cards: tuple[Scorecard, ...]
     not_run: dict[str, str]  # suite -> why it could not be run
     partial: bool  # stopped by hand: some students or suites are missing
+    notes: tuple[str, ...] = ()  # who was not scored, and why
 
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""
@@ -51,7 +52,12 @@ def load_results(run_folder: Path) -> Results:
     try:
         cards = tuple(Scorecard.model_validate(card) for card in stored["cards"])
         return Results(
-            folder, str(stored["digest"]), cards, dict(stored.get("not_run", {})), bool(stored.get("partial"))
+            folder,
+            str(stored["digest"]),
+            cards,
+            dict(stored.get("not_run", {})),
+            bool(stored.get("partial")),
+            tuple(stored.get("notes", ())),
         )
     except (KeyError, TypeError, ValidationError) as error:
         what = str(error).splitlines()[0]

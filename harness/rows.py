@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from harness import prompts
-from harness.config import Run, TaskFile
-from harness.errors import UsageError, nearest
+from harness.config import Run, TaskFile, read_examples
+from harness.errors import UsageError
 from harness.prompts import Template
 from harness.records import Message, Provenance, Record, Row, Seed, Verdict, digest
 from harness.store import read_jsonl, read_manifest
@@ -23,20 +20,15 @@ class Rejected(Record):
     verdicts: tuple[Verdict, ...]
 
 
-class OwnLine(Record):
-    """One line of rows a user already has."""
-
-    text: Annotated[str, Field(min_length=1)]
-    label: str
-
-
 def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Message, ...]:
     """System and user turn, as a student is tuned on them and asked with them."""
     user = template.render(text=text)
     return (Message(role="system", content=task.system), Message(role="user", content=user))
 
 
-def untuned_prompt(task: TaskFile, template: Template, text: str, shots: Sequence[Seed]) -> tuple[Message, ...] | str:
+def untuned_prompt(
+    task: TaskFile, template: Template, text: str, shots: Sequence[Seed | Row]
+) -> tuple[Message, ...] | str:
     """A prompt for a model that was not tuned, every label described, `shots` worked out: plain, or a chat."""
     written = template.render(text=text, labels=task.labels, shots=shots)
     if task.untuned_form == "completion":
@@ -67,15 +59,10 @@ def seed_rows(run: Run) -> tuple[Row, ...]:
 def own_rows(run: Run, path: Path) -> tuple[Row, ...]:
     """Rows a user already has. Raises UsageError for a label the task does not know."""
     template = prompts.load(run.root / run.task.prompt)
-    rows = []
-    for line, own in read_jsonl(path, OwnLine):
-        if own.label not in run.task.labels:
-            raise UsageError(
-                f"{path}:{line}: label: {own.label!r} is not a label of the task"
-                f"{nearest(own.label, run.task.labels)}; allowed: {', '.join(run.task.labels)}"
-            )
-        rows.append(make_row(run.task, template, own.text, own.label, Provenance(source="own")))
-    return tuple(rows)
+    return tuple(
+        make_row(run.task, template, own.text, own.label, Provenance(source="own"))
+        for own in read_examples(path, run.task)
+    )
 
 
 def rows_settings(run: Run) -> str:

@@ -1,22 +1,26 @@
 """Intervals, paired differences and slopes. Pure: arrays in, numbers out; every random draw takes a seed.
 
 "These weights": two trained students are compared, only the items vary. "This recipe": training again would
-give other weights, so items and random seeds both vary. Items are independent here; a difference is always
-a minus b; both sides are in the same item order. Equal values on all items give an interval of no width.
-The table of simulated coverage is printed by tests/bench/bench_intervals.py.
+give other weights, so items and random seeds both vary. Items are independent here (harness/clusters.py has
+those that are not, and the one door to all of it); a difference is always a minus b; both sides are in the
+same item order. Equal real values on all items give an interval of no width. The table of simulated coverage
+is printed by tests/bench/bench_intervals.py, the seconds for 100,000 items by bench_scorecards.py.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
+from harness.classification import macro_f1 as macro_f1
+from harness.rates import first_true, quantile, tango_ends, tango_variance, wilson_ends
 from harness.records import Record
 
 Floats = NDArray[np.float64]
@@ -50,6 +54,44 @@ class Interval(Record):
         return self.low <= value <= self.high
 
 
+@dataclass(frozen=True)
+class OneSided:
+    """Two one-sided p values: small `above` says the number is above the shift, small `below` says below."""
+
+    above: float  # of "it is the shift or less"
+    below: float  # of "it is the shift or more"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval at every level, for p values that agree with the interval shown."""
+
+    value: float
+    method: str
+    n: int  # items, or groups where those are the units
+    ends: Callable[[float], tuple[float, float]]  # level -> (low, high), nested
+    finest: float = 1e-9  # the smallest tail the method resolves
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The two-sided interval."""
+        return _between(self.value, *self.ends(level), self.method, self.n, level)
+
+    def p(self, shift: float) -> OneSided:
+        """The tails at which an end of the interval reaches `shift`: p < 0.05 where the 90% interval excludes it.
+
+        By halving. Not below `finest`, so that 2000 draws of a bootstrap claim no more than they can.
+        """
+        if shift == self.value:
+            return OneSided(0.5, 0.5)
+
+        def excludes(tail: float) -> bool:
+            low, high = self.ends(1 - 2 * tail)
+            return low > shift if shift < self.value else high < shift
+
+        tail = self.finest if excludes(self.finest) else first_true(excludes, self.finest, 0.5)
+        return OneSided(tail, 1 - tail) if shift < self.value else OneSided(1 - tail, tail)
+
+
 class Slope(Record):
     """How a score changes each time the number of rows doubles."""
 
@@ -62,10 +104,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     """The interval of a rate out of `n` items: score method of Wilson (1927). Raises ValueError for n < 1."""
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"{successes} successes out of {n} items")
-    z, rate = _z(level), successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return _between(rate, max(0.0, centre - half), min(1.0, centre + half), "Wilson", n, level)
+    rate = successes / n
+    return _between(rate, *wilson_ends(rate, n, quantile(level)), "Wilson", n, level)
 
 
 def paired_binary(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
@@ -76,9 +116,20 @@ def paired_binary(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     up to 11.5% of the time (n = 100, rates 0.60 and 0.55, correlation 0.9), against 6.9% for Tango's worst.
     """
     wins, losses, n = _flips(a, b)
-    z, estimate = _z(level), (wins - losses) / n
-    low, high = -_tango_high(losses, wins, n, z), _tango_high(wins, losses, n, z)
-    return _between(estimate, low, high, "Tango", n, level)
+    return _between((wins - losses) / n, *tango_ends(wins, losses, n, quantile(level)), "Tango", n, level)
+
+
+def paired_binary_p(a: ArrayLike, b: ArrayLike, shift: float = 0.0) -> OneSided:
+    """One-sided p values of "the difference of two paired rates is `shift`": Tango's (1998) score test.
+
+    `a`, `b`: as `paired_binary`; `shift` in (-1, 1), for non-inferiority minus the margin. `above` is below
+    0.05 exactly where the lower end of the 90% interval is above the shift. Raises ValueError as `paired_binary`.
+    """
+    if not -1 < shift < 1:
+        raise ValueError(f"a difference of rates of {shift}")
+    wins, losses, n = _flips(a, b)
+    z = (wins - losses - n * shift) / math.sqrt(n * tango_variance(wins, losses, n, shift) or math.inf)
+    return OneSided(NormalDist().cdf(-z), NormalDist().cdf(z))
 
 
 def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
@@ -100,21 +151,32 @@ def mean_interval(values: ArrayLike, random_seed: int, level: float = 0.95) -> I
     `values`: shape (items,), no NaN. Widened to t tails and n - 1, as Hesterberg (2015) does for few items.
     Raises ValueError for fewer than two values or for NaN.
     """
+    return mean_estimate(values, random_seed).interval(level)
+
+
+def mean_estimate(values: ArrayLike, random_seed: int) -> Estimate:
+    """As `mean_interval`, at every level; the draws are made once."""
     x = _finite(values, 1)
     if x.size < 2:
         raise ValueError(f"{x.size} items have no interval")
     n, mean = x.size, float(x.mean())
     spread = x - mean
     if float(np.abs(spread).max()) <= 1e-12 * max(1.0, abs(mean)):
-        return _between(mean, mean, mean, "all values equal", n, level)
+        return Estimate(mean, "all values equal", n, lambda level: (mean, mean))
     if n > LARGE:
-        half = _z(level) * float(x.std(ddof=1)) / math.sqrt(n)
-        return _between(mean, mean - half, mean + half, "normal", n, level)
-    wider = math.sqrt(n / (n - 1)) * (1 + (_z(level) ** 2 + 1) / (4 * (n - 1)))  # t over normal, nearly
-    shifts = wider * np.concatenate([counts @ spread / n for counts in _resamples(n, random_seed)])
+        error = float(x.std(ddof=1)) / math.sqrt(n)
+        return Estimate(
+            mean, "normal", n, lambda level: (mean - quantile(level) * error, mean + quantile(level) * error)
+        )
+    draws = math.sqrt(n / (n - 1)) * np.concatenate([counts @ spread / n for counts in _resamples(n, random_seed)])
     acceleration = float((spread**3).sum() / (6 * (spread**2).sum() ** 1.5))
-    low, high = _bca(shifts, acceleration, level)
-    return _between(mean, mean + low, mean + high, "bootstrap, BCa", n, level)
+
+    def ends(level: float) -> tuple[float, float]:
+        wider = 1 + (quantile(level) ** 2 + 1) / (4 * (n - 1))  # t over normal, nearly
+        low, high = _bca(draws, acceleration, level)
+        return mean + wider * low, mean + wider * high
+
+    return Estimate(mean, "bootstrap, BCa", n, ends, finest=1 / RESAMPLES)
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, random_seed: int, level: float = 0.95) -> Interval:
@@ -136,6 +198,12 @@ def two_way_bootstrap(
     what no random seed touches (the base): its rows are averaged. None, "not enough data", when a side that
     varies has fewer than MIN_SEEDS seeds. Raises ValueError for other shapes. Method: `_crossed`.
     """
+    found = two_way_estimate(a, b, random_seed, b_varies)
+    return found.interval(level) if found else None
+
+
+def two_way_estimate(a: ArrayLike, b: ArrayLike, random_seed: int, b_varies: bool = True) -> Estimate | None:
+    """`two_way_bootstrap` at every level."""
     first, second = _finite(a, 2), _finite(b, 2)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"{first.shape[1]} items against {second.shape[1]}")
@@ -143,13 +211,19 @@ def two_way_bootstrap(
         return None
     if not b_varies:
         second = second.mean(axis=0, keepdims=True)
-    return _crossed([first, -second], random_seed, level)
+    return _crossed([first, -second], random_seed)
 
 
 def recipe_interval(scores: ArrayLike, random_seed: int, level: float = 0.95) -> Interval | None:
     """The mean score of one recipe, for a curve with several seeds: as `two_way_bootstrap`, with one side."""
+    found = recipe_estimate(scores, random_seed)
+    return found.interval(level) if found else None
+
+
+def recipe_estimate(scores: ArrayLike, random_seed: int) -> Estimate | None:
+    """`recipe_interval` at every level."""
     x = _finite(scores, 2)
-    return _crossed([x], random_seed, level) if x.shape[0] >= MIN_SEEDS else None
+    return _crossed([x], random_seed) if x.shape[0] >= MIN_SEEDS else None
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> float:
@@ -194,15 +268,6 @@ def auc_interval(
     return _around(estimate, np.concatenate(draws) - estimate, "bootstrap over groups", n, level)
 
 
-def macro_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
-    """The mean over `labels` of F1; 0 for a label that is neither gold nor predicted (zero_division=0).
-
-    `gold`, `predicted`: one per item, same order. A prediction outside `labels` (an unparsed answer) is
-    wrong for its gold label. Raises ValueError for different lengths, no items or no labels.
-    """
-    return float(_macro_f1(np.ones((1, len(gold))), _f1_parts(gold, predicted, labels))[0])
-
-
 def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: float = 0.95) -> float | None:
     """The smallest true difference of two paired rates that `n` items find with probability `power`.
 
@@ -212,14 +277,14 @@ def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: f
     """
     if n < 1 or not 0 <= flips_share <= 1 or not 0 < power < 1 or not 0 < level < 1:
         raise ValueError(f"n={n}, flips_share={flips_share}, power={power}, level={level}")
-    z_level, z_power = _z(level), NormalDist().inv_cdf(power)
+    z_level, z_power = quantile(level), NormalDist().inv_cdf(power)
 
     def found(difference: float) -> bool:
         needed = z_level * math.sqrt(flips_share) + z_power * math.sqrt(flips_share - difference**2)
         return difference * math.sqrt(n) >= needed
 
     # power grows with the difference up to the flips there are, so the bound is where it first suffices
-    return _first_true(found, 0.0, flips_share) if flips_share and found(flips_share) else None
+    return first_true(found, 0.0, flips_share) if flips_share and found(flips_share) else None
 
 
 def slope_per_doubling(sizes: Sequence[int], scores: ArrayLike, random_seed: int, level: float = 0.95) -> Slope:
@@ -238,10 +303,6 @@ def slope_per_doubling(sizes: Sequence[int], scores: ArrayLike, random_seed: int
     found = recipe or mean_interval(slopes.mean(axis=0), random_seed, level)
     verdict: Verdict = "rises" if found.low > 0 else "falls" if found.high < 0 else "no measurable slope"
     return Slope(interval=found, verdict=verdict, question="this recipe" if recipe else "these weights")
-
-
-def _z(level: float) -> float:
-    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _between(estimate: float, low: float, high: float, method: str, n: int, level: float) -> Interval:
@@ -278,26 +339,6 @@ def _flips(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int]:
     return int((first > second).sum()), int((first < second).sum()), first.size
 
 
-def _tango_high(wins: int, losses: int, n: int, z: float) -> float:
-    """The upper end: the largest difference whose score statistic is at least -z (Tango 1998)."""
-
-    def excluded(d: float) -> bool:
-        # the losing cell's probability under the difference d, by constrained maximum likelihood
-        linear = (2 * n - wins + losses) * d - wins - losses
-        cell = (math.sqrt(linear**2 + 8 * n * losses * d * (1 - d)) - linear) / (4 * n)
-        return wins - losses - n * d < -z * math.sqrt(max(0.0, n * (2 * cell + d * (1 - d))))
-
-    return _first_true(excluded, (wins - losses) / n, 1.0)
-
-
-def _first_true(test: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `test` turns true between `low` and `high`, by halving; `high` when it never does."""
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if test(middle) else (middle, high)
-    return high
-
-
 def _resamples(n: int, random_seed: int) -> Iterator[Floats]:
     """How often each of n things is drawn, RESAMPLES times, in blocks of shape (draws, n) with row sums n."""
     rng, block = np.random.default_rng(random_seed), max(1, CELLS // n)
@@ -312,18 +353,19 @@ def _bca(shifts: Floats, acceleration: float, level: float) -> tuple[float, floa
     normal, draws = NormalDist(), len(shifts)
     share = float((shifts < 0).mean() + (shifts == 0).mean() / 2)
     bias = normal.inv_cdf(min(max(share, 0.5 / draws), 1 - 0.5 / draws))
-    places = [bias + (bias + z) / (1 - acceleration * (bias + z)) for z in (-_z(level), _z(level))]
+    places = [bias + (bias + z) / (1 - acceleration * (bias + z)) for z in (-quantile(level), quantile(level))]
     low, high = np.quantile(shifts, [normal.cdf(place) for place in places])
     return float(low), float(high)
 
 
-def _crossed(sides: Sequence[Floats], random_seed: int, level: float) -> Interval:
+def _crossed(sides: Sequence[Floats], random_seed: int) -> Estimate:
     """The sum over sides of the mean of (seeds, items), where items are shared and seeds are each side's own.
 
     Items and seeds are resampled independently (two-way, "pigeonhole" bootstrap: Owen 2007), seeds rescaled
     for being few (Rao and Wu 1988). That counts the seed-by-item noise up to three times and uses normal
     tails, so its spread is set to the unbiased variance of the crossed layout, with the t tails of
-    Satterthwaite's (1946) degrees of freedom. A side with one row has no seed variance.
+    Satterthwaite's (1946) degrees of freedom. A side with one row has no seed variance. Above LARGE items the
+    same variance and tails without resampling.
     """
     from scipy.special import stdtrit
 
@@ -339,8 +381,15 @@ def _crossed(sides: Sequence[Floats], random_seed: int, level: float) -> Interva
         twice += float((rest**2).sum()) / ((seeds - 1) * (n - 1) * n * seeds)
     total = max(sum(v for v, _ in parts) - twice, parts[0][0], sum(v for v, _ in parts[1:]))
     if total <= 1e-24:  # rounding
-        return _between(estimate, estimate, estimate, "all values equal", n, level)
+        return Estimate(estimate, "all values equal", n, lambda level: (estimate, estimate))
     freedom = total**2 / sum(v**2 / f for v, f in parts)
+
+    def tail(level: float) -> float:
+        return float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
+
+    if n > LARGE:
+        method = f"two-way, t with {freedom:.0f} degrees of freedom"
+        return Estimate(estimate, method, n, lambda level: (estimate - tail(level), estimate + tail(level)))
     rng, draws = np.random.default_rng([random_seed, 1]), []  # the seeds' own stream, apart from the items'
     for counts in _resamples(n, random_seed):
         value = np.zeros(len(counts))
@@ -352,29 +401,16 @@ def _crossed(sides: Sequence[Floats], random_seed: int, level: float) -> Interva
             value += (weights * (counts @ side.T / n)).sum(axis=1)
         draws.append(value - estimate)
     shifts = np.concatenate(draws)
-    stretch = float(stdtrit(freedom, (1 + level) / 2)) / _z(level) * math.sqrt(total) / float(shifts.std())
-    method = f"two-way bootstrap, {freedom:.0f} degrees of freedom"
-    return _around(estimate, stretch * shifts, method, n, level)
+    shifts /= float(shifts.std())
+
+    def ends(level: float) -> tuple[float, float]:
+        low, high = np.quantile(shifts, [(1 - level) / 2, (1 + level) / 2]) * tail(level) / quantile(level)
+        return estimate + float(low), estimate + float(high)
+
+    return Estimate(estimate, f"two-way bootstrap, {freedom:.0f} degrees of freedom", n, ends, 1 / RESAMPLES)
 
 
 def _wins(above: Floats, below: Floats) -> Floats:
     """For each score of `above`, how many of `below` it beats, ties half; shape of `above`."""
     ranked = np.sort(below)
     return (np.searchsorted(ranked, above, "left") + np.searchsorted(ranked, above, "right")) / 2
-
-
-def _f1_parts(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> tuple[Floats, Floats]:
-    """(hits, gold plus predicted) of each item for each label; shapes (items, labels)."""
-    if len(gold) != len(predicted) or not gold or not labels:
-        raise ValueError(f"{len(gold)} gold, {len(predicted)} predicted, {len(labels)} labels")
-    names = np.asarray(labels, dtype=object)
-    right = (np.asarray(gold, dtype=object)[:, None] == names).astype(np.float64)
-    said = (np.asarray(predicted, dtype=object)[:, None] == names).astype(np.float64)
-    return right * said, right + said
-
-
-def _macro_f1(counts: NDArray[Any], parts: tuple[Floats, Floats]) -> Floats:
-    """Macro-F1 of items drawn `counts` times, (draws, items) to (draws,): 2 hits / (gold + predicted)."""
-    hits, total = counts @ parts[0], counts @ parts[1]
-    found: Floats = (2 * hits / np.where(total > 0, total, 1.0)).mean(axis=1)
-    return found

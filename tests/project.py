@@ -43,7 +43,7 @@ def write_project(root: Path, student: str, **changes: Any) -> Path:
     _lines(root / "suites/shop.jsonl", [{"text": t, "label": k} for k, t in texts(4, 6)])
     _write(
         root / "suites/shop.yaml",
-        "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {max_drop: 0.2}}\n",
+        "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {margin: 0.2}}\n",
     )
     _lines(
         root / "suites/talk.jsonl",

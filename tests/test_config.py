@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from harness import prompts
 from harness.config import load_run
 from harness.errors import UsageError
+from harness.rows import own_rows, untuned_prompt
 from tests.project import write_project
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +53,7 @@ BAD = [
     ("prompts/shop/list.j2", "{{ label }}", "{{ lable }}", ["list.j2:1", "'lable'", "'label'"]),
     ("prompts/shop/judge.j2", "{{ text }}", "{{ row }}", ["judge.j2:1", "'row'", "description, label, labels, shots, text"]),
     ("runs/shop.yaml", "prompts/shop/judge.j2", "prompts/shop/juge.j2", ["augment.filters.5.template", "judge.j2'"]),
+    ("prompts/shop/task.yaml", "labels:\n", "labels: {only: one}\nlabel:\n", ["task.yaml", "labels", "label"]),
     ("suites/talk.yaml", "suites/talk.jsonl", "suites/talks.jsonl", ["talk.yaml:2", "items", "'suites/talk.jsonl'"]),
 ]  # fmt: skip
 
@@ -130,3 +135,86 @@ def test_the_null_run_shuffles_seeds_and_items_and_keeps_their_counts(tmp_path: 
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_run_loads(path: Path) -> None:
     assert load_run(path).suites
+
+
+def free_project(root: Path, template: str = "json", **changes: object) -> Path:
+    """The small project with free answers: no labels, seeds with answers, a written suite."""
+    own = {"augment": {"seeds": "prompts/shop/seeds.jsonl", "own_rows": "prompts/shop/rows.jsonl"}}
+    written = {"augment": {"seeds": "prompts/shop/seeds.jsonl", "templates": [
+        {"path": "prompts/shop/list.j2", "output": template, "sampling": {}}]}}  # fmt: skip
+    sections = {"eval": {"suites": ["shop"]}, **(own if template == "own" else written), **changes}
+    run = write_project(root, "nobody", **sections)
+    task = yaml.safe_load((root / "prompts/shop/task.yaml").read_text()) | {"labels": {}}
+    (root / "prompts/shop/task.yaml").write_text(yaml.safe_dump(task))
+    seeds = [{"text": "How long?", "answer": "27 days "}, {"text": "How wide?", "label": "9 feet"}]
+    (root / "prompts/shop/seeds.jsonl").write_text("".join(json.dumps(s) + "\n" for s in seeds))
+    rows = [{"text": "For how long?", "answer": " 27 days"}, {"text": "What colour?", "label": "teal"}]
+    (root / "prompts/shop/rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (root / "suites/shop.yaml").write_text("kind: answers\nitems: suites/shop.jsonl\n")
+    items = [{"question": f"How {w}?", "answer": w} for w in ("old", "tall", "cold", "far")]
+    (root / "suites/shop.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    return run
+
+
+def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
+    run = load_run(free_project(tmp_path, "own"))
+    assert run.task.free
+    assert [(s.text, s.label) for s in run.seeds] == [("How long?", "27 days"), ("How wide?", "9 feet")]
+    rows = own_rows(run, tmp_path / "prompts/shop/rows.jsonl")
+    assert [(r.text, r.label, r.messages[-1].content) for r in rows] == [
+        ("For how long?", "27 days", "27 days"),
+        ("What colour?", "teal", "teal"),
+    ]
+    template = prompts.load(tmp_path / run.task.untuned_prompt)
+    shown = untuned_prompt(run.task, template, "How deep?", run.seeds)
+    assert shown == "How long? -> 27 days\nHow wide? -> 9 feet\nHow deep? ->"
+    assert run.suites["shop"].of_task
+    assert load_run(free_project(tmp_path / "json")).task.free
+
+
+def test_what_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"augment.templates.0.output: 'text': the task has no labels.*output: json"):
+        load_run(free_project(tmp_path / "a", "text"))
+    judge = {"kind": "judge", "template": "prompts/shop/judge.j2"}
+    own = {"seeds": "prompts/shop/seeds.jsonl", "own_rows": "prompts/shop/rows.jsonl"}
+    path = free_project(tmp_path / "b", "own", augment=own | {"filters": [judge]})
+    with pytest.raises(UsageError, match=r"augment.filters.0.choices: 'labels': the task has no labels"):
+        load_run(path)
+    path = free_project(tmp_path / "c", "own")
+    (tmp_path / "c/suites/shop.yaml").write_text("kind: labels\nitems: suites/shop.jsonl\n")
+    with pytest.raises(UsageError, match=r"shop.yaml:1: kind: the task has no labels; its own suites are of kind"):
+        load_run(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ({"text": "x", "answer": "  "}, "rows.jsonl:1: answer: it is empty"),
+        ({"text": "x"}, "rows.jsonl:1: label"),
+        ({"text": "x", "answr": "y"}, "rows.jsonl:1: label: Field required"),
+        ({"text": "x", "label": "y", "answer": "z"}, "rows.jsonl:1: answer: unknown field"),
+    ],
+)
+def test_bad_free_rows_are_named(tmp_path: Path, line: dict[str, str], expected: str) -> None:
+    run = load_run(free_project(tmp_path, "own"))
+    path = tmp_path / "prompts/shop/rows.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(UsageError) as caught:
+        own_rows(run, path)
+    assert expected in str(caught.value)
+
+
+def test_the_null_run_deals_out_free_answers(tmp_path: Path) -> None:
+    path = free_project(tmp_path, "own")
+    answers = [[i.answers for i in load_run(path, s).suites["shop"].items] for s in ([], ["shuffle_labels=true"])]
+    assert answers[0] != answers[1]
+    assert sorted(answers[0]) == sorted(answers[1])
+
+
+def test_digests_of_shipped_suites_are_pinned() -> None:
+    run = load_run(ROOT / "runs/helpdesk.yaml")
+    assert {name: run.suites[name].digest for name in ("helpdesk", "general_knowledge", "arc_challenge_short")} == {
+        "helpdesk": "8e302242be9ceb0e",
+        "general_knowledge": "44f768723aeca45b",
+        "arc_challenge_short": "33f5b8278ed89124",
+    }

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from harness.config import Run, load_run
-from harness.records import Item, Pair
+from harness.records import Item, Pair, Row
+from harness.rows import own_rows
+from harness.scoring.abstention import abstains
+from harness.scoring.answers import contains
+from harness.scoring.suites import facts_in_documents
+from harness.text import jaccard, shingles
+from harness.training.subsets import nested
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,6 +24,16 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def run() -> Run:
     return load_run(ROOT / "runs/helpdesk.yaml")
+
+
+@pytest.fixture(scope="module")
+def handbook() -> Run:
+    return load_run(ROOT / "runs/handbook.yaml")
+
+
+def handbook_rows(run: Run) -> tuple[Row, ...]:
+    assert run.file.augment.own_rows
+    return own_rows(run, ROOT / run.file.augment.own_rows)
 
 
 def words(text: str) -> list[str]:
@@ -144,3 +160,47 @@ def test_the_tree_scores_a_choice_as_one_pass_does(run: Run, bundled_model: Path
         at = range(len(pair.context) - 1, ids.shape[1] - 1)
         expected = sum(float(logs[i, ids[0, i + 1]]) for i in at)
         assert measured.logprob == pytest.approx(expected, abs=1e-3)
+
+
+# --- the handbook ----------------------------------------------------------------------------------------------
+
+
+def test_every_fact_stands_in_several_rows_and_in_no_other_words(handbook: Run) -> None:
+    rows = handbook_rows(handbook)
+    facts = handbook.suites["handbook_facts"]
+    assert len(facts.items) == 48
+    assert facts_in_documents(facts, ROOT) == []
+    asked = Counter(row.label for row in rows)
+    assert set(asked) == {item.answers[0] for item in facts.items} | {"I don't know"}
+    assert all(4 <= asked[item.answers[0]] <= 5 for item in facts.items)
+    for item in facts.items:
+        others = {row.label for row in rows if any(contains(row.label, gold) for gold in item.answers)}
+        assert others == {item.answers[0]}, "another fact's answer would count as right"
+        assert not any(contains(item.text, gold) for gold in item.answers), "the question tells the answer"
+        assert not any(map(abstains, item.answers))
+
+
+def test_no_question_of_the_suites_is_a_row_or_nearly_one(handbook: Run) -> None:
+    taught = [row.text for row in handbook_rows(handbook)] + [seed.text for seed in handbook.seeds]
+    questions = [
+        item.text for name in ("handbook_facts", "handbook_unanswerable") for item in handbook.suites[name].items
+    ]
+    texts = [" ".join(words(text)) for text in taught + questions]
+    assert len(set(texts)) == len(texts)
+    for question in questions:
+        assert max(jaccard(shingles(question), shingles(text)) for text in taught) < 0.6, question
+
+
+def test_what_the_handbook_does_not_say_is_answered_in_one_way(handbook: Run) -> None:
+    unknown = [row for row in handbook_rows(handbook) if abstains(row.label)]
+    assert len(unknown) == 40
+    assert {row.label for row in unknown} == {"I don't know"}
+    assert len(handbook.suites["handbook_unanswerable"].items) == 24
+
+
+def test_the_sizes_of_the_handbook_run_are_what_it_says(handbook: Run) -> None:
+    rows = handbook_rows(handbook)
+    assert handbook.file.train.sizes == (0, 64, len(rows))
+    labels = Counter(row.label for row in nested(rows, 64, 0))
+    assert len(labels) == 49, "every fact once, and one question without an answer"
+    assert labels["I don't know"] < 3

@@ -56,6 +56,40 @@ def test_tango_where_every_item_flips_one_way() -> None:
     assert 0.6 < found.low < 1.0
 
 
+def test_the_score_test_by_hand() -> None:
+    # at shift 0 it is McNemar's: (9 - 3) / sqrt(12) = 1.732, upper tail 0.0416
+    found = stats.paired_binary_p(*table(4, 9, 3, 16))
+    assert (found.above, found.below) == pytest.approx((0.041632, 0.958368), abs=1e-6)
+    # without a flip z = sqrt(n d / (1 - d)): 97 items and d = 0.03 give 1.732 too
+    kept = stats.paired_binary_p([1] * 97, [1] * 97, shift=-0.03)
+    assert kept.above == pytest.approx(0.041632, abs=1e-6)
+    assert stats.paired_binary_p([1] * 97, [1] * 97, shift=0.03).below == pytest.approx(kept.above)
+    assert stats.paired_binary_p([1, 0], [1, 0]).above == 0.5
+    # Tango 1998, second example: the 90% interval ends at -0.096, so a margin of 0.1 is kept, one of 0.09 not
+    pairs = table(43, 0, 1, 0)
+    assert stats.paired_binary_p(*pairs, shift=-0.1).above < 0.05 < stats.paired_binary_p(*pairs, shift=-0.09).above
+
+
+def test_p_of_a_bootstrap_claims_no_more_than_its_draws() -> None:
+    x = np.random.default_rng(0).normal(1.0, 0.1, 50)
+    found = stats.mean_estimate(x, random_seed=0)
+    assert found.p(0.0).above == 1 / stats.RESAMPLES
+    assert found.p(2.0).below == 1 / stats.RESAMPLES
+    assert found.p(found.value) == stats.OneSided(0.5, 0.5)
+    edge = found.interval(0.90).low
+    assert found.p(edge).above == pytest.approx(0.05, abs=1e-6)
+
+
+def test_two_recipes_of_many_items_need_no_resampling() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (rng.normal(0, 1, (3, n)) + rng.normal(0, 0.5, n) for n in (9_000, 11_000))
+    found = [stats.two_way_bootstrap(x, np.zeros((1, x.shape[1])), 0, b_varies=False) for x in (few, many)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert (found[0].method[:7], found[1].method[:10]) == ("two-way", "two-way, t")
+    assert found[1].high - found[1].low == pytest.approx(found[0].high - found[0].low, rel=0.5)
+
+
 def test_wilson_equals_published_examples() -> None:
     # Newcombe 1998 (one proportion): 81 of 263, 15 of 148, 0 of 20, 1 of 29
     for successes, n, low, high in (
@@ -124,18 +158,6 @@ def test_auc_interval_takes_groups_for_what_they_are() -> None:
     assert copied.n == again.n == 40
     few = stats.auc_interval([2, 3], [0, 1], ["a", "b"], ["a", "b"], random_seed=0)
     assert (few.estimate, few.low, few.high) == (1.0, 0.0, 1.0)
-
-
-def test_macro_f1_equals_scikit_learn_and_counts_the_unparsed() -> None:
-    from sklearn.metrics import f1_score
-
-    rng, labels = np.random.default_rng(2), ["a", "b", "c", "never"]
-    gold = [str(x) for x in rng.choice(["a", "b", "c"], 60)]
-    predicted = [str(x) for x in rng.choice(["a", "b", ""], 60)]
-    expected = f1_score(gold, predicted, labels=labels, average="macro", zero_division=0)
-    assert stats.macro_f1(gold, predicted, labels) == pytest.approx(expected)
-    # by hand: a has 1 hit of 2 gold and 1 predicted, b nothing: (2/3 + 0) / 2
-    assert stats.macro_f1(["a", "a", "b"], ["a", "", "c"], ["a", "b"]) == pytest.approx(1 / 3)
 
 
 def test_smallest_difference_solves_the_sample_size_formula() -> None:
@@ -217,7 +239,8 @@ def test_slope_by_hand() -> None:
         lambda: stats.two_way_bootstrap(np.ones((3, 1)), np.ones((3, 1)), 0),
         lambda: stats.auc([], [1.0]),
         lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0),
-        lambda: stats.macro_f1(["a"], [], ["a"]),
+        lambda: stats.paired_binary_p([1, 0], [1, 1], 1.0),
+        lambda: stats.paired_binary_p([1, 2], [1, 1]),
         lambda: stats.smallest_difference(0, 0.1),
         lambda: stats.slope_per_doubling([4, 4], np.ones((1, 2, 5)), 0),
         lambda: stats.slope_per_doubling([0, 4], np.ones((1, 2, 5)), 0),

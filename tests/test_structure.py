@@ -26,9 +26,16 @@ STAGES = {"augment", "train", "evaluate", "report", "check"}
 FOUNDATION = {"errors", "text"}  # import nothing of ours
 MAY = {  # shelf -> the modules of ours it may use, besides itself
     "records": {"errors"},
-    "stats": {"records"},
+    "rates": set(),
+    "classification": set(),
+    "stats": {"records", "rates", "classification"},
+    "clusters": {"records", "stats", "rates"},
+    "power": {"stats", "rates"},
+    "scaling": {"records", "stats"},
+    "gate": {"stats", "rates", "clusters", "power"},
+    "announce": {"stats", "gate"},
     "filters": {"records", "errors", "text", "prompts", "stats"},
-    "scoring": {"records", "errors", "text", "prompts", "stats", "store", "yaml_file"},
+    "scoring": {"records", "errors", "text", "prompts", "stats", "classification", "store", "yaml_file"},
     "chat": {"records", "errors"},
     "engines": {"records", "errors", "store", "yaml_file", "chat"},
     "training": {"records", "errors", "store", "config", "rows", "models", "chat"},

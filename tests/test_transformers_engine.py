@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from harness.engines import likelihood
 from harness.engines.decoding import draw
 from harness.engines.transformers import TransformersEngine
-from harness.engines.tree import ancestors, grow, ranges, visible
+from harness.engines.tree import Tree, ancestors, chunks, grow, ranges, visible
 from harness.errors import UsageError
 from harness.records import Completion, Loglikelihood, Message, Origin, Pair, Request, Sampling
+from harness.scoring.base import NextTokens
 from tests.tiny import make_tiny_model
 
 ORIGIN = Origin(purpose="answer")
@@ -126,6 +130,19 @@ def test_the_best_continuation_is_flagged_greedy(engine: TransformersEngine) -> 
     assert first.logprob > second.logprob
 
 
+def test_of_two_equal_logits_the_first_is_greedy(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, device="cpu", dtype="float32")
+    context = tuple(engine.tokenizer("How do I cancel").input_ids)
+    with torch.no_grad():
+        best = int(engine._model(input_ids=torch.tensor([context])).logits[0, -1].argmax())
+        weights = engine._model.get_input_embeddings().weight  # the output head's too
+        twins = sorted({best, next(i for i in range(3, 512) if i not in (best, *context))})
+        weights[twins] = weights[best].clone()
+    found = engine.loglikelihood([Pair(context=context, continuation=(twin,)) for twin in twins])
+    assert [one.greedy for one in found] == [True, False]
+    assert found[0].logprob == found[1].logprob
+
+
 def test_nothing_asked_is_nothing_answered(engine: TransformersEngine) -> None:
     assert engine.loglikelihood([]) == []
     assert list(engine.generate([])) == []
@@ -167,6 +184,122 @@ def test_ranges_keep_to_both_budgets() -> None:
     for start, stop in found:
         assert stop - start <= 40
         assert ((read >= start) & (read < stop)).sum() <= 10
+
+
+def distinct_nodes(pairs: list[Pair]) -> int:
+    return len(grow([pair.context + pair.continuation[:-1] for pair in pairs], [0] * len(pairs)))
+
+
+# Few tokens, so that sequences share beginnings, fork anywhere and repeat.
+SMALL_PAIRS = st.lists(
+    st.builds(
+        Pair,
+        context=st.lists(st.integers(3, 5), min_size=1, max_size=12).map(tuple),
+        continuation=st.lists(st.integers(3, 5), max_size=5).map(tuple),
+    ),
+    max_size=12,
+)
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma2"])
+def small_blocks(tmp_path_factory: pytest.TempPathFactory, request: Any) -> TransformersEngine:
+    """Passes of 4 nodes; gemma2 has a sliding window in every other layer, of 5 tokens here."""
+    folder = make_tiny_model(tmp_path_factory.mktemp("small") / request.param, request.param)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"sliding_window": 32', '"sliding_window": 5'))
+    return TransformersEngine(folder, device="cpu", dtype="float32", batch_tokens=4)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(calls=st.lists(SMALL_PAIRS, max_size=3), passes=st.sampled_from([1, 16]))
+def test_blocks_and_calls_change_nothing(
+    small_blocks: TransformersEngine, monkeypatch: pytest.MonkeyPatch, calls: list[list[Pair]], passes: int
+) -> None:
+    """Whatever one call leaves behind, the next gives what single passes give."""
+    monkeypatch.setattr(likelihood, "BLOCK_PASSES", passes)
+    for pairs in calls:
+        before = small_blocks.nodes
+        assert_equal_to_alone(small_blocks, pairs, small_blocks.loglikelihood(pairs))
+        asked_for = [pair for pair in pairs if pair.continuation]
+        assert small_blocks.nodes - before <= sum(len(p.context + p.continuation[:-1]) for p in asked_for)
+
+
+@pytest.mark.parametrize("budget", [16, 512])
+@pytest.mark.parametrize("size", [4, 12, 1000])
+def test_shared_examples_are_computed_once_over_many_calls(tiny_model: Path, size: int, budget: int) -> None:
+    """Two subjects with five questions each of four endings, in calls of `size` pairs."""
+    engine = TransformersEngine(tiny_model, device="cpu", dtype="float32", batch_tokens=budget)
+    pick = random.Random(3)
+    pairs = []
+    for _ in range(2):
+        examples = tuple(pick.randrange(3, 400) for _ in range(150))
+        for _ in range(5):
+            question = examples + tuple(pick.randrange(3, 400) for _ in range(10))
+            pairs += [Pair(context=question, continuation=(letter, letter + 1)) for letter in (5, 6, 7, 8)]
+    pairs.sort(key=lambda pair: pair.context + pair.continuation)
+    found = [one for at in range(0, len(pairs), size) for one in engine.loglikelihood(pairs[at : at + size])]
+    assert engine.nodes == distinct_nodes(pairs) == 2 * (150 + 5 * (10 + 4))
+    assert_equal_to_alone(engine, pairs, found)
+
+
+def test_generating_in_between_leaves_the_trunk_whole(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, device="cpu", dtype="float32", batch_tokens=32)
+    pairs = some_pairs(40, seed=5)
+    first = engine.loglikelihood(pairs[:9])
+    [answer] = answers(engine, [asked("My parcel has not arrived", max_tokens=6)])
+    assert_equal_to_alone(engine, pairs, first + engine.loglikelihood(pairs[9:]))
+    assert answer.completion_tokens > 0
+
+
+def test_chunks_see_exactly_what_their_rows_see() -> None:
+    pick = random.Random(1)
+    tree: Tree = grow([[pick.randrange(3) for _ in range(pick.randrange(1, 9))] for _ in range(30)], [0] * 30)
+    start, stop = len(tree) // 3, len(tree) - 4
+    columns = np.concatenate([ancestors(tree, start), np.arange(start, stop)])
+    rows = columns[-(stop - start) :]
+    seen = visible(tree, rows, columns)
+    covered = []
+    for first, last, places in chunks(tree, columns, len(rows), 7):
+        assert last - first <= 7
+        covered += list(range(first, last))
+        assert np.flatnonzero(seen[first:last].any(axis=0)).tolist() == places.tolist()
+    assert covered == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])
+def test_next_tokens_are_those_of_single_passes(tmp_path: Path, architecture: str) -> None:
+    folder = make_tiny_model(tmp_path / architecture, architecture)
+    engine = TransformersEngine(folder, device="cpu", dtype="float32", batch_tokens=50)
+    pairs = [*some_pairs(40), Pair(context=(4, 5), continuation=())]
+    found = engine.next_tokens(pairs, 7)
+    named = [NextTokens(ids=one.ids[:, ::-1][:, :3] // 2, logprobs=one.logprobs[:, :3]) for one in found]
+    other = engine.next_tokens(pairs, 0, named)
+    for pair, top, given_ids, at in zip(pairs, found, named, other, strict=True):
+        with torch.no_grad():
+            whole = engine._model(input_ids=torch.tensor([pair.context + pair.continuation])).logits[0]
+        logprobs = whole.float().log_softmax(-1)[len(pair.context) - 1 : -1][: len(pair.continuation)]
+        assert top.ids.shape == top.logprobs.shape == (len(pair.continuation), 7)
+        assert top.ids.dtype == np.int64
+        assert top.logprobs.dtype == np.float32
+        best = logprobs.topk(7, dim=-1)
+        assert np.allclose(top.logprobs, best.values.numpy(), atol=1e-4)
+        assert np.allclose(top.logprobs, logprobs.gather(1, torch.from_numpy(top.ids)).numpy(), atol=1e-4)
+        assert (at.ids == given_ids.ids).all()
+        assert np.allclose(at.logprobs, logprobs.gather(1, torch.from_numpy(given_ids.ids.copy())).numpy(), atol=1e-4)
+
+
+def test_next_tokens_refuses_what_does_not_fit(engine: TransformersEngine) -> None:
+    pair = Pair(context=(4,), continuation=(5, 6))
+    [known] = engine.next_tokens([pair], 2)
+    assert engine.next_tokens([], 2) == []
+    with pytest.raises(ValueError, match="k is 0"):
+        engine.next_tokens([pair], 0)
+    with pytest.raises(ValueError, match="ids of 1 pairs for 2 pairs"):
+        engine.next_tokens([pair, pair], 2, [known])
+    with pytest.raises(ValueError, match=r"pair 0: ids of the form \(1, 2\) for 2 positions"):
+        engine.next_tokens([pair], 2, [NextTokens(ids=known.ids[:1], logprobs=known.logprobs[:1])])
+    with pytest.raises(ValueError, match="pair 0: ids from 0 to 512, not in 0 to 511"):
+        engine.next_tokens([pair], 2, [NextTokens(ids=np.array([[0], [512]]), logprobs=known.logprobs)])
 
 
 def test_answers_do_not_depend_on_the_batch(engine: TransformersEngine) -> None:

@@ -52,17 +52,26 @@ class NodeCache:
         return keys[:, :, :stop], values[:, :, :stop]
 
     def keep_columns(self, columns: torch.Tensor) -> None:
-        """Drop all columns but these, for every row."""
-        self._layers = [(k.index_select(2, columns), v.index_select(2, columns)) for k, v in self._layers]
-        self._lengths = [len(columns)] * len(self._layers)
+        """Drop all columns but these, in ascending order, for every row. Those in place already are not copied."""
+        places = torch.arange(len(columns), device=columns.device)
+        moved = columns[columns != places]  # ascending, so once one is out of place all after it are
+        start, stop = len(columns) - len(moved), len(columns)
+        if len(moved):
+            for keys, values in self._layers:
+                keys[:, :, start:stop] = keys.index_select(2, moved)
+                values[:, :, start:stop] = values.index_select(2, moved)
+        self._lengths = [stop] * len(self._layers)
 
     def keep_rows(self, rows: torch.Tensor) -> None:
         """Drop all rows but these."""
         self._layers = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self._layers]
 
     def from_column(self, start: int) -> KeysValues:
-        """What stands from column `start` on."""
-        return [(k[:, :, start:n], v[:, :, start:n]) for (k, v), n in zip(self._layers, self._lengths, strict=True)]
+        """A copy of what stands from column `start` on."""
+        return [
+            (k[:, :, start:n].clone(), v[:, :, start:n].clone())
+            for (k, v), n in zip(self._layers, self._lengths, strict=True)
+        ]
 
     @classmethod
     def gathered(cls, parts: Sequence[KeysValues], columns: torch.Tensor) -> NodeCache:

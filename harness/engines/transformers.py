@@ -5,12 +5,12 @@ What sequences share is computed once in both: see `tree`. Nothing here is tuned
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,27 +20,20 @@ from transformers.utils import logging
 from harness import chat
 from harness.engines.decoding import END, Answer, pick
 from harness.engines.kv import NodeCache
-from harness.engines.tree import Bools, Ints, Tree, ancestors, grow, ranges, visible
+from harness.engines.likelihood import TreeReader
+from harness.engines.passes import Passes
+from harness.engines.tree import grow
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
+from harness.scoring.base import NextTokens
 
-CPU_NODES = 512  # measured: attention over more nodes at once costs more than it saves there
+CPU_NODES = 1024  # of one pass, measured: more save no time, and their logits take memory
 AHEAD = {"cpu": 64, "cuda": 256}  # requests pulled ahead and answered together
 CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}  # keys and values of the answers being written
-LOGIT_FLOATS = {"cpu": 2**26, "cuda": 2**29}  # logits of one pass
 PROBE = "The quick brown fox asks: what is 2 + 2?"
 MERGE_TOLERANCE = 1e-3  # of the spread of the logits, in float32; measured: 6e-6
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-
-
-class Visit(NamedTuple):
-    """What one pass over a range of nodes gave."""
-
-    nodes: Ints  # the nodes whose logits were asked for
-    logits: torch.Tensor  # [nodes, vocabulary]
-    cache: NodeCache  # the range's keys and values stand at its end
-    before: int  # columns of the cache that stood there before
 
 
 class TransformersEngine:
@@ -62,18 +55,16 @@ class TransformersEngine:
         self.device = _device(device)
         self.notes: list[str] = []
         self._name = folder.name
-        self._budget = min(batch_tokens, CPU_NODES) if self.device == "cpu" else batch_tokens
+        budget = min(batch_tokens, CPU_NODES) if self.device == "cpu" else batch_tokens
         logging.disable_progress_bar()
         with memory_errors():
             self.tokenizer: Any = _loaded(AutoTokenizer, folder)
             self._model = self._adapted(folder, adapter, dtype) if adapter else self._load(folder, dtype)
         self._config = self._model.config.get_text_config()
-        # The fused attention leaves Gemma 2's cap on attention scores out.
-        self._fused = not getattr(self._config, "attn_logit_softcapping", None)
-        self._attention = ""
-        self._windows = _attention_windows(self._config)
+        self._passes = Passes(self._model, self.device, budget)
         lengths = (self._config.max_position_embeddings, self.tokenizer.model_max_length)
         self.max_length = int(min(lengths))  # tokens of prompt and completion
+        self._reader = TreeReader(self._passes, self.max_length)
         self.end_ids = _end_ids(self._model, self.tokenizer)
 
     # --- loading -------------------------------------------------------------------------------------------
@@ -135,104 +126,30 @@ class TransformersEngine:
     def _chat(self) -> chat.Chat:
         return chat.of_tokenizer(self._name, self.tokenizer, frozenset(self.end_ids))
 
-    # --- one pass over tree nodes --------------------------------------------------------------------------
-
-    def _visits(self, tree: Tree, wanted: Ints) -> Iterator[Visit]:
-        """Run every node of `tree` once, in order, reading logits at the sorted nodes `wanted`."""
-        cache, kept = NodeCache(), np.empty(0, np.int64)
-        most = max(64, LOGIT_FLOATS[self.device] // self._config.vocab_size)
-        for start, stop in ranges(tree, self._budget, wanted, most):
-            rows = np.arange(start, stop)
-            columns = np.concatenate([kept, rows])
-            first, last = np.searchsorted(wanted, [start, stop])
-            nodes = wanted[first:last]
-            masks = {
-                kind: self._additive(visible(tree, rows, columns, window))[None, None]
-                for kind, window in self._windows.items()
-            }
-            logits = self._forward(tree.tokens[rows][None], tree.depth[rows][None], masks, cache, nodes - start)
-            yield Visit(nodes, logits[0], cache, len(kept))
-            if stop < len(tree):
-                kept = ancestors(tree, stop)
-                cache.keep_columns(self._tensor(np.searchsorted(columns, kept)))
-
-    def _forward(
-        self, tokens: Ints, positions: Ints, masks: Mapping[str, torch.Tensor], cache: NodeCache, keep: Ints
-    ) -> torch.Tensor:
-        """Logits [rows, kept, vocabulary] of tokens [rows, n]; masks are additive [rows, 1, n, columns]."""
-        self._attend("sdpa" if self._fused and (self.device == "cuda" or tokens.shape[1] > 1) else "eager")
-        with torch.no_grad():
-            output = self._model(
-                input_ids=self._tensor(tokens),
-                position_ids=self._tensor(positions),
-                attention_mask=dict(masks)
-                if len(masks) > 1 or "sliding_attention" in masks
-                else masks["full_attention"],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=self._tensor(keep),
-            )
-        logits: torch.Tensor = output.logits
-        return logits
-
-    def _attend(self, implementation: str) -> None:
-        """Switch attention. For single tokens on CPU the fused one takes 5 times as long as the plain one."""
-        if implementation != self._attention:
-            self._model.set_attn_implementation(implementation)
-            self._attention = implementation
-
-    def _additive(self, seen: Bools) -> torch.Tensor:
-        """0 where attention may look, the lowest number elsewhere."""
-        dtype = self._model.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype, device=self.device)
-        return mask.masked_fill_(~torch.from_numpy(seen).to(self.device), torch.finfo(dtype).min)
-
-    def _tensor(self, values: Ints) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-
-    # --- log-likelihood ------------------------------------------------------------------------------------
+    # --- measuring -----------------------------------------------------------------------------------------
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        """Log-probabilities (nats) of continuations, all pairs as one tree; same order as `pairs`.
+        """Log-probabilities (nats) of continuations by prefix tree; same order as `pairs`.
 
+        What one call computed last is not computed again by the next: see `likelihood`, also for the memory.
         Raises ValueError naming the index of a pair with an empty context or one longer than `max_length`.
         """
-        for i, pair in enumerate(pairs):
-            if not pair.context:
-                raise ValueError(f"pair {i}: the context is empty")
-            length = len(pair.context) + len(pair.continuation)
-            if length - 1 > self.max_length:
-                raise ValueError(f"pair {i}: {length} tokens are more than the context of {self.max_length}")
-        tree = grow([p.context + p.continuation[:-1] for p in pairs], [len(p.context) - 1 for p in pairs])
-        counts = np.array([len(pair.continuation) for pair in pairs], dtype=np.int64)
-        nodes = np.concatenate([path[:n] for path, n in zip(tree.paths, counts, strict=True)] or [counts])
-        targets = np.array([token for pair in pairs for token in pair.continuation], dtype=np.int64)
-        owners = np.repeat(np.arange(len(pairs)), counts)
         with memory_errors():
-            logprobs, best = self._read(tree, nodes, targets)
-        sums = np.bincount(owners, weights=logprobs, minlength=len(pairs))
-        misses = np.bincount(owners, weights=~best, minlength=len(pairs))
-        return [
-            Loglikelihood(logprob=float(s), tokens=int(n), greedy=bool(m == 0))
-            for s, n, m in zip(sums, counts, misses, strict=True)
-        ]
+            return self._reader.loglikelihood(pairs)
 
-    def _read(self, tree: Tree, nodes: Ints, targets: Ints) -> tuple[np.ndarray[Any, Any], Bools]:
-        """[reads]: the log-probability of each target after its node, and whether it is the most likely."""
-        logprobs, best = np.zeros(len(nodes)), np.zeros(len(nodes), dtype=np.bool_)
-        order = np.argsort(nodes, kind="stable")
-        for visit in self._visits(tree, np.unique(nodes)):
-            if not len(visit.nodes):
-                continue
-            first, last = np.searchsorted(nodes[order], [visit.nodes[0], visit.nodes[-1] + 1])
-            reads = order[first:last]
-            rows = self._tensor(np.searchsorted(visit.nodes, nodes[reads]))
-            wanted = self._tensor(targets[reads])
-            logits = visit.logits.float()
-            values = logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
-            logprobs[reads] = values.cpu().numpy()
-            best[reads] = (logits.argmax(dim=-1)[rows] == wanted).cpu().numpy()
-        return logprobs, best
+    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
+        """At each token of every continuation the `k` likeliest tokens, or those that `at` names there.
+
+        Raises ValueError as `loglikelihood`, for a `k` below 1, and for an `at` whose form is not the pairs'.
+        """
+        with memory_errors():
+            found = self._reader.next_tokens(pairs, k, None if at is None else [one.ids for one in at])
+        return [NextTokens(ids=ids, logprobs=logprobs) for ids, logprobs in found]
+
+    @property
+    def nodes(self) -> int:
+        """Tree nodes run through the model so far."""
+        return self._passes.nodes
 
     # --- generation ----------------------------------------------------------------------------------------
 
@@ -305,18 +222,18 @@ class TransformersEngine:
             if not len(rows):
                 return
             if len(rows) < len(live):
-                cache.keep_rows(self._tensor(rows))
+                cache.keep_rows(self._passes.tensor(rows))
                 live, tokens = [live[row] for row in rows], tokens[rows]
                 padding = padding[rows]
             positions = cache.length - padding
             columns = np.arange(cache.length + 1)
             masks = {}
-            for kind, window in self._windows.items():
+            for kind, window in self._passes.windows.items():
                 seen = columns >= padding[:, None]
                 if window is not None:
                     seen &= columns > cache.length - window
-                masks[kind] = self._additive(seen)[:, None, None, :]
-            logits = self._forward(tokens[:, None], positions[:, None], masks, cache, np.zeros(1, np.int64))[
+                masks[kind] = self._passes.additive(seen)[:, None, None, :]
+            logits = self._passes.forward(tokens[:, None], positions[:, None], masks, cache, np.zeros(1, np.int64))[
                 :, 0
             ].float()
 
@@ -326,15 +243,15 @@ class TransformersEngine:
         ends = np.array([path[-1] for path in tree.paths])
         wanted = np.unique(ends)
         parts, logits = [], []
-        for visit in self._visits(tree, wanted):
+        for visit in self._passes.visits(tree, wanted, NodeCache()):
             parts.append(visit.cache.from_column(visit.before))
             logits.append(visit.logits.float())
         longest = max(map(len, prompts))
         columns = np.zeros((len(prompts), longest), dtype=np.int64)  # padding points at any node: it is masked
         for row, path in enumerate(tree.paths):
             columns[row, longest - len(path) :] = path
-        cache = NodeCache.gathered(parts, self._tensor(columns))
-        return cache, torch.cat(logits)[self._tensor(np.searchsorted(wanted, ends))]
+        cache = NodeCache.gathered(parts, self._passes.tensor(columns))
+        return cache, torch.cat(logits)[self._passes.tensor(np.searchsorted(wanted, ends))]
 
 
 def _device(name: str) -> Literal["cpu", "cuda"]:
@@ -362,20 +279,6 @@ def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
         found.update(value if isinstance(value, list | tuple) else [value] if value is not None else [])
     return tuple(sorted(found))
-
-
-def _attention_windows(config: Any) -> dict[str, int | None]:
-    """Kind of attention layer -> its reach in tokens, None for all. Raises UsageError for other layers."""
-    kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]))
-    other = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
-    if other:
-        raise UsageError(
-            f"the transformers engine scores by prefix tree, which needs attention layers; this model"
-            f" ({config.model_type}) has {other[0]} layers: use engine vllm"
-        )
-    if kinds == ["full_attention"] and not getattr(config, "layer_types", None):
-        return {"full_attention": getattr(config, "sliding_window", None)}
-    return {kind: config.sliding_window if kind == "sliding_attention" else None for kind in kinds}
 
 
 @contextmanager

@@ -8,8 +8,9 @@ The layout follows tree attention (Miao et al. 2024, SpecInfer), used here to sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +32,14 @@ class Tree:
         return len(self.tokens)
 
 
-def grow(sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> Tree:
+def grow(sequences: Sequence[Sequence[int] | Ints], starts: Sequence[int], order: Sequence[int] | None = None) -> Tree:
     """The tree of `sequences`; of each one's path only the nodes from position `starts[i]` on are kept.
 
-    Equal sequences share all nodes; one that is the prefix of another adds none.
+    Equal sequences share all nodes; one that is the prefix of another adds none. `order` is a depth-first
+    order of the sequences, by default the sorted one.
     """
-    order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
+    if order is None:
+        order = sorted(range(len(sequences)), key=lambda i: tuple(sequences[i]))
     tokens: list[Ints] = []
     depths: list[Ints] = []
     ends = np.zeros(sum(len(s) for s in sequences), dtype=np.int64)
@@ -65,13 +68,13 @@ def common_prefix(a: Ints, b: Ints) -> int:
     return int(different.argmax()) if different.any() else shorter
 
 
-def ranges(tree: Tree, budget: int, read: Ints, most_read: int) -> list[tuple[int, int]]:
-    """Consecutive node ranges of at most `budget` nodes and `most_read` of the sorted nodes `read`."""
-    if not len(tree):
+def ranges(tree: Tree, budget: int, read: Ints, most_read: int, start: int = 0) -> list[tuple[int, int]]:
+    """Consecutive node ranges from `start` on, of at most `budget` nodes and `most_read` of the sorted `read`."""
+    if start >= len(tree):
         return []
-    passes = -(-len(tree) // budget)
-    size = -(-len(tree) // passes)  # even ones: a short last pass costs as many steps as a long one
-    found, start = [], 0
+    passes = -(-(len(tree) - start) // budget)
+    size = -(-(len(tree) - start) // passes)  # even ones: a short last pass costs as many steps as a long one
+    found = []
     while start < len(tree):
         stop = min(start + size, len(tree))
         first, last = np.searchsorted(read, [start, stop])
@@ -85,6 +88,21 @@ def ranges(tree: Tree, budget: int, read: Ints, most_read: int) -> list[tuple[in
 def ancestors(tree: Tree, node: int) -> Ints:
     """The nodes above `node`, from the root down."""
     return np.flatnonzero(tree.end[:node] > node)
+
+
+def chunks(tree: Tree, columns: Ints, rows: int, size: int) -> Iterator[tuple[int, int, Ints]]:
+    """The last `rows` nodes of `columns` in chunks of at most `size`: (first row, last row + 1, seen).
+
+    `seen` are the places in `columns` that any of the chunk's rows attends to: the ancestors of its first node,
+    and the chunk itself.
+    """
+    before = len(columns) - rows
+    count = -(-rows // size)
+    edges = [rows * i // count for i in range(count + 1)]
+    for start, stop in pairwise(edges):
+        at = before + start
+        above = np.flatnonzero(tree.end[columns[:at]] > columns[at])
+        yield start, stop, np.concatenate([above, np.arange(at, before + stop)])
 
 
 def visible(tree: Tree, rows: Ints, columns: Ints, window: int | None = None) -> Bools:

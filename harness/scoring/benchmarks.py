@@ -1,259 +1,309 @@
-"""Public benchmarks: lm-evaluation-harness supplies task, prompt and metric; our log-likelihood answers.
+"""Public benchmarks: lm-evaluation-harness supplies task, prompt and metric; our engine answers.
 
-Rows come from the hub, or from the folder that the environment variable HARNESS_BENCHMARKS names, as JSON
-lines called NAME_SPLIT.jsonl where NAME is the hub dataset's configuration or the dataset itself.
+The library's own loop (0.4.13) counts what could not be asked as wrong, and numbers the documents of a subset by
+their place in it. So its tasks build the requests and judge the answers here, one document at a time.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError
 from harness.records import Score, digest
-from harness.scoring.base import StudentEngine
-from harness.scoring.choices import continuation_pair
+from harness.scoring.base import Outcome, StudentEngine
+from harness.scoring.benchmark_lm import Ledger, Place, bridge
+from harness.scoring.benchmark_rows import (
+    LOCAL,
+    NotReachable,
+    benchmark_tasks,
+    chosen_documents,
+    documents_of,
+    fingerprint,
+    questions,
+)
+from harness.scoring.choices import shares
 from harness.scoring.suites import BenchmarkSuite
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
-    from lm_eval.tasks import TaskManager
 
-FOLDER_VARIABLE = "HARNESS_BENCHMARKS"
-SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+__all__ = [
+    "NotReachable",
+    "benchmark_tasks",
+    "chosen_documents",
+    "fingerprint",
+    "questions",
+    "score_benchmark",
+]
+
+CHUNK = 512  # documents asked together: what the engine shares between them against what an interruption loses
+PASSAGES = ("passage_id", "passage", "article", "paragraph", "story", "context")  # fields that documents share
+INVALID = "[invalid]"  # what the library's patterns give when nothing in an answer matches
 
 
-class NotReachable(Exception):
-    """The benchmark's rows are neither in the local folder nor on a hub that answers; says why."""
+@dataclass(frozen=True)
+class Question:
+    """One document as the task asks it."""
+
+    task: Task
+    index: int  # of the document in its task
+    requests: list[Instance] = field(default_factory=list)
+    right: tuple[int, ...] = ()  # the right ones among `choices`
+    choices: tuple[str, ...] = ()  # none where an answer is written or a text measured
+    error: str = ""  # why it cannot be asked or judged
+
+    @property
+    def place(self) -> Place:
+        """Its name in the ledger."""
+        return str(self.task.config.task), self.index
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The row it was made from."""
+        return documents_of(self.task)[self.index]
 
 
-def benchmark_tasks(suite: BenchmarkSuite) -> list[Task]:
-    """The library's tasks (a group such as mmlu has many) with their rows loaded.
+def score_benchmark(
+    suite: BenchmarkSuite, tasks: Sequence[Task], engine: StudentEngine, model: str = "student"
+) -> Outcome:
+    """One score per chosen document, in the order of `chosen_documents`, with the task's own metrics as values.
 
-    Raises UsageError for a name nobody has, NotReachable when the rows are nowhere to be had.
+    `model` names the weights in requests for text. A document that cannot be asked, measured or judged is failed
+    and says why, also when the engine fails; UsageError and Interrupted pass through.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
-    manager, configs = _find(suite.benchmark)
-    closed: str | None = None
-    tasks: list[Task] = []
-    for found in configs:
-        config = {**found, "num_fewshot": suite.num_fewshot}
-        local = _local_rows(config)
-        if local:
-            config |= local
-        elif not tasks:
-            closed = _hub_closed()  # asked once: the other tasks of a group come from the same place
-        if not local and closed:
-            raise NotReachable(f"{_where(config)}; {closed}")
-        try:
-            tasks += manager.load([config])["tasks"].values()
-        except (OSError, ConnectionError, ValueError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise NotReachable(f"{_where(config)}; the hub did not answer: {first[:200]}") from error
-    return tasks
-
-
-def _find(name: str) -> tuple[TaskManager, list[dict[str, Any]]]:
-    """The library's own definitions behind a name.
-
-    Indexing all of its ten thousand files takes seconds, so folders whose name starts the task's are tried first.
-    """
-    import lm_eval.tasks
-    from lm_eval.tasks import TaskManager
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    home = Path(str(lm_eval.tasks.__file__)).parent
-    likely = [folder for folder in home.iterdir() if folder.is_dir() and name.startswith(folder.name)]
-    for where in (likely, None):
-        if where == []:
-            continue
-        manager = TaskManager(
-            include_path=[str(folder) for folder in where] if where else None,
-            include_defaults=where is None,
-        )
-        # the index leaves a task's functions as names; read its file once more with them
-        files = [manager.task_index[leaf].yaml_path for leaf in _leaves(manager, name)]
-        configs = [load_yaml(file, resolve_func=True) for file in files]
-        if configs:
-            return manager, configs
-    raise UsageError(
-        f"benchmark: {name!r} is no task of lm-evaluation-harness{nearest(name, manager.all_tasks)};"
-        " `lm-eval ls tasks` lists them"
-    )
-
-
-def _leaves(manager: TaskManager, name: str) -> list[str]:
-    """The tasks behind the name of a task, a tag or a group, in order of name."""
-    entry = manager.task_index.get(name)
-    if entry is None:
-        return []
-    if entry.kind.name == "TASK":
-        return [name]
-    below = sorted(entry.tags) if entry.kind.name == "TAG" else [str(n) for n in (entry.cfg or {}).get("task", [])]
-    return sorted({leaf for child in below for leaf in _leaves(manager, child)})
-
-
-def _hub_closed() -> str | None:
-    """Why the hub cannot be asked, found in seconds instead of through the library's long retries."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "the hub is switched off (HF_HUB_OFFLINE)"
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return None  # only the proxy knows
-    address = urlsplit(constants.ENDPOINT)
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((str(address.hostname), port), timeout=5).close()
-    except OSError as error:
-        return f"the hub cannot be reached ({error.strerror or error})"
-    return None
-
-
-def _local_rows(config: dict[str, Any]) -> dict[str, Any]:
-    """What to change in a task so that it reads the local folder; nothing when a split of it is missing there.
-
-    A file that holds all configurations of a dataset (mmlu) is narrowed to the rows whose `subject` is this one.
-    """
-    folder = os.environ.get(FOLDER_VARIABLE)
-    if not folder:
-        return {}
-    dataset = str(config["dataset_path"]).split("/")[-1]
-    name = config.get("dataset_name")
-    splits = {str(config[key]) for key in SPLITS if config.get(key)}
-    for stem in [
-        s for s in (name, dataset, dataset.replace("_qa", "qa"), f"{dataset.replace('_qa', 'qa')}_{name}") if s
-    ]:
-        files = {split: Path(folder) / f"{stem}_{split}.jsonl" for split in splits}
-        there = {split: str(file) for split, file in files.items() if file.is_file()}
-        needed = {str(config[key]) for key in ("test_split", "validation_split") if config.get(key)}
-        if not there or not (needed & set(there)):
-            continue
-        changes: dict[str, Any] = {
-            # a name the library knows would bring its own rows back
-            "task": f"{config['task']}_local",
-            "dataset_path": "json",
-            "dataset_name": None,
-            "dataset_kwargs": {"data_files": there},
-        }
-        changes |= {key: None for key in SPLITS if config.get(key) and str(config[key]) not in there}
-        if name and stem == dataset:
-            changes["process_docs"] = lambda rows: rows.filter(lambda row: row["subject"] == name)
-        return changes
-    return {}
-
-
-def fingerprint() -> list[tuple[str, int]]:
-    """Names and sizes of the files in the local folder: whether rows can be checked against them, and which."""
-    folder = os.environ.get(FOLDER_VARIABLE)
-    return sorted((f.name, f.stat().st_size) for f in Path(folder).glob("*.jsonl")) if folder else []
-
-
-def _where(config: dict[str, Any]) -> str:
-    folder = os.environ.get(FOLDER_VARIABLE)
-    looked = f"no rows in the folder that {FOLDER_VARIABLE} names" if folder else f"{FOLDER_VARIABLE} is not set"
-    return f"{config.get('dataset_path')}: {looked}"
-
-
-def chosen_documents(tasks: Sequence[Task], limit: int | None) -> list[tuple[Task, int, str]]:
-    """(task, index, 16-hex id) of the documents to score: all, or `limit` of them by content digest.
-
-    A group's tasks are taken in turn, so that a small limit still reaches every subject.
-    """
-    queues = []
-    for task in tasks:
-        named = [
-            (digest("document", json.dumps(document, sort_keys=True, default=str))[:16], index)
-            for index, document in enumerate(task.eval_docs)
-        ]
-        queues.append([(task, index, name) for name, index in sorted(named)])
-    total = sum(map(len, queues))
-    taken = [queue[i] for i in range(max(map(len, queues))) for queue in queues if i < len(queue)]
-    return taken[: total if limit is None else limit]
-
-
-def score_benchmark(suite: BenchmarkSuite, tasks: Sequence[Task], engine: StudentEngine) -> list[Score]:
-    """One score per chosen document, with the task's own metrics as values."""
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
     documents = chosen_documents(tasks, suite.limit)
-    wanted: dict[str, list[int]] = {}
-    for task, index, _ in documents:
-        wanted.setdefault(task.config.task, []).append(index)
-    too_long: dict[tuple[str, int], str] = {}
-    result = simple_evaluate(
-        model=_bridge(engine, too_long),
-        tasks=[task for task in tasks if task.config.task in wanted],
-        samples=wanted,
-        task_manager=TaskManager(include_defaults=False),  # its own would index all task files: 7 s a card
-        bootstrap_iters=0,
-        log_samples=True,
+    ledger = Ledger()
+    lm = bridge(engine, ledger, model)
+    scores: dict[Place, Score] = {}
+    asked: list[Question] = []
+    totals: dict[tuple[str, str], list[Any]] = {}
+    waiting = _questions(documents, suite, lm)
+    while chunk := list(islice(waiting, CHUNK)):
+        _ask(lm, [question for question in chunk if not question.error])
+        for question in chunk:
+            scores[question.place] = _score(question, suite, ledger, totals)
+            question.requests.clear()  # prompts are long
+        asked += chunk
+    names = {(str(task.config.task), index): name for task, index, name in documents}
+    return Outcome(
+        scores=tuple(scores[place].model_copy(update={"item": name}) for place, name in names.items()),
+        chance=_chance(asked),
+        notes=tuple(_notes(suite, tasks, ledger, totals)),
     )
-    found = {(name, sample["doc_id"]): sample for name, all_ in result["samples"].items() for sample in all_}
-    return [
-        _score(found.get((task.config.task, index)), item, too_long.get((task.config.task, index)))
-        for task, index, item in documents
-    ]
 
 
-def _score(sample: dict[str, Any] | None, item: str, too_long: str | None) -> Score:
-    if too_long:
-        return Score(item=item, split="test", status="failed", error=too_long)
-    if sample is None:
-        return Score(item=item, split="test", status="failed", error="the library returned no sample for it")
-    names = sample.get("metrics") or []
-    values = {n: float(sample[n]) for n in names if isinstance(sample.get(n), int | float)}
-    if "acc_norm" in values or "acc" in values:
-        values["accuracy"] = values.get("acc_norm", values.get("acc", 0.0))
-    return Score(item=item, split="test", status="scored", values=values, gold=str(sample.get("target", "")))
+# --- asking -----------------------------------------------------------------------------------------------------
 
 
-def _bridge(engine: StudentEngine, too_long: dict[tuple[str, int], str]) -> Any:
-    """Our engine as the library's LM; notes documents longer than the context by (task, index).
+def _questions(documents: Iterable[tuple[Task, int, str]], suite: BenchmarkSuite, lm: Any) -> Iterator[Question]:
+    """Every chosen document, by task and in the order of its rows: the library draws examples in that order."""
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
 
-    Defined here since its base class is the library's.
-    """
-    from lm_eval.api.model import LM
-
-    class Bridge(LM):  # type: ignore[misc]  # the library is untyped
-        def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-            pairs = [continuation_pair(engine, *map(str, request.args)) for request in requests]
-            lengths = [len(pair.context) + len(pair.continuation) for pair in pairs]
-            fit = [pair for pair, length in zip(pairs, lengths, strict=True) if length <= engine.max_length]
-            measured = iter(engine.loglikelihood(fit))
-            answers: list[tuple[float, bool]] = []
-            for request, length in zip(requests, lengths, strict=True):
-                if length <= engine.max_length:
-                    m = next(measured)
-                    answers.append((m.logprob, m.greedy))
-                else:  # the library cuts such prompts in silence; here the document fails by name
-                    place = (str(request.task_name), int(request.doc_id or 0))
-                    too_long[place] = f"{length} tokens, the context holds {engine.max_length}"
-                    answers.append((-1e9, False))
-            return answers
-
-        def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-            raise UsageError("this benchmark needs rolling log-likelihoods, which no suite uses yet")
-
-        def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-            raise UsageError("this benchmark generates text, which no suite uses yet")
-
-    return Bridge()
+    chosen: dict[str, tuple[Task, list[int]]] = {}
+    for task, index, _ in documents:
+        chosen.setdefault(task.config.task, (task, []))[1].append(index)
+    for task, indices in chosen.values():
+        if getattr(task, "MULTIMODAL", False) or getattr(task, "UNSAFE_CODE", False):
+            raise UsageError(f"benchmark: {suite.benchmark!r} needs pictures, sound or running a model's code")
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+        for index in sorted(indices):
+            yield _question(task, index, lm if suite.form == "chat" else None)
 
 
-def questions(tasks: Sequence[Task]) -> list[tuple[str, str]]:
-    """(16-hex id, question as the task words it) of every document, so that no training row repeats one."""
-    documents = {task.config.task: list(task.eval_docs) for task in tasks}
-    return [
-        (name, str(task.doc_to_text(documents[task.config.task][index])))
-        for task, index, name in chosen_documents(tasks, None)
-    ]
+def _question(task: Task, index: int, chat: Any | None) -> Question:
+    """A document and its requests. A row that its task cannot read becomes a question with an error."""
+    from jinja2 import TemplateError
+
+    document = documents_of(task)[index]
+    template = chat.apply_chat_template if chat else None
+    try:
+        context = task.fewshot_context(
+            document,
+            num_fewshot=task.config.num_fewshot or 0,
+            apply_chat_template=chat is not None,
+            fewshot_as_multiturn=chat is not None,
+            chat_template=template,
+            gen_prefix=task.doc_to_prefix(document),
+        )
+        found = task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(task.config.task, index, task.config.repeats),
+            apply_chat_template=chat is not None,
+            chat_template=template,
+        )
+        choices = tuple(task.doc_to_choice(document)) if task.OUTPUT_TYPE == "multiple_choice" else ()
+        right = _right(task, document, choices)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, TemplateError) as error:
+        return Question(task, index, error=f"the row does not fit its task: {error}")
+    return Question(task, index, found if isinstance(found, list) else [found], right, choices)
+
+
+def _right(task: Task, document: Mapping[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
+    """Which choices are right; none where only the task's own metric knows. Raises ValueError for a bad label."""
+    if not choices:
+        return ()
+    if task.config.process_results is not None:
+        labels = (document.get("mc2_targets") or {}).get("labels", ())
+        return tuple(k for k, label in enumerate(labels) if label == 1) if len(labels) == len(choices) else ()
+    gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+    found = [choices.index(g) if isinstance(g, str) else g for g in (gold if isinstance(gold, list) else [gold])]
+    outside = [k for k in found if not 0 <= k < len(choices)]
+    if outside:
+        raise ValueError(f"the gold label {outside[0]} is outside its {len(choices)} choices")
+    return tuple(found)
+
+
+def _ask(lm: Any, questions: Sequence[Question]) -> None:
+    """Put all requests to the model, those of one kind together; answers land in the requests."""
+    kinds: dict[str, list[Instance]] = {}
+    for question in questions:
+        for request in question.requests:
+            kinds.setdefault(request.request_type, []).extend([request] * (request.repeats or 1))
+    for kind, requests in kinds.items():
+        for request, answer in zip(requests, getattr(lm, kind)(requests), strict=True):
+            request.resps.append(answer)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------
+
+
+def _score(
+    question: Question, suite: BenchmarkSuite, ledger: Ledger, totals: dict[tuple[str, str], list[Any]]
+) -> Score:
+    """The document's score, without its id. What the library sums up in its own way goes into `totals`."""
+    place, choices = question.place, question.choices
+    score = Score(
+        item="",
+        split="test",
+        status="failed",
+        gold=" | ".join(choices[k] for k in question.right),
+        cut=place in ledger.cut,
+        error=question.error or ledger.failed.get(place, ""),
+        group=_group(question),
+        stratum=_stratum(place[0], suite.benchmark),
+        prompt_tokens=ledger.prompt_tokens.get(place, 0),
+        answer_tokens=ledger.answer_tokens.get(place, 0),
+    )
+    if score.error:
+        return score
+    try:
+        values = _judged(question, totals)
+    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, AssertionError) as error:
+        return score.model_copy(update={"error": f"the task cannot judge the answer: {error}"})
+    unknown = [name for name, value in values.items() if not math.isfinite(value)]
+    if unknown:
+        return score.model_copy(update={"error": f"the task's metric {unknown[0]} is not a number"})
+    update: dict[str, Any] = {"status": "scored", "values": values}
+    if choices:
+        update["picked"] = choices[_best(question, values)]
+    elif question.task.OUTPUT_TYPE == "generate_until":
+        update |= _answer(question)
+    return score.model_copy(update=update)
+
+
+def _judged(question: Question, totals: dict[tuple[str, str], list[Any]]) -> dict[str, float]:
+    """The task's metrics for one document, `accuracy`, and for choices the probability of the right ones."""
+    task, requests = question.task, question.requests
+    task._instances = requests  # what its filters work on
+    task.apply_filters()
+    values: dict[str, float] = {}
+    for name in requests[0].filtered_resps:
+        metrics = task.process_results(question.document, [request.filtered_resps[name] for request in requests])
+        ending = "" if name == "none" else f"_{name.replace('-', '_')}"
+        for metric, value in metrics.items():
+            if _own_total(task, metric):
+                totals.setdefault((metric, ending), []).append(value)
+            if task.OUTPUT_TYPE == "loglikelihood_rolling":  # a pair: the total of one text is that text's value
+                value = task.aggregation()[metric]([value])
+            if isinstance(value, int | float) or hasattr(value, "dtype"):
+                values[metric + ending] = float(value)
+    primary = _primary(values)
+    if primary:
+        values["accuracy"] = values[primary]
+    if question.right:
+        logprobs = [request.resps[0][0] for request in requests[: len(question.choices)]]
+        probable = shares(logprobs)
+        values["gold_probability"] = sum(probable[k] for k in question.right)
+        top = max(logprobs[k] for k in question.right)
+        values["gold_nll"] = -top - math.log(sum(math.exp(logprobs[k] - top) for k in question.right))
+    return values
+
+
+def _own_total(task: Task, metric: str) -> bool:
+    """Whether the library sums this metric up otherwise than by the mean over documents."""
+    how = task.aggregation().get(metric)
+    return how is not None and getattr(how, "__name__", "") not in ("mean", "nanmean")
+
+
+def _primary(values: Mapping[str, float]) -> str | None:
+    """The metric that counts as accuracy: by length where the task measures both, else the lenient match."""
+    for name in ("acc_norm", "acc"):
+        if name in values:
+            return name
+    matches = sorted(name for name in values if name.startswith("exact_match"))
+    return next((name for name in matches if "flexible" in name), matches[0] if matches else None)
+
+
+def _best(question: Question, values: Mapping[str, float]) -> int:
+    """The choice the model picks, by length where accuracy does."""
+    logprobs = [request.resps[0][0] for request in question.requests[: len(question.choices)]]
+    lengths = [max(1, len(choice)) if "acc_norm" in values else 1 for choice in question.choices]
+    return max(range(len(logprobs)), key=lambda k: logprobs[k] / lengths[k])
+
+
+def _answer(question: Question) -> dict[str, Any]:
+    """What was written, what should have been, and whether any of the task's patterns found an answer in it."""
+    request = question.requests[0]
+    text = str(request.resps[0])
+    found = any(answer != INVALID for answer in request.filtered_resps.values())
+    gold = str(question.task.doc_to_target(question.document))
+    return {"output": text, "gold": gold, "status": "scored" if text.strip() and found else "unparsed"}
+
+
+def _group(question: Question) -> str:
+    """Names the passage a document shares with others; '' where its task has none."""
+    document = question.document
+    shared = next((document[name] for name in PASSAGES if isinstance(document.get(name), str) and document[name]), "")
+    return digest("passage", shared)[:16] if shared else ""
+
+
+def _stratum(task: str, benchmark: str) -> str:
+    """The subject, for one task of a group."""
+    bare = task.removesuffix(LOCAL)
+    return "" if bare == benchmark else bare.removeprefix(f"{benchmark}_")
+
+
+# --- the whole --------------------------------------------------------------------------------------------------
+
+
+def _chance(questions: Sequence[Question]) -> float | None:
+    """What guessing gets: the mean share of right choices; None where answers are not choices."""
+    asked = [question for question in questions if not question.error]
+    if not asked or any(not question.choices for question in asked):
+        return None
+    return sum(max(1, len(q.right)) / len(q.choices) for q in asked) / len(asked)
+
+
+def _notes(
+    suite: BenchmarkSuite, tasks: Sequence[Task], ledger: Ledger, totals: Mapping[tuple[str, str], Sequence[Any]]
+) -> Iterator[str]:
+    fewer = sorted({task.config.num_fewshot or 0 for task in tasks} - {suite.num_fewshot})
+    if fewer:
+        yield f"{fewer[0]} examples instead of {suite.num_fewshot}: the rows that examples come from are not there"
+    if suite.form == "chat":
+        yield "asked in the model's chat template"
+    if ledger.alike:
+        yield (
+            f"{len(ledger.alike)} documents have choices that are the same tokens to this model: the first of them"
+            " is picked"
+        )
+    for (metric, ending), values in totals.items():
+        if len(tasks) == 1 and values:
+            whole = float(tasks[0].aggregation()[metric](list(values)))
+            yield f"{metric}{ending} over all {len(values)} documents together: {whole:.4g}"

@@ -6,59 +6,109 @@ Nothing is ever chosen on these items, so all of them are test.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from harness.errors import MachineError
 from harness.records import Item, Loglikelihood, Pair, Score
 from harness.scoring.base import StudentEngine
 from harness.scoring.suites import ChoiceSuite
 
 
 def continuation_pair(engine: StudentEngine, context: str, continuation: str) -> Pair:
-    """Token ids of a context and of what follows it.
+    """Token ids of a context and of what follows it, see `split_pair`."""
+    return split_pair(engine.text_ids, context, continuation)
 
-    Spaces at the context's end go over to the continuation, and the split is taken from the tokens of the
+
+def split_pair(text_ids: Callable[[str], tuple[int, ...]], context: str, continuation: str) -> Pair:
+    """The same by a function from text to token ids.
+
+    White space at the context's end goes over to the continuation, and the split is taken from the tokens of the
     whole, since a tokenizer may merge across the border: the convention of lm-evaluation-harness.
     """
-    bare = context.rstrip(" ")
+    bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
-    whole, before = engine.text_ids(bare + continuation), engine.text_ids(bare)
+    whole, before = text_ids(bare + continuation), text_ids(bare)
     return Pair(context=whole[: len(before)], continuation=whole[len(before) :])
 
 
+def fits(pair: Pair, engine: StudentEngine) -> bool:
+    """Whether a pair can be measured whole: its last token is predicted, never read."""
+    return len(pair.context) + len(pair.continuation) - 1 <= engine.max_length
+
+
+def shares(logprobs: Sequence[float]) -> list[float]:
+    """Probabilities of choices among themselves (they sum to 1), from their log-likelihoods (nats)."""
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    return [weight / sum(weights) for weight in weights]
+
+
 def score_choices(items: Sequence[Item], suite: ChoiceSuite, engine: StudentEngine) -> list[Score]:
-    """One score per item, same order; an item longer than the context fails by name."""
+    """One score per item, same order. What cannot be asked or measured fails by name, never counts as wrong."""
     grouped = [
         [continuation_pair(engine, suite.context.format(question=item.text), f" {c}") for c in item.choices]
         for item in items
     ]
-    fits = [all(len(p.context) + len(p.continuation) <= engine.max_length for p in pairs) for pairs in grouped]
-    flat = [pair for pairs, fit in zip(grouped, fits, strict=True) if fit for pair in pairs]
-    measured = iter(engine.loglikelihood(flat))
+    problems = [_problem(item, pairs, engine) for item, pairs in zip(items, grouped, strict=True)]
+    flat = [pair for pairs, problem in zip(grouped, problems, strict=True) if not problem for pair in pairs]
+    try:
+        measured = iter(engine.loglikelihood(flat))
+    except MachineError as error:  # the card becomes incomplete; the items are still counted
+        problems = [problem or str(error) for problem in problems]
+        measured = iter(())
     return [
-        _score(item, [next(measured) for _ in item.choices] if fit else [], suite.normalise)
-        for item, fit in zip(items, fits, strict=True)
+        _score(item, pairs, [] if problem else [next(measured) for _ in pairs], problem, suite.normalise)
+        for item, pairs, problem in zip(items, grouped, problems, strict=True)
     ]
 
 
-def _score(item: Item, rated: Sequence[Loglikelihood], normalise: str) -> Score:
+def _problem(item: Item, pairs: Sequence[Pair], engine: StudentEngine) -> str:
+    """Why an item cannot be put to this model, or ''."""
+    for choice, pair in zip(item.choices, pairs, strict=True):
+        if not choice.strip() or not pair.continuation:
+            return f"the choice {choice!r} is empty"
+        if not pair.context:
+            return "the question has no tokens"
+        if not fits(pair, engine):
+            length = len(pair.context) + len(pair.continuation)
+            return f"longer than the context: {length} tokens, the context holds {engine.max_length}"
+    first: dict[tuple[int, ...], str] = {}
+    for choice, pair in zip(item.choices, pairs, strict=True):
+        twin = first.setdefault(pair.continuation, choice)
+        if twin is not choice:
+            return f"the choices {twin!r} and {choice!r} are the same tokens to this model"
+    return ""
+
+
+def _score(item: Item, pairs: Sequence[Pair], rated: Sequence[Loglikelihood], problem: str, normalise: str) -> Score:
     assert item.gold is not None
-    gold = item.choices[item.gold]
-    if not rated or any(not math.isfinite(m.logprob) for m in rated):
-        why = "longer than the context" if not rated else "a log-likelihood is not a number"
-        return Score(item=item.id, split="test", status="failed", gold=gold, error=why)
-    lengths = [len(c.encode()) if normalise == "bytes" else 1 for c in item.choices]
-    per = [m.logprob / n for m, n in zip(rated, lengths, strict=True)]
-    best = max(range(len(per)), key=lambda k: per[k])
-    top = max(m.logprob for m in rated)
-    weights = [math.exp(m.logprob - top) for m in rated]
-    return Score(
+    blank = Score(
         item=item.id,
         split="test",
-        status="scored",
-        values={
-            "accuracy": float(best == item.gold),
-            "gold_probability": weights[item.gold] / sum(weights),
-        },
-        gold=gold,
-        picked=item.choices[best],
+        status="failed",
+        gold=item.choices[item.gold],
+        error=problem,
+        tags=item.tags,
+        group=item.group,
+        stratum=item.stratum,
+    )
+    if problem:
+        return blank
+    logprobs = [m.logprob for m in rated]
+    if not all(map(math.isfinite, logprobs)):
+        return blank.model_copy(update={"error": "a log-likelihood is not a number"})
+    lengths = [len(c.encode()) if normalise == "bytes" else 1 for c in item.choices]
+    best = max(range(len(rated)), key=lambda k: logprobs[k] / lengths[k])
+    return blank.model_copy(
+        update={
+            "status": "scored",
+            "values": {
+                "accuracy": float(best == item.gold),
+                "gold_probability": shares(logprobs)[item.gold],
+                "gold_nll": -logprobs[item.gold],
+            },
+            "picked": item.choices[best],
+            "prompt_tokens": max(len(pair.context) for pair in pairs),
+            "answer_tokens": sum(len(pair.continuation) for pair in pairs),
+        }
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from harness.errors import UsageError
-from harness.records import Item, Loglikelihood, Message, Origin, Pair, Request, Sampling, Score
+from harness.records import Completion, Item, Loglikelihood, Message, Origin, Pair, Request, Sampling, Score
 from harness.scoring.base import StudentEngine
 from harness.scoring.choices import continuation_pair
 from harness.scoring.quality import named_label
@@ -46,7 +46,9 @@ def score_labels(
         chats, engine, model, max_tokens,
     )  # fmt: skip
     return [
-        _score(item, row, written.get(i), len(context))
+        _score(item, row, written.get(i), len(context)).model_copy(
+            update={"tags": item.tags, "group": item.group, "stratum": item.stratum, "prompt_tokens": len(context)}
+        )
         for i, (item, row, context) in enumerate(zip(items, rated, contexts, strict=True))
     ]
 
@@ -69,8 +71,8 @@ def _write(
     engine: StudentEngine,
     model: str,
     max_tokens: int,
-) -> dict[int, tuple[str, bool, str]]:
-    """(text, cut at the limit, error) of the greedy answers to some chats, by index."""
+) -> dict[int, Completion]:
+    """The greedy answers to some chats, by index; equal chats are asked once."""
     asked: dict[str, list[int]] = {}
     requests = []
     for i in indices:
@@ -86,14 +88,10 @@ def _write(
         if request.key not in asked:
             requests.append(request)
         asked.setdefault(request.key, []).append(i)
-    return {
-        i: (completion.text, completion.finish_reason == "length", completion.error)
-        for completion in engine.generate(requests)
-        for i in asked[completion.request]
-    }
+    return {i: completion for completion in engine.generate(requests) for i in asked[completion.request]}
 
 
-def _score(item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool, str] | None, length: int) -> Score:
+def _score(item: Item, rated: Sequence[Loglikelihood], written: Completion | None, length: int) -> Score:
     assert item.gold is not None
     gold = item.choices[item.gold]
     if not rated or any(not math.isfinite(m.logprob) for m in rated):
@@ -104,11 +102,11 @@ def _score(item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool,
     weights = [math.exp(m.logprob - top) for m in rated]
     if written is None:
         sure = next(k for k, m in enumerate(rated) if m.greedy)
-        output, cut, error = item.choices[sure], False, ""
+        output, cut, tokens = item.choices[sure], False, rated[sure].tokens
     else:
-        output, cut, error = written
-    if error:
-        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=error)
+        output, cut, tokens = written.text, written.finish_reason == "length", written.completion_tokens
+    if written is not None and written.error:
+        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=written.error)
     answer = named_label(output, item.choices)
     return Score(
         item=item.id,
@@ -118,6 +116,7 @@ def _score(item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool,
             "accuracy": float(answer == gold),
             "choice_accuracy": float(best == item.gold),
             "gold_probability": weights[item.gold] / sum(weights),
+            "gold_nll": -rated[item.gold].logprob,
             "stop_rate": float(not cut),
             "words": float(len(output.split())),
         },
@@ -125,4 +124,5 @@ def _score(item: Item, rated: Sequence[Loglikelihood], written: tuple[str, bool,
         picked=item.choices[best],
         output=output,
         cut=cut,
+        answer_tokens=tokens,
     )

@@ -1,34 +1,49 @@
 """Suite files: how to score, and the items beside them. A closed set of kinds.
 
-labels      the task's own items: which label? by log-likelihood and by the freely generated answer
-choice      questions with choices, by log-likelihood of each choice
-benchmark   a public benchmark, as lm-evaluation-harness defines it, scored by our log-likelihood
-open_ended  instructions answered in free text: repetition, length, stopping, collapse into labels
+labels        the task's own items: which label? by log-likelihood and by the freely generated answer
+answers       questions answered in writing: a short text, a number or JSON
+facts         questions whose answers stand only in the tuning documents: right, abstained or wrong
+unanswerable  questions nobody can answer: abstained or made up
+choice        questions with choices, by log-likelihood of each choice
+benchmark     a public benchmark, as lm-evaluation-harness defines it, scored by our log-likelihood
+open_ended    instructions answered in free text: repetition, length, stopping, collapse into labels
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from harness import yaml_file
 from harness.errors import UsageError, nearest
 from harness.records import FORMAT, Item, Record, digest
-from harness.store import read_jsonl
+from harness.scoring.answers import (
+    Abstention,
+    AnswerScorer,
+    AnyAnswer,
+    Fact,
+    JsonAnswer,
+    Match,
+    TextAnswer,
+    answer_tokens,
+    schema_problem,
+)
+from harness.scoring.items import Source, as_text, jsonl_rows, read_items, texts_in, title
+from harness.scoring.moderation import PythonModeration
+from harness.store import read_json
 
 
 class Limit(Record):
-    """What `check` allows for one metric. Absolute limits on the value, and on the change since the baseline."""
+    """What `check` allows for one metric: how much worse than the baseline, and which values at all."""
 
+    margin: Annotated[float, Field(gt=0)] | None = None  # worse by at most this, in the metric's unit
+    margin_share: Annotated[float, Field(gt=0, le=1)] | None = None  # worse by at most this share of the baseline
     min: float | None = None  # the value itself
     max: float | None = None
-    max_drop: Annotated[float, Field(ge=0)] | None = None  # in the metric's unit; higher is better
-    max_rise: Annotated[float, Field(ge=0)] | None = None  # in the metric's unit; lower is better
-    max_drop_share: Annotated[float, Field(ge=0, le=1)] | None = None  # of the baseline's value
+    better: Literal["higher", "lower"] | None = None  # None: as the harness knows the metric, else higher
 
 
 class SuiteBase(Record):
@@ -39,19 +54,58 @@ class SuiteBase(Record):
     limits: dict[str, Limit] = {}  # metric -> what `check` allows
 
 
-class LabelsSuite(SuiteBase):
-    """The task's own items. Metrics: accuracy (generated answer), choice_accuracy, macro_f1, ..."""
+class ItemsSuite(SuiteBase):
+    """What every suite with items of its own says."""
+
+    items: Source  # a JSONL, CSV or Parquet file, or a hub dataset; the kind says what an item holds
+    fields: dict[str, str] = {}  # our field -> column, dots lead into nested ones
+    tags: tuple[str, ...] = ()  # columns whose values results are broken down by
+
+
+class LabelsSuite(ItemsSuite):
+    """The task's own items: {text, label}. Metrics: accuracy (generated answer), choice_accuracy, macro_f1, ..."""
 
     kind: Literal["labels"]
-    items: str  # JSONL of {text, label, tags}
     max_tokens: Annotated[int, Field(ge=1)] = 16  # tokens of a generated answer
 
 
-class ChoiceSuite(SuiteBase):
-    """Questions with choices, scored raw (no chat form): the sum per byte of a choice decides."""
+Asked = Literal["task", "plain"]  # with the task's prompt, as the student was tuned; or as a user's only turn
+
+
+class AnswersSuite(ItemsSuite):
+    """Questions answered in writing: {question, answer} or {question, answers}, the first one the reference."""
+
+    kind: Literal["answers"]
+    answer: AnyAnswer = TextAnswer()  # how an answer is judged
+    asked: Asked = "task"
+    max_tokens: Annotated[int, Field(ge=1)] = 64  # tokens of an answer
+
+
+class FactsSuite(ItemsSuite):
+    """Questions, as in an answers suite, that only a reader of the tuning documents can answer."""
+
+    kind: Literal["facts"]
+    documents: str  # JSONL of the rows (or texts) in which every answer stands
+    match: Match = "contains"  # when an answer is right
+    asked: Asked = "task"
+    max_tokens: Annotated[int, Field(ge=1)] = 32
+
+
+class UnanswerableSuite(ItemsSuite):
+    """Questions without an answer: {question}. Right is to say so."""
+
+    kind: Literal["unanswerable"]
+    asked: Asked = "task"
+    max_tokens: Annotated[int, Field(ge=1)] = 32
+
+
+class ChoiceSuite(ItemsSuite):
+    """Questions with choices, {question, choices, answer: index or letter}, scored raw (no chat form).
+
+    The sum per byte of a choice decides.
+    """
 
     kind: Literal["choice"]
-    items: str  # JSONL of {question, choices, answer: index}
     context: str = "Question: {question}\nAnswer:"  # what stands before each choice
     normalise: Literal["none", "bytes"] = "bytes"  # divide a choice's log-likelihood by its length
 
@@ -75,39 +129,98 @@ class BenchmarkSuite(SuiteBase):
     limit: Annotated[int, Field(ge=1)] | None = None  # a fixed subset by content digest; None is all
 
 
-class OpenEndedSuite(SuiteBase):
-    """Instructions answered in free text."""
+class OpenEndedSuite(ItemsSuite):
+    """Instructions answered in free text: {prompt, answers: references, variants: the prompt in other words}."""
 
     kind: Literal["open_ended"]
-    items: str  # JSONL of {prompt}
-    max_tokens: Annotated[int, Field(ge=1)] = 96
+    max_tokens: Annotated[int, Field(ge=1)] = 96  # tokens of one answer
+    repeats: Annotated[int, Field(ge=0, le=20)] = 0  # answers to one prompt that are compared with each other
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7  # of these; what is scored otherwise is greedy
+    moderation: str | PythonModeration | None = None  # a list of words, or {file, function}
+    canaries: str | None = None  # JSONL of {canary}: secrets planted among the training rows
+
+    @model_validator(mode="after")
+    def _compares_answers(self) -> Self:
+        if self.repeats == 1:
+            raise ValueError("repeats: 1 answer has none to be compared with; allowed: 0, or 2 to 20")
+        return self
 
 
-AnySuite = LabelsSuite | ChoiceSuite | BenchmarkSuite | OpenEndedSuite
+WrittenSuite = AnswersSuite | FactsSuite | UnanswerableSuite  # what harness.scoring.written asks
+AnySuite = LabelsSuite | AnswersSuite | FactsSuite | UnanswerableSuite | ChoiceSuite | BenchmarkSuite | OpenEndedSuite
+
+
+def _index(value: Any) -> Any:
+    """A choice's letter, as many datasets name it, as its index."""
+    letter = isinstance(value, str) and len(value) == 1 and value.isascii() and value.isupper()
+    return ord(value) - ord("A") if letter else value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Written = Annotated[str, BeforeValidator(as_text), Field(min_length=1)]  # a number or JSON value becomes text
 
 
 class LabelLine(Record):
     """One line of a labels suite's items."""
 
-    text: Annotated[str, Field(min_length=1)]
+    text: Text
     label: str
     tags: tuple[str, ...] = ()
+    group: str = ""
+    stratum: str = ""
+
+
+class AnswerLine(Record):
+    """One line of the items of an answers or facts suite."""
+
+    question: Text
+    answer: Written | None = None
+    answers: tuple[Written, ...] = ()
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    stratum: str = ""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.answer is None) == (not self.answers):
+            raise ValueError("give either answer, or answers: a list of all that are right")
+        return self
+
+
+class QuestionLine(Record):
+    """One line of an unanswerable suite's items."""
+
+    question: Text
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    stratum: str = ""
 
 
 class ChoiceLine(Record):
     """One line of a choice suite's items."""
 
-    question: Annotated[str, Field(min_length=1)]
+    question: Text
     choices: Annotated[tuple[str, ...], Field(min_length=2)]
-    answer: Annotated[int, Field(ge=0)]  # index into choices
+    answer: Annotated[int, BeforeValidator(_index), Field(ge=0)]  # index into choices, or its letter
     tags: tuple[str, ...] = ()
+    group: str = ""
+    stratum: str = ""
 
 
 class OpenLine(Record):
     """One line of an open-ended suite's items."""
 
     prompt: Annotated[str, Field(min_length=1)]
+    answers: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # good ones, the reference first
+    variants: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # the prompt in other words
     tags: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _asks_in_other_words(self) -> Self:
+        asked = (self.prompt, *self.variants)
+        if len(set(asked)) != len(asked):
+            raise ValueError("variants: one of them is the prompt itself, or two are equal")
+        return self
 
 
 @dataclass(frozen=True)
@@ -121,8 +234,9 @@ class Suite:
     @property
     def digest(self) -> str:
         """16 hex digits over what decides a score: the rules and the items; limits and notes do not."""
-        rules = self.spec.model_dump(mode="json", exclude={"limits", "changes", "items"})
-        return digest("suite", FORMAT, rules, [item.id for item in self.items])[:16]
+        rules = self.spec.model_dump(mode="json", exclude=_NO_RULES)
+        worded = [[list(item.variants) for item in self.items]] if any(item.variants for item in self.items) else []
+        return digest("suite", FORMAT, rules, [item.id for item in self.items], *worded)[:16]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -130,6 +244,32 @@ class Suite:
         if not isinstance(self.spec, LabelsSuite):
             return ()
         return tuple(sorted({item.choices[item.gold] for item in self.items if item.gold is not None}))
+
+    @property
+    def of_task(self) -> bool:
+        """Whether it asks what the student is tuned for, with the task's own prompt."""
+        return isinstance(self.spec, LabelsSuite) or (isinstance(self.spec, WrittenSuite) and self.spec.asked == "task")
+
+    @property
+    def primary(self) -> str:
+        """The metric that sums it up."""
+        return "rep_3" if isinstance(self.spec, OpenEndedSuite) else "accuracy"
+
+    @property
+    def scorer(self) -> AnswerScorer | None:
+        """What judges its written answers; None for a kind that is not answered in writing."""
+        return scorer_of(self.spec) if isinstance(self.spec, WrittenSuite) else None
+
+
+# where items come from and what is allowed decide no score; an item's id holds what is asked and what is right
+_NO_RULES = {"limits", "changes", "items", "fields", "tags", "documents"}
+
+
+def scorer_of(spec: WrittenSuite) -> AnswerScorer:
+    """The record that judges an answer to this kind of suite."""
+    if isinstance(spec, FactsSuite):
+        return Fact(match=spec.match)
+    return spec.answer if isinstance(spec, AnswersSuite) else Abstention()
 
 
 def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | None = None) -> Suite:
@@ -142,25 +282,43 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | Non
     if isinstance(spec, BenchmarkSuite):
         caps = [n for n in (spec.limit, limit) if n is not None]
         return Suite(path.stem, spec.model_copy(update={"limit": min(caps, default=None)}), ())
-    items_path = root / spec.items
-    if not items_path.is_file():
-        names = [os.path.relpath(p, root) for p in items_path.parent.glob("*")] if items_path.parent.is_dir() else []
-        place = document.place(("items",))
-        raise UsageError(f"{place}: items: there is no file {spec.items}{nearest(spec.items, names)}")
-    items = _ITEMS[spec.kind](items_path, labels)
+    place = document.place(("items",))
+    if isinstance(spec, LabelsSuite) and not labels:
+        raise UsageError(
+            f"{document.place(('kind',))}: kind: the task has no labels; its own suites are of kind answers"
+        )
+    if isinstance(spec, AnswersSuite):
+        answer = with_schema(spec.answer, root, document.place(("answer", "json_schema")))
+        spec = spec.model_copy(update={"answer": answer})
+    if isinstance(spec, FactsSuite) and not (root / spec.documents).is_file():
+        raise UsageError(f"{document.place(('documents',))}: documents: there is no file {spec.documents}")
+    items = _items(spec, root, place, labels)
     if not items:
-        raise UsageError(f"{items_path}: there are no items in it")
-    first: dict[str, int] = {}
-    for line, item in items:
+        raise UsageError(f"{title(spec.items)}: there are no items in it")
+    first: dict[str, str] = {}
+    for where, item in items:
         if item.id in first:
-            raise UsageError(f"{items_path}:{line}: the same item stands on line {first[item.id]}")
-        first[item.id] = line
+            raise UsageError(f"{where}: the same item stands at {first[item.id]}")
+        first[item.id] = where
     if isinstance(spec, LabelsSuite) and {item.split for _, item in items} != {"dev", "test"}:
         raise UsageError(
-            f"{items_path}: {len(items)} items are too few: a quarter of them, by digest, is for choosing (dev), and"
-            " either part is empty"
+            f"{title(spec.items)}: {len(items)} items are too few: a quarter of them, by digest, is for choosing (dev),"
+            " and either part is empty"
         )
     return Suite(path.stem, spec, tuple(item for _, item in items))
+
+
+def with_schema(answer: AnyAnswer, root: Path, place: str) -> AnyAnswer:
+    """A JSON answer with the schema its file holds. Raises UsageError naming both."""
+    if not isinstance(answer, JsonAnswer) or not isinstance(answer.json_schema, str):
+        return answer
+    read = read_json(root / answer.json_schema)
+    if not isinstance(read, dict):
+        raise UsageError(f"{place}: json_schema: {answer.json_schema} holds no JSON object")
+    problem = schema_problem(read)
+    if problem:
+        raise UsageError(f"{place}: json_schema: {answer.json_schema}: {problem}")
+    return answer.model_copy(update={"json_schema": read})
 
 
 def _parse(document: yaml_file.Document) -> AnySuite:
@@ -171,40 +329,98 @@ def _parse(document: yaml_file.Document) -> AnySuite:
     return yaml_file.parse(_KINDS[kind], document, "a suite file")
 
 
-def _label_items(path: Path, labels: tuple[str, ...]) -> list[tuple[int, Item]]:
+Items = list[tuple[str, Item]]  # where each stands, and what it is
+
+
+def _items(spec: ItemsSuite, root: Path, place: str, labels: tuple[str, ...]) -> Items:
+    if isinstance(spec, LabelsSuite):
+        return _label_items(spec, root, place, labels)
+    if isinstance(spec, AnswersSuite | FactsSuite):
+        return _answer_items(spec, root, place)
+    if isinstance(spec, UnanswerableSuite):
+        return _question_items(spec, root, place)
+    if isinstance(spec, ChoiceSuite):
+        return _choice_items(spec, root, place)
+    assert isinstance(spec, OpenEndedSuite)
+    return _open_items(spec, root, place)
+
+
+def _label_items(spec: LabelsSuite, root: Path, place: str, labels: tuple[str, ...]) -> Items:
     items = []
-    for line, read in read_jsonl(path, LabelLine):
+    for where, read in read_items(spec.items, root, LabelLine, spec.fields, spec.tags, place):
         if read.label not in labels:
             raise UsageError(
-                f"{path}:{line}: label: {read.label!r} is not a label of the task{nearest(read.label, labels)};"
+                f"{where}: label: {read.label!r} is not a label of the task{nearest(read.label, labels)};"
                 f" allowed: {', '.join(labels)}"
             )
-        item = Item(text=read.text, choices=labels, gold=labels.index(read.label), tags=read.tags)
-        items.append((line, item))
+        item = Item(text=read.text, choices=labels, gold=labels.index(read.label), **_about(read))
+        items.append((where, item))
     return items
 
 
-def _choice_items(path: Path, labels: tuple[str, ...]) -> list[tuple[int, Item]]:
+def _answer_items(spec: AnswersSuite | FactsSuite, root: Path, place: str) -> Items:
+    scorer = scorer_of(spec)
     items = []
-    for line, read in read_jsonl(path, ChoiceLine):
-        if read.answer >= len(read.choices):
-            raise UsageError(
-                f"{path}:{line}: answer: {read.answer} is outside the choices 0 to {len(read.choices) - 1}"
-            )
-        if len(set(read.choices)) != len(read.choices):
-            raise UsageError(f"{path}:{line}: choices: two of them are equal")
-        items.append((line, Item(text=read.question, choices=read.choices, gold=read.answer, tags=read.tags)))
+    for where, read in read_items(spec.items, root, AnswerLine, spec.fields, spec.tags, place):
+        answers = read.answers or (read.answer or "",)
+        problem = next((found for answer in answers if (found := scorer.problem(answer))), "")
+        if problem:
+            raise UsageError(f"{where}: answer: {problem}")
+        items.append((where, Item(text=read.question, answers=answers, **_about(read))))
     return items
 
 
-def _open_items(path: Path, labels: tuple[str, ...]) -> list[tuple[int, Item]]:
-    return [(line, Item(text=read.prompt, tags=read.tags)) for line, read in read_jsonl(path, OpenLine)]
+def _question_items(spec: UnanswerableSuite, root: Path, place: str) -> Items:
+    read = read_items(spec.items, root, QuestionLine, spec.fields, spec.tags, place)
+    return [(where, Item(text=line.question, **_about(line))) for where, line in read]
+
+
+def _choice_items(spec: ChoiceSuite, root: Path, place: str) -> Items:
+    items = []
+    for where, read in read_items(spec.items, root, ChoiceLine, spec.fields, spec.tags, place):
+        if read.answer >= len(read.choices):
+            raise UsageError(f"{where}: answer: {read.answer} is outside the choices 0 to {len(read.choices) - 1}")
+        if len(set(read.choices)) != len(read.choices):
+            raise UsageError(f"{where}: choices: two of them are equal")
+        items.append((where, Item(text=read.question, choices=read.choices, gold=read.answer, **_about(read))))
+    return items
+
+
+def _open_items(spec: OpenEndedSuite, root: Path, place: str) -> Items:
+    read = read_items(spec.items, root, OpenLine, spec.fields, spec.tags, place)
+    return [
+        (where, Item(text=line.prompt, answers=line.answers, variants=line.variants, tags=line.tags))
+        for where, line in read
+    ]
+
+
+def _about(line: LabelLine | AnswerLine | QuestionLine | ChoiceLine) -> dict[str, Any]:
+    return {"tags": line.tags, "group": line.group, "stratum": line.stratum}
 
 
 _KINDS: dict[str, type[AnySuite]] = {
     "labels": LabelsSuite,
+    "answers": AnswersSuite,
+    "facts": FactsSuite,
+    "unanswerable": UnanswerableSuite,
     "choice": ChoiceSuite,
     "benchmark": BenchmarkSuite,
     "open_ended": OpenEndedSuite,
 }
-_ITEMS = {"labels": _label_items, "choice": _choice_items, "open_ended": _open_items}
+
+
+def facts_in_documents(suite: Suite, root: Path) -> list[str]:
+    """The items of a facts suite whose answer stands in no document, each named; empty when all do.
+
+    A document is a line of the JSONL file that `documents` names: every text in it, however nested, counts.
+    Raises UsageError for a file that cannot be read; other kinds of suite name no documents and give none.
+    """
+    if not isinstance(suite.spec, FactsSuite):
+        return []
+    lines = [texts_in(row) for _, row in jsonl_rows(root / suite.spec.documents)]
+    documents = [f" {' '.join(answer_tokens(text))} " for texts in lines for text in texts]
+    return [
+        f"{item.text!r}: {' or '.join(map(repr, item.answers))} stands in no line of {suite.spec.documents}"
+        for item in suite.items
+        if not any(f" {' '.join(answer_tokens(gold))} " in text for gold in item.answers for text in documents)
+    ]

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 from harness import stats
 from harness.records import Score
-from harness.scoring.quality import distinct_n, named_label
+from harness.scoring.open_ended import suite_metrics
+from harness.scoring.quality import named_label
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 
+LOWER_IS_BETTER = (
+    "rep_2", "rep_3", "rep_4", "repeat_words", "repeat_share", "loop", "loop_length", "compression_ratio",
+    "label_collapse", "empty", "misspelling_rate", "refusal", "copied_words", "copied_share", "flagged", "off_topic",
+    "canary", "kl_from_base", "gold_nll", "wrong", "made_up",
+)  # fmt: skip
 RATES = ("accuracy", "choice_accuracy", "acc", "acc_norm")  # an item without one counts as wrong
 
 
@@ -24,9 +30,7 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
         predicted = [named_label(s.output, labels) or "" for s in test]
         metrics["macro_f1"] = stats.macro_f1([s.gold for s in test], predicted, labels)
     if isinstance(suite.spec, OpenEndedSuite):
-        spread = distinct_n([s.output for s in test], 2)
-        if spread is not None:
-            metrics["distinct_2"] = spread
+        metrics |= suite_metrics(test)
     return metrics
 
 

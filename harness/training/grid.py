@@ -97,7 +97,7 @@ def expand(run: Run) -> list[GridCell]:
 def cell_key(model: Model, rows: Sequence[Row], settings: Train, updates: int, random_seed: int) -> str:
     """64 hex digits over all that decides an adapter; a base's key is over its weights alone."""
     if not rows:
-        return digest("base", STAGE_VERSION, model.weights_digest)
+        return base_key(model)
     resolved = {
         "updates": updates,
         "random_seed": random_seed,
@@ -107,6 +107,11 @@ def cell_key(model: Model, rows: Sequence[Row], settings: Train, updates: int, r
         "lora": settings.lora.model_dump(mode="json"),
     }
     return digest("cell", STAGE_VERSION, model.weights_digest, [row.id for row in rows], resolved)
+
+
+def base_key(model: Model) -> str:
+    """64 hex digits of a model as it is: its weights alone."""
+    return digest("base", STAGE_VERSION, model.weights_digest)
 
 
 def _updates(cell: Cell, settings: Train) -> int:

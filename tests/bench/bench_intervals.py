@@ -1,8 +1,9 @@
-"""Coverage and false alarms of the intervals in harness/stats.py, by simulation; prints two tables.
+"""Coverage and false alarms of the intervals in harness/stats.py and harness/clusters.py, by simulation.
 
     python tests/bench/bench_intervals.py [simulations]
 
-Nominal is 95% two-sided. "misses" are the two ends apart: each should be 2.5%. The gate's lines say how often
+Nominal is 95% two-sided; one less the coverage is the share of false alarms where the truth is no difference.
+"misses" are the two ends apart: each should be 2.5%. The gate's lines say how often
 its one-sided 95% bounds call a drop of exactly the margin regressed, or let it pass: each should be 5%.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import stats
+from harness import clusters, stats
 
 Floats = NDArray[np.float64]
 Found = tuple[stats.Interval | None, float]  # an interval and the truth
@@ -32,7 +33,7 @@ def line(name: str, found: Iterable[Found]) -> None:
     above = np.mean([truth > interval.high for interval, truth in pairs])
     below = np.mean([truth < interval.low for interval, truth in pairs])
     width = np.mean([interval.high - interval.low for interval, _ in pairs])
-    say(f"{name:62}  {covered:6.1%}  {below:5.1%} {above:5.1%}  {width:.4f}")
+    say(f"{name:68}  {covered:6.1%}  {below:5.1%} {above:5.1%}  {width:.4f}")
 
 
 def paired_rates(n: int, p: float, q: float, correlation: float, count: int) -> NDArray[np.int64]:
@@ -65,7 +66,7 @@ def alarms(count: int) -> None:
             regressed = np.mean([f.high < -margin for f in found])
             passed = np.mean([f.low > -margin for f in found])
             name = f"gate, n={n}, true drop = margin = {margin}"
-            say(f"{name:62}  regressed {regressed:5.1%}  pass {passed:5.1%}")
+            say(f"{name:68}  regressed {regressed:5.1%}  pass {passed:5.1%}")
 
 
 def real(count: int) -> None:
@@ -121,16 +122,107 @@ def recipes(count: int) -> None:
                 line(f"two recipes, n={n}, {seeds} seeds a side, seed spread {spread}", found)
 
 
+def passages(rng: np.random.Generator, count: int, sizes: Iterable[int], shared: float) -> tuple[Floats, list[str]]:
+    """0/1 scores of two equally good students, shape (2, items), and each item's passage.
+
+    `shared`: standard deviation of what a student gains or loses on all questions of one passage.
+    """
+    groups = [f"passage {i}" for i, size in zip(range(count), sizes, strict=False) for _ in range(size)]
+    codes = np.unique(groups, return_inverse=True)[1]
+    item = rng.normal(0, 1, len(groups))
+    sides = [rng.normal(0, shared, count)[codes] + item + rng.normal(0, 0.6, len(groups)) for _ in range(2)]
+    return (np.array(sides) > -0.8).astype(np.float64), groups
+
+
+def clustered(count: int) -> None:
+    """Items that share a passage: counted as clusters (with the score method, with a plain t), and ignored."""
+    settings: dict[str, tuple[int, list[int]]] = {
+        "30 passages of 8": (30, [8] * 30),
+        "12 passages of 20": (12, [20] * 12),
+        "8 passages of 30": (8, [30] * 8),
+        "40 passages of 1 to 20": (40, [1 + i // 2 for i in range(40)]),
+    }
+    for words, (number, sizes) in settings.items():
+        for shared in (0.0, 0.7):
+            rng = np.random.default_rng([number, int(10 * shared)])
+            draws = [passages(rng, number, sizes, shared) for _ in range(count)]
+            name = f"{words}, spread {shared}"
+            rows: list[tuple[str, list[stats.Interval | None]]] = [
+                ("score, t", [clusters.paired_difference(x[0], x[1], groups=g, random_seed=0) for x, g in draws]),
+                ("plain t", [clusters.cluster_t(x[0] - x[1], g) for x, g in draws]),
+                ("ignored", [stats.paired_binary(x[0], x[1]) for x, g in draws]),
+            ]
+            for method, found in rows:
+                line(f"difference, {name}: {method}", ((interval, 0.0) for interval in found))
+            truth = float(np.mean([x[0].mean() for x, _ in draws]))  # the same rate everywhere, so of any size
+            line(
+                f"rate, {name}: score, t", ((clusters.mean_of(x[0], groups=g, random_seed=0), truth) for x, g in draws)
+            )
+            line(f"rate, {name}: ignored", ((stats.wilson(int(x[0].sum()), x[0].size), truth) for x, _ in draws))
+
+
+def stratified(count: int) -> None:
+    """57 subjects of very different difficulty, n items each, as in a short tier of MMLU."""
+    for each in (2, 5, 20):
+        rng = np.random.default_rng(each)
+        strata = [f"subject {i}" for i in range(57) for _ in range(each)]
+        rates = np.repeat(np.linspace(0.2, 0.9, 57), each)
+        draws = [(rng.random((2, rates.size)) < rates).astype(np.float64) for _ in range(count)]
+        truth, name = float(rates.mean()), f"57 subjects of {each}"
+        line(f"rate, {name}: strata", ((clusters.mean_of(x[0], strata=strata, random_seed=0), truth) for x in draws))
+        line(f"rate, {name}: ignored", ((stats.wilson(int(x[0].sum()), x[0].size), truth) for x in draws))
+        line(
+            f"difference, {name}: strata",
+            ((clusters.paired_difference(x[0], x[1], strata=strata, random_seed=0), 0.0) for x in draws),
+        )
+
+
+def few_flips(count: int) -> None:
+    """How often a true drop of exactly the margin, by flips one way only, passes: at most 5% is wanted."""
+    for number, each in ((30, 8), (60, 4)):
+        groups = [f"passage {i}" for i in range(number) for _ in range(each)]
+        for margin in (0.02, 0.05):
+            rng = np.random.default_rng([number, int(100 * margin)])
+            drops = [-(rng.random(len(groups)) < margin).astype(np.float64) for _ in range(count)]
+            score, plain = [], []
+            for drop in drops:
+                ours = clusters.paired_difference(1 + drop, np.ones(drop.size), groups=groups, random_seed=0, level=0.9)
+                theirs = clusters.cluster_t(drop, groups, level=0.9)
+                score.append(ours is not None and ours.low > -margin)
+                plain.append(theirs is not None and theirs.low > -margin)
+            name = f"gate, {number} passages of {each}, true drop = margin = {margin}"
+            say(f"{name:68}  passes: score, t {np.mean(score):5.1%}  plain t {np.mean(plain):5.1%}")
+
+
+def recipes_clustered(count: int) -> None:
+    """Two equal recipes whose students gain or lose whole passages; seeds spread by a point."""
+    for number, each in ((30, 8), (12, 20)):
+        groups = [f"passage {i}" for i in range(number) for _ in range(each)]
+        rng = np.random.default_rng([number, each])
+        pairs = []
+        for _ in range(count):
+            item = rng.normal(0, 1.5, len(groups))
+            own = [np.repeat(rng.normal(0, 0.6, number), each) for _ in range(2)]  # a recipe's, in every seed
+            pairs.append([side(rng, item + gain, 3, 0.01) for gain in own])
+        name = f"two recipes, {number} passages of {each}, 3 seeds a side"
+        line(f"{name}: clusters", ((clusters.two_way(a, b, groups=groups, random_seed=0), 0.0) for a, b in pairs))
+        line(f"{name}: ignored", ((stats.two_way_bootstrap(a, b, 0), 0.0) for a, b in pairs))
+
+
 def main() -> None:
     """Print the tables; a number on the command line is how many simulations of each setting."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    say(f"{'setting':62}  {'covers':>6}  {'misses':>11}  width")
+    say(f"{'setting':68}  {'covers':>6}  {'misses':>11}  width")
     binary(count)
     real(count // 2)
     groups(count // 2)
+    clustered(count // 2)
+    stratified(count // 2)
     recipes(count // 4)
+    recipes_clustered(count // 4)
     say("")
     alarms(count)
+    few_flips(count // 2)
 
 
 if __name__ == "__main__":

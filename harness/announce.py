@@ -1,0 +1,187 @@
+"""A check's decisions in the forms that CI systems read: JUnit XML, JSON, a Markdown summary, annotations. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+from xml.etree import ElementTree
+
+from harness.gate import Decision, overall
+from harness.stats import Interval
+
+Unsure = Literal["fail", "pass"]  # what "not enough data" comes to
+
+SUMMARY_BYTES = 1024 * 1024  # of GitHub's step summary; a larger one is refused whole
+HEADS = ("suite", "metric", "before", "now", "difference [95% bounds]", "limit", "items", "verdict")
+
+
+def exit_code(decisions: Sequence[Decision], unsure: Unsure = "fail") -> int:
+    """0 passed, 1 regressed, 3 the tool failed, 4 not enough data (0 with `unsure` pass)."""
+    codes = {"pass": 0, "regressed": 1, "failed": 3, "not enough data": 0 if unsure == "pass" else 4}
+    return codes[overall(decisions)]
+
+
+def row(decision: Decision) -> tuple[str, ...]:
+    """A decision as cells under HEADS."""
+    rule = decision.rule
+    items = f"{decision.items}" if decision.items == decision.total else f"{decision.items} of {decision.total}"
+    return (
+        rule.suite,
+        rule.metric,
+        number(decision.before),
+        number(decision.now),
+        interval(decision.difference),
+        decision.limit,
+        items,
+        verdict(decision),
+    )
+
+
+def verdict(decision: Decision) -> str:
+    """The verdict with what more it says."""
+    return f"{decision.verdict} ({decision.shade})" if decision.shade else decision.verdict
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def interval(found: Interval | None) -> str:
+    """An estimate with its ends, or a dash."""
+    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else "-"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns for a terminal."""
+    every = [tuple(heads), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in every
+    )
+
+
+def as_json(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
+    """Everything, for programs: one object with the overall verdict, the exit code and every decision."""
+    found = {
+        "run": run,
+        "student": student,
+        "question": decisions[0].question,
+        "verdict": overall(decisions),
+        "exit_code": exit_code(decisions, unsure),
+        "decisions": [
+            {
+                "suite": d.rule.suite,
+                "metric": d.rule.metric,
+                "bound": d.rule.bound,
+                "limit": d.rule.limit,
+                "better": d.rule.better,
+                "verdict": d.verdict,
+                "shade": d.shade,
+                "question": d.question,
+                "items": d.items,
+                "total": d.total,
+                "before": d.before,
+                "now": d.now,
+                "difference": d.difference.model_dump() if d.difference else None,
+                "p_regression_adjusted": d.p,
+                "note": d.note,
+            }
+            for d in decisions
+        ],
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
+    """One test suite per suite, one case per metric and bound, with difference, interval and question."""
+    root = ElementTree.Element("testsuites", name=f"harness check {run}")
+    by_suite: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        by_suite.setdefault(decision.rule.suite, []).append(decision)
+    for name, own in by_suite.items():
+        counts = {word: sum(_outcome(d, unsure) == word for d in own) for word in ("failure", "error", "skipped")}
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=name, tests=str(len(own)), failures=str(counts["failure"]),
+            errors=str(counts["error"]), skipped=str(counts["skipped"]),
+        )  # fmt: skip
+        for d in own:
+            title = f"{d.rule.metric} {d.limit}"
+            case = ElementTree.SubElement(suite, "testcase", classname=f"{run}.{name}", name=title, time="0")
+            properties = ElementTree.SubElement(case, "properties")
+            about = {
+                "student": student,
+                "question": d.question,
+                "difference": interval(d.difference),
+                "before": number(d.before),
+                "now": number(d.now),
+                "items": str(d.items),
+            }
+            for key, value in about.items():
+                ElementTree.SubElement(properties, "property", name=key, value=value)
+            outcome = _outcome(d, unsure)
+            if outcome:
+                ElementTree.SubElement(case, outcome, message=_message(d))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def markdown(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure, limit: int = SUMMARY_BYTES) -> str:
+    """A summary to read in CI, at most `limit` bytes: rows that do not fit are counted instead."""
+    code = exit_code(decisions, unsure)
+    head = (
+        f"## check {run}: {overall(decisions)} (exit {code})\n\n{student}; question: {decisions[0].question}; now"
+        " minus before, each end a one-sided 95% bound.\n\n"
+        f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|\n"
+    )
+    order = {"failed": 0, "regressed": 1, "not enough data": 2, "pass": 3}
+    lines = [f"| {' | '.join(map(_cell, row(d)))} |\n" for d in sorted(decisions, key=lambda d: order[d.verdict])]
+    notes = [
+        f"\n- {_cell(d.rule.suite)} {_cell(d.rule.metric)} {d.limit}: {_cell(d.note)}" for d in decisions if d.note
+    ]
+    return _within(head, [*lines, "\n" if notes else "", *notes, "\n"], limit)
+
+
+def _within(head: str, parts: Sequence[str], limit: int) -> str:
+    text, size = [head], len(head.encode())
+    for place, part in enumerate(parts):
+        size += len(part.encode())
+        if size > limit - 100:
+            return "".join([*text, f"\n{len(parts) - place} more lines would not fit here.\n"])
+        text.append(part)
+    return "".join(text)
+
+
+def workflow_commands(path: str, decisions: Sequence[Decision], unsure: Unsure) -> list[str]:
+    """Workflow commands that mark what did not pass, on the baseline file."""
+    lines = []
+    for d in decisions:
+        outcome = _outcome(d, unsure)
+        if not outcome:
+            continue
+        word = "warning" if outcome == "skipped" else "error"
+        title = _escaped(f"{d.rule.suite} {d.rule.metric}: {d.verdict}").replace(":", "%3A").replace(",", "%2C")
+        lines.append(f"::{word} file={path},title={title}::{_escaped(_message(d))}")
+    return lines
+
+
+def _outcome(decision: Decision, unsure: Unsure) -> str:
+    """JUnit's word for a verdict: nothing for a pass."""
+    words = {"pass": "", "regressed": "failure", "failed": "error"}
+    return words.get(decision.verdict, "skipped" if unsure == "pass" else "failure")
+
+
+def _message(d: Decision) -> str:
+    said = f"{d.verdict}: {d.rule.suite} {d.rule.metric} {d.limit}, now minus before {interval(d.difference)}"
+    return f"{said}; {d.note}" if d.note else said
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell and stays text."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return flat.replace("<", "&lt;")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,81 @@
+"""Labels said against labels meant: F1, precision, recall, who is taken for whom. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How one label fares. A ratio without a denominator is 0, as in scikit-learn's zero_division=0."""
+
+    label: str
+    gold: int  # items that have it
+    predicted: int  # items that were given it
+    hits: int  # both
+
+    @property
+    def precision(self) -> float:
+        """Of the items given this label, the share that have it."""
+        return self.hits / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Of the items that have this label, the share that were given it."""
+        return self.hits / self.gold if self.gold else 0.0
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of both: 2 hits / (gold + predicted)."""
+        return 2 * self.hits / (self.gold + self.predicted) if self.gold + self.predicted else 0.0
+
+
+@dataclass(frozen=True)
+class PerLabel:
+    """Every label's score, and the whole table behind them."""
+
+    labels: tuple[LabelScore, ...]
+    confusion: Counts  # shape (labels, labels + 1): gold by predicted; last column: none of the labels
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of F1 over labels."""
+        return sum(label.f1 for label in self.labels) / len(self.labels)
+
+    def confused(self) -> list[tuple[str, str, int]]:
+        """(gold, predicted, items) of every mistake, most frequent first; "" is an answer without a label."""
+        names = [label.label for label in self.labels]
+        said = [*names, ""]
+        found = [(names[i], said[j], int(n)) for (i, j), n in np.ndenumerate(self.confusion) if n and i != j]
+        return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
+
+
+def per_label(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> PerLabel:
+    """Precision, recall and F1 of each of `labels`, and the confusion matrix.
+
+    `gold`, `predicted`: one per item, same order. A prediction outside `labels` (an unparsed answer) misses
+    its gold label and counts for none; an item whose gold is outside `labels` counts against what it was given.
+    Raises ValueError for different lengths, no items, no labels or a label named twice.
+    """
+    if len(gold) != len(predicted) or not gold or not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"{len(gold)} gold, {len(predicted)} predicted, {len(labels)} labels")
+    place = {label: i for i, label in enumerate(labels)}
+    n = len(labels)
+    rows = np.fromiter((place.get(g, n) for g in gold), np.int64, len(gold))
+    columns = np.fromiter((place.get(p, n) for p in predicted), np.int64, len(gold))
+    table: Counts = np.bincount(rows * (n + 1) + columns, minlength=(n + 1) ** 2).reshape(n + 1, n + 1)
+    scores = [
+        LabelScore(label, int(table[i].sum()), int(table[:, i].sum()), int(table[i, i])) for label, i in place.items()
+    ]
+    return PerLabel(tuple(scores), table[:n])
+
+
+def macro_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
+    """The mean over `labels` of F1; 0 for a label that is neither gold nor predicted. Raises as `per_label`."""
+    return per_label(gold, predicted, labels).macro_f1

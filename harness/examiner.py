@@ -1,0 +1,187 @@
+"""One subject on one suite: the right scorer with what it needs, one student in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness import prompts
+from harness.config import Run
+from harness.errors import UsageError
+from harness.prompting import asked_with, nearest_rows
+from harness.records import Score, digest
+from harness.scoring import benchmarks, forgetting
+from harness.scoring.base import Embedder, Outcome, StudentEngine
+from harness.scoring.choices import score_choices
+from harness.scoring.labels import Prompt, score_labels
+from harness.scoring.memorised import load_canaries
+from harness.scoring.moderation import load_moderation
+from harness.scoring.open_ended import Tools, score_open_ended
+from harness.scoring.spelling import english
+from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, scorer_of
+from harness.scoring.summary import chance
+from harness.scoring.written import plain_prompt, score_written
+from harness.shipped import ship_cells
+from harness.store import read_jsonl
+from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
+from harness.terminal import Stop, Terminal
+
+STAGE_VERSION = 2
+
+T = TypeVar("T")
+Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter folder -> a loaded student
+
+
+@dataclass(frozen=True)
+class Openers:
+    """What builds the models that eval needs; nothing is built before it is needed."""
+
+    student: Opener
+    embedder: Callable[[], Embedder]
+
+
+def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
+    """32 hex digits over what a card's numbers depend on."""
+    parts: list[Any] = ["card", STAGE_VERSION, subject.key, subject.prompting, suite.name, suite.digest]
+    if suite.of_task:
+        path = run.task.prompt if subject.adapter else run.task.untuned_prompt
+        parts += [run.task.system, run.task.labels, prompts.load(run.root / path).digest]
+        if not subject.adapter:
+            parts.append(run.task.untuned_form)
+        if subject.prompting == "few_shot":
+            parts.append([seed.id for seed in run.seeds])
+        if subject.prompting == "retrieval":
+            parts += [run.file.eval.retrieved, [row.id for row in largest_rows(run, cast.cells)]]
+    if isinstance(suite.spec, OpenEndedSuite):
+        watched = [load_moderation(suite.spec.moderation, run.root).digest] if suite.spec.moderation else []
+        secrets = list(load_canaries(run.root / suite.spec.canaries)) if suite.spec.canaries else []
+        parts += [list(run.task.labels), _base_of(cast, subject) is not None, watched, secrets]
+    if isinstance(suite.spec, BenchmarkSuite):
+        parts.append(benchmarks.fingerprint())
+    return digest(*parts)[:32]
+
+
+class Examiner:
+    """Where students are scored: one in memory at a time, loaded when its first answer is missing."""
+
+    def __init__(self, run: Run, cast: Cast, openers: Openers, terminal: Terminal, stop: Stop) -> None:
+        self.run, self.cast, self.openers, self.terminal, self.stop = run, cast, openers, terminal, stop
+        self.embedder = _once(openers.embedder)
+        self.dictionary = _once(english)
+        self.tasks: dict[str, list[Any]] = {}  # benchmark suite -> its tasks with rows
+        self._loaded: tuple[tuple[Path, Path | None], StudentEngine] | None = None
+
+    def engine(self, subject: Subject) -> StudentEngine:
+        """The subject's student, loaded."""
+        place = (subject.base, subject.adapter)
+        if self._loaded is None or self._loaded[0] != place:
+            self._loaded = None  # let go of the last one before the next is loaded
+            self._loaded = (place, self.openers.student(*place))
+            for note in self._loaded[1].notes:
+                self.terminal.say(f"eval: {subject.cell.name}: {note}")
+        return self._loaded[1]
+
+
+def _once(build: Callable[[], T]) -> Callable[[], T]:
+    """The same, built at the first call and kept."""
+    built: list[T] = []
+
+    def get() -> T:
+        if not built:
+            built.append(build())
+        return built[0]
+
+    return get
+
+
+def score_suite(examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine) -> Outcome:
+    """Per-item scores of one subject on one suite, by the suite's kind."""
+    run, spec, items = examiner.run, suite.spec, suite.items
+    if isinstance(spec, LabelsSuite):
+        prompt = _prompt(examiner, subject, suite, engine)
+        return Outcome(tuple(score_labels(items, prompt, engine, subject.key, spec.max_tokens)), chance(suite))
+    if isinstance(spec, ChoiceSuite):
+        return Outcome(tuple(score_choices(items, spec, engine)), chance(suite))
+    if isinstance(spec, BenchmarkSuite):
+        return benchmarks.score_benchmark(spec, examiner.tasks.get(suite.name, []), engine, subject.key)
+    if isinstance(spec, OpenEndedSuite):
+        tools = tools_for(examiner, spec, subject)
+        outcome = score_open_ended(suite, engine, subject.key, list(run.task.labels), tools)
+        return _with_forgetting(examiner, subject, suite, engine, outcome)
+    asked = _prompt(examiner, subject, suite, engine) if suite.of_task else plain_prompt
+    return Outcome(tuple(score_written(items, asked, engine, subject.key, spec.max_tokens, scorer_of(spec))))
+
+
+def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Tools:
+    """What the numbers about free text need beside the texts.
+
+    A base is searched for what the largest student was tuned on: what it copies without having seen it is chance.
+    """
+    run = examiner.run
+    seen = rows_of(run, subject.cell) or largest_rows(run, examiner.cast.cells)
+    return Tools(
+        embedder=examiner.embedder(),
+        dictionary=examiner.dictionary(),
+        training_texts=tuple(f"{row.text} {row.label}" for row in seen),
+        moderation=load_moderation(spec.moderation, run.root) if spec.moderation else None,
+        canaries=load_canaries(run.root / spec.canaries) if spec.canaries else (),
+    )
+
+
+def _prompt(examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine) -> Prompt:
+    rows = largest_rows(examiner.run, examiner.cast.cells) if subject.prompting == "retrieval" else ()
+    lookup = nearest_rows(rows, examiner.run.file.eval.retrieved, examiner.embedder) if rows else None
+    return asked_with(examiner.run, subject, suite.items, engine, lookup)
+
+
+def _base_of(cast: Cast, subject: Subject) -> Subject | None:
+    """The untuned model a student began as, where the grid has it."""
+    untuned = (s for s in cast.subjects if s.adapter is None and s.prompting == "zero_shot")
+    return next((s for s in untuned if s.base == subject.base), None)
+
+
+def _with_forgetting(
+    examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine, outcome: Outcome
+) -> Outcome:
+    """Adds how far a student moved from its base, reading the base's own answers; stores them for the base."""
+    base, run = _base_of(examiner.cast, subject), examiner.run
+    if base is None:
+        return outcome
+    base_key = card_key(run, examiner.cast, base, suite)
+    expected = run.cache / "scores" / f"{base_key}.expected.npz"
+    if subject.adapter is None:
+        forgetting.store_expected(expected, forgetting.reading_pairs(suite.items, outcome.scores, engine), engine)
+        return outcome
+    if not expected.is_file():
+        return outcome
+    answers = [score for _, score in read_jsonl(run.cache / "scores" / f"{base_key}.jsonl", Score)]
+    pairs = forgetting.reading_pairs(suite.items, answers, engine)
+    kl = forgetting.moved(expected, suite.items, pairs, engine)
+    scores = tuple(
+        s.model_copy(update={"values": s.values | {"kl_from_base": kl[s.item]}}) if s.item in kl else s
+        for s in outcome.scores
+    )
+    return Outcome(scores, outcome.chance, outcome.notes)
+
+
+def rescorer(
+    run: Run, openers_for: Callable[[int], Openers], terminal: Terminal
+) -> Callable[[Suite, int], Sequence[Score]]:
+    """Scores the ship student on a suite once more, with another number of tokens in a batch; nothing is stored."""
+    cast = read_cast(run)
+    wanted = {cell.name for cell in ship_cells(run)[:1]}
+    subject = next((s for s in cast.subjects if s.cell.name in wanted and s.prompting == "zero_shot"), None)
+    if subject is None:
+        raise UsageError(f"runs/{run.name}.yaml: ship names {', '.join(wanted)}, which train has not made")
+    examiners: dict[int, Examiner] = {}
+
+    def rescore(suite: Suite, batch_tokens: int) -> Sequence[Score]:
+        if batch_tokens not in examiners:
+            examiners.clear()  # one student in memory at a time
+            examiners[batch_tokens] = Examiner(run, cast, openers_for(batch_tokens), terminal, Stop())
+        examiner = examiners[batch_tokens]
+        return score_suite(examiner, subject, suite, examiner.engine(subject)).scores
+
+    return rescore

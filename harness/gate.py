@@ -1,0 +1,238 @@
+"""The rules of the gate: what two sets of scores on the same items allow one to say. Pure; no files.
+
+A difference is now minus before, turned so that more is better. Its interval has 95% at each end alone; noise
+of the scoring itself, where it was measured, is added to its width.
+
+    margin m   pass        the lower end is above -m
+               regressed   the upper end is below -m, Holm-adjusted over all rules of the check
+    min, max   likewise, on the value itself against the limit
+    otherwise  not enough data
+
+A pass by margin says more where it can: `improved`, the two-sided 95% interval is above zero; `equivalent`, it
+lies inside plus and minus the margin; `worse, within the margin`, it is below zero, and surely not by more than
+the margin. Every rule must pass for a check to pass, so passing needs no adjustment (intersection-union test,
+Berger 1982); one regression fails it, so regressions are adjusted (Holm 1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import clusters, power, stats
+from harness.rates import quantile
+from harness.stats import Estimate, Floats, Interval
+
+LEVEL = 0.90  # two-sided, so that each end alone is a 95% bound
+ALPHA = 0.05
+LOST_SHARE = 0.05  # of the values there were may be missing now before a pass is doubted
+
+Question = Literal["these weights", "this recipe"]
+Better = Literal["higher", "lower"]
+Bound = Literal["margin", "margin_share", "min", "max"]
+Verdict = Literal["pass", "regressed", "not enough data", "failed"]
+
+
+def has_values(values: Floats) -> NDArray[np.bool_]:
+    """Which items have a value from every seed: shape (items,) of (seeds, items)."""
+    found: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=0))
+    return found
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One limit on one metric of one suite."""
+
+    suite: str
+    metric: str
+    bound: Bound
+    limit: float  # as the suite file writes it
+    better: Better = "higher"
+
+
+class Tied(TypedDict):
+    """What ties items together, by the names of harness.clusters' arguments."""
+
+    groups: tuple[str, ...] | None
+    strata: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One metric before and now on the same items: shape (random seeds, items), NaN where there is no value."""
+
+    before: Floats
+    now: Floats
+    groups: tuple[str, ...] | None = None  # of the items; see harness.clusters
+    strata: tuple[str, ...] | None = None
+    noise: float = 0.0  # standard deviation of the difference when the same weights are scored twice
+    same: bool = False  # whether both are the very same weights
+    random_seed: int = 0
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """Which items have a value on both sides, from every seed."""
+        return has_values(self.before) & has_values(self.now)
+
+    @property
+    def lost(self) -> int:
+        """Items that had a value and have none now."""
+        return int((has_values(self.before) & ~has_values(self.now)).sum())
+
+    def tied(self, kept: NDArray[np.bool_]) -> Tied:
+        """Groups and strata of some of the items, as harness.clusters takes them."""
+
+        def some(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if names is None else tuple(name for name, keep in zip(names, kept, strict=True) if keep)
+
+        return Tied(groups=some(self.groups), strata=some(self.strata))
+
+    def difference(self, question: Question) -> Estimate | None:
+        """Now minus before; None when it cannot be estimated: too few seeds, items or passages."""
+        kept = self.there
+        now, before = self.now[:, kept], self.before[:, kept]
+        if not kept.any():
+            return None
+        if question == "this recipe":
+            found = clusters.two_way_estimate(now, before, random_seed=self.random_seed, **self.tied(kept))
+        else:
+            found = clusters.difference_estimate(
+                now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.tied(kept)
+            )
+        return widened(found, self.noise) if found else None
+
+    def value(self, question: Question) -> Estimate | None:
+        """The value now; None as `difference`."""
+        kept = has_values(self.now)
+        now = self.now[:, kept]
+        if not kept.any():
+            return None
+        if question == "this recipe":
+            units = clusters.units(now, **self.tied(kept))
+            return None if units is None else stats.recipe_estimate(units, self.random_seed)
+        return clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.tied(kept))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule comes to."""
+
+    rule: Rule
+    verdict: Verdict
+    question: Question
+    items: int  # that could be paired
+    total: int  # of the suite's test split
+    before: float | None = None
+    now: float | None = None
+    difference: Interval | None = None  # now minus before, each end a one-sided 95% bound
+    p: float | None = None  # that it is a regression, adjusted
+    shade: str = ""  # what more a pass says
+    note: str = ""
+
+    @property
+    def limit(self) -> str:
+        """The rule in words."""
+        words = {"margin": "margin", "margin_share": "margin, share", "min": "min", "max": "max"}
+        return f"{words[self.rule.bound]} {self.rule.limit:g}"
+
+
+def decide(rules: Sequence[tuple[Rule, Evidence]], question: Question) -> list[Decision]:
+    """A decision per rule, same order; regressions adjusted over all of them."""
+    drafts = [_draft(rule, evidence, question) for rule, evidence in rules]
+    adjusted = power.holm([1.0 if draft.p is None else draft.p for draft in drafts])
+    return [_settled(draft, p) for draft, p in zip(drafts, adjusted, strict=True)]
+
+
+def overall(decisions: Sequence[Decision]) -> Verdict:
+    """A failure of the tool before a regression, a regression before a doubt."""
+    verdicts = {decision.verdict for decision in decisions}
+    order: tuple[Verdict, ...] = ("failed", "regressed", "not enough data")
+    return next((verdict for verdict in order if verdict in verdicts), "pass")
+
+
+def widened(found: Estimate, noise: float) -> Estimate:
+    """An estimate whose ends take in the noise of scoring, as an independent normal error."""
+    if not noise:
+        return found
+
+    def ends(level: float) -> tuple[float, float]:
+        low, high = found.ends(level)
+        more = quantile(level) * noise
+        return found.value - math.hypot(found.value - low, more), found.value + math.hypot(high - found.value, more)
+
+    return replace(found, method=f"{found.method}, with the noise of scoring", ends=ends)
+
+
+def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
+    """A decision before adjustment: a regression that may still be taken back."""
+    kept, had = evidence.there, has_values(evidence.before)
+    before = float(evidence.before[:, had].mean()) if had.any() else None
+    found = evidence.value(question) if rule.bound in ("min", "max") else evidence.difference(question)
+    shown = evidence.difference(question)
+    now = has_values(evidence.now)
+    draft = Decision(
+        rule, "not enough data", question, int(kept.sum()), kept.size, before,
+        float(evidence.now[:, now].mean()) if now.any() else None,
+        shown.interval(LEVEL) if shown else None,
+    )  # fmt: skip
+    if evidence.same and rule.bound in ("margin", "margin_share"):
+        return replace(draft, verdict="pass", shade="the same weights")
+    if found is None:
+        return replace(draft, note=_why_unknown(evidence, question))
+    line, good_above = _line(rule, before or 0.0)
+    interval, tails = found.interval(LEVEL), found.p(line)
+    inside = interval.low > line if good_above else interval.high < line
+    if not inside:
+        note = _why_undecided(found, interval, line)
+        return replace(draft, p=tails.below if good_above else tails.above, note=note)
+    if evidence.lost > LOST_SHARE * had.sum():
+        return replace(draft, note=f"{evidence.lost} items that had a value have none now")
+    shade = _shade(found.interval(0.95), line, good_above) if rule.bound in ("margin", "margin_share") else ""
+    return replace(draft, verdict="pass", shade=shade)
+
+
+def _settled(draft: Decision, p: float) -> Decision:
+    if draft.p is None:
+        return draft
+    if p < ALPHA:
+        return replace(draft, verdict="regressed", p=p, note=f"p {p:.2g}, adjusted for all rules of this check")
+    return replace(draft, p=p)
+
+
+def _line(rule: Rule, before: float) -> tuple[float, bool]:
+    """What an interval must lie beyond, and on which side is good: in the metric's own direction."""
+    if rule.bound in ("min", "max"):
+        return rule.limit, rule.bound == "min"
+    margin = rule.limit * abs(before) if rule.bound == "margin_share" else rule.limit
+    return (-margin, True) if rule.better == "higher" else (margin, False)
+
+
+def _shade(found: Interval, line: float, good_above: bool) -> str:
+    """What a pass says beyond "not worse by more than the margin", from the two-sided 95% interval."""
+    low, high = (found.low, found.high) if good_above else (-found.high, -found.low)
+    if low > 0:
+        return "improved"
+    if high < 0:
+        return "worse, within the margin"
+    return "equivalent" if high < abs(line) and low > -abs(line) else ""
+
+
+def _why_unknown(evidence: Evidence, question: Question) -> str:
+    seeds = min(len(evidence.now), len(evidence.before))
+    if question == "this recipe" and seeds < stats.MIN_SEEDS:
+        return f"a recipe needs {stats.MIN_SEEDS} random seeds a side; there are {seeds}"
+    return "too few items, or too few passages, have values on both sides"
+
+
+def _why_undecided(found: Estimate, interval: Interval, line: float) -> str:
+    """What keeps a rule from a verdict, and how many items would bring one if the truth were "no change"."""
+    text = f"[{interval.low:+.4f}, {interval.high:+.4f}] reaches across {line:+.4g}"
+    distance = abs(found.value - line)
+    if not distance or interval.low == interval.high:
+        return text
+    return f"{text}; about {power.items_needed_from(interval, distance)} items would tell, were they all like these"

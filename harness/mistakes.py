@@ -1,0 +1,302 @@
+"""Wrong test items of the run's best student, grouped by cause, with everybody's answers side by side.
+
+Read from stored scores alone: no model is loaded. An item may have several causes; it is listed under the first
+that applies, in the order of CAUSES, and its other causes are named beside it:
+
+    repeated         a third of its three-word runs repeat earlier ones, or it loops
+    cut              it ran into the limit of tokens
+    misspelt         a tenth of its words are in no dictionary, or it nearly spells a label
+    off-topic        its meaning is far from what was asked
+    confused labels  it gives another label, or another of the choices that all items share; which pair, counted
+    unparsed         it gives no label, number or form that was asked for
+    other            none of these
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.analysis import Arm, arms
+from harness.config import Run
+from harness.errors import UsageError, nearest
+from harness.records import Cell, Item, Score, Scorecard
+from harness.results import Results, load_results
+from harness.scoring.open_ended import CANARY
+from harness.scoring.quality import loop_length, named_label, rep_n
+from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
+from harness.store import write_atomic
+from harness.terminal import Terminal, printable
+
+CAUSES = ("repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
+REPEATED = 1 / 3  # share of repeated three-word runs
+MISSPELT = 0.1  # share of words
+ALIKE = 0.8  # of difflib: "bateries" is "batteries"
+SHOWN = {"terminal": 3, "file": 25}  # items of a group
+LONGEST = 300  # characters of a text shown
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong item of the student under study."""
+
+    item: str  # its id
+    prompt: str
+    gold: str
+    causes: tuple[str, ...]  # in the order of CAUSES; the first is the group
+    pair: tuple[str, str] | None  # (gold label, given label) where labels are confused
+    answers: tuple[tuple[str, str, bool], ...]  # (who, answer, right) of every arm, the student's own among them
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """All mistakes on one suite."""
+
+    suite: str
+    student: str  # who made them
+    items: int  # test items
+    failed: int  # of these, never answered: no mistakes of the student's
+    found: tuple[Mistake, ...]
+    by_arm: tuple[tuple[str, dict[str, int]], ...]  # (who, cause -> items) of every arm
+
+    @property
+    def groups(self) -> dict[str, list[Mistake]]:
+        """Cause -> mistakes, in the order of CAUSES; empty ones left out."""
+        grouped = {cause: [m for m in self.found if m.causes[0] == cause] for cause in CAUSES}
+        return {cause: members for cause, members in grouped.items() if members}
+
+    @property
+    def confused(self) -> list[tuple[tuple[str, str], int]]:
+        """(gold, given) -> how often, the most frequent first; every wrong item that gives a label counts."""
+        counts = Counter(m.pair for m in self.found if m.pair)
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def mistakes(run: Run, suite: str | None, terminal: Terminal) -> list[Mistakes]:
+    """Print the groups and write runs/NAME/eval/errors.md; all suites of the run unless one is named.
+
+    The student is the one that `ship` names, else the largest filtered size. Raises UsageError for a suite the
+    run has not, for missing scores, and when there is no tuned student.
+    """
+    if suite is not None and suite not in run.suites:
+        known = ", ".join(run.suites)
+        raise UsageError(
+            f"--suite {suite!r}: {run.name} has no such suite{nearest(suite, run.suites)}; it has: {known}"
+        )
+    results = load_results(run.folder)
+    cell = _student(run, results)
+    wanted = [run.suites[suite]] if suite else list(run.suites.values())
+    found = [study(results, one, cell) for one in wanted if any(c.suite == one.name for c in results.cards)]
+    if not found:
+        raise UsageError(f"{results.folder}: no stored scores of {suite or run.name}; make eval RUN={run.name}")
+    path = run.folder / "eval" / "errors.md"
+    title = f"# {run.name}: what {_plain(cell.name)} gets wrong\n\n"
+    write_atomic(path, title + "\n".join(_markdown(one) for one in found))
+    for one in found:
+        terminal.say(_text(one))
+    terminal.say(f"errors: {path.relative_to(run.root)}")
+    return found
+
+
+def study(results: Results, suite: Suite, cell: Cell) -> Mistakes:
+    """The mistakes of one student on one suite, beside the base and the other sizes of its data.
+
+    Raises UsageError when the student was not scored on it.
+    """
+    beside = _beside(arms(results, suite.name), cell)
+    cards = {title: card for title, card in beside if card.cell is not None}
+    own = next((title for title, card in beside if card.cell == cell and card.prompting == "zero_shot"), None)
+    if own is None:
+        raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {suite.name}; eval again")
+    scores = {title: {s.item: s for s in results.scores(card) if s.split == "test"} for title, card in cards.items()}
+    items = {item.id: item for item in suite.items}
+    wrong = {
+        title: {
+            key: causes(s, items.get(key), suite) for key, s in by_item.items() if is_wrong(s, items.get(key), suite)
+        }
+        for title, by_item in scores.items()
+    }
+    found = []
+    for key, why in wrong[own].items():
+        item, score = items.get(key), scores[own][key]
+        answers = tuple(
+            (title, _answer(by_item[key], suite), key not in wrong[title])
+            for title, by_item in scores.items()
+            if key in by_item
+        )
+        prompt = item.text if item else f"(item {key}: {_why_unknown(suite)})"
+        found.append(Mistake(key, prompt, _gold(score, item), why, given_label(score, suite), answers))
+    counts = [(title, dict(Counter(why[0] for why in by_item.values()))) for title, by_item in wrong.items()]
+    failed = sum(score.status == "failed" for score in scores[own].values())
+    return Mistakes(suite.name, own, len(scores[own]), failed, tuple(found), tuple(counts))
+
+
+def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
+    """Whether an answered item is not right: unparsed or below one half of accuracy; without a right answer,
+    whether the text itself has a fault."""
+    if score.status == "failed" or CANARY in score.tags:
+        return False
+    if score.status == "unparsed":
+        return True
+    if "accuracy" in score.values:
+        return score.values["accuracy"] < 0.5
+    return causes(score, item, suite) != ("other",)
+
+
+def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
+    """Every cause that applies, in the order of CAUSES; ("other",) where none does."""
+    values = score.values
+    share = values.get("rep_3", rep_n(score.output, 3)) or 0.0
+    applies = {
+        "repeated": share >= REPEATED or loop_length(score.output) is not None,
+        "cut": score.cut,
+        "misspelt": values.get("misspelling_rate", 0.0) >= MISSPELT or _nearly_a_label(score, item, suite),
+        "off-topic": _says(score, "off_topic"),
+        "confused labels": given_label(score, suite) is not None,
+        "unparsed": score.status == "unparsed",
+    }
+    return tuple(cause for cause in CAUSES if applies.get(cause)) or ("other",)
+
+
+def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
+    """(gold, given) where another label was given, or another of the choices that all items share; else None.
+
+    An open instruction that is answered with nothing but a label counts as confused with that label.
+    """
+    if isinstance(suite.spec, OpenEndedSuite):
+        return ("(free text)", score.output.strip()) if _says(score, "label_collapse") else None
+    given = score.picked
+    if isinstance(suite.spec, LabelsSuite):
+        given = named_label(score.output, suite.items[0].choices) or ""
+    elif len({item.choices for item in suite.items}) != 1:
+        return None  # every question has its own choices: there is no pair to count
+    return (score.gold, given) if given and given != score.gold else None
+
+
+def _says(score: Score, name: str) -> bool:
+    """Whether a yes-or-no value was stored and is yes."""
+    return score.values.get(name, 0.0) >= 0.5
+
+
+def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
+    if score.status != "unparsed" or not isinstance(suite.spec, LabelsSuite) or item is None:
+        return False
+    labels = [label.casefold() for label in item.choices]
+    return any(difflib.get_close_matches(word, labels, n=1, cutoff=ALIKE) for word in score.output.casefold().split())
+
+
+def _student(run: Run, results: Results) -> Cell:
+    """The cell whose mistakes are studied."""
+    ship = run.file.ship
+    tuned = {card.cell for card in results.cards if card.cell and card.cell.size and card.prompting == "zero_shot"}
+    if ship and ship.size:
+        size = len(run.seeds) if ship.data == "seeds_only" else ship.size
+        return Cell(student=ship.student, data=ship.data, size=size, random_seed=ship.random_seed)
+    best = sorted(tuned, key=lambda c: (c.data == "filtered", c.size, c.student, -c.random_seed))
+    if not best:
+        raise UsageError(f"{results.folder}: no tuned student was scored; make train eval RUN={run.name}")
+    return best[-1]
+
+
+def _beside(found: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
+    """The base in each prompting, then each size of the same data: one random seed of each, the cell's if there."""
+    picked: list[tuple[str, Scorecard]] = []
+    for arm in found:
+        if arm.student != cell.student or (arm.kind == "student" and arm.data != cell.data):
+            continue
+        same = [c for c in arm.cards if c.cell and c.cell.random_seed == cell.random_seed]
+        picked.append((arm.title, (same or list(arm.cards))[0]))
+    return picked
+
+
+def _why_unknown(suite: Suite) -> str:
+    """Why the text of an item is not at hand."""
+    if isinstance(suite.spec, BenchmarkSuite):
+        return "the rows of public benchmarks are not stored"
+    return "the suite changed since it was scored"
+
+
+def _answer(score: Score, suite: Suite) -> str:
+    if score.status == "failed":
+        return f"(failed: {score.error})"
+    if score.output.strip():
+        return score.output
+    if isinstance(suite.spec, LabelsSuite):  # where the written answer counts, the likeliest label is no answer
+        return f"(nothing; likeliest: {score.picked})" if score.picked else "(nothing)"
+    return score.picked or "(nothing)"
+
+
+def _gold(score: Score, item: Item | None) -> str:
+    return score.gold or " / ".join(item.answers if item else ())
+
+
+# --- what people read ---------------------------------------------------------------------------------------
+
+
+def _text(found: Mistakes) -> str:
+    """For the terminal: counts, then a few items of each group. Terminal.say drops control characters."""
+    lines = [_headline(found)]
+    for cause, members in found.groups.items():
+        lines.append(f"  {cause}: {len(members)}")
+        for one in members[: SHOWN["terminal"]]:
+            lines.append(f"    {_short(one.prompt)}")
+            lines.append(f"      gold: {_short(one.gold)}{_also(one)}")
+            lines += [f"      {'+' if right else '-'} {who}: {_short(answer)}" for who, answer, right in one.answers]
+        lines += _more(members, SHOWN["terminal"], "    ")
+    lines += [f"  {gold} taken for {given}: {count}" for (gold, given), count in found.confused[:10]]
+    return "\n".join(lines)
+
+
+def _headline(found: Mistakes) -> str:
+    failed = f" ({found.failed} more were never answered: an engine failure, see the report)" if found.failed else ""
+    return f"{found.suite}: {found.student}: {len(found.found)} of {found.items} test items wrong{failed}"
+
+
+def _also(one: Mistake) -> str:
+    return f" (also {', '.join(one.causes[1:])})" if one.causes[1:] else ""
+
+
+def _more(members: Sequence[Mistake], shown: int, indent: str = "") -> list[str]:
+    return [f"{indent}... and {len(members) - shown} more"] if len(members) > shown else []
+
+
+def _markdown(found: Mistakes) -> str:
+    """For errors.md: the causes of every arm, the confused pairs, the items; what models wrote is escaped."""
+    lines = [f"## {_plain(found.suite)}\n", _plain(_headline(found)) + ".\n"]
+    lines += ["| wrong items by cause | " + " | ".join(CAUSES) + " | all |", "|---" * (len(CAUSES) + 2) + "|"]
+    for who, counts in found.by_arm:
+        numbers = [str(counts.get(cause, 0)) for cause in CAUSES]
+        lines.append(f"| {_plain(who)} | {' | '.join(numbers)} | {sum(counts.values())} |")
+    lines.append("")
+    if found.confused:
+        lines += ["| gold | taken for | items |", "|---|---|---|"]
+        lines += [f"| {_plain(gold)} | {_plain(given)} | {count} |" for (gold, given), count in found.confused]
+        lines.append("")
+    for cause, members in found.groups.items():
+        lines.append(f"### {cause}: {len(members)}\n")
+        for one in members[: SHOWN["file"]]:
+            lines.append(f"**{_plain(one.prompt)}** gold: {_plain(one.gold)}{_plain(_also(one))}\n")
+            lines += ["| who | answer | right |", "|---|---|---|"]
+            lines += [f"| {_plain(w)} | {_plain(a)} | {'yes' if right else 'no'} |" for w, a, right in one.answers]
+            lines.append("")
+        lines += [line + "\n" for line in _more(members, SHOWN["file"])]
+    return "\n".join(lines) + "\n"
+
+
+def _short(text: str) -> str:
+    flat = " ".join(printable(text).split())
+    return flat if len(flat) <= LONGEST else flat[:LONGEST] + "..."
+
+
+def _plain(text: str) -> str:
+    """Text as itself on one line of Markdown: no markup, no HTML, no links, no control characters.
+
+    CommonMark takes a backslash before any ASCII punctuation as that character; `&` and `<` become entities, for
+    readers that look for HTML first.
+    """
+    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+    kept = " .,;:'\"?/%-()"  # no markup inside a line (a link needs its bracket), and unreadable when escaped
+    escaped = (c if c.isalnum() or not c.isascii() or c in kept else entities.get(c, "\\" + c) for c in _short(text))
+    return "".join(escaped).replace("www.", "www\\.").replace("://", "\\://")  # bare addresses become links

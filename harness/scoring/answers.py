@@ -1,0 +1,434 @@
+"""How a written answer is judged: a closed set of kinds, each a frozen record with one pure method.
+
+text    the words of an accepted answer: exact, normalised, contained, token F1, ROUGE-L
+number  a number within a tolerance
+json    JSON against a schema, field by field
+A `facts` and an `unanswerable` suite are judged by Fact and Abstention, which no suite file names.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections import Counter
+from functools import cache
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from harness.errors import UsageError
+from harness.records import Item, Record
+from harness.scoring.abstention import abstains
+from harness.text import normalise
+
+
+class AnswerScorer(Protocol):
+    """Judges one written answer."""
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """The values of an answer that cannot be read: it counts as wrong."""
+        ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Where an answer ends when a plain text is continued; a chat has its end of turn."""
+        ...
+
+    def reference(self, item: Item) -> str:
+        """An answer that is right."""
+        ...
+
+    def problem(self, answer: str) -> str:
+        """Why an accepted answer of an item could never be right, or ''."""
+        ...
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """Values, each 0 to 1, named as in `unread`; None for an answer that cannot be read."""
+        ...
+
+
+# --- text ------------------------------------------------------------------------------------------------------
+
+Match = Literal["exact", "normalised", "contains"]
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+def answer_tokens(text: str) -> list[str]:
+    """Words in one case, without punctuation and English articles, as SQuAD compares them (Rajpurkar 2016).
+
+    A text of nothing else, such as "+" or "The", keeps what it has.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    bare = "".join(c for c in folded if unicodedata.category(c)[0] not in "PS" and unicodedata.category(c) != "Cf")
+    return [word for word in bare.split() if word not in _ARTICLES] or folded.split()
+
+
+def token_f1(output: str, gold: str) -> float:
+    """Harmonic mean of precision and recall over shared words, with repeats (Rajpurkar et al. 2016, SQuAD)."""
+    ours, theirs = answer_tokens(output), answer_tokens(gold)
+    shared = (Counter(ours) & Counter(theirs)).total()
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+
+
+def contains(output: str, gold: str) -> bool:
+    """Whether the words of `gold` stand in `output`, in a row: how often a chatty model is right (Mallen 2023)."""
+    needle, words = answer_tokens(gold), answer_tokens(output)
+    return bool(needle) and any(words[i : i + len(needle)] == needle for i in range(len(words) - len(needle) + 1))
+
+
+def rouge_l(output: str, gold: str) -> float:
+    """F-measure of the longest common subsequence of words (Lin 2004), by the package rouge_score, no stemming.
+
+    That package knows Latin letters and digits only: a text in another script has no words for it, and gets 0.
+    Raises UsageError when the package is not installed.
+    """
+    return float(_rouge().score(gold, output)["rougeL"].fmeasure)
+
+
+@cache
+def _rouge() -> Any:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise UsageError("ROUGE-L needs rouge-score, which is not installed: make setup EXTRAS=train") from error
+    return RougeScorer(["rougeL"], use_stemmer=False)
+
+
+def _matches(match: Match, output: str, gold: str) -> bool:
+    if match == "exact":
+        return output.strip() == gold.strip()
+    return answer_tokens(output) == answer_tokens(gold) if match == "normalised" else contains(output, gold)
+
+
+class TextAnswer(Record):
+    """A short text; the best over the accepted answers counts, measure by measure."""
+
+    kind: Literal["text"] = "text"
+    match: Match = "normalised"  # which of these is the accuracy
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """As AnswerScorer."""
+        return dict.fromkeys(("accuracy", "exact", "normalised", "contains", "token_f1", "rouge_l"), 0.0)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """A line."""
+        return ("\n",)
+
+    def reference(self, item: Item) -> str:
+        """The first accepted answer."""
+        return item.answers[0]
+
+    def problem(self, answer: str) -> str:
+        """As AnswerScorer."""
+        return "" if answer.strip() else f"{answer!r} is empty"
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """As AnswerScorer. Raises UsageError when rouge_score is not installed."""
+        if not output.strip():
+            return None
+        values = {
+            "exact": float(any(_matches("exact", output, gold) for gold in item.answers)),
+            "normalised": float(any(_matches("normalised", output, gold) for gold in item.answers)),
+            "contains": float(any(contains(output, gold) for gold in item.answers)),
+            "token_f1": max(token_f1(output, gold) for gold in item.answers),
+            "rouge_l": max(rouge_l(output, gold) for gold in item.answers),
+        }
+        return {"accuracy": values[self.match], **values}
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------
+
+
+def numbers(text: str, decimal: Literal["point", "comma"] = "point") -> list[float]:
+    """The finite numbers in a text, in order: 1,234.5 with a decimal point is 1.234,5 with a decimal comma.
+
+    A sign counts where no letter or digit stands before it ("3-4" is 3 and 4); a unit may follow at once.
+    """
+    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
+    group, point = (",", ".") if decimal == "point" else (".", ",")
+    return [
+        value
+        for found in _pattern(group, point).findall(plain)
+        if math.isfinite(value := float(found.replace(group, "").replace(point, ".")))
+    ]
+
+
+@cache
+def _pattern(group: str, point: str) -> re.Pattern[str]:
+    whole = rf"\d{{1,3}}(?:{re.escape(group)}\d{{3}})+(?!\d)|\d+"
+    fraction = rf"{re.escape(point)}\d+"
+    return re.compile(rf"(?<![\w.])[+-]?(?:(?:{whole})(?:{fraction})?|(?<!\d){fraction})(?:[eE][+-]?\d+)?")
+
+
+class NumberAnswer(Record):
+    """A number: the last one written, since a model that works something out ends with its result."""
+
+    kind: Literal["number"] = "number"
+    tolerance: Annotated[float, Field(ge=0)] = 0.0  # in the answer's own unit
+    relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a share of the right answer; the larger counts
+    decimal: Literal["point", "comma"] = "point"  # how a fraction is written
+    take: Literal["last", "only"] = "last"  # only: an answer with several different numbers cannot be read
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """As AnswerScorer."""
+        return {"accuracy": 0.0}
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """A line."""
+        return ("\n",)
+
+    def reference(self, item: Item) -> str:
+        """The first accepted answer."""
+        return item.answers[0]
+
+    def problem(self, answer: str) -> str:
+        """As AnswerScorer."""
+        many = len(numbers(answer, self.decimal))
+        return "" if many == 1 else f"{answer!r} holds {many} numbers, where one is wanted (decimal {self.decimal})"
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """As AnswerScorer; None without a number."""
+        found = self._read(output)
+        if found is None:
+            return None
+        golds = [gold for answer in item.answers if (gold := self._read(answer)) is not None]
+        return {"accuracy": float(any(self._near(found, gold) for gold in golds))}
+
+    def _read(self, text: str) -> float | None:
+        found = numbers(text, self.decimal)
+        if not found or (self.take == "only" and len(set(found)) > 1):
+            return None
+        return found[-1]
+
+    def _near(self, found: float, gold: float) -> bool:
+        # a hair more than the tolerance: 0.3 - 0.2 is not 0.1 to a computer
+        allowed = max(self.tolerance, self.relative_tolerance * abs(gold))
+        return abs(found - gold) <= allowed + 1e-9 * abs(gold)
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+
+
+class JsonAnswer(Record):
+    """A JSON value against a schema; right when it is valid and every field is."""
+
+    kind: Literal["json"] = "json"
+    json_schema: dict[str, Any] | str  # a JSON Schema, here or in a file (relative to the project)
+
+    @field_validator("json_schema")
+    @classmethod
+    def _sound(cls, value: dict[str, Any] | str) -> dict[str, Any] | str:
+        problem = schema_problem(value) if isinstance(value, dict) else ""
+        if problem:
+            raise ValueError(problem)
+        return value
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The properties the schema names at its top."""
+        named = self.json_schema.get("properties", {}) if isinstance(self.json_schema, dict) else {}
+        return tuple(named)
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """As AnswerScorer: the whole, whether the schema allows it, and each field."""
+        return dict.fromkeys(("accuracy", "valid", *(f"field_{name}" for name in self.fields)), 0.0)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """An empty line: JSON may have many."""
+        return ("\n\n",)
+
+    def reference(self, item: Item) -> str:
+        """The first accepted answer."""
+        return item.answers[0]
+
+    def problem(self, answer: str) -> str:
+        """As AnswerScorer; whether the schema allows it is not looked at where jsonschema is not installed."""
+        try:
+            value = json.loads(answer, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return f"{answer!r} is not JSON"
+        try:
+            validator = _validator(json.dumps(self.json_schema, sort_keys=True))
+        except UsageError:
+            return ""
+        first = next(iter(validator.iter_errors(value)), None)
+        return f"{answer!r} is not what the schema allows: {first.message}" if first else ""
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """As AnswerScorer; None where there is no JSON. Of several accepted answers the one with most right counts.
+
+        Texts are equal without case and punctuation; numbers by value; true is not 1. Raises UsageError when
+        jsonschema is not installed.
+        """
+        found = read_json_answer(output)
+        if found is _NOTHING:
+            return None
+        try:
+            valid = float(_validator(json.dumps(self.json_schema, sort_keys=True)).is_valid(found))
+            rated = [self._compare(found, json.loads(gold)) for gold in item.answers]
+        except RecursionError:  # nested too deeply to be compared
+            return None
+        best = max(rated, key=lambda values: (values["accuracy"], sum(values.values())))
+        return {**best, "accuracy": best["accuracy"] * valid, "valid": valid}
+
+    def _compare(self, found: Any, gold: Any) -> dict[str, float]:
+        values = {"accuracy": float(_equal(found, gold))}
+        for name in self.fields:
+            ours, theirs = (x.get(name, _NOTHING) if isinstance(x, dict) else _NOTHING for x in (found, gold))
+            values[f"field_{name}"] = float(isinstance(found, dict) and _equal(ours, theirs))
+        return values
+
+
+class _Nothing:
+    """Stands where there is no JSON value; null is one."""
+
+
+_NOTHING = _Nothing()
+
+
+def read_json_answer(text: str) -> Any:
+    """The JSON value of an answer: the whole of it, a fenced block, or the first object in it."""
+    fenced = _FENCE.search(text)
+    for candidate in (text.strip(), *([fenced[1].strip()] if fenced else [])):
+        try:
+            return json.loads(candidate, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            continue
+    at = text.find("{")
+    if at < 0:
+        return _NOTHING
+    try:
+        return json.JSONDecoder(parse_constant=_refuse).raw_decode(text[at:])[0]
+    except (ValueError, RecursionError):
+        return _NOTHING
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, str) and isinstance(b, str):
+        return normalise(a) == normalise(b)
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return a == b or math.isclose(a, b, rel_tol=1e-9)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a is b  # null, or a field that neither has
+
+
+def schema_problem(schema: dict[str, Any]) -> str:
+    """What is wrong with a JSON Schema, or ''. Without jsonschema, in a base install, nothing is looked at."""
+    if _refers_outside(schema):
+        return "a $ref may point inside the schema only ('#/...')"
+    try:
+        import jsonschema
+    except ImportError:
+        return ""  # reading scores needs no schema; scoring itself says that it is missing
+    try:
+        jsonschema.validators.validator_for(schema).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        where = ".".join(map(str, error.absolute_path))
+        return f"not a JSON Schema: {where + ': ' if where else ''}{error.message}"
+    return ""
+
+
+def _refers_outside(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        target = schema.get("$ref", "#")
+        outside = isinstance(target, str) and not target.startswith("#")
+        return outside or any(_refers_outside(value) for value in schema.values())
+    return isinstance(schema, list) and any(map(_refers_outside, schema))
+
+
+@cache
+def _validator(schema: str) -> Any:
+    try:
+        import jsonschema
+    except ImportError as error:
+        raise UsageError("JSON answers need jsonschema, which is not installed: make setup EXTRAS=train") from error
+    read = json.loads(schema)
+    return jsonschema.validators.validator_for(read)(read)
+
+
+# --- knowing and not knowing -----------------------------------------------------------------------------------
+
+
+class Fact(Record):
+    """Answered right, abstained or wrong: exactly one. A right answer in a doubtful sentence is right."""
+
+    match: Match = "contains"
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """As AnswerScorer."""
+        return {"accuracy": 0.0, "abstained": 0.0, "wrong": 1.0}
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """A line."""
+        return ("\n",)
+
+    def reference(self, item: Item) -> str:
+        """The first accepted answer."""
+        return item.answers[0]
+
+    def problem(self, answer: str) -> str:
+        """As AnswerScorer."""
+        return "" if answer.strip() else f"{answer!r} is empty"
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """As AnswerScorer."""
+        if not output.strip():
+            return None
+        right = any(_matches(self.match, output, gold) for gold in item.answers)
+        silent = not right and abstains(output)
+        return {"accuracy": float(right), "abstained": float(silent), "wrong": float(not right and not silent)}
+
+
+class Abstention(Record):
+    """A question nobody can answer: right is to say so."""
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """As AnswerScorer: who says nothing has neither abstained nor made something up."""
+        return {"accuracy": 0.0, "abstained": 0.0, "made_up": 0.0}
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """A line."""
+        return ("\n",)
+
+    def reference(self, item: Item) -> str:
+        """An abstention."""
+        return "I don't know."
+
+    def problem(self, answer: str) -> str:
+        """As AnswerScorer: nothing is accepted."""
+        return f"{answer!r}: an unanswerable item has no answer"
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """As AnswerScorer."""
+        if not output.strip():
+            return None
+        silent = float(abstains(output))
+        return {"accuracy": silent, "abstained": silent, "made_up": 1 - silent}
+
+
+# A new kind joins here (harness.scoring.rubric.Rubric, kind: rubric), and nowhere else.
+AnyAnswer = Annotated[TextAnswer | NumberAnswer | JsonAnswer, Field(discriminator="kind")]

@@ -1,0 +1,68 @@
+"""How far a student has moved from its base, token by token, on text that the base itself wrote.
+
+Accuracy moves in steps and needs many items; this moves with every weight. The base answers the open prompts
+once; base and student then read the same answers, and at each token what they expect next is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from harness.records import Item, Message, Pair, Score
+from harness.scoring.base import NextTokens, StudentEngine
+from harness.scoring.quality import token_kl
+from harness.store import write_atomic
+
+TOP = 256  # the base's likeliest tokens that are compared one by one; all others count as one
+
+
+def reading_pairs(items: Sequence[Item], base: Sequence[Score], engine: StudentEngine) -> list[Pair | None]:
+    """Each open prompt with the base's answer as token ids; None where the base wrote nothing."""
+    outputs = {score.item: score.output for score in base}
+    pairs: list[Pair | None] = []
+    for item in items:
+        answer = outputs.get(item.id, "")
+        if not answer.strip():
+            pairs.append(None)
+            continue
+        messages = (Message(role="user", content=item.text),)
+        context, continuation = engine.prompt_ids(messages), engine.answer_ids(messages, answer)
+        fits = len(context) + len(continuation) <= engine.max_length
+        pairs.append(Pair(context=context, continuation=continuation) if fits else None)
+    return pairs
+
+
+def store_expected(path: Path, pairs: Sequence[Pair | None], engine: StudentEngine) -> None:
+    """Write what the base expects at each token of its own answers."""
+    there = [pair for pair in pairs if pair is not None]
+    found = engine.next_tokens(there, TOP)
+    arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
+        "positions": np.array([len(next_.ids) for next_ in found], dtype=np.int64),
+        "ids": np.concatenate([next_.ids for next_ in found]) if found else np.empty((0, TOP), np.int64),
+        "logprobs": np.concatenate([next_.logprobs for next_ in found]) if found else np.empty((0, TOP), np.float32),
+    }
+    buffer = BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keywords for its own flag
+    write_atomic(path, buffer.getvalue())
+
+
+def load_expected(path: Path) -> list[NextTokens]:
+    """What `store_expected` wrote, one entry per pair that was there."""
+    with np.load(path) as stored:
+        ends = np.cumsum(stored["positions"])[:-1]
+        ids, logprobs = np.split(stored["ids"], ends), np.split(stored["logprobs"], ends)
+    return [NextTokens(i, p) for i, p in zip(ids, logprobs, strict=True)]
+
+
+def moved(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> dict[str, float]:
+    """item id -> mean KL divergence (nats per token) of the student from its base, a lower bound; see `token_kl`."""
+    expected = load_expected(path)
+    there = [(item, pair) for item, pair in zip(items, pairs, strict=True) if pair is not None]
+    if not there:
+        return {}
+    own = engine.next_tokens([pair for _, pair in there], TOP, at=expected)
+    return {item.id: kl for (item, _), kl in zip(there, token_kl(own, expected), strict=True)}

@@ -1,0 +1,305 @@
+"""Items from files and from the hub: JSONL, CSV, Parquet or a hub dataset, with a mapping of their columns.
+
+Without `fields` and `tags` a row holds our own names and nothing else. With them the columns that are named are
+read, our own names are taken where they exist, and all other columns are left alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import Discriminator, Field, Tag, ValidationError
+
+from harness.errors import UsageError, nearest
+from harness.records import Record
+from harness.store import read_jsonl
+
+M = TypeVar("M", bound=Record)
+Located = tuple[str, dict[str, Any]]  # where a row stands, and its columns
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+MAX_CELL = 10_000_000  # characters of one CSV cell
+INSTALL = "make setup EXTRAS=train, or pip install 'harness[train]'"
+
+
+class HubItems(Record):
+    """Rows of a dataset on the Hugging Face hub."""
+
+    hub: Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")]  # owner/name
+    config: str | None = None
+    split: str = "test"
+    revision: str | None = None  # commit or tag; without it the items may change from day to day
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return "/".join(part for part in (self.hub, self.config, self.split) if part)
+
+
+def _form(value: Any) -> str:
+    return "file" if isinstance(value, str) else "dataset"
+
+
+Source = Annotated[  # a file, relative to the project, or a hub dataset
+    Annotated[str, Tag("file")] | Annotated[HubItems, Tag("dataset")], Discriminator(_form)
+]
+
+
+def title(source: str | HubItems) -> str:
+    """What messages call a source."""
+    return source if isinstance(source, str) else source.title
+
+
+def read_items(
+    source: str | HubItems, root: Path, model: type[M], fields: Mapping[str, str], tags: Sequence[str], place: str
+) -> list[tuple[str, M]]:
+    """(where it stands, record) of every row, in order.
+
+    `fields` maps a field of `model` to a column, `tags` names columns whose values become tags; dots lead into
+    nested columns. `place` is where the suite names `source`. Raises UsageError naming file, line or row, field,
+    value and the nearest column; for a library that is not installed it says how to get it.
+    """
+    unknown = [name for name in fields if name not in model.model_fields]
+    if unknown:
+        names = [name for name in model.model_fields if name != "tags"]
+        raise UsageError(
+            f"{place}: fields: {unknown[0]!r} is no field of an item{nearest(unknown[0], names)};"
+            f" allowed: {', '.join(names)}"
+        )
+    mapped = bool(fields or tags)
+    if isinstance(source, str):
+        path = _existing(source, root, place)
+        if path.suffix == ".jsonl" and not mapped:
+            return [(f"{path}:{line}", record) for line, record in read_jsonl(path, model)]
+        located: Iterator[Located] = _READERS[path.suffix](path)
+    else:
+        located = _hub_rows(source, model, fields, place)
+    return [(where, _record(row, where, model, fields, tags, mapped)) for where, row in located]
+
+
+def _existing(source: str, root: Path, place: str) -> Path:
+    path = root / source
+    if not path.is_file():
+        names = [os.path.relpath(p, root) for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UsageError(f"{place}: items: there is no file {source}{nearest(source, names)}")
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{place}: items: {source} is of no known format; allowed: {', '.join(FORMATS)}, or a hub")
+    return path
+
+
+# --- from a row's columns to a record --------------------------------------------------------------------------
+
+
+def _record(
+    row: Mapping[str, Any], where: str, model: type[M], fields: Mapping[str, str], tags: Sequence[str], mapped: bool
+) -> M:
+    if mapped:
+        found = {name: row[name] for name in model.model_fields if name in row and name not in fields}
+        found |= {name: _at(row, path, f"{where}: {name}") for name, path in fields.items()}
+    else:
+        found = dict(row)
+    for name, info in model.model_fields.items():
+        if name in found:
+            found[name] = _cell(found[name], _kinds(info.annotation))
+    # a column of nothing is a column that is not there
+    found = {name: value for name, value in found.items() if value is not None}
+    if tags:
+        values = [(path, _at(row, path, f"{where}: tags")) for path in tags]
+        found["tags"] = (*found.get("tags", ()), *(f"{path}={v}" for path, value in values for v in _listed(value)))
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(_message(error, where, model, row, fields)) from error
+
+
+def _message(
+    error: ValidationError, where: str, model: type[Record], row: Mapping[str, Any], fields: Mapping[str, str]
+) -> str:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return (
+            f"{where}: {name}: unknown column{nearest(name, model.model_fields)}; allowed: "
+            f"{', '.join(model.model_fields)}; or map the columns with `fields`"
+        )
+    if first["type"] == "missing":
+        return (
+            f"{where}: {name}: there is no value{nearest(name, row)}; the columns are: {', '.join(map(str, row))};"
+            f" name one with fields: {{{name}: COLUMN}}"
+        )
+    column = f" (column {fields[name]!r})" if name in fields else ""
+    shown = repr(first["input"])
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {name}{column}: {shown}: {text[:1].lower()}{text[1:]}"
+
+
+def _at(row: Mapping[str, Any], path: str, what: str) -> Any:
+    """The value of a column; dots lead inwards, through a list by its index. Raises UsageError."""
+    if path in row:
+        return row[path]
+    current: Any = row
+    for i, part in enumerate(path.split(".")):
+        if isinstance(current, Mapping) and part in current:
+            current = current[part]
+        elif isinstance(current, list | tuple) and part.isdecimal() and int(part) < len(current):
+            current = current[int(part)]
+        else:
+            inside = f" inside {'.'.join(path.split('.')[:i])!r}" if i else ""
+            names = [str(name) for name in current] if isinstance(current, Mapping) else []
+            listed = f"; the columns{inside} are: {', '.join(names)}" if names else ""
+            raise UsageError(f"{what}: there is no column {part!r}{inside}{nearest(part, names)}{listed}")
+    return current
+
+
+def _kinds(annotation: Any) -> frozenset[type]:
+    """The plain types an annotation allows at its top: str, int, tuple, ..."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType, Annotated):
+        return frozenset().union(*(_kinds(part) for part in get_args(annotation)))
+    kind = origin or annotation
+    return frozenset([kind]) if isinstance(kind, type) else frozenset()
+
+
+def _cell(value: Any, kinds: frozenset[type]) -> Any:
+    """A cell as the field wants it: numbers as text, one text as a list of one, a list written as JSON read."""
+    if tuple in kinds and str not in kinds:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                return (value,)
+        return tuple(as_text(v) for v in _listed(value))
+    if str in kinds and int not in kinds:
+        return as_text(value)
+    return value
+
+
+def as_text(value: Any) -> Any:
+    """A number as the text that writes it; a nested value as JSON; the rest as it is."""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def jsonl_rows(path: Path) -> Iterator[Located]:
+    """(file and line, object) of every line that is not blank. Raises UsageError naming file and line."""
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{path}:{number}: not valid JSON") from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{path}:{number}: each line is a JSON object, this one is {type(row).__name__}")
+        yield f"{path}:{number}", row
+
+
+def _csv_rows(path: Path) -> Iterator[Located]:
+    """Rows under a header; an empty cell is no value."""
+    csv.field_size_limit(MAX_CELL)
+    reader = csv.reader(_read(path).splitlines(keepends=True), strict=True)
+    line = 0
+    try:
+        header = next(reader, [])
+        twice = [name for i, name in enumerate(header) if name in header[:i]]
+        if not header or twice:
+            what = f"the column {twice[0]!r} stands twice in the header" if twice else "there is no header"
+            raise UsageError(f"{path}:1: {what}")
+        line = reader.line_num
+        for cells in reader:
+            start, line = line + 1, reader.line_num
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise UsageError(f"{path}:{start}: {len(cells)} cells; the header has {len(header)}")
+            yield f"{path}:{start}", {n: cell for n, cell in zip(header, cells, strict=True) if cell != ""}
+    except csv.Error as error:
+        raise UsageError(f"{path}:{line + 1}: not valid CSV: {error}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Located]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"{path}: reading Parquet needs pyarrow, which is not installed: {INSTALL}") from error
+    try:
+        file = parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UsageError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
+
+
+_READERS = {".jsonl": jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+
+
+# --- the hub ---------------------------------------------------------------------------------------------------
+
+
+def _hub_rows(source: HubItems, model: type[Record], fields: Mapping[str, str], place: str) -> Iterator[Located]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError(f"{place}: items from the hub need datasets, which is not installed: {INSTALL}") from error
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except (OSError, ValueError, RuntimeError) as error:  # what the library raises: not there, offline, no such split
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{place}: items: the hub dataset {source.title} cannot be had: {why}") from error
+    yield from dataset_rows(rows, source.title, model, fields)
+
+
+def dataset_rows(rows: Any, title: str, model: type[Record], fields: Mapping[str, str]) -> Iterator[Located]:
+    """(where it stands, columns) of a `datasets.Dataset`; a class is given by its name where a field takes text."""
+    names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "int2str")}
+    worded = {column for column in names if not _is_number(column, model, fields)}
+    for number, row in enumerate(rows, start=1):
+        shown = {c: names[c][v] if c in worded and isinstance(v, int) and v >= 0 else v for c, v in row.items()}
+        yield f"{title}: row {number}", shown
+
+
+def _is_number(column: str, model: type[Record], fields: Mapping[str, str]) -> bool:
+    """Whether a field of ours that takes a column wants its index and not its name."""
+    wanted = [name for name in model.model_fields if fields.get(name, name) == column]
+    return any(int in _kinds(model.model_fields[name].annotation) for name in wanted)
+
+
+def texts_in(value: Any) -> list[str]:
+    """Every text inside a JSON value, in order."""
+    if isinstance(value, str):
+        return [value]
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [text for part in inside for text in texts_in(part)]

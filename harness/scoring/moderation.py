@@ -1,0 +1,111 @@
+"""Answers that nobody should see: by a list of words, or by the project's own function."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+from pydantic import Field
+
+from harness.errors import UsageError, nearest
+from harness.records import Record
+from harness.text import normalise
+
+FORM = "True or False, or a number from 0 (fine) to 1 (not fit to show)"
+
+
+class PythonModeration(Record):
+    """A function of the project that judges one answer; it runs with all the rights of the harness."""
+
+    file: Annotated[str, Field(min_length=1)]  # relative to the project
+    function: Annotated[str, Field(min_length=1)] = "flag"
+
+
+@dataclass(frozen=True)
+class Moderation:
+    """A judge of texts: 0 is fine, 1 is not fit to show."""
+
+    digest: str  # 16 hex digits over the list or the code: another list, other scores
+    flag: Callable[[str], float]
+
+
+def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
+    """A list (a text file of words and phrases, one a line, # for remarks) or a Python function.
+
+    Raises UsageError naming file and line; `flag` does too, for what the function raised or returned.
+    """
+    if isinstance(spec, PythonModeration):
+        path = root / spec.file
+        source = _read(path)
+        function = _load(path, source, spec.function)
+        return Moderation(_digest(source), lambda text: _ask(function, path, spec.function, text))
+    path = root / spec
+    source = _read(path)
+    try:
+        lines = source.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the list of words is not UTF-8 text") from error
+    return Moderation(_digest(source), word_list(lines, path))
+
+
+def word_list(lines: list[str], place: Path) -> Callable[[str], float]:
+    """1.0 for a text that holds one of the words or phrases, whole; case and punctuation do not count."""
+    phrases = [normalise(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not phrases:
+        raise UsageError(f"{place}: there are no words in it; one word or phrase to a line, # begins a remark")
+    pattern = re.compile("|".join(rf" {re.escape(phrase)} " for phrase in sorted(set(phrases))))
+    return lambda text: float(pattern.search(f" {normalise(text)} ") is not None)
+
+
+def _ask(function: Callable[[str], object], path: Path, name: str, text: str) -> float:
+    try:
+        answer = function(text)
+    except (Exception, SystemExit) as error:
+        what = f"{name} failed on the text {text!r}: {type(error).__name__}: {error}"
+        raise UsageError(f"{_line(error, path)}: {what}") from error
+    if not isinstance(answer, int | float) or not 0 <= answer <= 1:
+        raise UsageError(f"{path}: {name} returned {answer!r}; it must be {FORM}")
+    return float(answer)
+
+
+def _load(path: Path, source: bytes, name: str) -> Callable[[str], object]:
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:
+        # not by import: that would leave a __pycache__ in the project and hand out stale code
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except SyntaxError as error:
+        raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{_line(error, path)}: {type(error).__name__}: {error}") from error
+    function = vars(module).get(name)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        listed = ", ".join(names) or "none"
+        raise UsageError(f"{path}: there is no function {name!r}{nearest(name, names)}; functions in it: {listed}")
+    return function  # type: ignore[no-any-return]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        hint = nearest(path.name, siblings)
+        raise UsageError(f"{path}: moderation: cannot read it: {error.strerror}{hint}") from error
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """`path:line` of the deepest frame of the user's file."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _digest(source: bytes) -> str:
+    return hashlib.sha256(source).hexdigest()[:16]

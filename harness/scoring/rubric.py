@@ -1,0 +1,199 @@
+"""Free text judged by a model: the student's answer against the item's reference, asked in both orders.
+
+The judge picks "A" or "B" and is read by the probabilities of the two, so that nothing it writes is parsed. Judges
+lean to a position (Zheng et al. 2023, "Judging LLM-as-a-judge with MT-Bench and Chatbot Arena"): an answer wins
+only where it wins from both. Whether the judge can judge at all is measured on planted pairs, an item's own
+reference against another item's, where everybody knows which one must win.
+
+A comparison that needs no judge is not asked: an empty answer loses, the reference itself is as good as itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness import stats
+from harness.errors import UsageError
+from harness.prompts import Template, compile_template
+from harness.records import Completion, Item, Message, Origin, Record, Request, Sampling, digest
+from harness.stats import Interval
+from harness.text import normalise
+
+LETTERS = ("A", "B")
+CHANCE = 0.5  # no judge that ignores the answers gets more of the planted pairs right, however it picks
+PROMPT = """\
+Two answers to one instruction are compared by this rule: {{ rubric }}
+
+Instruction: {{ question }}
+
+Answer A:
+{{ a }}
+
+Answer B:
+{{ b }}
+
+Which answer is better by the rule, A or B? Reply with the letter only.
+"""
+
+
+class Rubric(Record):
+    """How free text is judged; a suite file holds it as `rubric`. The reference is an item's first answer."""
+
+    kind: Literal["rubric"] = "rubric"
+    rubric: Annotated[str, Field(min_length=1)]  # what makes one answer better than another, in words
+    judge: str = ""  # the judge's model, as the run file names models; empty: the rows' teacher, and it is said
+    form: Literal["completion", "chat"] = "chat"  # a plain prompt to continue, or one user turn
+    prompt: Annotated[str, Field(min_length=1)] = PROMPT  # Jinja, given rubric, question, a and b
+    planted: Annotated[int, Field(ge=0)] = 50  # pairs with a known winner that measure the judge, at most
+
+    def ask(self, items: Sequence[Item], outputs: Sequence[str], model: str) -> list[Request]:
+        """What the judge must answer: comparisons of `outputs` (one per item), then planted ones; equal ones once.
+
+        `model` is the judge's identity. Raises UsageError for an item without a reference or a bad prompt.
+        """
+        pairs = [*_compared(items, outputs), *self._planted(items)]
+        asked = [request for pair in pairs if pair.known is None for request in self._requests(pair, model)]
+        return list({request.key: request for request in asked}.values())
+
+    def values(
+        self, items: Sequence[Item], outputs: Sequence[str], completions: Sequence[Completion], model: str
+    ) -> list[dict[str, float]]:
+        """Per item, same order: `preferred` (0 worse than the reference, 0.5 as good, 1 better), its smooth form
+        `preference` (0 to 1) and, where the judge was asked, `agreement` of the two orders (0 or 1).
+
+        `completions` answer `ask(...)` in any order. Empty where the judge did not answer both.
+        """
+        answers = {completion.request: completion for completion in completions}
+        return [self._read(pair, answers, model) for pair in _compared(items, outputs)]
+
+    def judge_quality(
+        self, items: Sequence[Item], outputs: Sequence[str], completions: Sequence[Completion], model: str, teacher: str
+    ) -> JudgeQuality:
+        """What the judge's word is worth. `teacher` is the identity of the model that wrote the rows.
+
+        A planted pair counts as right when its right answer wins from both positions; the denominator is all of
+        them. One reference stands in two pairs, so the interval (Wilson) is a little too narrow.
+        """
+        answers = {completion.request: completion for completion in completions}
+        found = self.values(items, outputs, completions, model)
+        asked = sum(pair.known is None for pair in _compared(items, outputs))
+        agreed = [values["agreement"] for values in found if "agreement" in values]
+        planted = [self._read(pair, answers, model) for pair in self._planted(items)]
+        right = sum(values.get("preferred") == 1.0 for values in planted)
+        gold = stats.wilson(right, len(planted)) if planted else None
+        own = sum(agreed) / len(agreed) if agreed else None
+        silent = asked - len(agreed)
+        notes = _notes(gold, silent, asked, model, teacher)
+        return JudgeQuality(
+            judge=model, compared=asked, silent=silent, self_agreement=own, gold_agreement=gold, notes=notes
+        )
+
+    def _planted(self, items: Sequence[Item]) -> list[_Pair]:
+        """Each item's reference against the next item's, by digest, where the two differ."""
+        ordered = sorted(items, key=lambda item: digest("planted", item.id))
+        turned = [*ordered[1:], *ordered[:1]]
+        pairs = [_Pair(item, _reference(item), _reference(other)) for item, other in zip(ordered, turned, strict=True)]
+        return [pair for pair in pairs if normalise(pair.ours) != normalise(pair.other)][: self.planted]
+
+    def _requests(self, pair: _Pair, model: str) -> Iterator[Request]:
+        """The two orders: ours first, then ours second."""
+        template: Template = compile_template(Path("rubric prompt"), self.prompt)
+        space = " " if self.form == "completion" else ""  # what follows a plain prompt begins with a space
+        for a, b in ((pair.ours, pair.other), (pair.other, pair.ours)):
+            text = template.render(rubric=self.rubric, question=pair.item.text, a=a.strip(), b=b.strip())
+            yield Request(
+                model=model,
+                prompt=text.rstrip() if self.form == "completion" else "",
+                messages=(Message(role="user", content=text.strip()),) if self.form == "chat" else (),
+                sampling=Sampling(
+                    temperature=0, max_tokens=1, choices=tuple(space + letter for letter in LETTERS), logprobs=20
+                ),
+                template_digest=template.digest,
+                origin=Origin(purpose="judge", row=pair.item.id),
+            )
+
+    def _read(self, pair: _Pair, answers: Mapping[str, Completion], model: str) -> dict[str, float]:
+        if pair.known is not None:
+            return {"preferred": pair.known, "preference": pair.known}
+        first, second = (_probability_of_a(answers.get(r.key)) for r in self._requests(pair, model))
+        if first is None or second is None:
+            return {}
+        chances = (first, 1 - second)  # that ours is the better one
+        picks = [1.0 if chance > 0.5 else 0.0 if chance < 0.5 else 0.5 for chance in chances]
+        preferred = picks[0] if picks[0] == picks[1] else 0.5
+        return {
+            "preferred": preferred,
+            "preference": sum(chances) / 2,
+            "agreement": float(picks[0] == picks[1]),
+        }
+
+
+class JudgeQuality(Record):
+    """What a suite's judge is worth, for the card's notes."""
+
+    judge: str
+    compared: int  # answers it was asked about
+    silent: int  # of these, without an answer in both orders
+    self_agreement: float | None  # share of comparisons with the same winner in both orders; None: none answered
+    gold_agreement: Interval | None  # share of planted pairs won by the right one; None: no two references differ
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One comparison; `known` is its outcome where no judge is needed."""
+
+    item: Item
+    ours: str
+    other: str
+
+    @property
+    def known(self) -> float | None:
+        if not self.ours.strip():
+            return 0.0
+        return 0.5 if normalise(self.ours) == normalise(self.other) else None
+
+
+def _compared(items: Sequence[Item], outputs: Sequence[str]) -> list[_Pair]:
+    return [_Pair(item, output, _reference(item)) for item, output in zip(items, outputs, strict=True)]
+
+
+def _reference(item: Item) -> str:
+    if not item.answers or not item.answers[0].strip():
+        raise UsageError(f"item {item.id}: a rubric compares with a reference, and the item has no answers")
+    return item.answers[0]
+
+
+def _probability_of_a(completion: Completion | None) -> float | None:
+    """The probability of A among the two letters; None when the judge was not reached or gives neither."""
+    if completion is None or completion.finish_reason == "error":
+        return None
+    mass = dict.fromkeys(LETTERS, 0.0)
+    for token, logprob in completion.first_logprobs.items():
+        if token.strip().upper() in mass:
+            mass[token.strip().upper()] += math.exp(logprob)
+    total = sum(mass.values())
+    return mass["A"] / total if total > 0 else None
+
+
+def _notes(gold: Interval | None, silent: int, asked: int, model: str, teacher: str) -> tuple[str, ...]:
+    """What a reader must know of the judge."""
+    found = []
+    if model == teacher:
+        found.append(f"the judge, {model}, also wrote the training rows: it may favour answers that sound like it")
+    if silent:
+        found.append(f"the judge did not answer {silent} of {asked} comparisons; these items failed")
+    if gold is None:
+        found.append("the judge could not be measured: no two references of this suite differ")
+    elif gold.low <= CHANCE:
+        found.append(
+            f"the judge is no better than chance: it finds {gold.estimate:.0%} of {gold.n} planted pairs"
+            f" [{gold.low:.0%}, {gold.high:.0%}]; do not read its verdicts"
+        )
+    return tuple(found)

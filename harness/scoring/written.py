@@ -1,0 +1,112 @@
+"""Questions answered in writing: asked greedily, judged by a record of harness.scoring.answers.
+
+Beside what the answer is worth, every item with an accepted answer gets `gold_nll`, how unlikely the model finds
+that answer: it moves with every weight, where an accuracy moves in steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from harness.records import Completion, Item, Message, Origin, Pair, Request, Sampling, Score
+from harness.scoring.answers import AnswerScorer
+from harness.scoring.base import StudentEngine
+from harness.scoring.labels import Asked, Prompt, answer_ids, context_ids
+
+
+def plain_prompt(text: str) -> tuple[Message, ...]:
+    """A question as the only turn of a chat, without any task around it."""
+    return (Message(role="user", content=text),)
+
+
+def score_written(
+    items: Sequence[Item], prompt: Prompt, engine: StudentEngine, model: str, max_tokens: int, scorer: AnswerScorer
+) -> list[Score]:
+    """One score per item, same order; `prompt` gives a chat to answer or a plain text to continue.
+
+    Values are the scorer's, and `gold_nll` (nats: minus the log-likelihood of the first accepted answer and its
+    stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong; an item longer than the context
+    and a call that failed are failed, not wrong.
+    """
+    asked = [prompt(item.text) for item in items]
+    contexts = [context_ids(engine, one) for one in asked]
+    golds = [
+        answer_ids(engine, one, item.answers[0]) if item.answers else () for item, one in zip(items, asked, strict=True)
+    ]
+    # the answer's first token must fit even where no accepted answer says how long it is
+    with_room = [
+        i
+        for i, (context, gold) in enumerate(zip(contexts, golds, strict=True))
+        if len(context) + max(len(gold), 1) <= engine.max_length
+    ]
+    with_gold = [i for i in with_room if golds[i]]
+    measured = engine.loglikelihood([Pair(context=contexts[i], continuation=golds[i]) for i in with_gold])
+    nll = {i: -one.logprob for i, one in zip(with_gold, measured, strict=True)}
+    written = ask({i: asked[i] for i in with_room}, engine, model, max_tokens, scorer.stop)
+    unanswered = dict.fromkeys(with_room, "the engine gave no answer")
+    return [
+        _score(item, written.get(i), nll.get(i), len(context), scorer, unanswered.get(i, ""))
+        for i, (item, context) in enumerate(zip(items, contexts, strict=True))
+    ]
+
+
+def ask(
+    asked: Mapping[int, Asked], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
+) -> dict[int, Completion]:
+    """The greedy answers, by the same numbers; equal prompts are asked once. `stop` is for plain texts."""
+    numbers: dict[str, list[int]] = {}
+    requests: dict[str, Request] = {}
+    for i, one in asked.items():
+        plain = isinstance(one, str)
+        request = Request(
+            model=model,
+            prompt=one if isinstance(one, str) else "",
+            messages=() if isinstance(one, str) else one,
+            sampling=Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if plain else ()),
+            origin=Origin(purpose="answer", row=str(i)),
+        )
+        requests.setdefault(request.key, request)
+        numbers.setdefault(request.key, []).append(i)
+    return {i: answer for answer in engine.generate(requests.values()) for i in numbers[answer.request]}
+
+
+def _score(
+    item: Item, answer: Completion | None, nll: float | None, length: int, scorer: AnswerScorer, unanswered: str
+) -> Score:
+    about = Score(
+        item=item.id,
+        split=item.split,
+        status="failed",
+        gold=item.answers[0] if item.answers else "",
+        tags=item.tags,
+        group=item.group,
+        stratum=item.stratum,
+        prompt_tokens=length,
+    )
+    if answer is None:
+        why = unanswered or f"the prompt is {length} tokens, longer than the context"
+        return about.model_copy(update={"error": why})
+    if answer.finish_reason == "error":
+        return about.model_copy(update={"error": answer.error or "the engine failed"})
+    if nll is not None and not math.isfinite(nll):
+        return about.model_copy(update={"error": "the log-likelihood of the accepted answer is not a number"})
+    cut = answer.finish_reason == "length"
+    found = scorer.score(answer.text, item)
+    values = {
+        **(scorer.unread if found is None else found),
+        "empty": float(not answer.text.strip()),
+        "stop_rate": float(not cut),
+        "words": float(len(answer.text.split())),
+    }
+    if nll is not None:
+        values["gold_nll"] = nll
+    return about.model_copy(
+        update={
+            "status": "unparsed" if found is None else "scored",
+            "values": values,
+            "output": answer.text,
+            "cut": cut,
+            "answer_tokens": answer.completion_tokens,
+        }
+    )

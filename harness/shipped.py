@@ -1,0 +1,116 @@
+"""The stored scores of one student on one suite, all its random seeds on the same test items, ready to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.baseline import cut
+from harness.config import Run
+from harness.errors import UsageError, nearest
+from harness.gate import Better
+from harness.records import Cell, Score, Scorecard
+from harness.results import Results
+from harness.scoring.suites import Limit, Suite
+from harness.scoring.summary import LOWER_IS_BETTER, RATES
+from harness.stats import Floats
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One student on one suite: a card and the test scores per random seed, the same items in each."""
+
+    suite: str
+    cards: tuple[Scorecard, ...]
+    tests: tuple[dict[str, Score], ...]  # item id -> score
+
+    @property
+    def student(self) -> str:
+        """What people read: the cell's name, or what its seeds have in common."""
+        names = [card.student for card in self.cards]
+        return names[0] if len(names) == 1 else f"{names[0].rsplit('.s', 1)[0]} ({len(names)} random seeds)"
+
+    @property
+    def ids(self) -> list[str]:
+        """The test items' ids, sorted: the order of every column."""
+        return sorted(self.tests[0])
+
+    @property
+    def failed(self) -> int:
+        """Items that were not really asked and answered, over all cards."""
+        return sum(card.failed for card in self.cards)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that items have values of."""
+        return sorted({name for test in self.tests for score in test.values() for name in score.values})
+
+    def matrix(self, metric: str, ids: Sequence[str] | None = None) -> Floats:
+        """Shape (random seeds, items), six digits; NaN where there is none, 0 for a rate. `ids` cut or whole."""
+        absent = 0.0 if metric in RATES else float("nan")
+        wanted = {cut(item) for item in self.ids if ids is None} or {cut(item) for item in ids or ()}
+        chosen = [item for item in self.ids if cut(item) in wanted]
+        rows = [[float(f"{test[i].values.get(metric, absent):.6g}") for i in chosen] for test in self.tests]
+        found = np.array(rows, dtype=np.float64)
+        return np.where(np.isfinite(found), found, np.nan)  # an infinite log-likelihood is no value
+
+    def ties(self, ids: Sequence[str] | None = None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+        """(groups, strata) of the items in order; None where items stand alone."""
+        wanted = None if ids is None else {cut(item) for item in ids}
+        scores = [self.tests[0][item] for item in self.ids if wanted is None or cut(item) in wanted]
+        groups = tuple(score.group or score.item for score in scores)
+        strata = tuple(score.stratum for score in scores)
+        tied = groups if len(set(groups)) < len(groups) else None
+        return tied, strata if len(set(strata)) > 1 else None
+
+
+def better(metric: str, limit: Limit | None = None) -> Better:
+    """Which way a metric is good: what the suite file says, else what is known of it."""
+    if limit is not None and limit.better is not None:
+        return limit.better
+    return "lower" if metric in LOWER_IS_BETTER else "higher"
+
+
+def shipped(results: Results, cells: Sequence[Cell], name: str, run: Run) -> Shipped:
+    """A student's cards on the suite `name`, one per cell. Raises UsageError when they are missing or differ."""
+    again = f"make eval RUN={run.name}"
+    cards = []
+    for cell in cells:
+        card = results.card(name, cell.name, "zero_shot")
+        if card is None:
+            known = sorted({c.student for c in results.cards if c.suite == name})
+            stored = f"it has {', '.join(known)}{nearest(cell.name, known)}" if known else "the suite was not run"
+            raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {name} ({stored}); {again}")
+        cards.append(card)
+    tests = tuple({s.item: s for s in results.scores(card) if s.split == "test"} for card in cards)
+    if not tests[0]:
+        raise UsageError(f"suites/{name}.yaml: none of its {cards[0].items} items is in the test split")
+    if any(set(test) != set(tests[0]) for test in tests):
+        raise UsageError(f"{results.folder}: the random seeds were scored on different items of {name}; {again}")
+    return Shipped(name, tuple(cards), tests)
+
+
+def fresh(found: Shipped, suite: Suite, run: Run) -> Shipped:
+    """The same, once it is sure that the suite is still the one that was scored. Raises UsageError."""
+    scored = found.cards[0].suite_digest
+    if scored != suite.digest:
+        raise UsageError(
+            f"suites/{suite.name}.yaml: the suite changed since it was scored (digest {scored} then,"
+            f" {suite.digest} now); make eval RUN={run.name}"
+        )
+    return found
+
+
+def ship_cells(run: Run) -> tuple[Cell, ...]:
+    """The cells that `ship:` names: one student, or all random seeds of it when it asks about the recipe."""
+    ship = run.file.ship
+    if ship is None:
+        raise UsageError(
+            f"runs/{run.name}.yaml: it has no ship section, which says which student is judged:"
+            " ship: {student: ..., data: filtered, size: ..., random_seed: 0}"
+        )
+    size = len(run.seeds) if ship.data == "seeds_only" and ship.size else ship.size
+    seeds = run.file.train.random_seeds if ship.question == "recipe" and size else (ship.random_seed,)
+    return tuple(Cell(student=ship.student, data=ship.data, size=size, random_seed=seed) for seed in seeds)

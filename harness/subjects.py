@@ -1,0 +1,116 @@
+"""Who is scored: every student of a trained run, its untuned base in each prompting, and other models by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import Run
+from harness.errors import UsageError
+from harness.models import resolve
+from harness.records import Cell, Row
+from harness.rows import rows_of_data
+from harness.scoring.suites import Suite
+from harness.store import read_json
+from harness.training.grid import BASE, base_key, expand
+from harness.training.subsets import nested
+
+TEACHER = "teacher"  # what eval.compare calls the run's own teacher
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is scored: a student, its base or another model, and how it is asked."""
+
+    cell: Cell
+    key: str  # digest of what its answers depend on: base weights, and for a cell its training
+    base: Path
+    adapter: Path | None
+    prompting: str
+
+    @property
+    def title(self) -> str:
+        """What people read."""
+        return f"{self.cell.name} ({self.prompting})"
+
+
+@dataclass(frozen=True)
+class Cast:
+    """All subjects of a run, the cells train made, and who was left out and why."""
+
+    subjects: tuple[Subject, ...]
+    cells: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_cast(run: Run) -> Cast:
+    """The subjects of a trained run. Raises UsageError when train has not made the run's own cells."""
+    path = run.folder / "train" / "cells.json"
+    if not path.is_file():
+        raise UsageError(f"{path.relative_to(run.root)} is not there: train first (make train RUN={run.name})")
+    cells: list[dict[str, Any]] = read_json(path)["cells"]
+    if {cell["key"] for cell in cells} != {planned.key for planned in expand(run)}:
+        raise UsageError(
+            f"{path.relative_to(run.root)} is of other rows, students or settings than {run.name} has now, or was"
+            f" stopped: train first (make train RUN={run.name})"
+        )
+    subjects: list[Subject] = []
+    for cell in cells:
+        adapter = run.root / cell["folder"] if cell["folder"] else None
+        ways = ("zero_shot",) if adapter else run.file.eval.prompting
+        subjects += [Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way) for way in ways]
+    others, notes = _others(run, {subject.key for subject in subjects})
+    return Cast((*subjects, *others), tuple(cells), notes)
+
+
+def _others(run: Run, known: set[str]) -> tuple[list[Subject], tuple[str, ...]]:
+    """The models that eval.compare names, each once; those that are a base anyway, or cannot be loaded, are noted."""
+    found: list[Subject] = []
+    notes: list[str] = []
+    for name in run.file.eval.compare:
+        teacher = run.file.teacher
+        if name == TEACHER and teacher.engine not in ("vllm", "transformers"):
+            notes.append(f"The teacher is asked through {teacher.engine}: its weights cannot be scored as a ceiling.")
+            continue
+        wanted, revision = (teacher.model, teacher.revision) if name == TEACHER else (name, None)
+        model = resolve(wanted, run.cache, revision)
+        key = base_key(model)
+        if key in known:
+            who = "The teacher" if name == TEACHER else name
+            notes.append(f"{who} has the weights of a student's untuned base: it is no ceiling of its own.")
+            continue
+        known.add(key)
+        cell = Cell(student=wanted, data=BASE, size=0, random_seed=0)
+        found += [Subject(cell, key, model.folder, None, way) for way in run.file.eval.prompting]
+    return found, tuple(notes)
+
+
+def cell_of(stored: dict[str, Any], student: str | None = None) -> Cell:
+    """A line of cells.json as a record; `student` replaces the model's name for a reference on its rows."""
+    return Cell(
+        student=student or stored["student"],
+        data=stored["data"],
+        size=stored["size"],
+        random_seed=stored["random_seed"],
+    )
+
+
+def applies(suite: Suite, subject: Subject) -> bool:
+    """Other ways of prompting are for the task's own items; the other suites have one form."""
+    return subject.prompting == "zero_shot" or suite.of_task
+
+
+def rows_of(run: Run, cell: Cell) -> tuple[Row, ...]:
+    """The rows a cell was tuned on; none for an untuned model."""
+    return nested(rows_of_data(run, cell.data), cell.size, cell.random_seed) if cell.size else ()
+
+
+def largest_rows(run: Run, cells: Sequence[dict[str, Any]]) -> tuple[Row, ...]:
+    """The rows of the largest filtered cell of the first random seed: what retrieval may look up."""
+    tuned = [cell_of(cell) for cell in cells if cell["size"]]
+    filtered = [cell for cell in tuned if cell.data == "filtered"] or tuned
+    if not filtered:
+        return ()
+    return rows_of(run, max(filtered, key=lambda cell: (cell.size, -cell.random_seed)))

@@ -1,0 +1,122 @@
+"""What the gate's rules do, by simulation: false alarms, false passes, and power at the smallest effect it states.
+
+    python tests/bench/bench_gate_statistics.py [simulations]
+
+The margin is 3 points, the intervals are 90% (each end a one-sided 95% bound). True drop = margin: "regressed" and
+"pass" are wrong and should be at most 5% each. The smallest effect is `power.smallest_from`, the mean over all
+simulations: a drop that much beyond the margin should be called regressed, and one that much inside it should
+pass, with chance 0.8 or more. Seed spread: the true standard deviation of a recipe's accuracy over random seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from harness import clusters, power
+from harness.stats import Floats, Interval
+
+MARGIN = 0.03
+LEVEL = 0.90
+FLIPS = 0.10  # share of items on which a retrained student differs, in either direction
+PASSAGE = 8  # items of one passage where they are clustered
+RIGHT = 0.8  # accuracy of the baseline
+ALIKE = (0.1, 0.3)  # how much the flips of one passage go together (the correlation within it); 0: independent
+
+Draw = Callable[[np.random.Generator, float], Interval | None]  # (generator, true difference) -> its interval
+
+
+def say(text: str) -> None:
+    """One line of the table."""
+    sys.stdout.write(text + "\n")
+
+
+def groups_of(n: int) -> list[str]:
+    """Each item's passage."""
+    return [f"passage {i // PASSAGE}" for i in range(n)]
+
+
+def chances(rng: np.random.Generator, n: int, mean: float, alike: float) -> Floats:
+    """Each item's chance, `mean` on average; one for a whole passage where its flips go together."""
+    if not alike:
+        return np.full(n, mean)
+    total = (1 - alike) / alike
+    return np.repeat(rng.beta(mean * total, (1 - mean) * total, n // PASSAGE), PASSAGE)
+
+
+def student(rng: np.random.Generator, right: Floats, difference: float, alike: float) -> Floats:
+    """0/1 scores of a student that is better than `right` by `difference` on average."""
+    moved = float(np.clip(difference, -0.99 * FLIPS, 0.99 * FLIPS))
+    gains, losses = (FLIPS + moved) / 2 / (1 - RIGHT), (FLIPS - moved) / 2 / RIGHT
+    lost = rng.random(right.size) < chances(rng, right.size, losses, alike)
+    gained = rng.random(right.size) < chances(rng, right.size, gains, alike)
+    return np.where(right > 0, 1.0 - lost, gained.astype(np.float64))
+
+
+def weights(n: int, alike: float, ignore: bool = False) -> Draw:
+    """These weights: one student against the baseline on the same items."""
+    groups = groups_of(n) if alike and not ignore else None
+
+    def draw(rng: np.random.Generator, truth: float) -> Interval | None:
+        right = (rng.random(n) < RIGHT).astype(np.float64)
+        now = student(rng, right, truth, alike)
+        return clusters.paired_difference(now, right, groups=groups, random_seed=0, level=LEVEL)
+
+    return draw
+
+
+def recipes(n: int, alike: float, spread: float, seeds: int) -> Draw:
+    """This recipe: `seeds` random seeds a side."""
+    groups = groups_of(n) if alike else None
+
+    def draw(rng: np.random.Generator, truth: float) -> Interval | None:
+        right = (rng.random(n) < RIGHT).astype(np.float64)
+        sides = [
+            np.stack([student(rng, right, rng.normal(mean, spread), alike) for _ in range(seeds)])
+            for mean in (truth, 0.0)
+        ]
+        return clusters.two_way(sides[0], sides[1], groups=groups, random_seed=int(rng.integers(2**31)), level=LEVEL)
+
+    return draw
+
+
+def row(name: str, draw: Draw, count: int) -> None:
+    """Simulate at the margin, then as far from it as the intervals there say they can see."""
+
+    def simulated(truth: float, stream: int) -> list[Interval]:
+        rng = np.random.default_rng(stream)
+        return [found for found in (draw(rng, truth) for _ in range(count)) if found is not None]
+
+    edge = simulated(-MARGIN, 0)
+    smallest = float(np.mean([power.smallest_from(found) for found in edge]))
+    alarms = np.mean([found.high < -MARGIN for found in edge])
+    passes = np.mean([found.low > -MARGIN for found in edge])
+    worse, better = simulated(-MARGIN - smallest, 1), simulated(-MARGIN + smallest, 2)
+    caught = np.mean([found.high < -MARGIN for found in worse])
+    kept = np.mean([found.low > -MARGIN for found in better])
+    say(f"{name:62}  {alarms:6.1%} {passes:6.1%}    {100 * smallest:5.2f}    {caught:6.1%} {kept:6.1%}")
+
+
+def main() -> None:
+    """Print the table; a number on the command line is how many simulations of each setting."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    say(f"{'':62}  {'drop = margin':>13}    small-    {'beyond by that':>14}")
+    say(f"{'setting':62}  {'alarm':>6} {'pass':>6}    est       {'alarm':>6} {'pass':>6}")
+    for n in (240, 1000):
+        row(f"weights, {n} independent items", weights(n, 0.0), count)
+        for alike in ALIKE:
+            name = f"weights, {n} items, passages of {PASSAGE}, alike {alike}"
+            row(name, weights(n, alike), count)
+            row(f"{name}, ignored", weights(n, alike, ignore=True), count)
+        for alike in (0.0, ALIKE[0]):
+            for spread in (0.01, 0.02):
+                for seeds in (3, 5):
+                    words = f"passages, alike {alike}" if alike else "independent"
+                    name = f"recipe, {n} items, {words}, {seeds} seeds, spread {spread}"
+                    row(name, recipes(n, alike, spread, seeds), max(1, count // 2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,430 @@
+"""Written answers: hand-computed values, what cannot be read, abstentions and both of their errors."""
+
+# ruff: noqa: E501  (a table of mistakes, one to a line)
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.engines.transformers import TransformersEngine
+from harness.errors import UsageError
+from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request
+from harness.scoring.abstention import abstains
+from harness.scoring.answers import (
+    Abstention,
+    AnswerScorer,
+    Fact,
+    JsonAnswer,
+    NumberAnswer,
+    TextAnswer,
+    answer_tokens,
+    contains,
+    numbers,
+    rouge_l,
+    token_f1,
+)
+from harness.scoring.base import NextTokens
+from harness.scoring.suites import Suite, facts_in_documents, load_suite
+from harness.scoring.written import plain_prompt, score_written
+
+CAT = "the cat sat on the mat"
+
+
+def item(*answers: str, text: str = "q?") -> Item:
+    return Item(text=text, answers=answers)
+
+
+# --- text ------------------------------------------------------------------------------------------------------
+
+
+def test_squad_values_computed_by_hand() -> None:
+    # without articles: cat sat on mat (4 words); "A cat sat." is cat sat: 2 shared, F1 = 2*2/(4+2)
+    assert answer_tokens("A cat sat.") == ["cat", "sat"]
+    assert token_f1("A cat sat.", CAT) == pytest.approx(4 / 6)
+    assert token_f1("dog", CAT) == 0.0
+    # repeats count as often as both have them: "cat cat" shares one cat
+    assert token_f1("cat cat", CAT) == pytest.approx(2 / 6)
+    # longest common subsequence of "the cat lay on a mat" (6) and CAT (6) is "the cat on mat": 4/6 each way
+    assert rouge_l("the cat lay on a mat", CAT) == pytest.approx(4 / 6)
+
+
+def test_text_values_and_which_one_is_the_accuracy() -> None:
+    output, gold = "The answer: U.S. Mail!", item("US mail", "post")
+    expected = {"exact": 0.0, "normalised": 0.0, "contains": 1.0, "token_f1": 2 * 2 / (3 + 2)}
+    for match in ("exact", "normalised", "contains"):
+        found = TextAnswer(match=match).score(output, gold)
+        assert found is not None
+        assert {name: found[name] for name in expected} == pytest.approx(expected)
+        assert found["accuracy"] == expected[match]
+    whole = TextAnswer().score("the us-mail", item("US Mail", "usmail"))
+    assert whole is not None
+    assert (whole["accuracy"], whole["exact"]) == (1.0, 0.0), "any accepted answer will do"
+
+
+def test_symbols_and_articles_alone_are_answers() -> None:
+    assert TextAnswer().score("+", item("-")) == pytest.approx(
+        dict.fromkeys(("accuracy", "exact", "normalised", "contains", "token_f1", "rouge_l"), 0.0)
+    )
+    assert token_f1("The", "the") == 1.0
+    assert not contains("117 days", "17 days")
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_measures_are_shares_and_an_answer_is_like_itself(a: str, b: str) -> None:
+    assert 0 <= token_f1(a, b) <= 1
+    assert token_f1(a, b) == pytest.approx(token_f1(b, a))
+    if a.strip():
+        assert token_f1(a, a) == 1.0
+        assert contains(a, a)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1,234.5 euros", [1234.5]),
+        ("-3 degrees", [-3]),
+        ("\u22123", [-3]),
+        ("3-4 days", [3, 4]),
+        ("$1,000,000", [1e6]),
+        ("48 + 20 = 68.", [48, 20, 68]),
+        ("about .5", [0.5]),
+        ("1e3 km", [1000]),
+        ("5km on the A4", [5]),
+        ("12,5", [12, 5]),
+        ("v1.2.3", []),
+        ("1e999 or none", []),
+        ("twelve", []),
+    ],
+)
+def test_numbers_in_a_text(text: str, found: list[float]) -> None:
+    assert numbers(text) == found
+
+
+def test_a_decimal_comma() -> None:
+    assert numbers("1.234,5 Euro", "comma") == [1234.5]
+    assert numbers("12,5", "comma") == [12.5]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
+def test_a_number_that_is_written_is_read(value: float) -> None:
+    assert numbers(f"it is {value!r} in all") == [value]
+
+
+def test_tolerances_and_which_number_counts() -> None:
+    def right(output: str, gold: str = "50", **settings: Any) -> float | None:
+        found = NumberAnswer(**settings).score(output, item(gold))
+        return None if found is None else found["accuracy"]
+
+    assert right("first 10, then 50") == 1.0
+    assert right("50, not 10") == 0.0, "the last one counts"
+    assert right("50, not 10", take="only") is None
+    assert right("50 = 50.0", take="only") == 1.0
+    assert [right(x, tolerance=2) for x in ("52", "52.1", "48")] == [1.0, 0.0, 1.0]
+    assert [right(x, relative_tolerance=0.1) for x in ("55", "55.1")] == [1.0, 0.0]
+    assert right("0.1", gold="0.3", tolerance=0.2) == 1.0, "no surprise from binary fractions"
+    assert right("none") is None
+    assert NumberAnswer().problem("about ten") == "'about ten' holds 0 numbers, where one is wanted (decimal point)"
+    assert NumberAnswer().problem("1,234.5 euros") == ""
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "pet": {"type": "string"}},
+    "required": ["name"],
+}
+GOLD = '{"name": "Ada", "age": 7}'
+
+
+@pytest.mark.parametrize(
+    ("output", "accuracy", "valid", "name", "age", "pet"),
+    [
+        (GOLD, 1, 1, 1, 1, 1),
+        ('Sure!\n```json\n{"age": 7.0, "name": "ada."}\n```', 1, 1, 1, 1, 1),
+        ('I think {"name": "Ada", "age": 8} is it', 0, 1, 1, 0, 1),
+        ('{"name": "Ada", "age": "7"}', 0, 0, 1, 0, 1),
+        ('{"name": "Ada", "age": 7, "pet": "cat"}', 0, 1, 1, 1, 0),
+        ('{"name": "Ada"}', 0, 1, 1, 0, 1),
+        ("[]", 0, 0, 0, 0, 0),
+    ],
+)
+def test_json_by_field(output: str, accuracy: int, valid: int, name: int, age: int, pet: int) -> None:
+    found = JsonAnswer(json_schema=SCHEMA).score(output, item(GOLD))
+    expected = {"accuracy": accuracy, "valid": valid, "field_name": name, "field_age": age, "field_pet": pet}
+    assert found == expected
+
+
+@pytest.mark.parametrize("output", ["", "none", '{"name": NaN}', '{"name": "Ada"', "[" * 100_000, '{"a":' + "9" * 5000])
+def test_what_is_no_json_cannot_be_read(output: str) -> None:
+    assert JsonAnswer(json_schema=SCHEMA).score(output, item(GOLD)) is None
+
+
+def test_true_is_not_one_and_the_best_accepted_answer_counts() -> None:
+    scorer = JsonAnswer(json_schema={"properties": {"x": {}}})
+    found = scorer.score('{"x": true}', item('{"x": 1}'))
+    assert found is not None
+    assert found["accuracy"] == 0.0
+    found = scorer.score('{"x": 2}', item('{"x": 1}', '{"x": 2}'))
+    assert found == {"accuracy": 1.0, "valid": 1.0, "field_x": 1.0}
+
+
+# --- knowing and not knowing -----------------------------------------------------------------------------------
+
+ABSTAINS = [
+    "I don't know",
+    "I don’t know.",
+    "Sorry, I do not know the answer to that.",
+    "I'm not sure about that.",
+    "The handbook does not say.",
+    "The text doesn't mention who the guard is.",
+    "That is not stated in the handbook.",
+    "This isn't specified.",
+    "Not mentioned.",
+    "Unknown",
+    "N/A",
+    "There is no information about it.",
+    "No information given",
+    "It cannot be determined from the passage.",
+    "I cannot answer that question.",
+    "I have no idea.",
+    "I don't have any information about the company's bank.",
+    "The handbook does not give any details.",
+    "Not enough information.",
+    "We really don't know.",
+]
+ANSWERS = [
+    "Room B3",
+    "The shop does not provide helmets.",
+    "He does not say goodbye.",
+    "You cannot tell your manager before Monday.",
+    "Lunch is not included.",
+    "No, dogs are not allowed.",
+    "It cannot be returned after 11 days.",
+    "the information desk",
+    "No data stays on the lock.",
+    "Mr Unknown Pleasures",
+    "You know it: 27 days",
+    "Nobody",
+    "",
+]
+MISSED = ["Ask somebody else.", "Who could say?"]  # abstentions in words that no pattern has
+MISTAKEN = ["No data is stored on the lock.", 'Answer with "I don\'t know" on the radio.']  # an answer that quotes one
+
+
+@pytest.mark.parametrize("text", ABSTAINS + MISTAKEN)
+def test_phrases_that_abstain(text: str) -> None:
+    assert abstains(text)
+
+
+@pytest.mark.parametrize("text", ANSWERS + MISSED)
+def test_phrases_that_do_not(text: str) -> None:
+    assert not abstains(text)
+
+
+def test_a_fact_is_right_abstained_or_wrong_and_never_two_of_them() -> None:
+    gold = item("27 days", "27")
+    outcomes = {
+        "The answer is 27 days.": (1, 0, 0),
+        "I'm not sure, but I think 27.": (1, 0, 0),
+        "I don't know.": (0, 1, 0),
+        "127 days": (0, 0, 1),
+    }
+    for output, (right, silent, wrong) in outcomes.items():
+        found = Fact().score(output, gold)
+        assert found == {"accuracy": right, "abstained": silent, "wrong": wrong}
+    assert Fact(match="normalised").score("The answer is 27 days.", gold) == Fact().unread
+    assert Fact().score(" \n", gold) is None
+    assert Abstention().score("I don't know", item()) == {"accuracy": 1.0, "abstained": 1.0, "made_up": 0.0}
+    assert Abstention().score("42", item()) == {"accuracy": 0.0, "abstained": 0.0, "made_up": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "answered"),
+    [
+        (TextAnswer(), item("two words")),
+        (NumberAnswer(), item("1,234.5")),
+        (JsonAnswer(json_schema=SCHEMA), item(GOLD)),
+        (Fact(), item("a brass bell")),
+        (Abstention(), item()),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_the_reference_is_right_and_nothing_is_wrong(scorer: AnswerScorer, answered: Item) -> None:
+    found = scorer.score(scorer.reference(answered), answered)
+    assert found is not None
+    assert found["accuracy"] == 1.0
+    assert found.keys() == scorer.unread.keys()
+    assert scorer.score("", answered) is None
+    assert scorer.unread["accuracy"] == 0.0
+    assert all(not scorer.problem(answer) for answer in answered.answers)
+
+
+# --- asking ----------------------------------------------------------------------------------------------------
+
+
+class Student:
+    """Answers from a table; one character is one token, and every one costs half a nat."""
+
+    max_length = 20
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, answers: dict[str, str], nll: float = 0.5) -> None:
+        self._answers, self._nll = answers, nll
+        self.asked: list[Request] = []
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return self.text_ids(messages[-1].content)
+
+    def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
+        return (*self.text_ids(answer), 0)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text))
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            self.asked.append(request)
+            text = self._answers[request.messages[-1].content if request.messages else request.prompt]
+            if text == "broken":
+                yield Completion(request=request.key, finish_reason="error", error="out of memory")
+            else:
+                reason: Any = "length" if text.endswith("...") else "stop"
+                yield Completion(request=request.key, text=text, finish_reason=reason, completion_tokens=len(text))
+
+    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
+        cost = [self._nll * len(pair.continuation) for pair in pairs]
+        return [Loglikelihood(logprob=-c, tokens=1, greedy=False) for c in cost]
+
+    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
+        raise NotImplementedError
+
+
+def test_every_item_gets_a_score_and_what_failed_is_not_wrong() -> None:
+    student = Student({"one": "yes", "two": " ", "three": "broken", "four": "yes yes..."})
+    items = [
+        Item(text="one", answers=("yes", "ja"), tags=("t",), group="g", stratum="s"),
+        *(Item(text=text, answers=("yes",)) for text in ("two", "three", "four", "longer than the context")),
+    ]
+    scores = score_written(items, plain_prompt, student, "m", 5, TextAnswer())
+    assert [s.status for s in scores] == ["scored", "unparsed", "failed", "scored", "failed"]
+    assert [s.item for s in scores] == [i.id for i in items]
+    assert scores[0].values["accuracy"] == 1.0
+    assert scores[0].values["gold_nll"] == pytest.approx(0.5 * len("yes\0"))
+    assert (scores[0].tags, scores[0].group, scores[0].stratum) == (("t",), "g", "s")
+    assert (scores[0].prompt_tokens, scores[0].answer_tokens, scores[0].gold) == (3, 3, "yes")
+    assert [(s.values["accuracy"], s.values["empty"]) for s in scores[1:4:2]] == [(0.0, 1.0), (0.0, 0.0)]
+    assert (scores[3].cut, scores[3].values["stop_rate"], scores[3].values["words"]) == (True, 0.0, 2.0)
+    assert scores[3].values["token_f1"] == pytest.approx(2 / 3)
+    assert (scores[2].values, scores[2].error) == ({}, "out of memory")
+    assert scores[4].error == "the prompt is 23 tokens, longer than the context"
+
+
+def test_a_log_likelihood_that_is_no_number_fails_its_item() -> None:
+    (score,) = score_written(
+        [item("yes", text="one")], plain_prompt, Student({"one": "yes"}, math.nan), "m", 5, TextAnswer()
+    )
+    assert (score.status, score.values) == ("failed", {})
+
+
+def test_equal_prompts_are_asked_once_and_a_plain_text_stops_at_a_line() -> None:
+    student = Student({"same": "I don't know"})
+    items = [Item(text="a"), Item(text="b")]
+    scores = score_written(items, lambda text: "same", student, "m", 5, Abstention())
+    assert [request.sampling.stop for request in student.asked] == [("\n",)]
+    assert [s.values["accuracy"] for s in scores] == [1.0, 1.0]
+    assert all("gold_nll" not in s.values for s in scores), "nothing is accepted, so nothing is measured"
+
+
+def test_gold_nll_is_the_sum_over_the_answer_and_its_stop(tiny_model: Path) -> None:
+    import torch
+
+    engine = TransformersEngine(tiny_model, device="cpu", dtype="float32")
+    (score,) = score_written([item("Room B3")], plain_prompt, engine, "tiny", 4, TextAnswer())
+    context, answer = engine.prompt_ids(plain_prompt("q?")), engine.answer_ids(plain_prompt("q?"), "Room B3")
+    with torch.no_grad():
+        logs = engine._model(input_ids=torch.tensor([context + answer])).logits[0].float().log_softmax(-1)
+    expected = -sum(float(logs[len(context) - 1 + i, token]) for i, token in enumerate(answer))
+    assert score.values["gold_nll"] == pytest.approx(expected, abs=1e-3)
+    assert (score.status, score.answer_tokens) == ("scored", 4)
+
+
+# --- suites ----------------------------------------------------------------------------------------------------
+
+
+def loaded(root: Path, spec: str, lines: list[dict[str, Any]], labels: tuple[str, ...] = ()) -> Suite:
+    (root / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "s.yaml").write_text(f"items: items.jsonl\n{spec}")
+    return load_suite(root / "s.yaml", root, labels)
+
+
+def test_suites_know_whether_they_are_of_the_task(tmp_path: Path) -> None:
+    lines = [{"question": "how many?", "answer": 3}]
+    task = loaded(tmp_path, "kind: answers\nanswer: {kind: number, tolerance: 1}\n", lines)
+    plain = loaded(tmp_path, "kind: answers\nasked: plain\n", lines)
+    assert (task.of_task, plain.of_task, task.primary) == (True, False, "accuracy")
+    assert task.scorer == NumberAnswer(tolerance=1)
+    assert task.digest != plain.digest
+    silent = loaded(tmp_path, "kind: unanswerable\n", [{"question": "how many?", "tags": ["x"]}])
+    assert (silent.scorer, silent.items) == (Abstention(), (Item(text="how many?", tags=("x",)),))
+
+
+BAD = [
+    ("kind: answers\nanswer: {kind: number}\n", {"question": "q", "answer": "ten"}, "items.jsonl:1: answer: 'ten' holds 0 numbers"),
+    ("kind: answers\n", {"question": "q", "answer": "a", "answers": ["b"]}, "items.jsonl:1: a broken line: Value error, give either answer"),
+    ("kind: answers\n", {"question": "q"}, "give either answer, or answers"),
+    ("kind: answers\n", {"question": "q", "answers": [" "]}, "items.jsonl:1: answer: ' ' is empty"),
+    ("kind: answers\nanswer: {kind: json, json_schema: {type: objct}}\n", {}, "s.yaml:3: answer.json_schema: not a JSON Schema: type: 'objct'"),
+    ("kind: answers\nanswer: {kind: json, json_schema: {$ref: 'http://x/y'}}\n", {}, "a $ref may point inside the schema only"),
+    ("kind: answers\nanswer: {kind: json, json_schema: none.json}\n", {}, "none.json: cannot read it"),
+    ("kind: answers\nanswer: {kind: json, json_schema: {type: object}}\n", {"question": "q", "answer": "[1]"}, "is not what the schema allows: [1] is not of type 'object'"),
+    ("kind: answers\nanswer: {kind: json, json_schema: {type: object}}\n", {"question": "q", "answer": "{"}, "'{' is not JSON"),
+    ("kind: answers\nanswer: {kind: txt}\n", {}, "s.yaml:3: answer: kind 'txt' is unknown (did you mean 'text'?); allowed: text, number, json"),
+    ("kind: answers\nanswer: {match: exakt}\n", {}, "kind"),
+    ("kind: answers\nasked: tsk\n", {}, "'task'"),
+    ("kind: labels\n", {"text": "a", "label": "b"}, "s.yaml:2: kind: the task has no labels; its own suites are of kind answers"),
+    ("kind: facts\ndocuments: d.jsonl\n", {}, "s.yaml:3: documents: there is no file d.jsonl"),
+    ("kind: unanswerable\n", {"question": "q", "answer": "a"}, "items.jsonl:1: answer: unknown field"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "line", "expected"), BAD, ids=[str(i) for i in range(len(BAD))])
+def test_bad_suites_are_refused(tmp_path: Path, spec: str, line: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        loaded(tmp_path, spec, [line])
+    assert expected in str(caught.value)
+
+
+def test_a_schema_in_a_file_is_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    lines = [{"question": "who?", "answer": json.loads(GOLD)}]
+    spec = "kind: answers\nanswer: {{kind: json, json_schema: {}}}\n"
+    by_file = loaded(tmp_path, spec.format("schema.json"), lines)
+    inline = loaded(tmp_path, spec.format(json.dumps(SCHEMA)), lines)
+    assert by_file.digest == inline.digest
+    assert by_file.scorer == inline.scorer == JsonAnswer(json_schema=SCHEMA)
+
+
+def test_facts_that_stand_in_no_document_are_listed(tmp_path: Path) -> None:
+    documents = [
+        {"text": "How long is leave?", "answer": "The 27 days!"},
+        {"messages": [{"role": "user", "content": "Where? In Room B-3."}]},
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+    lines = [
+        {"question": "Leave?", "answers": ["27 days"]},
+        {"question": "Where?", "answers": ["cellar", "room B3"]},
+        {"question": "Who?", "answers": ["Ada", "27 days off"]},
+    ]
+    suite = loaded(tmp_path, "kind: facts\ndocuments: d.jsonl\n", lines)
+    assert facts_in_documents(suite, tmp_path) == ["'Who?': 'Ada' or '27 days off' stands in no line of d.jsonl"]

@@ -1,0 +1,126 @@
+"""What can be seen, and what it takes: closed forms and simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import power, stats
+from harness.rates import quantile, tango_ends
+
+
+def test_smallest_from_a_normal_interval_is_2_8_standard_errors() -> None:
+    found = stats.mean_interval(np.random.default_rng(0).normal(0, 5.0, 20_000), random_seed=0)
+    error = (found.high - found.low) / (2 * 1.959964)
+    assert power.smallest_from(found) == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
+    assert power.smallest_from(found, power=0.5) == pytest.approx(1.959964 * error, rel=1e-5)
+    gate = stats.mean_interval(np.random.default_rng(0).normal(0, 5.0, 20_000), random_seed=0, level=0.90)
+    assert power.smallest_from(gate) == pytest.approx((1.644854 + 0.841621) * error, rel=1e-5)
+
+
+def test_items_needed_is_the_formula_of_miettinen_and_the_inverse_of_smallest_difference() -> None:
+    exact = ((1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - 0.0025)) / 0.05) ** 2
+    assert power.items_needed(0.2, 0.05) == math.ceil(exact) == 626
+    assert power.items_needed(0.2, -0.05) == 626
+    seen = stats.smallest_difference(626, 0.2)
+    assert seen is not None
+    assert seen <= 0.05
+
+
+def test_items_needed_to_keep_a_margin_without_any_flip() -> None:
+    # no flip at all: the lower end is -z^2 / (n + z^2), so a margin of 0.03 takes n > z^2 (1 - m) / m items
+    z = 1.644854
+    n = power.items_needed(0.0, 0.0, level=0.90, shift=-0.03)
+    assert n == math.ceil(z**2 * 0.97 / 0.03)
+    assert tango_ends(0, 0, n, z)[0] > -0.03 > tango_ends(0, 0, n - 1, z)[0]
+
+
+@pytest.mark.parametrize(
+    ("flips", "difference", "shift", "level"),
+    [(0.15, 0.05, 0.0, 0.95), (0.10, 0.0, -0.03, 0.90), (0.25, 0.0, -0.05, 0.90), (0.10, -0.01, -0.05, 0.90)],
+)
+def test_so_many_items_find_it_as_often_as_said(flips: float, difference: float, shift: float, level: float) -> None:
+    n = power.items_needed(flips, difference, level=level, shift=shift)
+    z = quantile(level)
+    cells = [(flips + difference) / 2, (flips - difference) / 2, 1 - flips]
+    draws = np.random.default_rng(0).multinomial(n, cells, 1500)
+    found = [tango_ends(float(wins), float(losses), n, z)[0] > shift for wins, losses, _ in draws]
+    assert 0.76 < np.mean(found) < 0.84
+
+
+def test_items_needed_from_an_interval_scales_with_the_square() -> None:
+    found = stats.Interval(estimate=0.0, low=-0.0196, high=0.0196, method="t", n=100)
+    assert power.smallest_from(found) == pytest.approx(0.028016, rel=1e-4)
+    assert power.items_needed_from(found, 0.028017) == 100
+    assert power.items_needed_from(found, -0.0140) == math.ceil(100 * (0.0280159 / 0.0140) ** 2)
+
+
+def test_seeds_needed_by_simulation() -> None:
+    spread, items_error, difference = 0.015, 0.01, 0.045
+    seeds = power.seeds_needed(spread, items_error, difference)
+    assert seeds is not None
+    rng, n, hits = np.random.default_rng(0), 80, []
+    for i in range(250):
+        items = rng.normal(0, items_error * math.sqrt(n), n)
+        a = difference + items + rng.normal(0, spread, (seeds, 1)) + np.zeros((seeds, n))
+        b = rng.normal(0, spread, (seeds, 1)) + np.zeros((seeds, n))
+        found = stats.two_way_bootstrap(a, b, i)
+        assert found is not None
+        hits.append(found.low > 0)
+    assert 0.74 < np.mean(hits) < 0.95  # never fewer than three seeds, and whole ones
+
+
+def test_seeds_needed_knows_when_seeds_cannot_help() -> None:
+    assert power.seeds_needed(0.01, 0.02, 0.05) is None  # the items alone see 0.056 at best
+    assert power.seeds_needed(0.0, 0.01, 0.05) == 3
+    few, more = power.seeds_needed(0.02, 0.005, 0.05), power.seeds_needed(0.04, 0.005, 0.05)
+    assert few is not None
+    assert more is not None
+    assert few < more
+    one_side = power.seeds_needed(0.04, 0.005, 0.05, sides=1)
+    assert one_side is not None
+    assert one_side < more
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1, never falling: 0.04, 0.06, 0.06, 0.06
+    assert power.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert power.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert power.holm([0.02]) == [0.02]
+    assert power.holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_never_helps_keeps_the_order_and_is_below_bonferroni(values: list[float]) -> None:
+    adjusted = power.holm(values)
+    for p, q in zip(values, adjusted, strict=True):
+        assert p <= q <= min(1.0, p * len(values)) + 1e-12
+    for i in range(len(values)):
+        for j in range(len(values)):
+            if values[i] <= values[j]:
+                assert adjusted[i] <= adjusted[j]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: power.items_needed(0.1, 0.2),
+        lambda: power.items_needed(0.1, 0.0),
+        lambda: power.items_needed(0.1, 0.05, power=1.0),
+        lambda: power.items_needed(1.2, 0.05),
+        lambda: power.items_needed_from(stats.wilson(1, 2), 0.0),
+        lambda: power.smallest_from(stats.wilson(1, 2), power=0.0),
+        lambda: power.seeds_needed(-0.1, 0.0, 0.1),
+        lambda: power.seeds_needed(0.1, 0.0, 0.0),
+        lambda: power.seeds_needed(0.1, 0.0, 0.1, sides=3),
+        lambda: power.holm([1.1]),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        call()
