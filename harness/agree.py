@@ -18,13 +18,13 @@ import numpy as np
 from harness import stats
 from harness.config import Run
 from harness.errors import UsageError
-from harness.noise import ship_cell
 from harness.prompting import asked_with
 from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
 from harness.scoring.base import StudentEngine
 from harness.scoring.labels import Asked, Prompt
 from harness.scoring.quality import named_label
 from harness.scoring.suites import LabelsSuite
+from harness.shipped import ship_cells
 from harness.stats import Interval
 from harness.store import write_json
 from harness.subjects import read_cast
@@ -106,7 +106,7 @@ def agree(
     suite = next((s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)), None)
     if suite is None or not isinstance(suite.spec, LabelsSuite):
         raise UsageError(f"runs/{run.name}.yaml: eval.suites: none is of kind labels, which is what is compared")
-    cell = ship_cell(run)
+    cell = ship_cells(run)[0]
     subjects = read_cast(run).subjects
     subject = next((s for s in subjects if s.cell.name == cell.name and s.prompting == "zero_shot"), None)
     if subject is None:

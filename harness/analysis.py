@@ -261,7 +261,9 @@ class Change:
 
     @property
     def broke(self) -> bool:
-        """Whether tuning measurably made it worse."""
+        """Whether tuning measurably made it worse; more or fewer words are neither."""
+        if self.metric == "words":
+            return False
         bad = "better" if self.metric in LOWER_IS_BETTER else "worse"
         return self.difference.verdict == bad
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Literal
 from xml.etree import ElementTree
 
-from harness.gate import Decision, overall
+from harness.gate import Decision, Verdict, overall
 from harness.stats import Interval
 
 Unsure = Literal["fail", "pass"]  # what "not enough data" comes to
 
 SUMMARY_BYTES = 1024 * 1024  # of GitHub's step summary; a larger one is refused whole
+REST_BYTES = 100  # kept free for the line that says what did not fit
 HEADS = ("suite", "metric", "before", "now", "difference [95% bounds]", "limit", "items", "verdict")
 
 
@@ -96,19 +97,19 @@ def as_json(run: str, student: str, decisions: Sequence[Decision], unsure: Unsur
 
 def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
     """One test suite per suite, one case per metric and bound, with difference, interval and question."""
-    root = ElementTree.Element("testsuites", name=f"harness check {run}")
+    root = ElementTree.Element("testsuites", name=_plain(f"harness check {run}"))
     by_suite: dict[str, list[Decision]] = {}
     for decision in decisions:
         by_suite.setdefault(decision.rule.suite, []).append(decision)
     for name, own in by_suite.items():
         counts = {word: sum(_outcome(d, unsure) == word for d in own) for word in ("failure", "error", "skipped")}
         suite = ElementTree.SubElement(
-            root, "testsuite", name=name, tests=str(len(own)), failures=str(counts["failure"]),
+            root, "testsuite", name=_plain(name), tests=str(len(own)), failures=str(counts["failure"]),
             errors=str(counts["error"]), skipped=str(counts["skipped"]),
         )  # fmt: skip
         for d in own:
-            title = f"{d.rule.metric} {d.limit}"
-            case = ElementTree.SubElement(suite, "testcase", classname=f"{run}.{name}", name=title, time="0")
+            title = _plain(f"{d.rule.metric} {d.limit}")
+            case = ElementTree.SubElement(suite, "testcase", classname=_plain(f"{run}.{name}"), name=title, time="0")
             properties = ElementTree.SubElement(case, "properties")
             about = {
                 "student": student,
@@ -117,37 +118,43 @@ def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure)
                 "before": number(d.before),
                 "now": number(d.now),
                 "items": str(d.items),
+                "verdict": verdict(d),
             }
             for key, value in about.items():
-                ElementTree.SubElement(properties, "property", name=key, value=value)
+                ElementTree.SubElement(properties, "property", name=key, value=_plain(value))
             outcome = _outcome(d, unsure)
             if outcome:
-                ElementTree.SubElement(case, outcome, message=_message(d))
+                ElementTree.SubElement(case, outcome, message=_plain(_message(d)))
+            said = f"{verdict(d)}; question: {d.question}; {interval(d.difference)}"  # what viewers show of a pass
+            ElementTree.SubElement(case, "system-out").text = said
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    raw: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return raw.decode() + "\n"
 
 
 def markdown(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure, limit: int = SUMMARY_BYTES) -> str:
     """A summary to read in CI, at most `limit` bytes: rows that do not fit are counted instead."""
     code = exit_code(decisions, unsure)
     head = (
-        f"## check {run}: {overall(decisions)} (exit {code})\n\n{student}; question: {decisions[0].question}; now"
-        " minus before, each end a one-sided 95% bound.\n\n"
+        f"## check {_cell(run)}: {overall(decisions)} (exit {code})\n\n{_cell(student)}; question:"
+        f" {decisions[0].question}; difference: now minus before, each end a one-sided 95% bound.\n\n"
         f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|\n"
     )
-    order = {"failed": 0, "regressed": 1, "not enough data": 2, "pass": 3}
-    lines = [f"| {' | '.join(map(_cell, row(d)))} |\n" for d in sorted(decisions, key=lambda d: order[d.verdict])]
-    notes = [
-        f"\n- {_cell(d.rule.suite)} {_cell(d.rule.metric)} {d.limit}: {_cell(d.note)}" for d in decisions if d.note
-    ]
+    order: tuple[Verdict, ...] = ("failed", "regressed", "not enough data", "pass")
+    worst = sorted(decisions, key=lambda d: order.index(d.verdict))
+    lines = [f"| {' | '.join(map(_cell, row(d)))} |\n" for d in worst]
+    notes = [f"\n- {_cell(d.rule.suite)} {_cell(d.rule.metric)} {d.limit}: {_cell(d.note)}" for d in worst if d.note]
     return _within(head, [*lines, "\n" if notes else "", *notes, "\n"], limit)
 
 
 def _within(head: str, parts: Sequence[str], limit: int) -> str:
+    """As many parts as fit; nothing where not even the head does."""
+    if len(head.encode()) > limit - REST_BYTES:
+        return ""
     text, size = [head], len(head.encode())
     for place, part in enumerate(parts):
         size += len(part.encode())
-        if size > limit - 100:
+        if size > limit - REST_BYTES:
             return "".join([*text, f"\n{len(parts) - place} more lines would not fit here.\n"])
         text.append(part)
     return "".join(text)
@@ -161,8 +168,8 @@ def workflow_commands(path: str, decisions: Sequence[Decision], unsure: Unsure) 
         if not outcome:
             continue
         word = "warning" if outcome == "skipped" else "error"
-        title = _escaped(f"{d.rule.suite} {d.rule.metric}: {d.verdict}").replace(":", "%3A").replace(",", "%2C")
-        lines.append(f"::{word} file={path},title={title}::{_escaped(_message(d))}")
+        title = _property(f"{d.rule.suite} {d.rule.metric}: {d.verdict}")
+        lines.append(f"::{word} file={_property(path)},title={title}::{_escaped(_message(d))}")
     return lines
 
 
@@ -177,11 +184,25 @@ def _message(d: Decision) -> str:
     return f"{said}; {d.note}" if d.note else said
 
 
+def _plain(text: str) -> str:
+    """Text without what XML and UTF-8 cannot hold: control characters, halves of surrogate pairs."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _cell(text: str) -> str:
     """Text that stays in its cell and stays text."""
-    flat = " ".join(text.split()).replace("|", "\\|")
-    return flat.replace("<", "&lt;")
+    flat = " ".join(_plain(text).split())
+    for special in "\\`*|":
+        flat = flat.replace(special, f"\\{special}")
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;")
+    return flat.replace("](", "]\\(")  # what would be a link; an interval's brackets stay as they are
+
+
+def _property(text: str) -> str:
+    """As `_escaped`, where a comma or a colon would end the property."""
+    return _escaped(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _escaped(text: str) -> str:
+    """Text in a workflow command, as GitHub's own toolkit escapes it."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

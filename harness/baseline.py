@@ -69,8 +69,10 @@ class BaselineSuite(Record):
     metrics: dict[str, BaselineMetric]
 
     def item_ids(self) -> list[str]:
-        """The items' ids, cut to ID_BYTES, in the order of the columns."""
+        """The items' ids, cut to ID_BYTES, in the order of the columns. Raises ValueError for ids of other length."""
         raw = base64.b64decode(self.ids, validate=True)
+        if len(raw) % ID_BYTES:
+            raise ValueError(f"{len(raw)} bytes of ids, which are {ID_BYTES} bytes each")
         return [raw[i : i + ID_BYTES].hex() for i in range(0, len(raw), ID_BYTES)]
 
 
@@ -135,12 +137,15 @@ def read_baseline(root: Path, name: str) -> Baseline:
 
 
 def _columns_fit(path: Path, baseline: Baseline, again: str) -> None:
-    """A sealed file can still have been written wrong: every column has a value for every item."""
+    """A sealed file can still have been written wrong: a column per student, a value for every item."""
     for name, suite in baseline.suites.items():
         try:
             if len(suite.item_ids()) != suite.items:
                 raise ValueError(f"{len(suite.item_ids())} ids for {suite.items} items")
-            for metric in suite.metrics.values():
-                metric.matrix(suite.items)
+            for metric, found in suite.metrics.items():
+                if len(found.matrix(suite.items)) != len(baseline.student_keys):
+                    raise ValueError(
+                        f"{metric}: {len(found.columns)} columns for {len(baseline.student_keys)} students"
+                    )
         except (ValueError, binascii.Error) as error:
-            raise UsageError(f"{path}: {name}: {error}: not a whole baseline; {again}") from error
+            raise UsageError(f"{path}: {name}: {error}; not a whole baseline; {again}") from error

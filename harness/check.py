@@ -8,9 +8,9 @@ student. Works on stored scores, without torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import hypot, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,8 @@ def bless(run: Run, terminal: Terminal) -> Path:
     """
     path = baseline_path(run.root, run.name)
     results, found = _stored(run)
-    changed = [name for name in changed_files(run.root) if name != str(path.relative_to(run.root))]
+    own = path.relative_to(run.root).parts  # git names paths from the top of the checkout
+    changed = [name for name in changed_files(run.root) if Path(name).parts[-len(own) :] != own]
     if changed:
         raise UsageError(
             f"{run.root}: {len(changed)} uncommitted change{'s' if len(changed) > 1 else ''}"
@@ -85,7 +86,7 @@ def bless(run: Run, terminal: Terminal) -> Path:
         run=run.name,
         student=first.student,
         question=question_of(run),
-        student_keys={_seed(card.cell.random_seed if card.cell else 0): card.student_key for card in first.cards},
+        student_keys={str(card.cell.random_seed if card.cell else 0): card.student_key for card in first.cards},
         environment=manifest.environment if manifest else {},
         suites={name: _blessed(run.suites[name], one) for name, one in found.items()},
     )
@@ -104,37 +105,62 @@ def bless(run: Run, terminal: Terminal) -> Path:
 
 
 def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]:
-    """The limits on the change that this suite's items could not decide, each with the items it would need.
+    """The limits on the change that this suite's items, or the recipe's seeds, could not decide, and what it takes.
 
-    Judged by how far the ship student is from its nearest kin in the run (another random seed, else the next
-    size): a change of that kind that changes nothing on the whole must be found inside the margin with a power
-    of 0.8.
+    Items are judged by how far the ship student is from its nearest kin in the run (another random seed, else the
+    next size; without kin, by the fewest changes there can be): a change of that kind that changes nothing on the
+    whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread.
     """
     found = []
     for metric, limit in suite.spec.limits.items():
-        margin = limit.margin
+        values = one.matrix(metric)
+        margins = [] if limit.margin is None else [limit.margin]
         if limit.margin_share is not None:
-            margin = limit.margin_share * abs(float(np.nanmean(one.matrix(metric))))
-        kin = _kin(run, results, suite.name, metric)
-        if margin is None or kin is None:
+            margins.append(limit.margin_share * abs(float(np.nanmean(values))))
+        margin = min(margins, default=0.0)
+        if not margin:
             continue
-        own = one.matrix(metric)[:1]
-        there = np.isfinite(own[0]) & np.isfinite(kin[0])
-        evidence = Evidence(kin[:, there], own[:, there])
-        if bool(np.isin(evidence.now, (0.0, 1.0)).all() and np.isin(evidence.before, (0.0, 1.0)).all()):
-            flips = max(float((evidence.now != evidence.before).mean()), margin, 1 / max(1, int(there.sum())))
-            needed = power.items_needed(min(1.0, flips), 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
-            how = f"with {100 * flips:.0f}% of them changing"
+        place = f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs about"
+        if question_of(run) == "this recipe":
+            found += _too_few_seeds(place, values, margin)
         else:
-            spread = evidence.difference("these weights")
-            needed = power.items_needed_from(spread.interval(gate.LEVEL), margin) if spread and margin else 0
-            how = "with changes as large as between its kin"
-        if needed > there.sum():
-            found.append(
-                f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs about {needed} test"
-                f" items {how}; there are {int(there.sum())}: write more, or allow more"
-            )
+            kin = _kin(run, results, suite.name, metric)
+            alone = Evidence(values[:1], values[:1])
+            evidence = alone if kin is None else Evidence(kin, values[:1], *one.ties())
+            found += _too_few_items(place, evidence, margin)
     return found
+
+
+def _too_few_seeds(place: str, values: Floats, margin: float) -> list[str]:
+    """`values`: shape (random seeds, items)."""
+    seeds = len(values)
+    spread = float(np.nanmean(values, axis=1).std(ddof=1)) if seeds > 1 else 0.0
+    needed = power.seeds_needed(spread, 0.0, margin, level=gate.LEVEL) or power.MOST_SEEDS
+    if needed <= seeds:
+        return []
+    how = f"with scores that spread by {spread:.3g} over them" if seeds > 1 else "whatever their spread"
+    return [f"{place} {needed} random seeds {how}; there are {seeds}: train more, or allow more"]
+
+
+def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
+    """Independent 0/1 scores by how many change, all others by the width of their interval."""
+    there = evidence.there
+    items, before, now = int(there.sum()), evidence.before[:, there], evidence.now[:, there]
+    binary = bool(np.isin((before, now), (0.0, 1.0)).all())
+    if binary and evidence.groups is None and evidence.strata is None:
+        flips = min(1.0, max(float((now != before).mean()), margin))
+        needed = power.items_needed(flips, 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
+        how = f"with {100 * flips:.0f}% of them changing"
+    else:
+        found = evidence.difference("these weights")
+        if found is None:
+            return [f"{place} more items, or more passages that they stand in; there are {items} items"]
+        interval = found.interval(gate.LEVEL)
+        needed = math.ceil(power.items_needed_from(interval, margin) * items / interval.n)  # n counts passages
+        how = "with changes as large as between its kin"
+    if needed <= items:
+        return []
+    return [f"{place} {needed} test items {how}; there are {items}: write more, or allow more"]
 
 
 def _kin(run: Run, results: Results, suite: str, metric: str) -> Floats | None:
@@ -242,8 +268,9 @@ def rules_of(suite: Suite) -> list[Rule]:
 
 
 def question_of(run: Run) -> Question:
-    """What `ship:` asks about."""
-    return "this recipe" if run.file.ship and run.file.ship.question == "recipe" else "these weights"
+    """What `ship:` asks about; a base is not trained, so that only its weights can be asked about."""
+    ship = run.file.ship
+    return "this recipe" if ship and ship.size and ship.question == "recipe" else "these weights"
 
 
 def _what_varies(question: Question) -> str:
@@ -300,23 +327,31 @@ def _shared(
 def _what_changed(suite: Suite, one: Shipped, then: BaselineSuite) -> str:
     """In words; empty when nothing did."""
     spec, card = suite.spec, one.cards[0]
+    mine, theirs = {cut(item) for item in one.ids}, set(then.item_ids())
+    gone, new = sorted(theirs - mine), sorted(mine - theirs)
+    words = [f"{len(gone)} blessed items have no test score now ({_some(gone)})"] if gone else []
+    words += [f"{len(new)} items are new ({_some(new)})"] if new else []
+    items = "".join(f"; {word}" for word in words)
     if then.version != spec.version:
         note = spec.changes.get(str(spec.version))
         said = f" ({note})" if note else ""
-        return f"version {then.version} was blessed, this is version {spec.version}{said}"
+        return f"version {then.version} was blessed, this is version {spec.version}{said}{items}"
     if then.suite_digest != card.suite_digest:
         return (
             f"its rules or items changed under the same version {spec.version} (digest {then.suite_digest} blessed,"
-            f" {card.suite_digest} now)"
+            f" {card.suite_digest} now){items}"
         )
     if then.asked != card.notes:
-        return f"it was asked differently: {'; '.join(then.asked) or 'as its file says'} when it was blessed"
-    mine, theirs = {cut(item) for item in one.ids}, set(then.item_ids())
-    if mine != theirs:
-        gone = sorted(theirs - mine)[:5]
-        named = f"; without a test score now: {', '.join(gone)}" if gone else ""
-        return f"{then.items} test items were blessed, {len(mine)} are scored now, and they are not the same{named}"
-    return ""
+        return f"it was asked differently: {_asked(then.asked)} when it was blessed, {_asked(card.notes)} now{items}"
+    return f"{then.items} test items were blessed, {len(mine)} are scored now{items}" if items else ""
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+
+
+def _asked(notes: Sequence[str]) -> str:
+    return "; ".join(notes) or "as its file says"
 
 
 def _evidence(
@@ -329,7 +364,8 @@ def _evidence(
         )
     before = then.metrics[rule.metric].matrix(then.items)
     if shared is not None:
-        before = before[:, [item in set(shared) for item in then.item_ids()]]
+        wanted = set(shared)
+        before = before[:, [item in wanted for item in then.item_ids()]]
     groups, strata = one.ties(shared)
     keys = {card.student_key for card in one.cards}
     return Evidence(
@@ -346,7 +382,7 @@ def _evidence(
 def _noise(run: Run, one: Shipped, metric: str) -> float:
     """Standard deviation of a difference of two scorings, where `harness noise` has measured one of them."""
     floors = [(noise_floor(run.folder, card.key) or {}).get(metric, 0.0) for card in one.cards]
-    return sqrt(2) * hypot(*floors) / len(floors)
+    return math.sqrt(2) * math.hypot(*floors) / len(floors)
 
 
 def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options, terminal: Terminal) -> None:
@@ -365,7 +401,3 @@ def _write(run: Run, student: str, decisions: Sequence[Decision], options: Optio
         path = str(baseline_path(run.root, run.name).relative_to(run.root))
         for line in announce.workflow_commands(path, decisions, options.unsure):
             terminal.say(line)
-
-
-def _seed(random_seed: int) -> str:
-    return str(random_seed)

@@ -15,7 +15,8 @@ from harness.terminal import Stop, Terminal
 
 if TYPE_CHECKING:
     from harness.config import Run
-    from harness.examiner import Openers
+    from harness.engines.vllm import VLLMEngine
+    from harness.examiner import Judge, Openers
     from harness.records import Generator
     from harness.scoring.base import Embedder, StudentEngine
 
@@ -217,7 +218,17 @@ def noise(run: RunName = "helpdesk", settings: Settings = None) -> None:
 @app.command()
 def agree(run: RunName = "helpdesk", settings: Settings = None) -> None:
     """Do transformers and vLLM say the same on the same items?"""
-    raise UsageError(f"{run}: not wired yet")
+    from harness.agree import agree as stage
+
+    loaded = _load(run, settings)
+
+    def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
+        from harness.engines.vllm import VLLMEngine
+
+        memory = min(loaded.file.teacher.memory, 0.5)  # on a GPU the student is there as well
+        return VLLMEngine(base, adapters={name: adapter}, memory=memory)
+
+    stage(loaded, _openers(loaded).student, server, Terminal())
 
 
 @app.command()
@@ -226,7 +237,20 @@ def suites(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run's, with its students.")] = None,
 ) -> None:
     """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
-    raise UsageError(f"{run} {prove}: not wired yet")
+    from harness.config import load_suites
+    from harness.prove import prove as prove_all
+
+    loaded = _load(run, None) if run else None
+    found = loaded.suites if loaded else load_suites(Path.cwd())
+    terminal = Terminal()
+    if not prove:
+        for name, suite in found.items():
+            size = f"{len(suite.items)} items" if suite.items else "items of its own benchmark"
+            terminal.say(f"{name:<28}{suite.spec.kind:<14}version {suite.spec.version}, {size}")
+        return
+    wrong = [problem for problem in prove_all(found, loaded, terminal) if problem.wrong]
+    if wrong:
+        raise UsageError(f"{len(wrong)} problems in {len({p.suite for p in wrong})} suites")
 
 
 @app.command()
@@ -264,6 +288,8 @@ def main() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
+    # Threads that wait spin: beside another busy process that cost 20 to 40 times the time, alone it buys nothing much.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(prog_name="harness")
     except HarnessError as error:
@@ -295,7 +321,7 @@ def _load(run: str, settings: list[str] | None) -> Run:
 
 def _openers(run: Run, batch_tokens: int | None = None) -> Openers:
     """Builders of what eval needs; nothing is loaded here."""
-    from harness.examiner import Openers
+    from harness.examiner import Judge, Openers
 
     file = run.file.eval
 
@@ -309,7 +335,22 @@ def _openers(run: Run, batch_tokens: int | None = None) -> Openers:
 
         return MiniLM(minilm_folder())
 
-    return Openers(student, embedder)
+    def judge(name: str) -> Judge:
+        from harness.models import resolve
+
+        identity, engine = _teacher(run, Terminal())
+        if not name:
+            return Judge(identity, identity, engine)
+        model = resolve(name, run.cache)
+
+        def build() -> Generator:
+            from harness.engines.transformers import TransformersEngine
+
+            return TransformersEngine(model.folder, device=file.device, batch_tokens=file.batch_tokens)
+
+        return Judge(model.identity, identity, build)
+
+    return Openers(student, embedder, judge)
 
 
 def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,11 @@ class Side:
     results: Results
     cells: tuple[Cell, ...]
 
+    @property
+    def is_base(self) -> bool:
+        """Whether it was never tuned, so that no random seed touches it."""
+        return all(cell.size == 0 for cell in self.cells)
+
     def on(self, suite: str) -> Shipped | None:
         """Its scores on a suite; None where it has none."""
         if any(self.results.card(suite, cell.name, "zero_shot") is None for cell in self.cells):
@@ -41,11 +46,11 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     """Print how B differs from A on every suite that both were scored on.
 
     `a`, `b`: RUN (its ship student), RUN:STUDENT (a cell's name), or RUN:STUDENT without the random seed at its
-    end (all its seeds). Raises UsageError for a student nobody has, and where no suite can be compared.
+    end (all its seeds). With three seeds a side, or against a base, the question is about the recipe; else about
+    these weights, and then of the seeds that both have. Raises UsageError for a student nobody has, and where no
+    suite can be compared.
     """
-    left, right = side(a, load), side(b, load)
-    seeds = min(len(left.cells), len(right.cells))
-    question: Question = "this recipe" if seeds >= stats.MIN_SEEDS else "these weights"
+    left, right, question = asked(side(a, load), side(b, load))
     rows: list[tuple[str, ...]] = []
     for suite in dict.fromkeys(card.suite for card in left.results.cards):
         one, other = left.on(suite), right.on(suite)
@@ -53,11 +58,27 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
             continue
         shared = shared_items(one, other, common, terminal)
         if shared:
-            rows += _rows(suite, one, other, shared, question)
+            watched = dict.fromkeys((*WATCHED, *_limits(left.run, suite), *_limits(right.run, suite)))
+            metrics = [name for name in watched if name in one.metrics and name in other.metrics]
+            rows += [_row(one, other, metric, shared, question) for metric in metrics]
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
     terminal.say(announce.table(HEADS, rows))
+
+
+def asked(left: Side, right: Side) -> tuple[Side, Side, Question]:
+    """The sides as they can be compared, and what about: the recipe where both have seeds enough."""
+    if len(right.cells) >= stats.MIN_SEEDS and (left.is_base or len(left.cells) >= stats.MIN_SEEDS):
+        return left, right, "this recipe"
+    both = {cell.random_seed for cell in left.cells} & {cell.random_seed for cell in right.cells}
+    if not both or left.is_base or right.is_base:
+        return left, right, "these weights"
+
+    def only(one: Side) -> Side:
+        return replace(one, cells=tuple(cell for cell in one.cells if cell.random_seed in both))
+
+    return only(left), only(right), "these weights"
 
 
 def side(name: str, load: Callable[[str], Run]) -> Side:
@@ -68,7 +89,7 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     if not student:
         return Side(run, results, ship_cells(run))
     cells = {card.cell.name: card.cell for card in results.cards if card.cell is not None}
-    own = [cell for found, cell in cells.items() if student in (found, found.rsplit(".s", 1)[0])]
+    own = [cell for found, cell in cells.items() if student in (found, found.removesuffix(f".s{cell.random_seed}"))]
     if not own:
         raise UsageError(f"{name}: {run_name} has no student {student!r}{nearest(student, cells)}: {', '.join(cells)}")
     return Side(run, results, tuple(sorted(own, key=lambda cell: cell.random_seed)))
@@ -90,26 +111,28 @@ def shared_items(one: Shipped, other: Shipped, common: bool, terminal: Terminal)
     return sorted(mine & theirs)
 
 
-def _rows(suite: str, one: Shipped, other: Shipped, shared: Sequence[str], question: Question) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    groups, strata = one.ties(shared)
-    for metric in (name for name in WATCHED if name in one.metrics and name in other.metrics):
-        evidence = Evidence(one.matrix(metric, shared), other.matrix(metric, shared), groups, strata)
-        found = evidence.difference(question)
-        kept = evidence.there
-        before, now = evidence.before[:, kept], evidence.now[:, kept]
-        rows.append(
-            (
-                suite,
-                metric,
-                announce.number(float(before.mean()) if kept.any() else None),
-                announce.number(float(now.mean()) if kept.any() else None),
-                announce.interval(found.interval(0.95) if found else None),
-                str(int(kept.sum())),
-                _seen(found.interval(0.95), before, now) if found else "-",
-            )
-        )
-    return rows
+def _row(one: Shipped, other: Shipped, metric: str, shared: Sequence[str], question: Question) -> tuple[str, ...]:
+    """One metric as cells under HEADS."""
+    base = all(card.cell is not None and card.cell.size == 0 for card in one.cards)
+    evidence = Evidence(
+        one.matrix(metric, shared), other.matrix(metric, shared), *one.ties(shared), before_varies=not base
+    )
+    found, kept = evidence.difference(question), evidence.there
+    before, now = evidence.before[:, kept], evidence.now[:, kept]
+    return (
+        one.suite,
+        metric,
+        announce.number(float(before.mean()) if kept.any() else None),
+        announce.number(float(now.mean()) if kept.any() else None),
+        announce.interval(found.interval(0.95) if found else None),
+        str(int(kept.sum())),
+        _seen(found.interval(0.95), before, now) if found else "-",
+    )
+
+
+def _limits(run: Run, suite: str) -> Sequence[str]:
+    """The metrics that a run's suite file sets limits on."""
+    return tuple(run.suites[suite].spec.limits) if suite in run.suites else ()
 
 
 def _seen(found: Interval, before: stats.Floats, now: stats.Floats) -> str:

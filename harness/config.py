@@ -278,6 +278,14 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     return Run(path.stem, root, run_file, task, seeds, suites)
 
 
+def load_suites(root: Path) -> dict[str, Suite]:
+    """Every suite file of a project, by name; labels suites with the labels their own items have."""
+    found: dict[str, Suite] = {}
+    for path in sorted((root / "suites").glob("*.yaml")):
+        found[path.stem] = load_suite(path, root, None)
+    return found
+
+
 def shuffle_labels(
     seeds: tuple[Seed, ...], suites: dict[str, Suite], random_seed: int
 ) -> tuple[tuple[Seed, ...], dict[str, Suite]]:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from harness import prompts
 from harness.config import Run
-from harness.errors import UsageError
+from harness.errors import Interrupted, UsageError
 from harness.prompting import asked_with, nearest_rows
-from harness.records import Score, digest
+from harness.records import Generator, Score, digest
 from harness.scoring import benchmarks, forgetting
 from harness.scoring.base import Embedder, Outcome, StudentEngine
 from harness.scoring.choices import score_choices
@@ -24,7 +24,7 @@ from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, Ope
 from harness.scoring.summary import chance
 from harness.scoring.written import plain_prompt, score_written
 from harness.shipped import ship_cells
-from harness.store import read_jsonl
+from harness.store import CallCache, cached, read_jsonl
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
 from harness.terminal import Stop, Terminal
 
@@ -35,11 +35,21 @@ Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter fo
 
 
 @dataclass(frozen=True)
+class Judge:
+    """A model that judges free text."""
+
+    identity: str  # name@revision
+    teacher: str  # the identity of the model that wrote the rows
+    open: Callable[[], Generator]
+
+
+@dataclass(frozen=True)
 class Openers:
     """What builds the models that eval needs; nothing is built before it is needed."""
 
     student: Opener
     embedder: Callable[[], Embedder]
+    judge: Callable[[str], Judge]  # by the name a rubric gives; the empty name is the rows' teacher
 
 
 def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
@@ -83,6 +93,11 @@ class Examiner:
                 self.terminal.say(f"eval: {subject.cell.name}: {note}")
         return self._loaded[1]
 
+    def alone(self, build: Callable[[], Generator]) -> Generator:
+        """Another engine, built when the student in memory has been let go."""
+        self._loaded = None
+        return build()
+
 
 def _once(build: Callable[[], T]) -> Callable[[], T]:
     """The same, built at the first call and kept."""
@@ -111,7 +126,35 @@ def score_suite(examiner: Examiner, subject: Subject, suite: Suite, engine: Stud
         outcome = score_open_ended(suite, engine, subject.key, list(run.task.labels), tools)
         return _with_forgetting(examiner, subject, suite, engine, outcome)
     asked = _prompt(examiner, subject, suite, engine) if suite.of_task else plain_prompt
-    return Outcome(tuple(score_written(items, asked, engine, subject.key, spec.max_tokens, scorer_of(spec))))
+    scores = score_written(items, asked, engine, subject.key, spec.max_tokens, scorer_of(spec))
+    return _judged(examiner, suite, scores) if suite.rubric else Outcome(tuple(scores))
+
+
+def _judged(examiner: Examiner, suite: Suite, scores: Sequence[Score]) -> Outcome:
+    """Adds a judge's verdicts; what it has answered before, for whichever student, is not asked again."""
+    rubric, run = suite.rubric, examiner.run
+    assert rubric is not None
+    known = {item.id: item for item in suite.items}
+    answered = [score for score in scores if score.status != "failed"]
+    items, outputs = [known[score.item] for score in answered], [score.output for score in answered]
+    judge = examiner.openers.judge(rubric.judge)
+    cache = CallCache(run.cache / "calls.sqlite")
+    try:
+        requests = rubric.ask(items, outputs, judge.identity)
+        found = [c for c, _ in cached(requests, cache, lambda: examiner.alone(judge.open), examiner.stop)]
+    finally:
+        cache.close()
+    if examiner.stop():
+        raise Interrupted("stopped while the judge was asked; every answer is kept")
+    quality = rubric.judge_quality(items, outputs, found, judge.identity, judge.teacher)
+    values = dict(zip((s.item for s in answered), rubric.values(items, outputs, found, judge.identity), strict=True))
+    silent = {"status": "failed", "error": "the judge did not answer both orders"}
+    merged = tuple(
+        s.model_copy(update={"values": s.values | values[s.item]} if values.get(s.item) else silent)
+        if s.item in values else s
+        for s in scores
+    )  # fmt: skip
+    return Outcome(merged, 0.5, quality.notes)
 
 
 def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Tools:
@@ -152,7 +195,8 @@ def _with_forgetting(
     base_key = card_key(run, examiner.cast, base, suite)
     expected = run.cache / "scores" / f"{base_key}.expected.npz"
     if subject.adapter is None:
-        forgetting.store_expected(expected, forgetting.reading_pairs(suite.items, outcome.scores, engine), engine)
+        pairs = forgetting.reading_pairs(suite.items, outcome.scores, engine)
+        forgetting.store_expected(expected, suite.items, pairs, engine)
         return outcome
     if not expected.is_file():
         return outcome

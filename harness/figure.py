@@ -99,7 +99,7 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
     grid.flat[0].legend(fontsize=7, frameon=False)
     figure.supxlabel("rows the student was tuned on (log scale); bars: 95% of the paired difference", fontsize=7)
     figure.suptitle(student, fontsize=9)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     return _png(figure)
 
 

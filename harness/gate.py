@@ -1,7 +1,8 @@
 """The rules of the gate: what two sets of scores on the same items allow one to say. Pure; no files.
 
-A difference is now minus before, turned so that more is better. Its interval has 95% at each end alone; noise
-of the scoring itself, where it was measured, is added to its width.
+A difference is now minus before. Its interval has 95% at each end alone; noise of the scoring itself, where it was
+measured, is added to its width (a recipe's seeds, each scored by itself, hold it already). Below, the difference
+is turned so that more is better.
 
     margin m   pass        the lower end is above -m
                regressed   the upper end is below -m, Holm-adjusted over all rules of the check
@@ -10,7 +11,8 @@ of the scoring itself, where it was measured, is added to its width.
 
 A pass by margin says more where it can: `improved`, the two-sided 95% interval is above zero; `equivalent`, it
 lies inside plus and minus the margin; `worse, within the margin`, it is below zero, and surely not by more than
-the margin. Every rule must pass for a check to pass, so passing needs no adjustment (intersection-union test,
+the margin. Two that are one student and score alike on every item pass any margin, however few the items. Every
+rule must pass for a check to pass, so passing needs no adjustment (intersection-union test,
 Berger 1982); one regression fails it, so regressions are adjusted (Holm 1979).
 """
 
@@ -30,6 +32,7 @@ from harness.stats import Estimate, Floats, Interval
 
 LEVEL = 0.90  # two-sided, so that each end alone is a 95% bound
 ALPHA = 0.05
+MOST_ITEMS = 1_000_000  # a suite that needs more needs another margin instead
 LOST_SHARE = 0.05  # of the values there were may be missing now before a pass is doubted
 
 Question = Literal["these weights", "this recipe"]
@@ -71,7 +74,8 @@ class Evidence:
     groups: tuple[str, ...] | None = None  # of the items; see harness.clusters
     strata: tuple[str, ...] | None = None
     noise: float = 0.0  # standard deviation of the difference when the same weights are scored twice
-    same: bool = False  # whether both are the very same weights
+    same: bool = False  # whether both are one student: trained from the same base, rows and settings
+    before_varies: bool = True  # whether training `before` again would give other weights; not so for a base
     random_seed: int = 0
 
     @property
@@ -83,6 +87,11 @@ class Evidence:
     def lost(self) -> int:
         """Items that had a value and have none now."""
         return int((has_values(self.before) & ~has_values(self.now)).sum())
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it is one student with the same score on every item."""
+        return self.same and bool(np.array_equal(self.before, self.now, equal_nan=True))
 
     def tied(self, kept: NDArray[np.bool_]) -> Tied:
         """Groups and strata of some of the items, as harness.clusters takes them."""
@@ -99,11 +108,12 @@ class Evidence:
         if not kept.any():
             return None
         if question == "this recipe":
-            found = clusters.two_way_estimate(now, before, random_seed=self.random_seed, **self.tied(kept))
-        else:
-            found = clusters.difference_estimate(
-                now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.tied(kept)
+            return clusters.two_way_estimate(
+                now, before, random_seed=self.random_seed, b_varies=self.before_varies, **self.tied(kept)
             )
+        found = clusters.difference_estimate(
+            now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.tied(kept)
+        )
         return widened(found, self.noise) if found else None
 
     def value(self, question: Question) -> Estimate | None:
@@ -115,7 +125,8 @@ class Evidence:
         if question == "this recipe":
             units = clusters.units(now, **self.tied(kept))
             return None if units is None else stats.recipe_estimate(units, self.random_seed)
-        return clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.tied(kept))
+        found = clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.tied(kept))
+        return widened(found, self.noise / math.sqrt(2)) if found else None  # of one scoring, not of two
 
 
 @dataclass(frozen=True)
@@ -172,15 +183,15 @@ def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
     """A decision before adjustment: a regression that may still be taken back."""
     kept, had = evidence.there, has_values(evidence.before)
     before = float(evidence.before[:, had].mean()) if had.any() else None
-    found = evidence.value(question) if rule.bound in ("min", "max") else evidence.difference(question)
     shown = evidence.difference(question)
+    found = evidence.value(question) if rule.bound in ("min", "max") else shown
     now = has_values(evidence.now)
     draft = Decision(
         rule, "not enough data", question, int(kept.sum()), kept.size, before,
         float(evidence.now[:, now].mean()) if now.any() else None,
         shown.interval(LEVEL) if shown else None,
     )  # fmt: skip
-    if evidence.same and rule.bound in ("margin", "margin_share"):
+    if evidence.unchanged and rule.bound in ("margin", "margin_share"):
         return replace(draft, verdict="pass", shade="the same weights")
     if found is None:
         return replace(draft, note=_why_unknown(evidence, question))
@@ -188,7 +199,7 @@ def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
     interval, tails = found.interval(LEVEL), found.p(line)
     inside = interval.low > line if good_above else interval.high < line
     if not inside:
-        note = _why_undecided(found, interval, line)
+        note = _why_undecided(found, interval, line, question)
         return replace(draft, p=tails.below if good_above else tails.above, note=note)
     if evidence.lost > LOST_SHARE * had.sum():
         return replace(draft, note=f"{evidence.lost} items that had a value have none now")
@@ -201,6 +212,8 @@ def _settled(draft: Decision, p: float) -> Decision:
         return draft
     if p < ALPHA:
         return replace(draft, verdict="regressed", p=p, note=f"p {p:.2g}, adjusted for all rules of this check")
+    if draft.p < ALPHA:
+        return replace(draft, p=p, note=f"p {draft.p:.2g} alone, but {p:.2g} adjusted for all rules of this check")
     return replace(draft, p=p)
 
 
@@ -229,10 +242,14 @@ def _why_unknown(evidence: Evidence, question: Question) -> str:
     return "too few items, or too few passages, have values on both sides"
 
 
-def _why_undecided(found: Estimate, interval: Interval, line: float) -> str:
-    """What keeps a rule from a verdict, and how many items would bring one if the truth were "no change"."""
+def _why_undecided(found: Estimate, interval: Interval, line: float, question: Question) -> str:
+    """What keeps a rule from a verdict, and what would bring one were the truth what was found."""
     text = f"[{interval.low:+.4f}, {interval.high:+.4f}] reaches across {line:+.4g}"
     distance = abs(found.value - line)
-    if not distance or interval.low == interval.high:
+    if question == "this recipe":
+        return f"{text}; more random seeds or items would tell"
+    if distance < 1e-9 or interval.low == interval.high:
         return text
-    return f"{text}; about {power.items_needed_from(interval, distance)} items would tell, were they all like these"
+    needed = power.items_needed_from(interval, distance)
+    units = "clusters of items" if " clusters" in found.method else "items"
+    return f"{text}; about {needed} {units} would tell, were they all like these" if needed < MOST_ITEMS else text

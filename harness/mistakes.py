@@ -27,6 +27,7 @@ from harness.results import Results, load_results
 from harness.scoring.open_ended import CANARY
 from harness.scoring.quality import loop_length, named_label, rep_n
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
+from harness.shipped import ship_cells
 from harness.store import write_atomic
 from harness.terminal import Terminal, printable
 
@@ -189,11 +190,9 @@ def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
 
 def _student(run: Run, results: Results) -> Cell:
     """The cell whose mistakes are studied."""
-    ship = run.file.ship
+    if run.file.ship and run.file.ship.size:
+        return ship_cells(run)[0]
     tuned = {card.cell for card in results.cards if card.cell and card.cell.size and card.prompting == "zero_shot"}
-    if ship and ship.size:
-        size = len(run.seeds) if ship.data == "seeds_only" else ship.size
-        return Cell(student=ship.student, data=ship.data, size=size, random_seed=ship.random_seed)
     best = sorted(tuned, key=lambda c: (c.data == "filtered", c.size, c.student, -c.random_seed))
     if not best:
         raise UsageError(f"{results.folder}: no tuned student was scored; make train eval RUN={run.name}")

@@ -21,6 +21,7 @@ from harness.records import FORMAT, Cell, Record, Score, Scorecard
 from harness.results import Results, load_results
 from harness.scoring.suites import BenchmarkSuite, Suite
 from harness.scoring.summary import RATES
+from harness.shipped import ship_cells
 from harness.stats import Floats
 from harness.store import read_json, write_json
 from harness.terminal import Terminal
@@ -75,7 +76,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     Public benchmarks are left out: their items' order is the library's. Raises UsageError without a ship section,
     without stored scores of it, or where a suite changed since.
     """
-    cell = ship_cell(run)
+    cell, *others = ship_cells(run)
     results = load_results(run.folder)
     batch = run.file.eval.batch_tokens
     plan = [
@@ -96,6 +97,8 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     stored = NoiseFile(student=cell.name, batch_tokens=batch, passes=tuple(plan), suites=found)
     write_json(run.folder / "eval" / FILE, stored.model_dump(mode="json"))
     terminal.say(_table(stored))
+    if others:
+        terminal.say(f"  measured on the first of {len(others) + 1} random seeds")
     terminal.say(f"noise: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
     return stored
 
@@ -115,18 +118,6 @@ def noise_floor(run_folder: Path, card_key: str) -> dict[str, float] | None:
         raise UsageError(f"{path}: not a noise floor of this version: harness noise {run_folder.name}") from error
     own = next((suite for suite in stored.suites.values() if suite.card == card_key), None)
     return {name: metric.deviation for name, metric in own.metrics.items()} if own else None
-
-
-def ship_cell(run: Run) -> Cell:
-    """The student that the run's `ship` section names. Raises UsageError when there is none."""
-    ship = run.file.ship
-    if ship is None:
-        raise UsageError(
-            f"runs/{run.name}.yaml: it has no ship section, which says which student is meant:"
-            " ship: {student: ..., data: filtered, size: ..., random_seed: 0}"
-        )
-    size = len(run.seeds) if ship.data == "seeds_only" and ship.size else ship.size
-    return Cell(student=ship.student, data=ship.data, size=size, random_seed=ship.random_seed)
 
 
 def shuffled(suite: Suite, random_seed: int) -> Suite:

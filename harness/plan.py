@@ -10,7 +10,7 @@ from harness.config import Run
 from harness.filters import Context, Judge
 from harness.records import Request
 from harness.rows import own_rows, seed_rows
-from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite
+from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
 from harness.store import CallCache, read_manifest
 
 Count = Callable[[str], int]
@@ -83,23 +83,30 @@ def plan_train(run: Run) -> str:
 
 def plan_eval(run: Run) -> str:
     """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most."""
-    grid = len(run.file.train.students)
+    students, others = len(run.file.train.students), len(run.file.eval.compare)
     tuned = sum(1 for size in run.file.train.sizes if size) * sum(d != "seeds_only" for d in run.file.train.data)
-    tuned = (tuned + ("seeds_only" in run.file.train.data)) * len(run.file.train.random_seeds) * grid
-    lines = [f"eval {run.name} would score ({tuned} tuned students, {grid} untuned):"]
+    tuned = (tuned + ("seeds_only" in run.file.train.data)) * len(run.file.train.random_seeds) * students
+    lines = [f"eval {run.name} would score ({tuned} tuned students, {students + others} untuned models):"]
     for name, suite in run.suites.items():
-        ways = len(run.file.eval.prompting) if isinstance(suite.spec, LabelsSuite) else 1
-        cards = tuned + grid * ways
+        ways = len(run.file.eval.prompting) if suite.of_task else 1
+        cards = tuned + (students + others) * ways
         if isinstance(suite.spec, BenchmarkSuite):
             which = f"at most {suite.spec.limit}" if suite.spec.limit else "all"
             lines.append(f"  {name:<24}{cards:>4} cards of {which} items, as lm-evaluation-harness asks them")
             continue
-        items = len(suite.items)
-        pairs = sum(len(item.choices) for item in suite.items)
-        written = 0 if isinstance(suite.spec, ChoiceSuite) else items
+        pairs, written = _asked(suite)
         asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
-        lines.append(f"  {name:<24}{cards:>4} cards of {items} items: {asked}")
+        lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
     done = read_manifest(run.folder / "eval")
     if done is not None:
         lines.append(f"  stored: {done.summary}")
     return "\n".join(lines)
+
+
+def _asked(suite: Suite) -> tuple[int, int]:
+    """(log-likelihoods, answers) of one scorecard."""
+    items = suite.items
+    if isinstance(suite.spec, OpenEndedSuite):
+        return 0, len(items) * (1 + suite.spec.repeats) + sum(len(item.variants) for item in items)
+    pairs = sum(len(item.choices) or bool(item.answers) for item in items)
+    return pairs, 0 if isinstance(suite.spec, ChoiceSuite) else len(items)

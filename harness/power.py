@@ -19,8 +19,10 @@ def smallest_from(interval: Interval, power: float = 0.8) -> float:
     """The smallest true difference found with probability `power`, judged by an interval's own width.
 
     For what has a standard error (real, clustered, stratified, recipes): half the width is the quantile times the
-    error, and finding a difference takes the power's quantile more (Cohen 1988, chapter 2). With few degrees of
-    freedom a touch too large. For 0/1 scores of independent items `stats.smallest_difference` knows more.
+    error, and finding a difference takes the power's quantile more (Cohen 1988, chapter 2). On average over t
+    intervals that is within 1% of what the noncentral t asks for, from 4 degrees of freedom on (a power of 0.794
+    or more instead of 0.8; with 2 degrees 0.777). For 0/1 scores of independent items `stats.smallest_difference`
+    knows more.
     Raises ValueError for a power outside (0, 1).
     """
     return (interval.high - interval.low) / 2 * (1 + _power(power) / quantile(interval.level))

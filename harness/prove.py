@@ -214,8 +214,8 @@ def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) 
 
 def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt) -> Iterator[Problem]:
     """Problems of right answers that do not score 1, each accepted one in turn, and of silence that scores."""
-    if not items or isinstance(suite.spec, OpenEndedSuite):
-        return  # an open instruction has no right answer
+    if not items or isinstance(suite.spec, OpenEndedSuite) or suite.rubric:
+        return  # an open instruction has no right answer, and a judge's is not known before it is asked
     gold = {item.id: _references(suite, item) for item in items}
     for turn in range(max(map(len, gold.values()))):
         known = {

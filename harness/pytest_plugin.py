@@ -40,9 +40,11 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from error
     unsure = config.getoption("harness_unsure")
+    file = run.root / "runs" / f"{run.name}.yaml"
     for decision in decisions:
-        name = f"{run.name}::{decision.rule.suite}::{decision.rule.metric} {decision.limit}"
-        items.append(RuleItem.from_parent(session, name=name, decision=decision, student=student, unsure=unsure))
+        name = f"{decision.rule.suite}::{decision.rule.metric}[{decision.limit}]"
+        about = {"decision": decision, "student": student, "unsure": unsure}
+        items.append(RuleItem.from_parent(session, name=name, nodeid=f"runs/{file.name}::{name}", path=file, **about))
 
 
 class RuleItem(pytest.Item):

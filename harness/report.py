@@ -22,7 +22,7 @@ from harness.config import Run
 from harness.funnel import Funnel
 from harness.results import Results, load_results
 from harness.scoring.suites import LabelsSuite, Suite
-from harness.scoring.summary import LOWER_IS_BETTER, chance
+from harness.scoring.summary import chance
 from harness.store import read_json, write_atomic
 from harness.terminal import Terminal
 
@@ -111,9 +111,8 @@ def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> 
     own = [a for a in found if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
     if len(own) < 2 or any(arm.metric("gold_nll") is None for arm in own):
         return ""
-    losses = [matrix(results, arm, "gold_nll", "test").mean(axis=1) for arm in own]
-    seeds = min(map(len, losses))
-    by_seed = [[float(loss[seed]) for loss in losses] for seed in range(seeds)]
+    losses = [matrix(results, arm, "gold_nll", "test") for arm in own]
+    by_seed = [[loss[seed] for loss in losses] for seed in range(min(map(len, losses)))]
     fitted = scaling.fit_scaling([a.size for a in own], by_seed, run.file.random_seed)
     return f"Loss of the gold answers over rows: {fitted.sentence}\n"
 
@@ -209,7 +208,7 @@ def _broke(run: Run, results: Results) -> str:
 
 def _change_row(c: Change) -> list[str]:
     i, seen = c.difference.interval, c.difference.smallest
-    better = "changed for the better" if c.metric in LOWER_IS_BETTER or c.difference.verdict == "better" else "changed"
+    better = "changed" if c.metric == "words" else "changed for the better"
     verdict = "broke" if c.broke else "no difference found" if i.covers(0.0) else better
     return [
         c.suite,

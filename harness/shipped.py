@@ -11,7 +11,7 @@ from harness.baseline import cut
 from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.gate import Better
-from harness.records import Cell, Score, Scorecard
+from harness.records import FORMAT, Cell, Score, Scorecard
 from harness.results import Results
 from harness.scoring.suites import Limit, Suite
 from harness.scoring.summary import LOWER_IS_BETTER, RATES
@@ -83,11 +83,16 @@ def shipped(results: Results, cells: Sequence[Cell], name: str, run: Run) -> Shi
             known = sorted({c.student for c in results.cards if c.suite == name})
             stored = f"it has {', '.join(known)}{nearest(cell.name, known)}" if known else "the suite was not run"
             raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {name} ({stored}); {again}")
+        if card.format != FORMAT:
+            raise UsageError(
+                f"{results.folder}: the scores of {cell.name} on {name} are of format {card.format}; this harness"
+                f" reads format {FORMAT}; {again}"
+            )
         cards.append(card)
     tests = tuple({s.item: s for s in results.scores(card) if s.split == "test"} for card in cards)
     if not tests[0]:
         raise UsageError(f"suites/{name}.yaml: none of its {cards[0].items} items is in the test split")
-    if any(set(test) != set(tests[0]) for test in tests):
+    if any(set(test) != set(tests[0]) for test in tests) or len({card.suite_digest for card in cards}) > 1:
         raise UsageError(f"{results.folder}: the random seeds were scored on different items of {name}; {again}")
     return Shipped(name, tuple(cards), tests)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",
@@ -28,6 +32,23 @@ FRAMES = (
 )
 
 
+def no_judge(name: str) -> NoReturn:
+    """No suite of the project needs one."""
+    raise AssertionError(f"a judge {name!r} was asked for")
+
+
+class WordEmbedder:
+    """Texts as counts of their words, hashed into 64 places: a stand-in for sentence embeddings."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As scoring.base.Embedder."""
+        found = np.zeros((len(texts), 64), dtype=np.float32)
+        for row, text in zip(found, texts, strict=True):
+            for word in text.lower().split() or [""]:
+                row[int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) % 64] += 1
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
 def write_project(root: Path, student: str, **changes: Any) -> Path:
     """Write a whole project under `root`; returns its run file. `changes` replace sections of the run."""
     _write(root / "prompts/shop/task.yaml", yaml.safe_dump(_task(), sort_keys=False))
@@ -43,7 +64,7 @@ def write_project(root: Path, student: str, **changes: Any) -> Path:
     _lines(root / "suites/shop.jsonl", [{"text": t, "label": k} for k, t in texts(4, 6)])
     _write(
         root / "suites/shop.yaml",
-        "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {margin: 0.2}}\n",
+        "kind: labels\nitems: suites/shop.jsonl\nmax_tokens: 4\nlimits: {accuracy: {margin: 0.4}}\n",
     )
     _lines(
         root / "suites/talk.jsonl",

@@ -23,7 +23,9 @@ from harness.clean import clean
 from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
-from harness.evaluate import evaluate, most_shots
+from harness.evaluate import evaluate
+from harness.examiner import Openers
+from harness.prompting import most_shots
 from harness.records import Completion, Request, Score, Seed
 from harness.report import report
 from harness.results import load_results
@@ -33,7 +35,7 @@ from harness.store import COMMIT_EVERY
 from harness.terminal import Stop
 from harness.train import train
 from tests.http_server import Endpoint, serving
-from tests.project import write_project
+from tests.project import WordEmbedder, no_judge, write_project
 from tests.test_augment import Quiet
 
 ROOT = Path(__file__).parent.parent
@@ -45,12 +47,15 @@ def opener(base: Path, adapter: Path | None) -> StudentEngine:
     return TransformersEngine(base, adapter, device="cpu")
 
 
+OPENERS = Openers(opener, WordEmbedder, no_judge)
+
+
 def loop(run: Run) -> Quiet:
     terminal = Quiet()
     script = run.root / "prompts/shop/teacher.json"
     augment(run, "script@1", lambda: ScriptedEngine.from_file(script), terminal, Stop())
     train(run, terminal, Stop())
-    evaluate(run, opener, terminal, Stop())
+    evaluate(run, OPENERS, terminal, Stop())
     report(run, terminal)
     return terminal
 
@@ -94,8 +99,8 @@ def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
     ):
         assert part in text
     pictures = list((run.folder / "eval").glob("*.png"))
-    assert len(pictures) == 1
-    assert pictures[0].read_bytes().startswith(b"\x89PNG")
+    assert {picture.name.split(".")[0] for picture in pictures} == {"learning_curve", "forgetting"}
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert any("best alternative" in said for said in terminal.said)
 
 
@@ -161,7 +166,7 @@ def test_bless_then_check_passes_and_a_worse_student_does_not(done: tuple[Run, Q
 def test_ask_answers_side_by_side(done: tuple[Run, Quiet]) -> None:
     run, _ = done
     terminal = Quiet()
-    ask(run, "where is my parcel\x1b[31m", opener, terminal)
+    ask(run, "where is my parcel\x1b[31m", OPENERS, terminal)
     assert sum("likeliest" in said for said in terminal.said) == 5
 
 
@@ -173,13 +178,13 @@ def test_a_suite_that_cannot_run_is_named_and_tried_again(
     (run.root / "suites/arc.yaml").write_text("kind: benchmark\nbenchmark: arc_challenge\nlimit: 5\n")
     settings = ["eval.suites=[shop, arc]"]
     terminal = Quiet()
-    result = evaluate(load_run(run.root / "runs/shop.yaml", settings), opener, terminal, Stop())
+    result = evaluate(load_run(run.root / "runs/shop.yaml", settings), OPENERS, terminal, Stop())
     assert result is not None
     assert list(result["not_run"]) == ["arc"]
     assert any("the suite arc was not run" in said for said in terminal.said)
     report(load_run(run.root / "runs/shop.yaml", settings), terminal)
     assert "The suite arc was not run" in (run.folder / "eval" / "report.md").read_text()
-    evaluate(run, opener, terminal, Stop())
+    evaluate(run, OPENERS, terminal, Stop())
     report(run, terminal)
 
 
@@ -199,10 +204,11 @@ def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
             for completion in super().generate(requests):
                 yield completion.model_copy(update={"finish_reason": "error", "error": "the engine broke"})
 
-    result = evaluate(run, lambda base, adapter: Failing(base, adapter, device="cpu"), Quiet(), Stop())
+    failing = Openers(lambda base, adapter: Failing(base, adapter, device="cpu"), WordEmbedder, no_judge)
+    result = evaluate(run, failing, Quiet(), Stop())
     assert result is not None
     assert {card["failed"] for card in result["cards"]} == {3}
-    again = evaluate(run, opener, Quiet(), Stop())
+    again = evaluate(run, OPENERS, Quiet(), Stop())
     assert again is not None, "failed items are asked again"
     assert {card["failed"] for card in again["cards"]} == {0}
 

@@ -23,6 +23,21 @@ def test_smallest_from_a_normal_interval_is_2_8_standard_errors() -> None:
     assert power.smallest_from(gate) == pytest.approx((1.644854 + 0.841621) * error, rel=1e-5)
 
 
+@pytest.mark.parametrize(("freedom", "least"), [(2, 0.777), (4, 0.794), (8, 0.799), (29, 0.799)])
+@pytest.mark.parametrize("level", [0.90, 0.95])
+def test_smallest_from_t_intervals_has_the_power_that_the_noncentral_t_gives_it(
+    freedom: int, least: float, level: float
+) -> None:
+    from scipy.stats import nct, t
+
+    critical = float(t.ppf((1 + level) / 2, freedom))
+    # the mean of an estimated standard error whose true value is 1
+    mean = math.sqrt(2 / freedom) * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
+    half = critical * mean
+    found = stats.Interval(estimate=0.0, low=-half, high=half, method="t", n=100, level=level)
+    assert least - 0.0005 < float(nct.sf(critical, freedom, power.smallest_from(found))) < 0.81
+
+
 def test_items_needed_is_the_formula_of_miettinen_and_the_inverse_of_smallest_difference() -> None:
     exact = ((1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - 0.0025)) / 0.05) ** 2
     assert power.items_needed(0.2, 0.05) == math.ceil(exact) == 626

@@ -37,7 +37,7 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "filters": {"records", "errors", "text", "prompts", "stats"},
     "scoring": {"records", "errors", "text", "prompts", "stats", "classification", "store", "yaml_file"},
     "chat": {"records", "errors"},
-    "engines": {"records", "errors", "store", "yaml_file", "chat"},
+    "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring"},
     "training": {"records", "errors", "store", "config", "rows", "models", "chat"},
 }
 

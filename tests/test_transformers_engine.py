@@ -264,6 +264,11 @@ def test_chunks_see_exactly_what_their_rows_see() -> None:
         covered += list(range(first, last))
         assert np.flatnonzero(seen[first:last].any(axis=0)).tolist() == places.tolist()
     assert covered == list(range(len(rows)))
+    for (_, _, exact), (_, _, wide) in zip(
+        chunks(tree, columns, len(rows), 7), chunks(tree, columns, len(rows), 7, 8), strict=True
+    ):
+        assert set(exact) <= set(wide)
+        assert len(set(wide)) == len(wide) == min(-(-len(exact) // 8) * 8, len(columns))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3_text"])

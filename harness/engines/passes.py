@@ -16,6 +16,7 @@ from harness.errors import UsageError
 
 LOGIT_FLOATS = {"cpu": 2**26, "cuda": 2**29}  # logits of one pass
 CHUNK = 128  # nodes whose attention is computed together on CPU; measured
+WIDTHS = 64  # its columns are a multiple of this: every other shape is compiled anew, in time and memory
 
 
 class Visit(NamedTuple):
@@ -72,7 +73,7 @@ class Passes:
     ) -> torch.Tensor:
         places: list[Chunk] = []
         packed: dict[str, list[torch.Tensor]] = {kind: [] for kind in self.windows}
-        for start, stop, seen in chunks(tree, columns, len(rows), CHUNK):
+        for start, stop, seen in chunks(tree, columns, len(rows), CHUNK, WIDTHS):
             whole = len(seen) == seen[-1] - seen[0] + 1
             where = slice(int(seen[0]), int(seen[-1]) + 1) if whole else self.tensor(seen)
             places.append(Chunk(start, stop, where, len(seen)))

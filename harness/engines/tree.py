@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,19 +89,22 @@ def ancestors(tree: Tree, node: int) -> Ints:
     return np.flatnonzero(tree.end[:node] > node)
 
 
-def chunks(tree: Tree, columns: Ints, rows: int, size: int) -> Iterator[tuple[int, int, Ints]]:
+def chunks(tree: Tree, columns: Ints, rows: int, size: int, multiple: int = 1) -> Iterator[tuple[int, int, Ints]]:
     """The last `rows` nodes of `columns` in chunks of at most `size`: (first row, last row + 1, seen).
 
     `seen` are the places in `columns` that any of the chunk's rows attends to: the ancestors of its first node,
-    and the chunk itself.
+    and the chunk itself; and as many others, where there are, as make their number a multiple of `multiple`.
     """
     before = len(columns) - rows
-    count = -(-rows // size)
-    edges = [rows * i // count for i in range(count + 1)]
-    for start, stop in pairwise(edges):
+    for start in range(0, rows, size):
+        stop = min(start + size, rows)
         at = before + start
-        above = np.flatnonzero(tree.end[columns[:at]] > columns[at])
-        yield start, stop, np.concatenate([above, np.arange(at, before + stop)])
+        seen = np.zeros(len(columns), dtype=np.bool_)
+        seen[:at] = tree.end[columns[:at]] > columns[at]
+        seen[at : before + stop] = True
+        others = np.concatenate([np.flatnonzero(~seen[:at])[::-1], np.arange(before + stop, len(columns))])
+        seen[others[: -int(seen.sum()) % multiple]] = True  # the nearest before: a range often stays one
+        yield start, stop, np.flatnonzero(seen)
 
 
 def visible(tree: Tree, rows: Ints, columns: Ints, window: int | None = None) -> Bools:

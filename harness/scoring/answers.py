@@ -430,5 +430,31 @@ class Abstention(Record):
         return {"accuracy": silent, "abstained": silent, "made_up": 1 - silent}
 
 
-# A new kind joins here (harness.scoring.rubric.Rubric, kind: rubric), and nowhere else.
+class Unjudged(Record):
+    """Takes any answer as it is: a model judges it afterwards, by a rubric (harness.scoring.rubric)."""
+
+    @property
+    def unread(self) -> dict[str, float]:
+        """Nothing is unreadable."""
+        return {}
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """An answer may have many lines."""
+        return ()
+
+    def score(self, output: str, item: Item) -> dict[str, float] | None:
+        """No values yet."""
+        return {}
+
+    def reference(self, item: Item) -> str:
+        """The first answer."""
+        return item.answers[0] if item.answers else ""
+
+    def problem(self, answer: str) -> str:
+        """A rubric compares with a reference, so there must be one."""
+        return "" if answer.strip() else "it is empty, and a rubric compares with it"
+
+
+# A new kind joins here, and nowhere else; a rubric, which a model applies, joins in suites.AnswersSuite.
 AnyAnswer = Annotated[TextAnswer | NumberAnswer | JsonAnswer, Field(discriminator="kind")]

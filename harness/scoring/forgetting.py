@@ -36,11 +36,12 @@ def reading_pairs(items: Sequence[Item], base: Sequence[Score], engine: StudentE
     return pairs
 
 
-def store_expected(path: Path, pairs: Sequence[Pair | None], engine: StudentEngine) -> None:
+def store_expected(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> None:
     """Write what the base expects at each token of its own answers."""
     there = [pair for pair in pairs if pair is not None]
     found = engine.next_tokens(there, TOP)
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
+        "items": np.array([item.id for item, pair in zip(items, pairs, strict=True) if pair is not None], dtype="U16"),
         "positions": np.array([len(next_.ids) for next_ in found], dtype=np.int64),
         "ids": np.concatenate([next_.ids for next_ in found]) if found else np.empty((0, TOP), np.int64),
         "logprobs": np.concatenate([next_.logprobs for next_ in found]) if found else np.empty((0, TOP), np.float32),
@@ -50,19 +51,20 @@ def store_expected(path: Path, pairs: Sequence[Pair | None], engine: StudentEngi
     write_atomic(path, buffer.getvalue())
 
 
-def load_expected(path: Path) -> list[NextTokens]:
-    """What `store_expected` wrote, one entry per pair that was there."""
+def load_expected(path: Path) -> dict[str, NextTokens]:
+    """What `store_expected` wrote, by item id; items without an answer are not in it."""
     with np.load(path) as stored:
         ends = np.cumsum(stored["positions"])[:-1]
         ids, logprobs = np.split(stored["ids"], ends), np.split(stored["logprobs"], ends)
-    return [NextTokens(i, p) for i, p in zip(ids, logprobs, strict=True)]
+        return {str(n): NextTokens(i, p) for n, i, p in zip(stored["items"], ids, logprobs, strict=False)}
 
 
 def moved(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> dict[str, float]:
     """item id -> mean KL divergence (nats per token) of the student from its base, a lower bound; see `token_kl`."""
     expected = load_expected(path)
-    there = [(item, pair) for item, pair in zip(items, pairs, strict=True) if pair is not None]
+    there = [(item, pair) for item, pair in zip(items, pairs, strict=True) if pair is not None and item.id in expected]
     if not there:
         return {}
-    own = engine.next_tokens([pair for _, pair in there], TOP, at=expected)
-    return {item.id: kl for (item, _), kl in zip(there, token_kl(own, expected), strict=True)}
+    base = [expected[item.id] for item, _ in there]
+    own = engine.next_tokens([pair for _, pair in there], TOP, at=base)
+    return {item.id: kl for (item, _), kl in zip(there, token_kl(own, base), strict=True)}

@@ -27,12 +27,15 @@ from harness.scoring.answers import (
     Fact,
     JsonAnswer,
     Match,
+    NumberAnswer,
     TextAnswer,
+    Unjudged,
     answer_tokens,
     schema_problem,
 )
 from harness.scoring.items import Source, as_text, jsonl_rows, read_items, texts_in, title
 from harness.scoring.moderation import PythonModeration
+from harness.scoring.rubric import Rubric
 from harness.store import read_json
 
 
@@ -76,7 +79,8 @@ class AnswersSuite(ItemsSuite):
     """Questions answered in writing: {question, answer} or {question, answers}, the first one the reference."""
 
     kind: Literal["answers"]
-    answer: AnyAnswer = TextAnswer()  # how an answer is judged
+    # how an answer is judged: by a rule, or by a model
+    answer: Annotated[TextAnswer | NumberAnswer | JsonAnswer | Rubric, Field(discriminator="kind")] = TextAnswer()
     asked: Asked = "task"
     max_tokens: Annotated[int, Field(ge=1)] = 64  # tokens of an answer
 
@@ -253,7 +257,15 @@ class Suite:
     @property
     def primary(self) -> str:
         """The metric that sums it up."""
+        if self.rubric is not None:
+            return "preferred"
         return "rep_3" if isinstance(self.spec, OpenEndedSuite) else "accuracy"
+
+    @property
+    def rubric(self) -> Rubric | None:
+        """By what a model judges its answers; None where rules do."""
+        answer = self.spec.answer if isinstance(self.spec, AnswersSuite) else None
+        return answer if isinstance(answer, Rubric) else None
 
     @property
     def scorer(self) -> AnswerScorer | None:
@@ -269,12 +281,15 @@ def scorer_of(spec: WrittenSuite) -> AnswerScorer:
     """The record that judges an answer to this kind of suite."""
     if isinstance(spec, FactsSuite):
         return Fact(match=spec.match)
-    return spec.answer if isinstance(spec, AnswersSuite) else Abstention()
+    if isinstance(spec, UnanswerableSuite):
+        return Abstention()
+    return Unjudged() if isinstance(spec.answer, Rubric) else spec.answer
 
 
-def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | None = None) -> Suite:
+def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: int | None = None) -> Suite:
     """Load one suite and its items. `labels` are the task's; `limit` caps the items of a benchmark.
 
+    Without a task (None) the labels are those that the items have: enough to prove a suite, not to score with it.
     Raises UsageError naming file, line, value.
     """
     document = yaml_file.load(path)
@@ -283,11 +298,11 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...], limit: int | Non
         caps = [n for n in (spec.limit, limit) if n is not None]
         return Suite(path.stem, spec.model_copy(update={"limit": min(caps, default=None)}), ())
     place = document.place(("items",))
-    if isinstance(spec, LabelsSuite) and not labels:
+    if isinstance(spec, LabelsSuite) and labels == ():
         raise UsageError(
             f"{document.place(('kind',))}: kind: the task has no labels; its own suites are of kind answers"
         )
-    if isinstance(spec, AnswersSuite):
+    if isinstance(spec, AnswersSuite) and not isinstance(spec.answer, Rubric):
         answer = with_schema(spec.answer, root, document.place(("answer", "json_schema")))
         spec = spec.model_copy(update={"answer": answer})
     if isinstance(spec, FactsSuite) and not (root / spec.documents).is_file():
@@ -332,7 +347,7 @@ def _parse(document: yaml_file.Document) -> AnySuite:
 Items = list[tuple[str, Item]]  # where each stands, and what it is
 
 
-def _items(spec: ItemsSuite, root: Path, place: str, labels: tuple[str, ...]) -> Items:
+def _items(spec: ItemsSuite, root: Path, place: str, labels: tuple[str, ...] | None) -> Items:
     if isinstance(spec, LabelsSuite):
         return _label_items(spec, root, place, labels)
     if isinstance(spec, AnswersSuite | FactsSuite):
@@ -345,9 +360,11 @@ def _items(spec: ItemsSuite, root: Path, place: str, labels: tuple[str, ...]) ->
     return _open_items(spec, root, place)
 
 
-def _label_items(spec: LabelsSuite, root: Path, place: str, labels: tuple[str, ...]) -> Items:
+def _label_items(spec: LabelsSuite, root: Path, place: str, known: tuple[str, ...] | None) -> Items:
     items = []
-    for where, read in read_items(spec.items, root, LabelLine, spec.fields, spec.tags, place):
+    lines = read_items(spec.items, root, LabelLine, spec.fields, spec.tags, place)
+    labels = tuple(sorted({line.label for _, line in lines})) if known is None else known
+    for where, read in lines:
         if read.label not in labels:
             raise UsageError(
                 f"{where}: label: {read.label!r} is not a label of the task{nearest(read.label, labels)};"

@@ -1,0 +1,121 @@
+"""A project with stored scores, as a test of the gate wants them: no model and no engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from harness.check import Options, bless, check
+from harness.config import Run, load_run
+from harness.records import Cell, Item, Score, Scorecard
+from harness.terminal import Terminal
+from tests.project import write_project
+
+STUDENT = "tiny"
+NAME = f"{STUDENT}.filtered.12.s0"
+ITEMS = 400
+MARGIN = {"accuracy": {"margin": 0.05}}
+Values = Callable[[int], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A project whose only suite, `shop`, has ITEMS items, with stored scores as a test wants them."""
+
+    root: Path
+    path: Path
+
+    def suite(self, **changes: Any) -> None:
+        """Rewrite the suite file."""
+        spec = {"kind": "labels", "items": "suites/shop.jsonl", "max_tokens": 4} | changes
+        (self.root / "suites/shop.yaml").write_text(yaml.safe_dump(spec))
+
+    def items(self, count: int = ITEMS, **more: Callable[[int], str]) -> None:
+        """Rewrite the items; `more` gives other fields of an item by its place."""
+        lines = [
+            {"text": f"message number {i} of many", "label": ("parcel", "invoice")[i % 2]}
+            | {name: value(i) for name, value in more.items()}
+            for i in range(count)
+        ]
+        (self.root / "suites/shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def run(self, *settings: str) -> Run:
+        """Load the run."""
+        return load_run(self.path, list(settings))
+
+    def store(
+        self, *students: Values, failed: int = 0, drop: int = 0, key: str = "k", cells: Sequence[Cell] = (), **more: Any
+    ) -> None:
+        """What eval would have stored: per student an item's values by its place; random seeds 0, 1, ... or `cells`."""
+        folder = self.root / "runs/shop/eval"
+        (folder / "scores").mkdir(parents=True, exist_ok=True)
+        suite = self.run().suites["shop"]
+        cards = []
+        for place, values in enumerate(students):
+            cell = cells[place] if cells else Cell(student=STUDENT, data="filtered", size=12, random_seed=place)
+            scores = [_score(item, i, values, failed) for i, item in enumerate(suite.items[drop:])]
+            counts = {"items": len(scores), "scored": len(scores) - failed, "unparsed": 0, "failed": failed}
+            card = Scorecard(
+                key=f"card{place}", suite="shop", suite_digest=suite.digest, student=cell.name, cell=cell,
+                student_key=f"{key}{place}", prompting="zero_shot", metrics={"macro_f1": 0.5}, **counts,
+            )  # fmt: skip
+            cards.append(card.model_dump() | more)
+            (folder / f"scores/{card.key}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))
+        (folder / "scorecards.json").write_text(json.dumps({"digest": "d", "not_run": {}, "cards": cards}))
+
+    def scores(self, place: int = 0) -> Path:
+        """The file of one student's scores."""
+        return self.root / f"runs/shop/eval/scores/card{place}.jsonl"
+
+    @property
+    def baseline(self) -> Path:
+        """The blessed file."""
+        return self.root / "runs/shop.baseline.json"
+
+    def bless(self, *settings: str) -> None:
+        """Bless what is stored."""
+        bless(self.run(*settings), Terminal())
+
+    def check(self, *settings: str, options: Options | None = None) -> int:
+        """The exit code of a check."""
+        return check(self.run(*settings), Terminal(), options)
+
+
+def _score(item: Item, place: int, values: Values, failed: int) -> Score:
+    about = {"item": item.id, "split": item.split, "group": item.group, "stratum": item.stratum}
+    if place < failed:
+        return Score(**about, status="failed", error="no answer")
+    return Score(**about, status="scored", values=values(place))
+
+
+def rate(right: float, salt: int = 0, base: float = 0.8, share: float = 0.5) -> Values:
+    """Accuracy `base`, except that each item is redrawn as right with chance `right` where salt picks it.
+
+    `share`: of the items that a salt other than 0 picks.
+    """
+
+    def values(i: int) -> dict[str, float]:
+        first, second = np.random.default_rng([i, 1]).random(), np.random.default_rng([i, 2, salt]).random(2)
+        value = first < base if not salt or second[0] > share else second[1] < right
+        return {"accuracy": float(value), "words": 3.0 + 2 * first}
+
+    return values
+
+
+def write_stored(root: Path, **limits: Any) -> Stored:
+    """The project, with four random seeds to ask for, and the scores of one student stored."""
+    path = write_project(root, STUDENT, eval={"suites": ["shop"]})
+    run = yaml.safe_load(path.read_text())
+    run["train"]["random_seeds"] = [0, 1, 2, 3]
+    path.write_text(yaml.safe_dump(run, sort_keys=False))
+    stored = Stored(root, path)
+    stored.items()
+    stored.suite(limits=limits or MARGIN)
+    stored.store(rate(0.8))
+    return stored
