@@ -320,8 +320,14 @@ def panels(found: Sequence[Change], student: str) -> list[Panel]:
     made = []
     for (suite, metric), own in grouped.items():
         own.sort(key=lambda change: change.arm.size)
+        most = math.inf if metric in ("words", "kl_from_base") else 1.0
         points = tuple(
-            PanelPoint(c.arm.size, c.after, c.before + c.difference.interval.low, c.before + c.difference.interval.high)
+            PanelPoint(
+                c.arm.size,
+                c.after,
+                max(0.0, c.before + c.difference.interval.low),
+                min(most, c.before + c.difference.interval.high),
+            )
             for c in own
         )
         guess = own[0].arm.cards[0].chance if metric in ("accuracy", "gold_probability") else None

@@ -200,10 +200,17 @@ def _broke(run: Run, results: Results) -> str:
             name = f"forgetting.{student.strip('/').replace('/', '--')}.png"
             write_atomic(run.folder / "eval" / name, figure.forgetting(student, drawn))
             lines.append(f"![what tuning broke]({name})\n")
-    if rows:
+    shown = [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
+    if shown:
         heads = ("suite", "metric", "student", "before", "after", "difference", "verdict", "could have seen")
-        lines.append(tables.markdown(heads, [_change_row(c) for c in rows]) + "\n")
+        lines.append(tables.markdown(heads, [_change_row(c) for c in shown]) + "\n")
+        lines.append("The largest size of each kind of data; the figure shows the others.\n")
     return "\n".join(lines) + "\n"
+
+
+def _alike(a: Change, b: Change) -> bool:
+    """Whether two changes are of one student and one kind of data."""
+    return (a.arm.student, a.arm.data) == (b.arm.student, b.arm.data)
 
 
 def _change_row(c: Change) -> list[str]:

@@ -46,7 +46,8 @@ class WordEmbedder:
         for row, text in zip(found, texts, strict=True):
             for word in text.lower().split() or [""]:
                 row[int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) % 64] += 1
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        return found
 
 
 def write_project(root: Path, student: str, **changes: Any) -> Path:

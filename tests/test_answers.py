@@ -21,7 +21,6 @@ from harness.scoring.answers import (
     Abstention,
     AnswerScorer,
     Fact,
-    JsonAnswer,
     NumberAnswer,
     TextAnswer,
     answer_tokens,
@@ -31,6 +30,7 @@ from harness.scoring.answers import (
     token_f1,
 )
 from harness.scoring.base import NextTokens
+from harness.scoring.json_answers import JsonAnswer
 from harness.scoring.suites import Suite, facts_in_documents, load_suite
 from harness.scoring.written import plain_prompt, score_written
 

@@ -48,7 +48,7 @@ BAD = [
     ("suites/facts.jsonl", '"answer": 0', '"answer": 2', ["facts.jsonl:1", "answer", "2"]),
     ("suites/facts.jsonl", '["0", "1"]', '["0", "0"]', ["facts.jsonl:1", "choices", "equal"]),
     ("suites/shop.yaml", "kind: labels", "kind: label", ["shop.yaml:1", "'label'", "'labels'", "open_ended"]),
-    ("suites/shop.yaml", "max_drop", "max_dorp", ["shop.yaml", "limits.accuracy.max_dorp", "'max_drop'"]),
+    ("suites/shop.yaml", "margin", "margn", ["shop.yaml", "limits.accuracy.margn", "'margin'"]),
     ("prompts/shop/student.j2", "text", "txt", ["student.j2:1", "'txt' is undefined", "'text'"]),
     ("prompts/shop/list.j2", "{{ label }}", "{{ lable }}", ["list.j2:1", "'lable'", "'label'"]),
     ("prompts/shop/judge.j2", "{{ text }}", "{{ row }}", ["judge.j2:1", "'row'", "description, label, labels, shots, text"]),

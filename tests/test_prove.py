@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from harness.config import Run, load_run
 from harness.prove import CONTEXT, Problem, _not_wrong, prove
 from harness.records import Item, Message, Pair, Score
-from harness.scoring.answers import JsonAnswer, TextAnswer
+from harness.scoring.answers import TextAnswer
 from harness.scoring.choices import continuation_pair
+from harness.scoring.json_answers import JsonAnswer
 from harness.scoring.oracle import Gold, Oracle, read
 from harness.scoring.suites import (
     AnswersSuite,

@@ -25,15 +25,14 @@ from harness.scoring.answers import (
     AnswerScorer,
     AnyAnswer,
     Fact,
-    JsonAnswer,
     Match,
     NumberAnswer,
     TextAnswer,
     Unjudged,
     answer_tokens,
-    schema_problem,
 )
 from harness.scoring.items import Source, as_text, jsonl_rows, read_items, texts_in, title
+from harness.scoring.json_answers import JsonAnswer, schema_problem
 from harness.scoring.moderation import PythonModeration
 from harness.scoring.rubric import Rubric
 from harness.store import read_json
