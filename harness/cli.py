@@ -248,7 +248,8 @@ def suites(
             size = f"{len(suite.items)} items" if suite.items else "items of its own benchmark"
             terminal.say(f"{name:<28}{suite.spec.kind:<14}version {suite.spec.version}, {size}")
         return
-    wrong = [problem for problem in prove_all(found, loaded, terminal) if problem.wrong]
+    problems = prove_all(found, loaded, terminal, loaded.root if loaded else Path.cwd())
+    wrong = [problem for problem in problems if problem.wrong]
     if wrong:
         raise UsageError(f"{len(wrong)} problems in {len({p.suite for p in wrong})} suites")
 

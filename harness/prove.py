@@ -35,6 +35,7 @@ from harness.scoring.suites import (
     OpenEndedSuite,
     Suite,
     UnanswerableSuite,
+    facts_in_documents,
 )
 from harness.scoring.summary import RATES
 from harness.scoring.written import plain_prompt, score_written
@@ -63,15 +64,17 @@ class Problem:
         return f"{place}: {'' if self.wrong else 'not proven: '}{self.what}"
 
 
-def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal) -> list[Problem]:
+def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root: Path | None = None) -> list[Problem]:
     """Every problem of every suite, printed as found; empty when all is well.
 
     A run gives the task's prompts and the students' tokenizers. Without one, items are asked as plain text and
-    lengths are estimated: three characters a token, a context of 2048 tokens.
+    lengths are estimated: three characters a token, a context of 2048 tokens. `root`: the project, for the
+    documents in which facts must stand.
     """
     rooms, found = _rooms(run) if run else ([_estimate()], [])
     for name, suite in suites.items():
         own = [*_notes(suite), *_items(suite, rooms, run)]
+        own += [Problem(name, "", line) for line in facts_in_documents(suite, root or Path())]
         wrong = sum(problem.wrong for problem in own)
         asked = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
         terminal.say(f"{name}: {asked}, {wrong} problems" if wrong else f"{name}: {asked}, no problem found")
@@ -302,7 +305,8 @@ def _benchmark(suite: Suite, spec: BenchmarkSuite, rooms: Sequence[Room]) -> Ite
         length = room.text(oracle.longest)
         if length > room.context:
             what = f"{room.name}: its longest prompt has {length} tokens, the context {room.context}"
-            yield Problem(suite.name, "", f"{what}; such documents fail by name, take fewer examples")
+            said = f"{what}; such documents fail by name, take fewer examples"
+            yield Problem(suite.name, "", said, wrong=room.counted)
 
 
 # --- lengths ----------------------------------------------------------------------------------------------------
@@ -316,6 +320,7 @@ class Room:
     context: int  # tokens
     prompt: Callable[[Asked], int]  # tokens of a prompt up to where the answer begins
     text: Callable[[str], int]  # tokens of a text
+    counted: bool = True  # with the student's own tokenizer, not estimated
 
 
 def _rooms(run: Run) -> tuple[list[Room], list[Problem]]:
@@ -357,4 +362,5 @@ def _estimate() -> Room:
         CONTEXT,
         lambda asked: text(asked if isinstance(asked, str) else read(asked)),
         text,
+        counted=False,
     )
