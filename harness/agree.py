@@ -20,8 +20,8 @@ from harness.config import Run
 from harness.errors import UsageError
 from harness.prompting import asked_with
 from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
+from harness.scoring.asking import Asked, Prompt
 from harness.scoring.base import StudentEngine
-from harness.scoring.labels import Asked, Prompt
 from harness.scoring.quality import named_label
 from harness.scoring.suites import LabelsSuite
 from harness.shipped import ship_cells

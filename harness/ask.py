@@ -8,9 +8,9 @@ from harness.config import Run
 from harness.examiner import Openers
 from harness.prompting import Lookup, asked_with, nearest_rows
 from harness.records import Item
+from harness.scoring.asking import ask as ask_written
 from harness.scoring.base import StudentEngine
 from harness.scoring.labels import score_labels
-from harness.scoring.written import ask as ask_written
 from harness.subjects import Subject, largest_rows, read_cast
 from harness.terminal import Terminal
 

@@ -13,9 +13,10 @@ from harness.errors import Interrupted, UsageError
 from harness.prompting import asked_with, nearest_rows
 from harness.records import Generator, Score, digest
 from harness.scoring import benchmarks, forgetting
+from harness.scoring.asking import Prompt
 from harness.scoring.base import Embedder, Outcome, StudentEngine
 from harness.scoring.choices import score_choices
-from harness.scoring.labels import Prompt, score_labels
+from harness.scoring.labels import score_labels
 from harness.scoring.memorised import load_canaries
 from harness.scoring.moderation import load_moderation
 from harness.scoring.open_ended import Tools, score_open_ended

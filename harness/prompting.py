@@ -9,8 +9,8 @@ from harness.config import Run
 from harness.errors import UsageError
 from harness.records import Item, Row, Seed
 from harness.rows import student_prompt, untuned_prompt
+from harness.scoring.asking import Asked, Prompt, context_ids
 from harness.scoring.base import Embedder, StudentEngine
-from harness.scoring.labels import Asked, Prompt, context_ids
 from harness.subjects import Subject
 
 ANSWER_ROOM = 64  # tokens kept free for the answer, and for a longest item by tokens, not by characters

@@ -24,9 +24,10 @@ from harness.models import resolve
 from harness.records import Item, Score
 from harness.rows import student_prompt, untuned_prompt
 from harness.scoring import benchmarks
+from harness.scoring.asking import Asked, Prompt
 from harness.scoring.benchmark_rows import documents_of
 from harness.scoring.choices import score_choices
-from harness.scoring.labels import Asked, Prompt, score_labels
+from harness.scoring.labels import score_labels
 from harness.scoring.oracle import Gold, Oracle, read
 from harness.scoring.suites import (
     BenchmarkSuite,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from harness.errors import UsageError
-from harness.records import Completion, Item, Loglikelihood, Message, Origin, Pair, Request, Sampling, Score
+from harness.records import Completion, Item, Loglikelihood, Pair, Score
+from harness.scoring.asking import Prompt, answer_ids, ask, context_ids
 from harness.scoring.base import StudentEngine
-from harness.scoring.choices import continuation_pair
 from harness.scoring.quality import named_label
-
-Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
-Prompt = Callable[[str], Asked]  # from an item's text
 
 
 def score_labels(
@@ -41,54 +38,14 @@ def score_labels(
     ]
     measured = iter(engine.loglikelihood(pairs))
     rated = [[next(measured) for _ in labels] if fit else [] for fit in fits]
-    written = _write(
-        [i for i, row in enumerate(rated) if row and not any(m.greedy for m in row)],
-        chats, engine, model, max_tokens,
-    )  # fmt: skip
+    unsure = [i for i, row in enumerate(rated) if row and not any(m.greedy for m in row)]
+    written = ask({i: chats[i] for i in unsure}, engine, model, max_tokens, ("\n",))
     return [
         _score(item, row, written.get(i), len(context)).model_copy(
             update={"tags": item.tags, "group": item.group, "stratum": item.stratum, "prompt_tokens": len(context)}
         )
         for i, (item, row, context) in enumerate(zip(items, rated, contexts, strict=True))
     ]
-
-
-def context_ids(engine: StudentEngine, asked: Asked) -> tuple[int, ...]:
-    """Token ids after which the answer begins."""
-    return engine.text_ids(asked) if isinstance(asked, str) else engine.prompt_ids(asked)
-
-
-def answer_ids(engine: StudentEngine, asked: Asked, label: str) -> tuple[int, ...]:
-    """Token ids of a label and its stop: the end of the turn in a chat, the end of the line in a plain text."""
-    if isinstance(asked, str):
-        return continuation_pair(engine, asked, f" {label}\n").continuation
-    return engine.answer_ids(asked, label)
-
-
-def _write(
-    indices: Sequence[int],
-    chats: Sequence[Asked],
-    engine: StudentEngine,
-    model: str,
-    max_tokens: int,
-) -> dict[int, Completion]:
-    """The greedy answers to some chats, by index; equal chats are asked once."""
-    asked: dict[str, list[int]] = {}
-    requests = []
-    for i in indices:
-        chat = chats[i]
-        plain = isinstance(chat, str)
-        request = Request(
-            model=model,
-            prompt=chat if isinstance(chat, str) else "",
-            messages=() if isinstance(chat, str) else chat,
-            sampling=Sampling(temperature=0.0, max_tokens=max_tokens, stop=("\n",) if plain else ()),
-            origin=Origin(purpose="answer", row=str(i)),
-        )
-        if request.key not in asked:
-            requests.append(request)
-        asked.setdefault(request.key, []).append(i)
-    return {i: completion for completion in engine.generate(requests) for i in asked[completion.request]}
 
 
 def _score(item: Item, rated: Sequence[Loglikelihood], written: Completion | None, length: int) -> Score:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
+from harness.scoring.asking import Asked
 from harness.scoring.base import NextTokens
-from harness.scoring.labels import Asked
 
 TAIL = "\n[assistant]\n"  # ends a chat as the oracle reads it
 END = 0  # the token at the end of a turn

@@ -7,12 +7,12 @@ that answer: it moves with every weight, where an accuracy moves in steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from harness.records import Completion, Item, Message, Origin, Pair, Request, Sampling, Score
+from harness.records import Completion, Item, Message, Pair, Score
 from harness.scoring.answers import AnswerScorer
+from harness.scoring.asking import Prompt, answer_ids, ask, context_ids
 from harness.scoring.base import StudentEngine
-from harness.scoring.labels import Asked, Prompt, answer_ids, context_ids
 
 
 def plain_prompt(text: str) -> tuple[Message, ...]:
@@ -49,26 +49,6 @@ def score_written(
         _score(item, written.get(i), nll.get(i), len(context), scorer, unanswered.get(i, ""))
         for i, (item, context) in enumerate(zip(items, contexts, strict=True))
     ]
-
-
-def ask(
-    asked: Mapping[int, Asked], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
-) -> dict[int, Completion]:
-    """The greedy answers, by the same numbers; equal prompts are asked once. `stop` is for plain texts."""
-    numbers: dict[str, list[int]] = {}
-    requests: dict[str, Request] = {}
-    for i, one in asked.items():
-        plain = isinstance(one, str)
-        request = Request(
-            model=model,
-            prompt=one if isinstance(one, str) else "",
-            messages=() if isinstance(one, str) else one,
-            sampling=Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if plain else ()),
-            origin=Origin(purpose="answer", row=str(i)),
-        )
-        requests.setdefault(request.key, request)
-        numbers.setdefault(request.key, []).append(i)
-    return {i: answer for answer in engine.generate(requests.values()) for i in numbers[answer.request]}
 
 
 def _score(
