@@ -154,7 +154,12 @@ def inputs_digest(run: Run, teacher: str) -> str:
 
 def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
     """What filters may look at: seeds, labels, and every text of every suite."""
-    protected = [Protected(suite.name, item.id, item.text) for suite in run.suites.values() for item in suite.items]
+    protected = [
+        Protected(suite.name, item.id, text)
+        for suite in run.suites.values()
+        for item in suite.items
+        for text in (item.text, *item.variants)
+    ]
     for suite in run.suites.values():
         if not isinstance(suite.spec, BenchmarkSuite):
             continue

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from harness.config import Run
@@ -22,7 +23,7 @@ from harness.records import Cell, Row, Scorecard, digest
 from harness.rows import rows_of_data
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import Outcome
-from harness.scoring.remembered import Remembered
+from harness.scoring.remembered import Remembered, Tick
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, Suite
 from harness.scoring.summary import chance, summarise
 from harness.store import (
@@ -37,7 +38,7 @@ from harness.store import (
     write_manifest,
 )
 from harness.subjects import Cast, Subject, applies, cell_of, read_cast
-from harness.terminal import Stop, Terminal
+from harness.terminal import Advance, Stop, Terminal
 from harness.training.subsets import nested
 
 
@@ -124,7 +125,8 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
                 if examiner.stop():
                     break
                 advance(done, f"{subject.title}: {suite.name}")
-                card = _score_one(examiner, key, subject, suite)
+                tick = partial(_tick, advance, done, f"{subject.title}: {suite.name}")
+                card = _score_one(examiner, key, subject, suite, tick)
             # a card may come from another run, where the same weights had another name
             cards.append(card.model_copy(update={"student": subject.cell.name, "cell": subject.cell}))
             advance(done + 1, f"{subject.title}: {suite.name}")
@@ -135,10 +137,15 @@ def _all_stored(run: Run, cast: Cast, suite: Suite) -> bool:
     return all(stored_card(run, card_key(run, cast, s, suite)) for s in cast.subjects if applies(suite, s))
 
 
-def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite) -> Scorecard:
+def _tick(advance: Advance, cards: int, what: str, done: int, total: int) -> None:
+    """Progress within a card."""
+    advance(cards, f"{what}, {done} of {total}")
+
+
+def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite, tick: Tick) -> Scorecard:
     """A new card. What the model answers is remembered beside it until the card is whole."""
     part = examiner.run.cache / "scores" / f"{key}.part.jsonl"
-    engine = Remembered(lambda: examiner.engine(subject), part, examiner.stop)
+    engine = Remembered(lambda: examiner.engine(subject), part, examiner.stop, tick)
     outcome = score_suite(examiner, subject, suite, engine)
     card = _store(examiner.run, key, subject, suite, outcome, engine.seconds)
     part.unlink(missing_ok=True)
