@@ -18,13 +18,13 @@ import numpy as np
 from harness import stats
 from harness.config import Run
 from harness.errors import UsageError
+from harness.gate.shipped import ship_cells
 from harness.prompting import asked_with
 from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
 from harness.scoring.asking import Asked, Prompt
 from harness.scoring.base import StudentEngine
 from harness.scoring.quality import named_label
 from harness.scoring.suites import LabelsSuite
-from harness.shipped import ship_cells
 from harness.stats import Interval
 from harness.store import write_json
 from harness.subjects import read_cast

@@ -14,12 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from harness import clusters, power, stats
+from harness import stats
 from harness.records import Score, Scorecard
 from harness.results import Results
 from harness.scoring.reference import NAME as REFERENCE
 from harness.scoring.summary import LOWER_IS_BETTER, RATES
-from harness.stats import Floats, Interval
+from harness.stats import Floats, Interval, clusters, power
 
 Split = Literal["dev", "test"]
 Question = Literal["these weights", "this recipe"]

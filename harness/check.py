@@ -15,9 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import announce, gate, power
+from harness import gate
 from harness.analysis import arms, matrix
-from harness.baseline import (
+from harness.config import Run
+from harness.environment import changed_files
+from harness.errors import UsageError, nearest
+from harness.gate import Decision, Evidence, Question, Rule, announce
+from harness.gate.baseline import (
     Baseline,
     BaselineMetric,
     BaselineSuite,
@@ -27,15 +31,11 @@ from harness.baseline import (
     pack_ids,
     read_baseline,
 )
-from harness.config import Run
-from harness.environment import changed_files
-from harness.errors import UsageError, nearest
-from harness.gate import Decision, Evidence, Question, Rule
+from harness.gate.shipped import Shipped, better, fresh, ship_cells, shipped
 from harness.noise import noise_floor
 from harness.results import Results, load_results
 from harness.scoring.suites import Suite
-from harness.shipped import Shipped, better, fresh, ship_cells, shipped
-from harness.stats import Floats
+from harness.stats import Floats, power
 from harness.store import read_manifest, write_atomic, write_json
 from harness.terminal import Terminal
 

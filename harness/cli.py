@@ -187,7 +187,7 @@ def plan(
     ] = 0.01,
 ) -> None:
     """How many items, and random seeds, a margin needs, before a suite is written."""
-    from harness.margins import table
+    from harness.gate.margins import table
 
     Terminal().say(table(margin, flips or [0.05, 0.1, 0.2, 0.3], seed_spread))
 

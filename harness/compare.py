@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness import announce, power, stats
+from harness import stats
 from harness.analysis import WATCHED
-from harness.baseline import cut
 from harness.config import Run
 from harness.errors import UsageError, nearest
-from harness.gate import Evidence, Question
+from harness.gate import Evidence, Question, announce
+from harness.gate.baseline import cut
+from harness.gate.shipped import Shipped, ship_cells, shipped
 from harness.records import Cell
 from harness.results import Results, load_results
-from harness.shipped import Shipped, ship_cells, shipped
-from harness.stats import Interval
+from harness.stats import Interval, power
 from harness.terminal import Terminal
 
 HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "could have seen")

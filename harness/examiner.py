@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from harness import prompts
 from harness.config import Run
 from harness.errors import Interrupted, UsageError
+from harness.gate.shipped import ship_cells
 from harness.prompting import asked_with, nearest_rows
 from harness.records import Generator, Score, digest
 from harness.scoring import benchmarks, forgetting
@@ -24,7 +25,6 @@ from harness.scoring.spelling import english
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, scorer_of
 from harness.scoring.summary import chance
 from harness.scoring.written import plain_prompt, score_written
-from harness.shipped import ship_cells
 from harness.store import CallCache, cached, read_jsonl
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
 from harness.terminal import Stop, Terminal

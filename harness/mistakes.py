@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from harness.analysis import Arm, arms
 from harness.config import Run
 from harness.errors import UsageError, nearest
+from harness.gate.shipped import ship_cells
 from harness.records import Cell, Item, Score, Scorecard
 from harness.results import Results, load_results
 from harness.scoring.open_ended import CANARY
 from harness.scoring.quality import loop_length, named_label, rep_n
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
-from harness.shipped import ship_cells
 from harness.store import write_atomic
 from harness.terminal import Terminal, printable
 

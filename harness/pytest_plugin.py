@@ -67,7 +67,7 @@ class RuleItem(pytest.Item):
         return self.path, None, self.name
 
     def _said(self) -> str:
-        from harness.announce import interval
+        from harness.gate.announce import interval
 
         d = self.decision
         said = f"{d.verdict}: {self.student}, {d.rule.suite} {d.rule.metric} {d.limit}: {interval(d.difference)}"

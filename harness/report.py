@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness import clusters, figure, scaling, stats, tables
+from harness import figure, stats, tables
 from harness.analysis import (
     Arm,
     Change,
@@ -23,6 +23,7 @@ from harness.funnel import Funnel
 from harness.results import Results, load_results
 from harness.scoring.suites import LabelsSuite, Suite
 from harness.scoring.summary import chance
+from harness.stats import clusters, scaling
 from harness.store import read_json, write_atomic
 from harness.terminal import Terminal
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import classification, clusters
 from harness.analysis import Arm, matrix, ordered, units
 from harness.results import Results
 from harness.scoring.quality import named_label
-from harness.stats import Interval
+from harness.stats import Interval, classification, clusters
 
 MOST_CONFUSED = 8  # pairs of labels listed
 MIN_TAGGED = 8  # items of a tag below which no interval is given

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import announce
-from harness.gate import Decision, Rule, Verdict
+from harness.gate import Decision, Rule, Verdict, announce
 from harness.stats import Interval
 
 FOUND = Interval(estimate=-0.02, low=-0.05, high=0.01, method="given", n=100, level=0.9)

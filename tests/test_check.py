@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from harness.baseline import Baseline
 from harness.check import Options
 from harness.errors import UsageError
+from harness.gate.baseline import Baseline
 from harness.records import Cell
 from tests.stored import MARGIN, NAME, STUDENT, Stored, Values, rate, write_stored
 

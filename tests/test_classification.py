@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.classification import macro_f1, per_label
+from harness.stats.classification import macro_f1, per_label
 
 GOLD = ["a", "a", "a", "b", "b", "z"]
 SAID = ["a", "b", "", "b", "a", "a"]

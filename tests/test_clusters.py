@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import clusters, stats
-from harness.stats import Floats, Interval
+from harness import stats
+from harness.stats import Floats, Interval, clusters
 
 T7, T9 = 2.364624, 2.262157  # two-sided 95% quantiles of t with 7 and 9 degrees of freedom
 

@@ -11,8 +11,8 @@ from harness.check import question_of
 from harness.compare import HEADS, asked, compare, shared_items, side
 from harness.config import Run, load_run
 from harness.errors import UsageError
+from harness.gate.shipped import shipped
 from harness.records import Cell
-from harness.shipped import shipped
 from harness.terminal import Terminal
 from tests.stored import STUDENT, Stored, rate, write_stored
 

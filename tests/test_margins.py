@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from harness import power
 from harness.errors import UsageError
 from harness.gate import Evidence, Question, Rule, decide
-from harness.margins import table
+from harness.gate.margins import table
+from harness.stats import power
 
 
 def rows(text: str) -> list[list[str]]:

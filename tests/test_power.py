@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import power, stats
-from harness.rates import quantile, tango_ends
+from harness import stats
+from harness.stats import power
+from harness.stats.rates import quantile, tango_ends
 
 
 def test_smallest_from_a_normal_interval_is_2_8_standard_errors() -> None:

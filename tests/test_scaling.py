@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from harness.scaling import Scaling, fit_scaling
 from harness.stats import Floats
+from harness.stats.scaling import Scaling, fit_scaling
 
 SIZES = [16, 64, 256, 1024, 4096, 16384]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import stats
 from harness.records import Score
 from harness.scoring.open_ended import suite_metrics
 from harness.scoring.quality import named_label
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
+from harness.stats.classification import macro_f1
 
 LOWER_IS_BETTER = (
     "rep_2", "rep_3", "rep_4", "repeat_words", "repeat_share", "loop", "loop_length", "compression_ratio",
@@ -28,7 +28,7 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
     if isinstance(suite.spec, LabelsSuite):
         labels = suite.items[0].choices
         predicted = [named_label(s.output, labels) or "" for s in test]
-        metrics["macro_f1"] = stats.macro_f1([s.gold for s in test], predicted, labels)
+        metrics["macro_f1"] = macro_f1([s.gold for s in test], predicted, labels)
     if isinstance(suite.spec, OpenEndedSuite):
         metrics |= suite_metrics(test)
     return metrics

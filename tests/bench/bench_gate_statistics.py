@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness import power
 from harness.gate import Decision, Evidence, Question, Rule, decide
-from harness.stats import Floats
+from harness.stats import Floats, power
 
 MARGIN = 0.03
 RULE = Rule("suite", "accuracy", "margin", MARGIN)

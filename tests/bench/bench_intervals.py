@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import clusters, stats
+from harness import stats
+from harness.stats import clusters
 
 Floats = NDArray[np.float64]
 Found = tuple[stats.Interval | None, float]  # an interval and the truth

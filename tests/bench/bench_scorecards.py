@@ -17,12 +17,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from harness import clusters, power, stats
-from harness.classification import per_label
+from harness import stats
 from harness.config import load_run
 from harness.records import Score
 from harness.scoring.suites import Suite
 from harness.scoring.summary import summarise
+from harness.stats import clusters, power
+from harness.stats.classification import per_label
 from harness.store import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).parents[2]

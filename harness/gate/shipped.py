@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.baseline import cut
 from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.gate import Better
+from harness.gate.baseline import cut
 from harness.records import FORMAT, Cell, Score, Scorecard
 from harness.results import Results
 from harness.scoring.suites import Limit, Suite

@@ -26,9 +26,9 @@ from typing import Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import clusters, power, stats
-from harness.rates import quantile
-from harness.stats import Estimate, Floats, Interval
+from harness import stats
+from harness.stats import Estimate, Floats, Interval, clusters, power
+from harness.stats.rates import quantile
 
 LEVEL = 0.90  # two-sided, so that each end alone is a 95% bound
 ALPHA = 0.05

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
-from harness.rates import quantile, tango_variance
-from harness.stats import MIN_SEEDS, Interval
+from harness.stats.intervals import MIN_SEEDS, Interval
+from harness.stats.rates import quantile, tango_variance
 
 MOST_SEEDS = 1000
 

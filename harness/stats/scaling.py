@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.records import Record
-from harness.stats import MIN_SEEDS, Floats, Interval, slope_per_doubling
+from harness.stats.intervals import MIN_SEEDS, Floats, Interval, slope_per_doubling
 
 Name = Literal["power", "rectified"]
 Verdict = Literal["rises", "falls", "no measurable slope", "not estimable"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness import power
-from harness.announce import table as aligned
 from harness.errors import UsageError
 from harness.gate import LEVEL
+from harness.gate.announce import table as aligned
+from harness.stats import power
 
 HEADS = ("items that change", "items, these weights", "items, this recipe", "random seeds a side")
 

@@ -35,9 +35,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness import stats
-from harness.rates import quantile, tango_ends, wilson_ends
-from harness.stats import MIN_GROUPS, Estimate, Floats, Interval, OneSided
+from harness.stats import intervals as stats
+from harness.stats.intervals import MIN_GROUPS, Estimate, Floats, Interval, OneSided
+from harness.stats.rates import quantile, tango_ends, wilson_ends
 
 Names = Sequence[str] | None  # one per item; "" in groups: an item by itself
 Codes = NDArray[np.int64]

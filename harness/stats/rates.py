@@ -1,7 +1,7 @@
 """Formulas for rates of 0/1 scores, from counts: Wilson's and Tango's score methods. Imports nothing of ours.
 
 They take a quantile instead of a level, and counts that need not be whole, so that items which share a passage
-can enter with the number of independent items they are worth (harness/clusters.py).
+can enter with the number of independent items they are worth (harness/stats/clusters.py).
 """
 
 from __future__ import annotations

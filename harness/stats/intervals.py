@@ -1,7 +1,7 @@
 """Intervals, paired differences and slopes. Pure: arrays in, numbers out; every random draw takes a seed.
 
 "These weights": two trained students are compared, only the items vary. "This recipe": training again would
-give other weights, so items and random seeds both vary. Items are independent here (harness/clusters.py has
+give other weights, so items and random seeds both vary. Items are independent here (harness/stats/clusters.py has
 those that are not, and the one door to all of it); a difference is always a minus b; both sides are in the
 same item order. Equal real values on all items give an interval of no width. The table of simulated coverage
 is printed by tests/bench/bench_intervals.py, the seconds for 100,000 items by bench_scorecards.py.
@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
-from harness.classification import macro_f1 as macro_f1
-from harness.rates import first_true, quantile, tango_ends, tango_variance, wilson_ends
 from harness.records import Record
+from harness.stats.rates import first_true, quantile, tango_ends, tango_variance, wilson_ends
 
 Floats = NDArray[np.float64]
 Verdict = Literal["rises", "falls", "no measurable slope"]

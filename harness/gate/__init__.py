@@ -1,0 +1,16 @@
+"""The gate: rules over paired scores, what they are read from, and how a verdict is told."""
+
+from harness.gate.rules import (
+    LEVEL,
+    Better,
+    Bound,
+    Decision,
+    Evidence,
+    Question,
+    Rule,
+    Verdict,
+    decide,
+    overall,
+)
+
+__all__ = ["LEVEL", "Better", "Bound", "Decision", "Evidence", "Question", "Rule", "Verdict", "decide", "overall"]
