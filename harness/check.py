@@ -36,6 +36,7 @@ from harness.noise import noise_floor
 from harness.results import Results, load_results
 from harness.scoring.suites import Suite
 from harness.stats import Floats, power
+from harness.stats.rates import first_true
 from harness.store import read_manifest, write_atomic, write_json
 from harness.terminal import Terminal
 
@@ -148,19 +149,28 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     items, before, now = int(there.sum()), evidence.before[:, there], evidence.now[:, there]
     binary = bool(np.isin((before, now), (0.0, 1.0)).all())
     if binary and evidence.groups is None and evidence.strata is None:
-        flips = min(1.0, max(float((now != before).mean()), margin))
-        needed = power.items_needed(flips, 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
-        how = f"with {100 * flips:.0f}% of them changing"
+        changing = float((now != before).mean())
+
+        def wanted(margin: float) -> int:
+            flips = min(1.0, max(changing, margin))
+            return power.items_needed(flips, 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
+
+        needed = wanted(margin)
+        decided = first_true(lambda wider: wanted(wider) <= items, margin, 0.999)
+        how = f"with {100 * max(changing, margin):.0f}% of them changing"
     else:
         found = evidence.difference("these weights")
         if found is None:
             return [f"{place} more items, or more passages that they stand in; there are {items} items"]
         interval = found.interval(gate.LEVEL)
         needed = math.ceil(power.items_needed_from(interval, margin) * items / interval.n)  # n counts passages
+        decided = margin * math.sqrt(needed / items)
         how = "with changes as large as between its kin"
     if needed <= items:
         return []
-    return [f"{place} {needed} test items {how}; there are {items}: write more, or allow more"]
+    return [
+        f"{place} {needed} test items {how}; there are {items}: write more, or allow more (they decide {decided:.2g})"
+    ]
 
 
 def _kin(run: Run, results: Results, suite: str, metric: str) -> Floats | None:
