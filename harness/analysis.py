@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness import stats
 from harness.records import Score, Scorecard
@@ -51,6 +52,11 @@ class Arm:
         who = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
         return f"{who}, {self.size} rows ({data})"
 
+    @property
+    def complete(self) -> bool:
+        """Whether every item of every card was asked and answered."""
+        return all(card.complete for card in self.cards)
+
     def metric(self, name: str) -> float | None:
         """The mean of a card metric over random seeds; None when a card lacks it."""
         values = [card.metrics[name] for card in self.cards if name in card.metrics]
@@ -77,11 +83,15 @@ def ordered(results: Results, card: Scorecard, split: Split) -> list[Score]:
 def matrix(results: Results, arm: Arm, metric: str, split: Split) -> Floats:
     """Values of shape (seeds, items), items in the order of their ids.
 
-    A missing rate is 0, since an item that gave none is wrong; any other missing value is NaN.
+    A missing rate is 0, since an item that gave none is wrong; any other missing value is NaN, and so is every
+    value of an item that failed: nobody answered it.
     """
-    absent = 0.0 if metric in RATES else float("nan")
-    rows = [[score.values.get(metric, absent) for score in ordered(results, card, split)] for card in arm.cards]
-    return np.asarray(rows, dtype=float)
+    absent = 0.0 if metric in RATES else math.nan
+
+    def value(score: Score) -> float:
+        return math.nan if score.status == "failed" else score.values.get(metric, absent)
+
+    return np.array([[value(score) for score in ordered(results, card, split)] for card in arm.cards], dtype=float)
 
 
 @dataclass(frozen=True)
@@ -121,10 +131,13 @@ class Difference:
     interval: Interval
     question: Question
     smallest: float | None  # the smallest true difference these items would likely have found
+    p: float | None = None  # two-sided, that it is none: mid-p McNemar, for independent 0/1 scores
 
     @property
     def verdict(self) -> str:
-        """better, worse, or no difference found."""
+        """better, worse, no difference found, or not estimable."""
+        if math.isinf(self.interval.low):
+            return "not estimable"
         if self.interval.low > 0:
             return "better"
         return "worse" if self.interval.high < 0 else "no difference found"
@@ -133,8 +146,13 @@ class Difference:
 def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Units = ALONE) -> Difference:
     """`a` - `b`, each of shape (seeds, items). Three seeds or more ask about the recipe, fewer about the weights.
 
-    With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only.
+    With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only. Items
+    that are NaN anywhere are left out.
     """
+    there = finite(a) & finite(b)
+    a, b, tied = a[:, there], b[:, there], tied.of([bool(kept) for kept in there])
+    if there.sum() < 2:
+        return Difference(unknown(0.0, int(there.sum())), "these weights", None)
     recipe = clusters.two_way(a, b, random_seed=random_seed, groups=tied.groups, strata=tied.strata, b_varies=b_varies)
     if recipe is not None:
         return Difference(recipe, "this recipe", power.smallest_from(recipe))
@@ -142,9 +160,22 @@ def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Uni
     found = clusters.paired_difference(one, other, groups=tied.groups, strata=tied.strata, random_seed=random_seed)
     if found is None:
         return Difference(unknown(float((one - other).mean()), one.size), "these weights", None)
-    flips = float(np.mean(one != other))
-    seen = stats.smallest_difference(one.size, flips) if found.method == "Tango" else power.smallest_from(found)
-    return Difference(found, "these weights", seen)
+    if found.method != "Tango":
+        return Difference(found, "these weights", power.smallest_from(found))
+    seen = stats.smallest_difference(one.size, float(np.mean(one != other)))
+    return Difference(found, "these weights", seen, stats.mcnemar_mid_p(one, other))
+
+
+def finite(values: Floats) -> NDArray[np.bool_]:
+    """Which items have a value from every seed: shape (items,) of (seeds, items)."""
+    found: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=0))
+    return found
+
+
+def mean(values: Floats) -> float:
+    """Over all seeds and the items that every seed has a value of; NaN without any."""
+    there = finite(values)
+    return float(values[:, there].mean()) if there.any() else math.nan
 
 
 def unknown(estimate: float, items: int) -> Interval:
@@ -176,11 +207,13 @@ def curve(results: Results, arms_: Sequence[Arm], student: str, data: str, metri
     points = []
     for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
         values = matrix(results, arm, metric, "test")
+        if not finite(values).any():
+            continue
         under = matrix(results, base, metric, "test") if base else np.zeros_like(values[:1])
         against = difference(values, under, arm.size, b_varies=False, tied=units(results, arm))
-        level, mean = float(under.mean()), float(values.mean())
+        level, seeds = mean(under), values[:, finite(values)].mean(axis=1)
         low, high = level + against.interval.low, level + against.interval.high
-        points.append(Point(arm.size, mean, low, high, tuple(values.mean(axis=1)), against))
+        points.append(Point(arm.size, mean(values), low, high, tuple(seeds), against))
     return points
 
 
@@ -194,40 +227,56 @@ class Headline:
     rival: Arm
     rival_metric: str
     rival_value: float
+    items: int  # test items that both have a value of
     difference: Difference
 
     def sentence(self) -> str:
         """The answer in words, whatever it says."""
         d, i = self.difference, self.difference.interval
         reading = " (by log-likelihood)" if self.rival_metric == "choice_accuracy" else ""
+        right = "preferred to the reference" if self.metric == "preferred" else "right"
+        values = (
+            f"{self.arm.title}: {100 * self.value:.1f}% of {self.items} test items {right}; best alternative,"
+            f" {self.rival.title}{reading}: {100 * self.rival_value:.1f}%."
+        )
+        if not (self.arm.complete and self.rival.complete):
+            failed = sum(card.failed for card in (*self.arm.cards, *self.rival.cards))
+            return f"No verdict: {failed} items failed, and the cards are incomplete. On the others, {values}"
+        if d.verdict == "not estimable":
+            return f"{values} The difference is not estimable: too few items, or too few passages."
         seen = f"{100 * d.smallest:.1f} points" if d.smallest is not None else "none"
+        p = f" (mid-p McNemar {d.p:.2g})" if d.p is not None else ""
         return (
-            f"{self.arm.title}: {100 * self.value:.1f}% of {i.n} test items right; best alternative,"
-            f" {self.rival.title}{reading}: {100 * self.rival_value:.1f}%. Difference"
-            f" {100 * i.estimate:+.1f} points [{100 * i.low:+.1f}, {100 * i.high:+.1f}], asking about"
-            f" {d.question}: {d.verdict}. The smallest difference these items would likely have shown: {seen}."
+            f"{values} Difference {100 * i.estimate:+.1f} points [{100 * i.low:+.1f}, {100 * i.high:+.1f}]{p}, asking"
+            f" about {d.question}: {d.verdict}. The smallest difference these items would likely have shown: {seen}."
         )
 
 
-def headline(results: Results, arms_: Sequence[Arm], student: str, random_seed: int) -> Headline | None:
-    """The largest filtered size minus the best alternative; the alternative is picked on dev, measured on test.
+def headline(
+    results: Results, arms_: Sequence[Arm], student: str, random_seed: int, data: str = "filtered",
+    metric: str = "accuracy",
+) -> Headline | None:  # fmt: skip
+    """The largest size minus the best alternative; the alternative is picked on dev, measured on test.
 
     Untuned models may be read either way, by their written answer or by log-likelihood: whichever does better.
     """
-    own = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
+    own = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)]
     if not own:
         return None
     arm = max(own, key=lambda a: a.size)
     rivals = [a for a in arms_ if _is_alternative(a, arm)]
-    readings = [(a, m) for a in rivals for m in ("accuracy", "choice_accuracy") if a.metric(m) is not None]
-    if not readings:
+    ways = ("accuracy", "choice_accuracy") if metric == "accuracy" else (metric,)
+    scored = [(a, m, mean(matrix(results, a, m, "dev"))) for a in rivals for m in ways if a.metric(m) is not None]
+    known = [(a, m, on_dev) for a, m, on_dev in scored if not math.isnan(on_dev)]
+    if not known:
         return None
-    rival, rival_metric = max(readings, key=lambda r: float(matrix(results, r[0], r[1], "dev").mean()))
-    a = matrix(results, arm, "accuracy", "test")
+    rival, rival_metric, _ = max(known, key=lambda reading: reading[2])
+    a = matrix(results, arm, metric, "test")
     b = matrix(results, rival, rival_metric, "test")
     varies = rival.kind != "base" and b.shape[0] > 1
     found = difference(a, b, random_seed, b_varies=varies, tied=units(results, arm))
-    return Headline(arm, "accuracy", float(a.mean()), rival, rival_metric, float(b.mean()), found)
+    both = int((finite(a) & finite(b)).sum())
+    return Headline(arm, metric, mean(a), rival, rival_metric, mean(b), both, found)
 
 
 def _is_alternative(other: Arm, arm: Arm) -> bool:
@@ -244,8 +293,9 @@ def _is_alternative(other: Arm, arm: Arm) -> bool:
 WATCHED = (
     "accuracy", "gold_probability", "kl_from_base", "rep_3", "repeat_share", "loop", "stop_rate", "words",
     "label_collapse", "off_topic", "reference_similarity", "consistency", "misspelling_rate", "refusal", "copied_share",
-    "flagged", "abstained", "made_up",
+    "flagged", "preferred", "abstained", "wrong", "made_up",
 )  # fmt: skip
+NEUTRAL = ("words", "kl_from_base", "abstained")  # more is neither better nor worse, or never less
 
 
 @dataclass(frozen=True)
@@ -261,8 +311,8 @@ class Change:
 
     @property
     def broke(self) -> bool:
-        """Whether tuning measurably made it worse; more or fewer words are neither."""
-        if self.metric == "words":
+        """Whether tuning measurably made it worse."""
+        if self.metric in NEUTRAL:
             return False
         bad = "better" if self.metric in LOWER_IS_BETTER else "worse"
         return self.difference.verdict == bad
@@ -280,12 +330,11 @@ def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[st
             a = matrix(results, arm, metric, "test")
             # a model has not moved from itself
             b = np.zeros_like(a[:1]) if metric == "kl_from_base" else matrix(results, base, metric, "test")
-            there = ~(np.isnan(a).any(axis=0) | np.isnan(b).any(axis=0))
-            known = metric not in RATES or metric in arm.cards[0].metrics
+            there = finite(a) & finite(b)
+            known = metric not in RATES or any(metric in score.values for score in results.scores(arm.cards[0]))
             if not known or there.sum() < 2:  # e.g. repetition, when no answer is long enough to repeat anything
                 continue
-            tied = units(results, arm).of([bool(kept) for kept in np.atleast_1d(there)])
-            d = difference(a[:, there], b[:, there], random_seed, b_varies=False, tied=tied)
+            d = difference(a, b, random_seed, b_varies=False, tied=units(results, arm))
             found.append(Change(suite, metric, arm, float(b[:, there].mean()), float(a[:, there].mean()), d))
     return found
 
@@ -311,11 +360,11 @@ class Panel:
     points: tuple[PanelPoint, ...]
 
 
-def panels(found: Sequence[Change], student: str) -> list[Panel]:
-    """Forgetting curves of one student on filtered rows, by suite and metric."""
+def panels(found: Sequence[Change], student: str, data: str) -> list[Panel]:
+    """Forgetting curves of one student on one kind of data, by suite and metric."""
     grouped: dict[tuple[str, str], list[Change]] = {}
     for change in found:
-        if (change.arm.student, change.arm.data) == (student, "filtered"):
+        if (change.arm.student, change.arm.data) == (student, data):
             grouped.setdefault((change.suite, change.metric), []).append(change)
     made = []
     for (suite, metric), own in grouped.items():
@@ -325,8 +374,8 @@ def panels(found: Sequence[Change], student: str) -> list[Panel]:
             PanelPoint(
                 c.arm.size,
                 c.after,
-                max(0.0, c.before + c.difference.interval.low),
-                min(most, c.before + c.difference.interval.high),
+                min(c.after, max(0.0, c.before + c.difference.interval.low)),
+                max(c.after, min(most, c.before + c.difference.interval.high)),
             )
             for c in own
         )

@@ -361,7 +361,9 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
     from harness.models import resolve
 
     teacher = run.file.teacher
-    if not run.file.augment.templates and not any(f.kind == "judge" for f in run.file.augment.filters):
+    asks = any(f.kind == "judge" for f in run.file.augment.filters)
+    asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
+    if not run.file.augment.templates and not asks:
         return "no teacher", _nobody  # own rows and nothing to judge
     if teacher.engine == "scripted":
         from harness.engines.scripted import ScriptedEngine

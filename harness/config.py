@@ -134,6 +134,8 @@ class Eval(Record):
         for name in ("suites", "prompting", "compare"):
             if len(set(getattr(self, name))) != len(getattr(self, name)):
                 raise ValueError(f"{name} {list(getattr(self, name))} repeats one")
+        if "zero_shot" not in self.prompting:
+            raise ValueError(f"prompting {list(self.prompting)} lacks zero_shot, which every comparison starts from")
         return self
 
 

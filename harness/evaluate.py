@@ -19,7 +19,7 @@ from harness.config import Run
 from harness.environment import environment
 from harness.errors import Interrupted
 from harness.examiner import STAGE_VERSION, Examiner, Openers, card_key, score_suite
-from harness.records import Cell, Row, Scorecard, digest
+from harness.records import Cell, Row, Score, Scorecard, digest
 from harness.rows import rows_of_data
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import Outcome
@@ -30,9 +30,9 @@ from harness.store import (
     Manifest,
     locked,
     read_json,
+    read_jsonl,
     read_manifest,
     unseal,
-    write_atomic,
     write_json,
     write_jsonl,
     write_manifest,
@@ -56,8 +56,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
         cards += score_references(run, cast.cells)
         unseal(folder)
         for card in cards:
-            source = run.cache / "scores" / f"{card.key}.jsonl"
-            write_atomic(folder / "scores" / source.name, source.read_bytes())
+            write_jsonl(folder / "scores" / f"{card.key}.jsonl", _about_items(run, card))
         result = {
             "digest": inputs[:16],
             "partial": stop(),
@@ -89,15 +88,29 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
     return result
 
 
+def _about_items(run: Run, card: Scorecard) -> list[Score]:
+    """A card's scores with the tags, groups and strata that its items have now: they decide no score."""
+    known = {item.id: item for item in run.suites[card.suite].items}
+    scores = [score for _, score in read_jsonl(run.cache / "scores" / f"{card.key}.jsonl", Score)]
+    return [
+        score.model_copy(update={"tags": item.tags, "group": item.group, "stratum": item.stratum})
+        if (item := known.get(score.item))
+        else score
+        for score in scores
+    ]
+
+
 def inputs_digest(run: Run, cast: Cast) -> str:
-    """All that could change the scores: 64 hex digits."""
+    """All that could change what eval writes: 64 hex digits."""
     wanted = [
         card_key(run, cast, subject, suite)
         for subject in cast.subjects
         for suite in run.suites.values()
         if applies(suite, subject)
     ]
-    return digest("eval", STAGE_VERSION, wanted, [cell["key"] for cell in cast.cells], run.file.eval.reference)
+    about = [[[i.tags, i.group, i.stratum] for i in suite.items] for suite in run.suites.values()]
+    cells = [cell["key"] for cell in cast.cells]
+    return digest("eval", STAGE_VERSION, wanted, cells, run.file.eval.reference, about)
 
 
 # --- scoring what is missing --------------------------------------------------------------------------------
@@ -148,7 +161,8 @@ def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite, tic
     engine = Remembered(lambda: examiner.engine(subject), part, examiner.stop, tick)
     outcome = score_suite(examiner, subject, suite, engine)
     card = _store(examiner.run, key, subject, suite, outcome, engine.seconds)
-    part.unlink(missing_ok=True)
+    if card.complete:  # what was answered of an incomplete card is not asked again
+        part.unlink(missing_ok=True)
     return card
 
 

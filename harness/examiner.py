@@ -21,6 +21,7 @@ from harness.scoring.labels import score_labels
 from harness.scoring.memorised import load_canaries
 from harness.scoring.moderation import load_moderation
 from harness.scoring.open_ended import Tools, score_open_ended
+from harness.scoring.remembered import Remembered
 from harness.scoring.spelling import english
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, scorer_of
 from harness.scoring.summary import chance
@@ -29,7 +30,7 @@ from harness.store import CallCache, cached, read_jsonl
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
 from harness.terminal import Stop, Terminal
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 T = TypeVar("T")
 Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter folder -> a loaded student
@@ -68,9 +69,12 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     if isinstance(suite.spec, OpenEndedSuite):
         watched = [load_moderation(suite.spec.moderation, run.root).digest] if suite.spec.moderation else []
         secrets = list(load_canaries(run.root / suite.spec.canaries)) if suite.spec.canaries else []
-        parts += [list(run.task.labels), _base_of(cast, subject) is not None, watched, secrets]
+        searched = [] if subject.adapter else [row.id for row in largest_rows(run, cast.cells)]
+        parts += [list(run.task.labels), _base_of(cast, subject) is not None, watched, secrets, searched]
     if isinstance(suite.spec, BenchmarkSuite):
         parts.append(benchmarks.fingerprint())
+    if suite.rubric and not suite.rubric.judge:  # the rows' teacher judges
+        parts += [run.file.teacher.model, run.file.teacher.revision, run.file.teacher.engine]
     return digest(*parts)[:32]
 
 
@@ -128,7 +132,11 @@ def score_suite(examiner: Examiner, subject: Subject, suite: Suite, engine: Stud
         return _with_forgetting(examiner, subject, suite, engine, outcome)
     asked = _prompt(examiner, subject, suite, engine) if suite.of_task else plain_prompt
     scores = score_written(items, asked, engine, subject.key, spec.max_tokens, scorer_of(spec))
-    return _judged(examiner, suite, scores) if suite.rubric else Outcome(tuple(scores))
+    if suite.rubric is None:
+        return Outcome(tuple(scores))
+    if isinstance(engine, Remembered):
+        engine.release()  # the judge may need the memory
+    return _judged(examiner, suite, scores)
 
 
 def _judged(examiner: Examiner, suite: Suite, scores: Sequence[Score]) -> Outcome:
@@ -193,8 +201,11 @@ def _with_forgetting(
     base, run = _base_of(examiner.cast, subject), examiner.run
     if base is None:
         return outcome
-    base_key = card_key(run, examiner.cast, base, suite)
+    stored = run.suites[suite.name]  # `suite` may have its items in another order
+    base_key = card_key(run, examiner.cast, base, stored)
     expected = run.cache / "scores" / f"{base_key}.expected.npz"
+    if subject.adapter is None and suite is not stored:
+        return outcome
     if subject.adapter is None:
         pairs = forgetting.reading_pairs(suite.items, outcome.scores, engine)
         forgetting.store_expected(expected, suite.items, pairs, engine)

@@ -8,13 +8,14 @@ from typing import Any
 
 from harness.analysis import Arm, Panel, Point
 
-BLUE, ORANGE, GREEN, GREY, PURPLE = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a"
+BLUE, ORANGE, GREEN, GREY, PURPLE, BROWN = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a", "#8a6d1a"
 
 
 def learning_curve(
-    student: str, points: Sequence[Point], arms: Sequence[Arm], chance: float | None, caption: str
-) -> bytes:
-    """A PNG: filtered rows as points with intervals and seeds as dots; alternatives as lines."""
+    student: str, points: Sequence[Point], arms: Sequence[Arm], chance: float | None, caption: str,
+    data: str = "filtered", metric: str = "accuracy",
+) -> bytes:  # fmt: skip
+    """A PNG: rows of one kind of data as points with intervals and seeds as dots; alternatives as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,40 +26,43 @@ def learning_curve(
     axes.errorbar(
         sizes,
         [p.accuracy for p in points],
-        yerr=[[p.accuracy - p.low for p in points], [p.high - p.accuracy for p in points]],
-        color=BLUE, marker="o", markersize=5, linewidth=1.8, capsize=4, label="filtered rows", zorder=3,
+        yerr=[[max(0.0, p.accuracy - p.low) for p in points], [max(0.0, p.high - p.accuracy) for p in points]],
+        color=BLUE, marker="o", markersize=5, linewidth=1.8, capsize=4, zorder=3,
+        label=f"{data.replace('_', ' ')} rows",
     )  # fmt: skip
     if any(len(p.seeds) > 1 for p in points):
         dots = [(p.size, seed) for p in points for seed in p.seeds]
         rows, levels = zip(*dots, strict=True)
         axes.scatter(rows, levels, s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
-    reference = [a for a in arms if a.kind == "reference" and a.data == "filtered"]
+    reference = [a for a in arms if a.kind == "reference" and a.data == data]
     if reference:
         axes.plot(
-            [a.size for a in reference], [a.metric("accuracy") or 0.0 for a in reference],
+            [a.size for a in reference], [a.metric(metric) or 0.0 for a in reference],
             color=GREEN, marker="s", markersize=4, linewidth=1.2, label="TF-IDF + logistic regression, same rows",
         )  # fmt: skip
     for arm in (a for a in arms if a.kind == "base" and a.student == student):
-        for metric, style in (("accuracy", "-"), ("choice_accuracy", ":")):
-            value = arm.metric(metric)
+        for reading, style in ((metric, "-"), ("choice_accuracy", ":")):
+            value = arm.metric(reading)
             if value is not None:
-                colour = GREY if arm.prompting == "zero_shot" else ORANGE
-                how = "written" if metric == "accuracy" else "log-likelihood"
+                colour = {"zero_shot": GREY, "few_shot": ORANGE}.get(arm.prompting, BROWN)
+                how = "log-likelihood" if reading == "choice_accuracy" else "written"
                 axes.axhline(
                     value, color=colour, linestyle=style, linewidth=1.2,
                     label=f"untuned, {arm.prompting.replace('_', '-')} ({how})",
                 )  # fmt: skip
     for arm in (a for a in arms if a.data == "seeds_only" and (a.kind == "reference" or a.student == student)):
         colour, who = (GREEN, "TF-IDF") if arm.kind == "reference" else (PURPLE, "tuned")
-        value, label = arm.metric("accuracy") or 0.0, f"{who} on the {arm.size} seeds alone"
-        axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=label)
+        value = arm.metric(metric)
+        if value is not None:
+            label = f"{who} on the {arm.size} seeds alone"
+            axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=label)
     if chance is not None:
         axes.axhline(chance, color="#bbbbbb", linewidth=1, label="chance")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_xlabel("rows the student was tuned on (log scale)")
-    axes.set_ylabel("accuracy of the written answer, test items")
+    axes.set_ylabel(f"{metric.replace('_', ' ')} of the written answer, test items")
     axes.set_ylim(0, 1)
     axes.set_title(student, fontsize=11)
     axes.grid(axis="y", color="#eeeeee")

@@ -143,6 +143,8 @@ def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
         return True
     if "accuracy" in score.values:
         return score.values["accuracy"] < 0.5
+    if "preferred" in score.values:  # by a judge, to the reference
+        return score.values["preferred"] < 0.5
     return causes(score, item, suite) != ("other",)
 
 

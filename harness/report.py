@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from harness import figure, stats, tables
 from harness.analysis import (
+    NEUTRAL,
     Arm,
     Change,
+    Point,
     arms,
     changes,
     curve,
     headline,
     matrix,
+    ordered,
     panels,
     units,
-    unknown,
 )
 from harness.config import Run
 from harness.funnel import Funnel
 from harness.results import Results, load_results
-from harness.scoring.suites import LabelsSuite, Suite
+from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import chance
-from harness.stats import clusters, scaling
+from harness.stats import Floats, clusters, scaling
 from harness.store import read_json, write_atomic
+from harness.tables import value_interval
 from harness.terminal import Terminal
 
 
@@ -39,6 +44,7 @@ def report(run: Run, terminal: Terminal) -> None:
         for student in run.file.train.students:
             parts.append(_student_section(run, results, suite, found, student, cells))
         parts.append(_closer(run, results, suite, found))
+    parts.append(_others(run, results))
     parts.append(_broke(run, results))
     parts.append(_cost(run, cells))
     parts.append(_notes(run, results, cells))
@@ -52,52 +58,74 @@ def _student_section(
     run: Run, results: Results, suite: Suite, found: Sequence[Arm], student: str, cells: dict[str, Any]
 ) -> str:
     """Headline, figure and table of one student on the task's own items."""
-    answer = headline(results, found, student, run.file.random_seed)
-    points = curve(results, found, student, "filtered", suite.primary)
+    data = main_data(run)
+    answer = headline(results, found, student, run.file.random_seed, data, suite.primary)
+    points = curve(results, found, student, data, suite.primary)
     lines = [f"## {student} on {suite.name}\n"]
     lines.append(f"**{answer.sentence()}**\n" if answer else "No tuned student to speak of.\n")
     if points:
         name = f"learning_curve.{suite.name}.{student.strip('/').replace('/', '--')}.png"
-        caption = _caption(run, cells, student)
-        picture = figure.learning_curve(student, points, found, chance(suite), caption)
+        caption = _caption(run, cells, student, points)
+        picture = figure.learning_curve(student, points, found, chance(suite), caption, data, suite.primary)
         write_atomic(run.folder / "eval" / name, picture)
-        lines += [f"![learning curve]({name})\n", caption + "\n", _slope(run, results, found, student)]
+        lines += [f"![learning curve]({name})\n", caption + "\n", _slope(run, results, found, student, suite.primary)]
         lines.append(_scaling(run, results, found, student))
     others = [
         a for a in found if a.student != student and a.kind == "base" and a.student not in run.file.train.students
     ]
-    lines.append(_table(results, [*others, *(a for a in found if a.student == student or a.kind == "reference")]))
+    shown = [*others, *(a for a in found if a.student == student or a.kind == "reference")]
+    lines.append(_table(results, shown, suite.primary))
     return "\n".join(lines)
 
 
-def _caption(run: Run, cells: dict[str, Any], student: str) -> str:
+def main_data(run: Run) -> str:
+    """The kind of data that curves and headlines are about."""
+    kinds = run.file.train.data
+    return "filtered" if "filtered" in kinds else kinds[0]
+
+
+def _caption(run: Run, cells: dict[str, Any], student: str, points: Sequence[Point]) -> str:
     """What every size has in common and what differs: stated under the figure."""
-    train = run.file.train
-    updates = sorted(
-        {
-            (c["size"], c["updates"])
-            for c in cells["cells"]
-            if c["student"] == student and c["size"] and c["data"] == "filtered"
-        }
-    )
-    listed = ", ".join(f"{size} rows {n}" for size, n in updates)
+    train, data = run.file.train, main_data(run)
+    own = [c for c in cells["cells"] if c["student"] == student and c["size"] and c["data"] == data]
+    listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c["size"], c["updates"]) for c in own}))
     seeds = len(train.random_seeds)
-    whose = "items and random seeds vary (two-way bootstrap)" if seeds >= stats.MIN_SEEDS else "items vary (Tango)"
+    interval = points[-1].against_base.interval
+    varies = "items and random seeds vary" if seeds >= stats.MIN_SEEDS else "items vary"
+    base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
     return (
         f"{cells['epochs']} epochs but at least {cells['min_updates']} updates of {train.batch_rows} rows;"
         f" updates: {listed}."
-        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to the"
-        f" untuned zero-shot model; {whose}."
+        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to {base};"
+        f" {varies} ({interval.method})."
     )
 
 
-def _slope(run: Run, results: Results, found: Sequence[Arm], student: str) -> str:
+def _own(run: Run, found: Sequence[Arm], student: str) -> list[Arm]:
+    """The tuned arms of a student on the main kind of data, by growing size."""
+    return [a for a in found if a.kind == "student" and (a.student, a.data) == (student, main_data(run))]
+
+
+def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> Floats | None:
+    """Values of shape (seeds, sizes, units): items as good as independent, that all arms have; None for too few."""
+    by_size = [matrix(results, arm, metric, "test") for arm in own]
+    seeds = min(map(len, by_size))
+    values = np.array([[size[seed] for size in by_size] for seed in range(seeds)])
+    there = np.isfinite(values).all(axis=(0, 1))
+    if there.sum() < 2:
+        return None
+    tied = units(results, own[0]).of([bool(kept) for kept in there])
+    return clusters.units(values[:, :, there], groups=tied.groups, strata=tied.strata)
+
+
+def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metric: str) -> str:
     """Whether more rows help, in points per doubling."""
-    own = [a for a in found if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
+    own = _own(run, found, student)
     if len(own) < 2:
         return ""
-    by_seed = [matrix(results, arm, "accuracy", "test") for arm in own]
-    values = [[m[seed] for m in by_seed] for seed in range(min(len(m) for m in by_seed))]
+    values = _by_seed(results, own, metric)
+    if values is None:
+        return "Per doubling of rows: not estimable, too few items or passages.\n"
     slope = stats.slope_per_doubling([a.size for a in own], values, run.file.random_seed)
     i = slope.interval
     words = {"rises": "more rows help", "falls": "more rows hurt"}.get(slope.verdict, slope.verdict)
@@ -108,17 +136,21 @@ def _slope(run: Run, results: Results, found: Sequence[Arm], student: str) -> st
 
 
 def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> str:
-    """What law the loss follows, from enough sizes and random seeds; else that this cannot be told."""
-    own = [a for a in found if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
+    """What law the loss follows, from enough sizes and random seeds; else its slope, or that neither can be told."""
+    own = _own(run, found, student)
     if len(own) < 2 or any(arm.metric("gold_nll") is None for arm in own):
         return ""
-    losses = [matrix(results, arm, "gold_nll", "test") for arm in own]
-    by_seed = [[loss[seed] for loss in losses] for seed in range(min(map(len, losses)))]
-    fitted = scaling.fit_scaling([a.size for a in own], by_seed, run.file.random_seed)
-    return f"Loss of the gold answers over rows: {fitted.sentence}\n"
+    values = _by_seed(results, own, "gold_nll")
+    if values is None:
+        return ""
+    fitted = scaling.fit_scaling([a.size for a in own], values, run.file.random_seed)
+    beyond = [(rows, loss) for rows, loss in fitted.predictions if rows > max(fitted.sizes)]
+    said = "; ".join(f"{rows} rows {loss.estimate:.3f} [{loss.low:.3f}, {loss.high:.3f}]" for rows, loss in beyond)
+    return f"Loss of the gold answers over rows: {fitted.sentence}{f'; it would be: {said}' if said else ''}.\n"
 
 
 COLUMNS = (
+    ("preferred", "preferred"),
     ("accuracy", "written answer"),
     ("choice_accuracy", "by log-likelihood"),
     ("macro_f1", "macro-F1"),
@@ -132,43 +164,32 @@ COLUMNS = (
 )
 
 
-def _table(results: Results, found: Sequence[Arm]) -> str:
-    """One line per arm; the first column carries its interval."""
+def _table(results: Results, found: Sequence[Arm], primary: str) -> str:
+    """One line per arm; what sums the suite up comes first, with its interval."""
     if not found:
         return ""
     columns = [(name, head) for name, head in COLUMNS if any(arm.metric(name) is not None for arm in found)]
+    columns.sort(key=lambda column: column[0] != primary)
     rows = []
     for arm in found:
         row = [arm.title]
         for name, _ in columns:
             value = arm.metric(name)
             row.append("" if value is None else f"{value:.1f}" if name == "words" else f"{value:.3f}")
-        i = _rate_interval(results, arm)
-        row[1] += f" [{i.low:.3f}, {i.high:.3f}]"
+        if columns and columns[0][0] == primary:
+            row[1] = tables.share(value_interval(results, arm, primary)) if arm.complete else "incomplete"
         row.append(str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards))))
         rows.append(row)
-    count = matrix(results, found[0], columns[0][0], "test").shape[1]
+    count = len(ordered(results, found[0].cards[0], "test"))
     text = tables.markdown(["asked", *(head for _, head in columns), "unparsed"], rows)
     return f"{text}\n\n{count} test items; rates divide by all of them. Unparsed counts all items, dev too.\n"
-
-
-def _rate_interval(results: Results, arm: Arm) -> stats.Interval:
-    """Items and seeds vary where there are three seeds, else items."""
-    values, tied = matrix(results, arm, "accuracy", "test"), units(results, arm)
-    apart = clusters.units(values, groups=tied.groups, strata=tied.strata)
-    recipe = stats.recipe_interval(apart, random_seed=0) if apart is not None else None
-    if recipe is not None:
-        return recipe
-    mean = values.mean(axis=0)
-    found = clusters.mean_of(mean, groups=tied.groups, strata=tied.strata, random_seed=0)
-    return found or unknown(float(mean.mean()), mean.size)
 
 
 def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> str:
     """The largest students label by label and tag by tag, beside their bases; what an answer takes."""
     lines: list[str] = []
     for student in run.file.train.students:
-        own = [a for a in found if a.kind == "student" and (a.student, a.data) == (student, "filtered")]
+        own = _own(run, found, student)
         if not own:
             continue
         largest = max(own, key=lambda a: a.size)
@@ -179,6 +200,17 @@ def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> s
         if tagged:
             lines += [f"### {suite.primary.replace('_', ' ')}, tag by tag\n", tagged + "\n"]
     return "\n".join([*lines, "### What an answer takes\n", tables.costs(found) + "\n"])
+
+
+def _others(run: Run, results: Results) -> str:
+    """Every model on the suites that are not the task's own: what sums each up, chance, and what an answer takes."""
+    lines: list[str] = []
+    for suite in (s for s in run.suites.values() if not s.of_task):
+        found = arms(results, suite.name)
+        if found:
+            lines += [f"### {suite.name}\n", tables.other_suite(results, found, suite.primary) + "\n"]
+            lines += [tables.distributions(results, found) + "\n"] if isinstance(suite.spec, OpenEndedSuite) else []
+    return "\n".join(["## The other suites\n", *lines]) if lines else ""
 
 
 def _broke(run: Run, results: Results) -> str:
@@ -196,7 +228,7 @@ def _broke(run: Run, results: Results) -> str:
         named = dict.fromkeys(f"{c.suite} {c.metric}" for c in broken)
         lines.append(f"Measurably worse: {', '.join(named)}.\n")
     for student in run.file.train.students:
-        drawn = panels(rows, student)
+        drawn = panels(rows, student, main_data(run))
         if drawn:
             name = f"forgetting.{student.strip('/').replace('/', '--')}.png"
             write_atomic(run.folder / "eval" / name, figure.forgetting(student, drawn))
@@ -216,8 +248,8 @@ def _alike(a: Change, b: Change) -> bool:
 
 def _change_row(c: Change) -> list[str]:
     i, seen = c.difference.interval, c.difference.smallest
-    better = "changed" if c.metric == "words" else "changed for the better"
-    verdict = "broke" if c.broke else "no difference found" if i.covers(0.0) else better
+    better = "changed" if c.metric in NEUTRAL else "changed for the better"
+    verdict = "broke" if c.broke else c.difference.verdict if i.covers(0.0) else better
     return [
         c.suite,
         c.metric,
@@ -258,7 +290,11 @@ def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
         lines.append(f"- {note}")
     incomplete = [card for card in results.cards if not card.complete]
     for card in incomplete:
-        lines.append(f"- {card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} items failed")
+        why = next((score.error for score in results.scores(card) if score.status == "failed"), "")
+        lines.append(
+            f"- {card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
+            f" failed, the first because: {why}"
+        )
     if run.file.shuffle_labels:
         lines.append("- Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
     lines.append(f"- Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternative and the")

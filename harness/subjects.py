@@ -62,7 +62,9 @@ def read_cast(run: Run) -> Cast:
         ways = ("zero_shot",) if adapter else run.file.eval.prompting
         subjects += [Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way) for way in ways]
     others, notes = _others(run, {subject.key for subject in subjects})
-    return Cast((*subjects, *others), tuple(cells), notes)
+    # untuned models first: a student is compared with what its base expects
+    ordered = sorted((*subjects, *others), key=lambda subject: subject.adapter is not None)
+    return Cast(tuple(ordered), tuple(cells), notes)
 
 
 def _others(run: Run, known: set[str]) -> tuple[list[Subject], tuple[str, ...]]:

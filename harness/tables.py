@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from harness.analysis import Arm, matrix, ordered, units
+from harness import stats
+from harness.analysis import Arm, finite, matrix, ordered, units, unknown
 from harness.results import Results
+from harness.scoring.open_ended import quantiles
 from harness.scoring.quality import named_label
 from harness.stats import Interval, classification, clusters
 
 MOST_CONFUSED = 8  # pairs of labels listed
+SPREAD = (
+    "words",
+    "length_ratio",
+    "rep_3",
+    "repeat_share",
+    "compression_ratio",
+    "misspelling_rate",
+    "prompt_similarity",
+)
+WHOLE = ("distinct_1", "distinct_2", "distinct_3", "compression_all", "cut_share")
 MIN_TAGGED = 8  # items of a tag below which no interval is given
 
 
@@ -20,8 +33,66 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def share(found: Interval) -> str:
-    """A rate with its interval."""
+    """A value with its interval."""
+    if math.isinf(found.low):
+        return f"{found.estimate:.3f} (interval not estimable)"
     return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
+    """The mean of a metric: items and seeds vary where there are three seeds, else items."""
+    values = matrix(results, arm, metric, "test")
+    there = finite(values)
+    values, tied = values[:, there], units(results, arm).of([bool(kept) for kept in there])
+    apart = clusters.units(values, groups=tied.groups, strata=tied.strata) if there.sum() > 1 else None
+    recipe = stats.recipe_interval(apart, random_seed=0) if apart is not None else None
+    if recipe is not None:
+        return recipe
+    mean = values.mean(axis=0)
+    found = clusters.mean_of(mean, groups=tied.groups, strata=tied.strata, random_seed=0) if mean.size else None
+    return found or unknown(float(mean.mean()) if mean.size else 0.0, mean.size)
+
+
+def other_suite(results: Results, found: Sequence[Arm], primary: str) -> str:
+    """A line per arm of a suite that is not the task's own."""
+    heads = (primary.replace("_", " "), "chance", "p(gold)", "prompt tokens", "seconds an item")
+    rows = []
+    for arm in found:
+        items = sum(card.items for card in arm.cards)
+        guess, gold = arm.cards[0].chance, arm.metric("gold_probability")
+        known = any(primary in score.values for score in results.scores(arm.cards[0]))
+        value = share(value_interval(results, arm, primary)) if known else ""
+        rows.append(
+            [
+                arm.title,
+                value if arm.complete else "incomplete",
+                "" if guess is None else f"{guess:.3f}",
+                "" if gold is None else f"{gold:.3f}",
+                f"{sum(card.prompt_tokens for card in arm.cards) / items:.0f}",
+                f"{sum(card.seconds for card in arm.cards) / items:.3f}",
+            ]
+        )
+    return markdown(("asked", *heads), rows)
+
+
+def distributions(results: Results, found: Sequence[Arm]) -> str:
+    """How numbers about free text spread over the answers, untuned and at the largest size of each kind of data."""
+    largest = [a for a in found if a.kind == "student" and a.size == max(b.size for b in found if b.data == a.data)]
+    shown = [a for a in found if a.kind == "base"] + largest
+    rows = []
+    for metric in SPREAD:
+        row = [metric.replace("_", " ")]
+        for arm in shown:
+            scores = [score for card in arm.cards for score in ordered(results, card, "test")]
+            row.append(" / ".join(f"{value:.3g}" for value in quantiles(scores, metric, (5, 50, 95))))
+        if any(row[1:]):
+            rows.append(row)
+    whole = []
+    for metric in WHOLE:
+        values = [arm.metric(metric) for arm in shown]
+        if any(value is not None for value in values):
+            whole.append([metric.replace("_", " "), *("" if v is None else f"{v:.3g}" for v in values)])
+    return markdown(("5% / 50% / 95% of the answers, then of all together", *(a.title for a in shown)), [*rows, *whole])
 
 
 def costs(found: Sequence[Arm]) -> str:
@@ -67,8 +138,12 @@ def by_tag(results: Results, shown: Sequence[Arm], metric: str) -> str:
         kept = [tag in score.tags for score in scores]
         row = [tag, str(sum(kept))]
         for arm in shown:
-            values = matrix(results, arm, metric, "test")[:, kept].mean(axis=0)
-            tied = units(results, arm).of(kept)
+            all_values = matrix(results, arm, metric, "test")
+            there = [keep and bool(known) for keep, known in zip(kept, finite(all_values), strict=True)]
+            values, tied = all_values[:, there].mean(axis=0), units(results, arm).of(there)
+            if not values.size:
+                row.append("")
+                continue
             found = clusters.mean_of(values, groups=tied.groups, strata=tied.strata, random_seed=0)
             row.append(share(found) if found and len(values) >= MIN_TAGGED else f"{values.mean():.3f}")
         rows.append(row)

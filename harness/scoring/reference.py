@@ -46,5 +46,6 @@ def _score(item: Item, answer: str) -> Score:
     right = float(answer == gold)
     return Score(
         item=item.id, split=item.split, status="scored", gold=gold, picked=answer, output=answer,
+        tags=item.tags, group=item.group, stratum=item.stratum,
         values={"accuracy": right, "choice_accuracy": right},
     )  # fmt: skip

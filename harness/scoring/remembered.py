@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from array import array
@@ -69,6 +70,10 @@ class Remembered:
             self._engine = self._open()
         return self._engine
 
+    def release(self) -> None:
+        """Let go of the inner engine; it is opened again when something is missing."""
+        self._engine = None
+
     @property
     def seconds(self) -> float:
         """What computing all answers on file took, over all commands; opening the engine not counted."""
@@ -111,7 +116,8 @@ class Remembered:
                 )
             started = time.monotonic()
             found = self.engine.loglikelihood([missing[name] for name in block])
-            lines = [{"pair": name} | one.model_dump() for name, one in zip(block, found, strict=True)]
+            good = [(name, one) for name, one in zip(block, found, strict=True) if math.isfinite(one.logprob)]
+            lines = [{"pair": name} | one.model_dump() for name, one in good]  # what is no number is asked again
             self._append(lines, time.monotonic() - started)
             self._pairs |= zip(block, found, strict=True)
             done += len(block)

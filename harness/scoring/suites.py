@@ -258,7 +258,7 @@ class Suite:
         """The metric that sums it up."""
         if self.rubric is not None:
             return "preferred"
-        return "rep_3" if isinstance(self.spec, OpenEndedSuite) else "accuracy"
+        return "repeat_share" if isinstance(self.spec, OpenEndedSuite) else "accuracy"
 
     @property
     def rubric(self) -> Rubric | None:
@@ -314,7 +314,7 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: in
         if item.id in first:
             raise UsageError(f"{where}: the same item stands at {first[item.id]}")
         first[item.id] = where
-    if isinstance(spec, LabelsSuite) and {item.split for _, item in items} != {"dev", "test"}:
+    if Suite(path.stem, spec, ()).of_task and {item.split for _, item in items} != {"dev", "test"}:
         raise UsageError(
             f"{title(spec.items)}: {len(items)} items are too few: a quarter of them, by digest, is for choosing (dev),"
             " and either part is empty"

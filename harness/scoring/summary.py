@@ -21,11 +21,14 @@ RATES = ("accuracy", "choice_accuracy", "acc", "acc_norm")  # an item without on
 def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
     """Metric -> value over the test items. What could not be computed for any item is absent."""
     test = [s for s in scores if s.split == "test"] or list(scores)
+    whole = all(s.status != "failed" for s in test)
     metrics: dict[str, float] = {}
     for name in sorted({name for score in test for name in score.values}):
+        if name in RATES and not whole:  # a rate of all items is not known while some were not asked
+            continue
         values = [score.values[name] for score in test if name in score.values]
         metrics[name] = sum(values) / (len(test) if name in RATES else len(values))
-    if isinstance(suite.spec, LabelsSuite):
+    if isinstance(suite.spec, LabelsSuite) and whole:
         labels = suite.items[0].choices
         predicted = [named_label(s.output, labels) or "" for s in test]
         metrics["macro_f1"] = macro_f1([s.gold for s in test], predicted, labels)
