@@ -1,4 +1,4 @@
-"""The gate: `bless` stores the ship student's scores in one small file for git, `check` compares with it.
+"""The gate: `check` compares the ship student's stored scores with the blessed ones (harness.bless).
 
 Items are paired by id, on the test split only; the rules are harness.gate's. `ship: {question: recipe}` asks about
 the recipe: all random seeds of the cell are blessed and compared, and fewer than three a side cannot tell. Else
@@ -13,34 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from harness import gate
-from harness.analysis import arms, matrix
 from harness.config import Run
-from harness.environment import changed_files
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError
 from harness.gate import Decision, Evidence, Question, Rule, announce
 from harness.gate.baseline import (
     Baseline,
-    BaselineMetric,
     BaselineSuite,
-    Column,
     baseline_path,
     cut,
-    pack_ids,
     read_baseline,
 )
-from harness.gate.shipped import Shipped, better, fresh, ship_cells, shipped
+from harness.gate.limits import has_values, of_all_together, question_of, rules_of, stored
+from harness.gate.shipped import Shipped
 from harness.noise import noise_floor
-from harness.results import Results, load_results
-from harness.scoring.suites import Suite
-from harness.stats import Floats, power
-from harness.stats.rates import first_true
-from harness.store import read_manifest, write_atomic, write_json
+from harness.scoring.suites import Limit, Suite
+from harness.store import write_atomic
 from harness.terminal import Terminal
-
-BOUNDS: tuple[gate.Bound, ...] = ("margin", "margin_share", "min", "max")
 
 
 @dataclass(frozen=True)
@@ -55,163 +44,6 @@ class Options:
     annotate: bool = False  # print workflow commands
 
 
-# --- bless --------------------------------------------------------------------------------------------------
-
-
-def bless(run: Run, terminal: Terminal) -> Path:
-    """Write the ship student's scores as the baseline.
-
-    Raises UsageError as `check`, for failed items, for uncommitted changes, and for a suite whose items are too
-    few for its own margin.
-    """
-    path = baseline_path(run.root, run.name)
-    results, found = _stored(run)
-    own = path.relative_to(run.root).parts  # git names paths from the top of the checkout
-    changed = [name for name in changed_files(run.root) if Path(name).parts[-len(own) :] != own]
-    if changed:
-        raise UsageError(
-            f"{run.root}: {len(changed)} uncommitted change{'s' if len(changed) > 1 else ''}"
-            f" ({', '.join(changed[:5])}): a baseline must name what it was made from; commit them first"
-        )
-    for name, one in found.items():
-        if one.failed:
-            raise UsageError(f"{name}: {one.failed} items failed; a baseline needs them all: make eval RUN={run.name}")
-        for metric in run.suites[name].spec.limits:
-            _has_values(one, metric)
-    short = [line for name, one in found.items() for line in too_few(run, results, run.suites[name], one)]
-    if short:
-        raise UsageError("these limits could not be decided by their own items:\n  " + "\n  ".join(short))
-    manifest = read_manifest(results.folder)
-    first = next(iter(found.values()))
-    baseline = Baseline(
-        run=run.name,
-        student=first.student,
-        question=question_of(run),
-        student_keys={str(card.cell.random_seed if card.cell else 0): card.student_key for card in first.cards},
-        environment=manifest.environment if manifest else {},
-        suites={name: _blessed(run.suites[name], one) for name, one in found.items()},
-    )
-    baseline = baseline.model_copy(update={"digest": baseline.sealed()})
-    replaced = " (replaces the one there was)" if path.is_file() else ""
-    write_json(path, baseline.model_dump(mode="json"))
-    terminal.say(
-        f"blessed {baseline.student} as the baseline of {run.name}{replaced}, asking about {baseline.question}:"
-    )
-    for name, one in found.items():
-        metrics = baseline.suites[name].metrics
-        numbers = ", ".join(f"{m} {metrics[m].mean:.3f}" for m in run.suites[name].spec.limits)
-        terminal.say(f"  {name}: {len(one.ids)} test items, {numbers}")
-    terminal.say(f"wrote {path.relative_to(run.root)} ({path.stat().st_size / 1024:.0f} KiB): commit it")
-    return path
-
-
-def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]:
-    """The limits on the change that this suite's items, or the recipe's seeds, could not decide, and what it takes.
-
-    Items are judged by how far the ship student is from its nearest kin in the run (another random seed, else the
-    next size; without kin, by the fewest changes there can be): a change of that kind that changes nothing on the
-    whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread.
-    """
-    found = []
-    for metric, limit in suite.spec.limits.items():
-        values = one.matrix(metric)
-        margins = [] if limit.margin is None else [limit.margin]
-        if limit.margin_share is not None:
-            margins.append(limit.margin_share * abs(float(np.nanmean(values))))
-        margin = min(margins, default=0.0)
-        if not margin:
-            continue
-        place = f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs about"
-        if question_of(run) == "this recipe":
-            found += _too_few_seeds(place, values, margin)
-        else:
-            kin = _kin(run, results, suite.name, metric)
-            alone = Evidence(values[:1], values[:1])
-            evidence = alone if kin is None else Evidence(kin, values[:1], *one.ties())
-            found += _too_few_items(place, evidence, margin)
-    return found
-
-
-def _too_few_seeds(place: str, values: Floats, margin: float) -> list[str]:
-    """`values`: shape (random seeds, items)."""
-    seeds = len(values)
-    spread = float(np.nanmean(values, axis=1).std(ddof=1)) if seeds > 1 else 0.0
-    needed = power.seeds_needed(spread, 0.0, margin, level=gate.LEVEL) or power.MOST_SEEDS
-    if needed <= seeds:
-        return []
-    how = f"with scores that spread by {spread:.3g} over them" if seeds > 1 else "whatever their spread"
-    return [f"{place} {needed} random seeds {how}; there are {seeds}: train more, or allow more"]
-
-
-def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
-    """Independent 0/1 scores by how many change, all others by the width of their interval."""
-    there = evidence.there
-    items, before, now = int(there.sum()), evidence.before[:, there], evidence.now[:, there]
-    binary = bool(np.isin((before, now), (0.0, 1.0)).all())
-    if binary and evidence.groups is None and evidence.strata is None:
-        changing = float((now != before).mean())
-
-        def wanted(margin: float) -> int:
-            flips = min(1.0, max(changing, margin))
-            return power.items_needed(flips, 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
-
-        needed = wanted(margin)
-        decided = first_true(lambda wider: wanted(wider) <= items, margin, 0.999)
-        how = f"with {100 * max(changing, margin):.0f}% of them changing"
-    else:
-        found = evidence.difference("these weights")
-        if found is None:
-            return [f"{place} more items, or more passages that they stand in; there are {items} items"]
-        interval = found.interval(gate.LEVEL)
-        needed = math.ceil(power.items_needed_from(interval, margin) * items / interval.n)  # n counts passages
-        decided = margin * math.sqrt(needed / items)
-        how = "with changes as large as between its kin"
-    if needed <= items:
-        return []
-    return [
-        f"{place} {needed} test items {how}; there are {items}: write more, or allow more (they decide {decided:.2g})"
-    ]
-
-
-def _kin(run: Run, results: Results, suite: str, metric: str) -> Floats | None:
-    """Values (1, items) of the student nearest to the ship one: another random seed, the next size, the base."""
-    cell = ship_cells(run)[0]
-    own = [a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot"]
-    same = [a for a in own if (a.data, a.size) == (cell.data, cell.size)]
-    for arm in same:
-        values = matrix(results, arm, metric, "test")
-        others = [i for i, card in enumerate(arm.cards) if card.cell and card.cell.random_seed != cell.random_seed]
-        if others:
-            return values[others[:1]]
-    rest = [a for a in own if a not in same and a.data in (cell.data, "")]
-    if not rest:
-        return None
-    nearest_size = min(rest, key=lambda a: (abs(np.log2(max(a.size, 1) / max(cell.size, 1))), -a.size))
-    return matrix(results, nearest_size, metric, "test")[:1]
-
-
-def _blessed(suite: Suite, one: Shipped) -> BaselineSuite:
-    """Every metric whose values are 0 or 1, and every metric with a limit: what a later check may ask for."""
-    metrics: dict[str, BaselineMetric] = {}
-    for metric in one.metrics:
-        values = one.matrix(metric)
-        binary = bool(np.isin(values, (0.0, 1.0)).all())
-        if binary or metric in suite.spec.limits:
-            mean = float(f"{np.nanmean(values):.6g}")
-            metrics[metric] = BaselineMetric(mean=mean, columns=tuple(Column.pack(row) for row in values))
-    return BaselineSuite(
-        version=suite.spec.version,
-        suite_digest=one.cards[0].suite_digest,
-        asked=one.cards[0].notes,
-        items=len(one.ids),
-        ids=pack_ids(one.ids),
-        metrics=metrics,
-    )
-
-
-# --- check --------------------------------------------------------------------------------------------------
-
-
 def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
     """Print every rule's verdict and return the exit code: 0 pass, 1 regressed, 3 failed, 4 not enough data.
 
@@ -219,6 +51,7 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
     suite or other items than were blessed.
     """
     options = options or Options()
+    _writable(options)
     baseline, student, decisions = decisions_of(run, options.common, terminal)
     same = ", the same weights" if any(d.shade == "the same weights" for d in decisions) else ""
     terminal.say(f"check {run.name}: {student} against the baseline, {baseline.student}{same}")
@@ -230,21 +63,29 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
     for d in decisions:
         if d.note:
             terminal.say(f"{d.rule.suite} {d.rule.metric} {d.limit}: {d.note}")
-    _write(run, student, decisions, options, terminal)
     code = announce.exit_code(decisions, options.unsure)
     terminal.say(f"check: {gate.overall(decisions)} (exit {code})")
+    _write(run, student, decisions, options, terminal)
     return code
 
 
 def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, str, list[Decision]]:
     """The baseline, the student's name and a decision per rule, in the order of the suite files."""
     baseline = read_baseline(run.root, run.name)
-    _, found = _stored(run)
+    there = stored(run)
+    found = there.scored
+    if baseline.run != run.name:
+        raise UsageError(f"runs/{run.name}.baseline.json: it is the baseline of the run {baseline.run}")
+    for name, why in there.not_run.items():
+        if name in baseline.suites:
+            raise UsageError(f"the baseline holds the suite {name}, and eval could not run it: {why}")
+        terminal.say(f"not checked: the suite {name} was not run: {why}")
     question = question_of(run)
     if question != baseline.question:
         terminal.say(f"the baseline was blessed to ask about {baseline.question}; ship now asks about {question}")
     rules: list[tuple[Rule, Evidence]] = []
     failed: list[Decision] = []
+    plain: list[Decision] = []
     for name, one in found.items():
         then = baseline.suites.get(name)
         if then is None:
@@ -259,56 +100,29 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
                 Decision(rule, "failed", question, 0, len(one.ids), note=note) for rule in rules_of(run.suites[name])
             ]
             continue
-        rules += [(rule, _evidence(run, baseline, then, one, rule, shared)) for rule in rules_of(run.suites[name])]
-    decided = gate.decide(rules, question) + failed
+        for rule in rules_of(run.suites[name]):
+            if of_all_together(one, rule.metric):
+                plain.append(_compared(rule, one, question))
+            else:
+                rules.append((rule, _evidence(run, baseline, then, one, rule, shared)))
+    decided = gate.decide(rules, question) + plain + failed
     order = list(found)
     decided.sort(key=lambda d: order.index(d.rule.suite))
     return baseline, next(iter(found.values())).student, decided
-
-
-def rules_of(suite: Suite) -> list[Rule]:
-    """Every bound of every limit of a suite file. Raises UsageError for a limit that sets none."""
-    rules = []
-    for metric, limit in suite.spec.limits.items():
-        set_ = [(bound, getattr(limit, bound)) for bound in BOUNDS if getattr(limit, bound) is not None]
-        if not set_:
-            raise UsageError(f"suites/{suite.name}.yaml: limits: {metric}: it sets none of {', '.join(BOUNDS)}")
-        rules += [Rule(suite.name, metric, bound, float(value), better(metric, limit)) for bound, value in set_]
-    return rules
-
-
-def question_of(run: Run) -> Question:
-    """What `ship:` asks about; a base is not trained, so that only its weights can be asked about."""
-    ship = run.file.ship
-    return "this recipe" if ship and ship.size and ship.question == "recipe" else "these weights"
 
 
 def _what_varies(question: Question) -> str:
     return "test items vary" if question == "these weights" else "test items and random seeds vary"
 
 
-def _stored(run: Run) -> tuple[Results, dict[str, Shipped]]:
-    """The ship student's stored scores on every suite that has limits."""
-    cells = ship_cells(run)
-    gated = {name: suite for name, suite in run.suites.items() if suite.spec.limits}
-    if not gated:
-        raise UsageError(
-            f"runs/{run.name}.yaml: none of its suites ({', '.join(run.suites)}) has limits: nothing to"
-            " check; write in a suite file, e.g.: limits: {accuracy: {margin: 0.05}}"
-        )
-    for suite in gated.values():
-        rules_of(suite)
-    results = load_results(run.folder)
-    return results, {name: fresh(shipped(results, cells, name, run), suite, run) for name, suite in gated.items()}
-
-
-def _has_values(one: Shipped, metric: str) -> None:
-    if metric not in one.metrics:
-        why = "is a number of the whole suite" if metric in one.cards[0].metrics else "is no metric of this suite"
-        raise UsageError(
-            f"suites/{one.suite}.yaml: limits: {metric!r} {why}; a limit needs a value per item"
-            f"{nearest(metric, one.metrics)}; allowed: {', '.join(one.metrics)}"
-        )
+def _compared(rule: Rule, one: Shipped, question: Question) -> Decision:
+    """A number of all answers together against min or max: as it is, since one number has no interval."""
+    has_values(one, rule.metric, Limit.model_validate({rule.bound: rule.limit}))
+    now = sum(card.metrics[rule.metric] for card in one.cards) / len(one.cards)
+    good = now >= rule.limit if rule.bound == "min" else now <= rule.limit
+    note = "a number of all answers together: compared as it is, without an interval"
+    items = len(one.ids)
+    return Decision(rule, "pass" if good else "regressed", question, items, items, now=now, note=note)
 
 
 def _shared(
@@ -368,11 +182,13 @@ def _evidence(
     run: Run, baseline: Baseline, then: BaselineSuite, one: Shipped, rule: Rule, shared: list[str] | None
 ) -> Evidence:
     if rule.metric not in then.metrics:
-        _has_values(one, rule.metric)
+        has_values(one, rule.metric)
         raise UsageError(
             f"runs/{run.name}.baseline.json: {one.suite} was blessed without {rule.metric}: harness bless {run.name}"
         )
     before = then.metrics[rule.metric].matrix(then.items)
+    if question_of(run) == "these weights" and len(before) > 1:
+        before = before[[_blessed_seed(run, baseline)]]
     if shared is not None:
         wanted = set(shared)
         before = before[:, [item in wanted for item in then.item_ids()]]
@@ -384,15 +200,34 @@ def _evidence(
         groups,
         strata,
         _noise(run, one, rule.metric),
-        same=keys == set(baseline.student_keys.values()),
+        same=keys <= set(baseline.student_keys.values()),
         random_seed=run.file.random_seed,
     )
+
+
+def _blessed_seed(run: Run, baseline: Baseline) -> int:
+    """Of several blessed random seeds the one that ship names. Raises UsageError when it was not blessed."""
+    ship, seeds = run.file.ship, list(baseline.student_keys)
+    wanted = str(ship.random_seed) if ship else ""
+    if wanted not in seeds:
+        raise UsageError(
+            f"runs/{run.name}.baseline.json: it holds the random seeds {', '.join(seeds)}, ship asks about the weights"
+            f" of {wanted or 'none'}; ship: {{question: recipe}} asks about them all"
+        )
+    return seeds.index(wanted)
 
 
 def _noise(run: Run, one: Shipped, metric: str) -> float:
     """Standard deviation of a difference of two scorings, where `harness noise` has measured one of them."""
     floors = [(noise_floor(run.folder, card.key) or {}).get(metric, 0.0) for card in one.cards]
     return math.sqrt(2) * math.hypot(*floors) / len(floors)
+
+
+def _writable(options: Options) -> None:
+    """Raises UsageError, before anything is decided, for a file that cannot be written."""
+    for name, path in (("junit", options.junit), ("json", options.json), ("summary", options.summary)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"--{name} {path}: it must be a file in a folder that is there")
 
 
 def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options, terminal: Terminal) -> None:
@@ -402,8 +237,7 @@ def _write(run: Run, student: str, decisions: Sequence[Decision], options: Optio
     if options.json:
         write_atomic(options.json, announce.as_json(run.name, student, decisions, options.unsure))
     if options.summary:
-        there = options.summary.read_text(encoding="utf-8") if options.summary.is_file() else ""
-        room = announce.SUMMARY_BYTES - len(there.encode())
+        room = announce.SUMMARY_BYTES - (options.summary.stat().st_size if options.summary.is_file() else 0)
         text = announce.markdown(run.name, student, decisions, options.unsure, room)
         with options.summary.open("a", encoding="utf-8") as file:  # the system's own file: others add to it too
             file.write(text)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from harness.store import locked, read_json
+from harness.results import load_cells, load_results
+from harness.store import locked
 from harness.terminal import Terminal
 
 
@@ -14,9 +15,9 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     cells: set[str] = set()
     cards: set[str] = set()
     for path in runs.glob("*/train/cells.json"):
-        cells |= {cell["key"] for cell in read_json(path)["cells"]}
+        cells |= {cell["key"] for cell in load_cells(path.parent.parent)["cells"]}
     for path in runs.glob("*/eval/scorecards.json"):
-        cards |= {card["key"] for card in read_json(path)["cards"]}
+        cards |= {card.key for card in load_results(path.parent.parent).cards}
     cache = runs / ".cache"
     with locked(cache / "training", "training"):  # a cell that is being trained has no run that names it yet
         return _remove(cache, cells, cards, dry_run, terminal)

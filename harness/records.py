@@ -203,6 +203,11 @@ class Score(Record):
     answer_tokens: int = 0
 
 
+def scores_digest(scores: Sequence[Score]) -> str:
+    """16 hex digits over what was scored, for a card to know its own scores by."""
+    return digest("scores", FORMAT, [[s.item, s.split, s.status, s.values, s.output] for s in scores])[:16]
+
+
 class Scorecard(Record):
     """A suite's result for one student under one prompting; refuses to exist unless its counts add up."""
 
@@ -220,6 +225,7 @@ class Scorecard(Record):
     failed: int
     cut: int = 0
     metrics: dict[str, float]  # over test items; rates divide by all of them
+    scores: str = ""  # scores_digest of them; empty in cards of tests
     chance: float | None = None  # what guessing gets, where items are choices
     notes: tuple[str, ...] = ()  # what a reader must know of how it was asked
     seconds: float = 0.0  # of the model's work, over all commands that shared it

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from harness import figure, stats, tables
 from harness.analysis import (
@@ -23,8 +24,9 @@ from harness.analysis import (
     units,
 )
 from harness.config import Run
+from harness.errors import UsageError
 from harness.funnel import Funnel
-from harness.results import Results, load_results
+from harness.results import Results, load_cells, load_results
 from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import chance
 from harness.stats import Floats, clusters, scaling
@@ -36,7 +38,7 @@ from harness.terminal import Terminal
 def report(run: Run, terminal: Terminal) -> None:
     """Write runs/NAME/eval/report.md and its figures, print the headline and the tables."""
     results = load_results(run.folder)
-    cells = read_json(run.folder / "train" / "cells.json")
+    cells = load_cells(run.folder)
     folder = run.folder / "eval"
     parts = [f"# {run.name}: how much data does the student need?\n"]
     for suite in (s for s in run.suites.values() if s.of_task):
@@ -267,7 +269,10 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
     lines = ["## What it cost\n"]
     path = run.folder / "augment" / "funnel.json"
     if path.is_file():
-        lines += ["```", Funnel.model_validate(read_json(path)).table(), "```\n"]
+        try:
+            lines += ["```", Funnel.model_validate(read_json(path)).table(), "```\n"]
+        except ValidationError as error:
+            raise UsageError(f"{path}: not a funnel of this version; make augment RUN={run.name}") from error
     tuned = [cell for cell in cells["cells"] if cell["size"]]
     seconds, tokens = sum(c["seconds"] for c in tuned), sum(c["tokens"] for c in tuned)
     if tuned:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import UsageError
-from harness.records import Score, Scorecard
+from harness.records import Score, Scorecard, scores_digest
 from harness.store import read_json, read_jsonl
 
 
@@ -39,7 +39,24 @@ class Results:
                 f" scorecard of {card.student} on {card.suite} counts {card.items}; remove {self.folder} and"
                 " make eval again: it fills it from what is cached"
             )
+        if card.scores and scores_digest(scores) != card.scores:
+            raise UsageError(
+                f"{path}: these are not the scores that the scorecard of {card.student} on {card.suite} was made from:"
+                f" the file was edited or damaged; remove {self.folder} and make eval again"
+            )
         return scores
+
+
+def load_cells(run_folder: Path) -> dict[str, Any]:
+    """What train wrote: {"cells": [...], "notes": ...}. Raises UsageError naming the file when it is not that."""
+    path = run_folder / "train" / "cells.json"
+    if not path.is_file():
+        raise UsageError(f"{path} is not there: train first (make train RUN={run_folder.name})")
+    found = read_json(path)
+    cells = found.get("cells") if isinstance(found, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) and "key" in cell for cell in cells):
+        raise UsageError(f"{path}: not what train writes; make train RUN={run_folder.name}")
+    return dict(found)
 
 
 def load_results(run_folder: Path) -> Results:
@@ -60,7 +77,7 @@ def load_results(run_folder: Path) -> Results:
             tuple(stored.get("notes", ())),
         )
     except (KeyError, TypeError, ValidationError) as error:
-        what = str(error).splitlines()[0]
+        what = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{path}: not the scorecards of this version ({what}); make eval RUN={run_folder.name}"
         ) from error

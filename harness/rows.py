@@ -78,6 +78,12 @@ def rows_settings(run: Run) -> str:
     )
 
 
+def made_with(run: Run) -> str:
+    """A digest of everything a person wrote that decides how a run's students come about: rows and training."""
+    chosen = {"students", "data", "sizes", "random_seeds", "micro_batch_tokens"}  # which cells, and memory
+    return digest("made", rows_settings(run), run.file.train.model_dump(mode="json", exclude=chosen))
+
+
 def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
     """The rows a kind of data draws from, as augment stored them. Raises UsageError when it has not run."""
     if data == "seeds_only":

@@ -115,7 +115,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end, a number without end
         line = getattr(error, "lineno", 1)
         raise UsageError(f"{path}:{line}: not valid JSON") from error
 

@@ -11,9 +11,9 @@ from harness.config import Run
 from harness.errors import UsageError
 from harness.models import resolve
 from harness.records import Cell, Row
+from harness.results import load_cells
 from harness.rows import rows_of_data
 from harness.scoring.suites import Suite
-from harness.store import read_json
 from harness.training.grid import BASE, base_key, expand
 from harness.training.subsets import nested
 
@@ -48,9 +48,7 @@ class Cast:
 def read_cast(run: Run) -> Cast:
     """The subjects of a trained run. Raises UsageError when train has not made the run's own cells."""
     path = run.folder / "train" / "cells.json"
-    if not path.is_file():
-        raise UsageError(f"{path.relative_to(run.root)} is not there: train first (make train RUN={run.name})")
-    cells: list[dict[str, Any]] = read_json(path)["cells"]
+    cells: list[dict[str, Any]] = load_cells(run.folder)["cells"]
     if {cell["key"] for cell in cells} != {planned.key for planned in expand(run)}:
         raise UsageError(
             f"{path.relative_to(run.root)} is of other rows, students or settings than {run.name} has now, or was"

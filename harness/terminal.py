@@ -31,7 +31,11 @@ class Terminal:
 
     def say(self, text: str = "") -> None:
         """Print text as it is; nothing in it is read as markup or as a terminal command."""
-        self._out.print(printable(text), markup=False, emoji=False)
+        try:
+            self._out.print(printable(text), markup=False, emoji=False)
+            self._out.file.flush()
+        except BrokenPipeError:  # whoever read has heard enough; the work and its exit code stand
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.check import Options, bless, check
+from harness.bless import bless
+from harness.check import Options, check
 from harness.config import Run, load_run
 from harness.records import Cell, Item, Score, Scorecard
 from harness.terminal import Terminal

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.check import question_of
 from harness.compare import HEADS, asked, compare, shared_items, side
 from harness.config import Run, load_run
 from harness.errors import UsageError
+from harness.gate.limits import question_of
 from harness.gate.shipped import shipped
 from harness.records import Cell
 from harness.terminal import Terminal

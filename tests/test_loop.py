@@ -18,7 +18,8 @@ import pytest
 from harness.analysis import arms, headline
 from harness.ask import ask
 from harness.augment import augment
-from harness.check import bless, check
+from harness.bless import bless
+from harness.check import check
 from harness.clean import clean
 from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine

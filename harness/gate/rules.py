@@ -191,7 +191,8 @@ def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
         float(evidence.now[:, now].mean()) if now.any() else None,
         shown.interval(LEVEL) if shown else None,
     )  # fmt: skip
-    if evidence.unchanged and rule.bound in ("margin", "margin_share"):
+    enough = question == "these weights" or len(evidence.now) >= stats.MIN_SEEDS
+    if evidence.unchanged and enough and rule.bound in ("margin", "margin_share"):
         return replace(draft, verdict="pass", shade="the same weights")
     if found is None:
         return replace(draft, note=_why_unknown(evidence, question))

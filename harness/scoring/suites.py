@@ -37,15 +37,23 @@ from harness.scoring.moderation import PythonModeration
 from harness.scoring.rubric import Rubric
 from harness.store import read_json
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
 
 class Limit(Record):
     """What `check` allows for one metric: how much worse than the baseline, and which values at all."""
 
-    margin: Annotated[float, Field(gt=0)] | None = None  # worse by at most this, in the metric's unit
+    margin: Annotated[Finite, Field(gt=0)] | None = None  # worse by at most this, in the metric's unit
     margin_share: Annotated[float, Field(gt=0, le=1)] | None = None  # worse by at most this share of the baseline
-    min: float | None = None  # the value itself
-    max: float | None = None
+    min: Finite | None = None  # the value itself
+    max: Finite | None = None
     better: Literal["higher", "lower"] | None = None  # None: as the harness knows the metric, else higher
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.min is not None and self.max is not None and self.min >= self.max:
+            raise ValueError(f"min {self.min:g} is not below max {self.max:g}")
+        return self
 
 
 class SuiteBase(Record):

@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.check import rules_of
 from harness.compare import Side, side
 from harness.config import Run, load_run
 from harness.gate import Evidence, Question, decide, overall
+from harness.gate.limits import rules_of
 
 
 def run_named(name: str) -> Run:
