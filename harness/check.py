@@ -9,6 +9,7 @@ student. Works on stored scores, without torch.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,10 +225,15 @@ def _noise(run: Run, one: Shipped, metric: str) -> float:
 
 
 def _writable(options: Options) -> None:
-    """Raises UsageError, before anything is decided, for a file that cannot be written."""
+    """Raises UsageError, before anything is decided, for a path that can be no file. Missing folders are made."""
     for name, path in (("junit", options.junit), ("json", options.json), ("summary", options.summary)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise UsageError(f"--{name} {path}: it must be a file in a folder that is there")
+        if path is None:
+            continue
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir() or not above.is_dir():
+            raise UsageError(f"--{name} {path}: {path if path.is_dir() else above} is no place for a file of that name")
+        if not os.access(above, os.W_OK):
+            raise UsageError(f"--{name} {path}: {above} cannot be written to")
 
 
 def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options, terminal: Terminal) -> None:
@@ -239,6 +245,7 @@ def _write(run: Run, student: str, decisions: Sequence[Decision], options: Optio
     if options.summary:
         room = announce.SUMMARY_BYTES - (options.summary.stat().st_size if options.summary.is_file() else 0)
         text = announce.markdown(run.name, student, decisions, options.unsure, room)
+        options.summary.parent.mkdir(parents=True, exist_ok=True)
         with options.summary.open("a", encoding="utf-8") as file:  # the system's own file: others add to it too
             file.write(text)
     if options.annotate:

@@ -342,7 +342,11 @@ def test_nothing_is_gated(gate: Stored) -> None:
 
 def test_a_metric_without_values_per_item(gate: Stored) -> None:
     gate.suite(limits={"macro_f1": {"margin": 0.1}})
-    refused(gate, "macro_f1", "number of the whole suite", "allowed: accuracy, words")
+    refused(gate, "macro_f1", "number of all answers together", "only min and max")
+    gate.suite(limits={"macro_f1": {"min": 0.0}})
+    assert gate.check() == 0  # one number, compared as it is
+    gate.suite(limits={"macro_f1": {"min": 0.99}})
+    assert gate.check() == 1
     gate.suite(limits={"acuracy": {"margin": 0.1}})
     refused(gate, "did you mean 'accuracy'?")
     gate.suite(limits={"words": {"margin": 0.1}})

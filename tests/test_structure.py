@@ -27,7 +27,7 @@ FOUNDATION = {"errors", "text"}  # import nothing of ours
 MAY = {  # shelf -> the modules of ours it may use, besides itself
     "records": {"errors"},
     "stats": {"records"},
-    "gate": {"stats", "records", "errors", "store", "config", "results", "scoring"},
+    "gate": {"stats", "records", "errors", "store", "config", "results", "scoring", "rows"},
     "filters": {"records", "errors", "text", "prompts", "stats"},
     "scoring": {"records", "errors", "text", "prompts", "stats", "store", "yaml_file"},
     "chat": {"records", "errors"},
