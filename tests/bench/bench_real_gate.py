@@ -1,11 +1,11 @@
 """The gate on really trained students: how often does it raise an alarm between random seeds of one recipe?
 
-    python -m tests.bench.bench_real_gate RUN [OTHER_RUN:STUDENT ...]
+    python -m tests.bench.bench_real_gate RUN [BEFORE,NOW ...]        # each RUN or RUN:STUDENT, as `harness compare`
 
 RUN has one size trained with several random seeds (`--set 'train.random_seeds=[0,1,2,3,4,5,6,7]'` on a run of one
 size). Every pair of its students is compared as weights, in both directions; a regression is an alarm. Random halves
-of the seeds are compared as recipes, where nothing can be worse. Every other student named is compared with each seed:
-what is caught of a planted regression, what passes of a planted improvement. Stored scores only.
+of the seeds are compared as recipes, where nothing can be worse. Then every pair named: is a planted regression caught,
+does a planted improvement pass? Stored scores only.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ def main() -> None:
     )
     say(f"  {sum(recipes.values())} ways to cut the seeds in halves, this recipe: {dict(recipes)}")
     for other in others:
-        planted = side(other, run_named)
-        found = Counter(verdict([one], [planted], suite, "these weights") for one in seeds)
-        say(f"  {other} after each seed: {dict(found)}")
+        before, now = (side(one, run_named) for one in other.split(","))
+        say(f"  {other}: {verdict([before], [now], suite, 'these weights')}")
 
 
 def names(run: str) -> list[str]:
