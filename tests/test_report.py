@@ -1,0 +1,226 @@
+"""Reports from stored scores alone: what a run may look like, and what must be said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from harness.config import Run, load_run
+from harness.errors import UsageError
+from harness.records import Cell, Item, Score, Scorecard
+from harness.report import report
+from harness.scoring.summary import summarise
+from tests.project import write_project
+from tests.test_augment import Quiet
+
+Answer = Callable[[int, Item], dict[str, Any]]  # (place, item) -> fields of its Score
+Scored = tuple[str, Cell, Answer]  # suite, student, answers
+
+
+def cell(size: int, data: str = "filtered", random_seed: int = 0) -> Cell:
+    return Cell(student="tiny", data=data if size else "base", size=size, random_seed=random_seed)
+
+
+def drawn(*salt: int) -> float:
+    return float(np.random.default_rng(salt).random())
+
+
+def labelled(right: float, salt: int, failed: Iterable[int] = ()) -> Answer:
+    """Answers of a labels suite, right with a chance of `right`."""
+
+    def answer(i: int, item: Item) -> dict[str, Any]:
+        if i in failed:
+            return {"status": "failed", "error": "longer than the context"}
+        hit = float(drawn(i, salt) < right)
+        values = {"accuracy": hit, "choice_accuracy": hit, "gold_nll": 2 - hit + drawn(i, salt, 3), "words": 1.0}
+        output = item.choices[item.gold or 0] if hit else "nope"
+        return {"status": "scored", "output": output, "values": values}
+
+    return answer
+
+
+def valued(**values: Callable[[int], float]) -> Answer:
+    """Answers with these values, each a function of the item's place."""
+    return lambda i, item: {"status": "scored", "output": "x", "values": {n: f(i) for n, f in values.items()}}
+
+
+def store(run: Run, scored: Iterable[Scored]) -> None:
+    """Write eval's and train's files as the stages would."""
+    folder, cards, cells = run.folder / "eval", [], []
+    (folder / "scores").mkdir(parents=True)
+    (run.folder / "train").mkdir()
+    for k, (name, who, answer) in enumerate(scored):
+        suite = run.suites[name]
+        scores = [
+            Score(
+                **{
+                    "item": item.id,
+                    "split": item.split if suite.of_task else "test",
+                    "group": item.group,
+                    "gold": item.choices[item.gold] if item.gold is not None else "",
+                    **answer(i, item),
+                }
+            )
+            for i, item in enumerate(suite.items)
+        ]
+        counts = {word: sum(s.status == word for s in scores) for word in ("scored", "unparsed", "failed")}
+        card = Scorecard(
+            key=f"c{k}", suite=name, suite_digest=suite.digest, student=who.name, cell=who, student_key="x",
+            prompting="zero_shot", items=len(scores), metrics=summarise(scores, suite), seconds=1.0, **counts,
+        )  # fmt: skip
+        cards.append(card.model_dump())
+        (folder / f"scores/c{k}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))
+        made = {"student": who.student, "size": who.size, "data": who.data, "updates": 2, "seconds": 1, "tokens": 10}
+        cells += [{**made, "key": "x"}] if who.size else []
+    (folder / "scorecards.json").write_text(json.dumps({"digest": "d", "not_run": {}, "cards": cards}))
+    (run.folder / "train/cells.json").write_text(json.dumps({"cells": cells, "epochs": 1, "min_updates": 2}))
+
+
+def reported(run: Run, scored: Iterable[Scored]) -> str:
+    store(run, scored)
+    report(run, Quiet())
+    return (run.folder / "eval/report.md").read_text()
+
+
+def shop(root: Path, *settings: str) -> Run:
+    path = write_project(root, "tiny", eval={"suites": ["shop", "talk"], "reference": None})
+    return load_run(path, list(settings))
+
+
+def questions(root: Path, spec: dict[str, Any], lines: Iterable[dict[str, Any]], *, more: tuple[str, ...] = ()) -> Run:
+    """A project whose suite is `qa`."""
+    path = write_project(root, "tiny", eval={"suites": ["qa", *more], "reference": None})
+    (root / "suites/qa.yaml").write_text(yaml.safe_dump({"items": "suites/qa.jsonl", **spec}))
+    (root / "suites/qa.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return load_run(path)
+
+
+def test_one_failed_item_leaves_a_report_without_a_verdict(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    first_test = next(i for i, item in enumerate(run.suites["shop"].items) if item.split == "test")
+    text = reported(
+        run,
+        [
+            ("shop", cell(0), labelled(0.5, 1)),
+            ("shop", cell(4), labelled(0.6, 2)),
+            ("shop", cell(12), labelled(0.7, 3, failed=[first_test])),
+        ],
+    )
+    assert "No verdict: 1 items failed" in text
+    assert "is incomplete: 1 of 30 items failed, the first because: longer than the context" in text
+    assert "Loss of the gold answers over rows" in text
+
+
+def test_a_student_whose_items_all_failed_is_not_called_worse(tmp_path: Path) -> None:
+    everything = range(30)
+    text = reported(
+        shop(tmp_path),
+        [
+            ("shop", cell(0), labelled(0.5, 1)),
+            ("shop", cell(4), labelled(0.6, 2)),
+            ("shop", cell(12), labelled(0.7, 3, failed=everything)),
+        ],
+    )
+    assert "0.0% of" not in text
+    assert "worse" not in text
+    assert "more rows hurt" not in text
+
+
+def test_an_answer_that_a_judge_prefers_is_what_counts(tmp_path: Path) -> None:
+    spec = {"kind": "answers", "answer": {"kind": "rubric", "rubric": "the kinder one"}}
+    run = questions(tmp_path, spec, [{"question": f"q {i}?", "answer": f"a {i}", "tags": ["t"]} for i in range(60)])
+
+    def preferred(share: float, salt: int) -> Answer:
+        hit = lambda i: float(drawn(i, salt) < share)  # noqa: E731
+        return valued(preferred=hit, gold_nll=lambda i: 3.0 - share + drawn(i, salt, 1))
+
+    text = reported(
+        run,
+        [
+            ("qa", cell(0), preferred(0.1, 1)),
+            ("qa", cell(4), preferred(0.5, 2)),
+            ("qa", cell(12), preferred(0.9, 3)),
+            ("qa", cell(60, "seeds_only"), preferred(0.2, 4)),
+        ],
+    )
+    assert "test items preferred to the reference" in text
+    assert "more rows help" in text
+    assert "| asked | preferred |" in text
+
+
+def test_items_of_few_passages_are_not_estimable(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "tiny", eval={"suites": ["shop"], "reference": None})
+    lines = [json.loads(line) for line in (tmp_path / "suites/shop.jsonl").read_text().splitlines()]
+    grouped = [line | {"group": f"passage {i % 5}"} for i, line in enumerate(lines)]
+    (tmp_path / "suites/shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in grouped))
+    sizes = [("shop", cell(n), labelled(0.5 + n / 40, n)) for n in (0, 4, 12)]
+    text = reported(load_run(path), sizes)
+    assert "not estimable" in text
+    assert "inf" not in text.replace("information", "")
+    assert "Loss of the gold answers" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "data"),
+    [(["train.data=[unfiltered]", "ship=null"], "unfiltered"), (["train.sizes=[4, 12]"], "filtered")],
+)
+def test_other_data_and_no_base_are_reported_too(tmp_path: Path, settings: list[str], data: str) -> None:
+    run = shop(tmp_path, *settings)
+    base = [] if "sizes" in settings[0] else [("shop", cell(0), labelled(0.5, 1))]
+    text = reported(run, [*base, *(("shop", cell(n, data), labelled(0.5 + n / 40, n)) for n in (4, 12))])
+    assert "Per doubling of rows, 4 to 12" in text
+    if base:
+        assert f"12 rows ({data})" in text
+        assert "paired difference to the untuned zero-shot model" in text
+    else:
+        assert "the run has no untuned model" in text
+
+
+def test_three_seeds_ask_about_the_recipe(tmp_path: Path) -> None:
+    run = shop(tmp_path, "train.random_seeds=[0, 1, 2]")
+    tuned = [("shop", cell(n, random_seed=s), labelled(0.4 + n / 40, 10 * n + s)) for n in (4, 12) for s in range(3)]
+    text = reported(run, [("shop", cell(0), labelled(0.5, 1)), *tuned])
+    assert "asking about this recipe" in text
+    assert "items and random seeds vary" in text
+
+
+def test_numbers_below_zero_and_neutral_ones(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+
+    def talk(level: float, kl: float) -> Answer:
+        return valued(reference_similarity=lambda i: level + i / 100, kl_from_base=lambda i: kl * (i + 1))
+
+    text = reported(
+        run,
+        [
+            ("shop", cell(0), labelled(0.5, 1)),
+            ("shop", cell(12), labelled(0.7, 3)),
+            ("talk", cell(0), talk(0.1, 0.0)),
+            ("talk", cell(12), talk(-0.2, 0.001)),
+        ],
+    )
+    broken = next(line for line in text.splitlines() if line.startswith(("Measurably worse", "Nothing measurable")))
+    assert "kl_from_base" not in broken  # moving is what tuning does
+    assert "reference_similarity" in broken
+    assert (run.folder / "eval/forgetting.tiny.png").is_file()
+
+
+def test_a_suite_of_the_task_needs_items_to_choose_on(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="are too few: a quarter of them"):
+        questions(tmp_path, {"kind": "answers"}, [{"question": "q?", "answer": "a"}])
+
+
+@pytest.mark.parametrize(("file", "text"), [("train/cells.json", "[]"), ("augment/funnel.json", "[]")])
+def test_damaged_files_are_named(tmp_path: Path, file: str, text: str) -> None:
+    run = shop(tmp_path)
+    store(run, [("shop", cell(0), labelled(0.5, 1)), ("shop", cell(12), labelled(0.7, 3))])
+    (run.folder / file).parent.mkdir(exist_ok=True)
+    (run.folder / file).write_text(text)
+    with pytest.raises(UsageError, match=Path(file).name):
+        report(run, Quiet())
