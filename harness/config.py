@@ -20,6 +20,7 @@ from harness.filters import AnyFilter, Judge, PythonFilter
 from harness.records import Record, Sampling, Seed
 from harness.scoring.suites import Suite, load_suite
 from harness.store import read_jsonl
+from harness.text import normalise
 
 Name = Annotated[str, Field(min_length=1)]
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
@@ -190,6 +191,11 @@ class TaskFile(Record):
     def _choosable(self) -> Self:
         if len(self.labels) == 1:
             raise ValueError("one label leaves nothing to choose: write two or more, or {} where answers are free text")
+        seen: dict[str, str] = {}
+        for label in self.labels:  # an answer is read without case and punctuation
+            twin = seen.setdefault(normalise(label), label)
+            if twin != label or not normalise(label):
+                raise ValueError(f"the labels {twin!r} and {label!r} read alike in an answer: rename one")
         return self
 
     @property

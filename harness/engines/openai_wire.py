@@ -69,7 +69,8 @@ def completion(request: Request, answer: Any) -> Completion:
     reason: Literal["stop", "length", "error"] = "error" if error else "length" if ended == "length" else "stop"
     return Completion(
         request=request.key,
-        text="" if error else text,
+        # a lone surrogate, which JSON can carry, is no text that a file can hold
+        text="" if error else text.encode("utf-8", "replace").decode("utf-8"),
         finish_reason=reason,
         first_logprobs=first_logprobs(choice.get("logprobs")) if request.sampling.logprobs else {},
         error=error,
