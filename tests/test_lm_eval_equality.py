@@ -24,7 +24,7 @@ TOLERANCE = 1e-3  # nats
 CASES = {  # few examples where they are drawn per document: that backend computes each prompt once per choice
     "arc_challenge": {"num_fewshot": 1, "limit": ITEMS},
     "hellaswag": {"num_fewshot": 0, "limit": ITEMS},
-    "mmlu": {"num_fewshot": 5, "limit": 2 * SUBJECTS if ITEMS >= 100 else ITEMS},
+    "mmlu": {"num_fewshot": 1, "limit": 2 * SUBJECTS if ITEMS >= 100 else ITEMS},
     "truthfulqa_mc2": {"num_fewshot": 0, "limit": ITEMS},
 }
 
