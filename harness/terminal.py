@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rich.console import Console
@@ -31,11 +31,8 @@ class Terminal:
 
     def say(self, text: str = "") -> None:
         """Print text as it is; nothing in it is read as markup or as a terminal command."""
-        try:
+        with suppress(SystemExit):  # rich's answer to a closed pipe; but the work goes on, and its exit code stands
             self._out.print(printable(text), markup=False, emoji=False)
-            self._out.file.flush()
-        except BrokenPipeError:  # whoever read has heard enough; the work and its exit code stand
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:

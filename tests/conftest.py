@@ -15,7 +15,7 @@ from tests.tiny import make_tiny_model
 
 # Said in the environment as well, since processes that a test starts have no fixture.
 for _name, _value in {
-    "GOMP_SPINCOUNT": "1000",  # as the command line sets it: tests share a machine with whatever else runs
+    "GOMP_SPINCOUNT": "10000",  # as the command line sets it: tests share a machine with whatever else runs
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "VLLM_HOST_IP": "127.0.0.1",  # else vLLM asks a public address for its own

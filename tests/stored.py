@@ -14,7 +14,7 @@ import yaml
 from harness.bless import bless
 from harness.check import Options, check
 from harness.config import Run, load_run
-from harness.records import Cell, Item, Score, Scorecard
+from harness.records import Cell, Item, Score, Scorecard, scores_digest
 from harness.terminal import Terminal
 from tests.project import write_project
 
@@ -64,7 +64,8 @@ class Stored:
             counts = {"items": len(scores), "scored": len(scores) - failed, "unparsed": 0, "failed": failed}
             card = Scorecard(
                 key=f"card{place}", suite="shop", suite_digest=suite.digest, student=cell.name, cell=cell,
-                student_key=f"{key}{place}", prompting="zero_shot", metrics={"macro_f1": 0.5}, **counts,
+                student_key=f"{key}{place}", prompting="zero_shot", metrics={"macro_f1": 0.5},
+                scores=scores_digest(scores), **counts,
             )  # fmt: skip
             cards.append(card.model_dump() | more)
             (folder / f"scores/{card.key}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))

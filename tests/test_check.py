@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,10 +16,14 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from harness.check import Options
+from harness.check import Options, check
+from harness.config import load_run
 from harness.errors import UsageError
 from harness.gate.baseline import Baseline
 from harness.records import Cell
+from harness.rows import made_with
+from harness.store import Manifest, write_manifest
+from harness.terminal import Terminal
 from tests.stored import MARGIN, NAME, STUDENT, Stored, Values, rate, write_stored
 
 ROOT = Path(__file__).parent.parent
@@ -544,6 +549,60 @@ def test_the_forms_that_ci_reads(gate: Stored, tmp_path: Path, capsys: pytest.Ca
     summary.write_text("x" * (1024 * 1024 - 50))
     gate.check(options=Options(summary=summary))
     assert summary.stat().st_size == 1024 * 1024 - 50  # where there is no room, nothing is added
+
+
+def test_edited_scores_are_not_the_cards(gate: Stored) -> None:
+    text = gate.scores().read_text()
+    assert '"accuracy":0.0' in text
+    gate.scores().write_text(text.replace('"accuracy":0.0', '"accuracy":1.0'))
+    refused(gate, "card0.jsonl", "edited or damaged", "make eval")
+
+
+def test_scores_of_students_made_otherwise(gate: Stored) -> None:
+    run = gate.run()
+    sealed = Manifest(stage="eval", inputs="x", settings=made_with(run))
+    write_manifest(run.folder / "eval", sealed)
+    assert gate.check() == 0
+    refused(gate, "other rows, templates or training settings", settings=("train.epochs=9",))
+    refused(gate, "other rows, templates or training settings", settings=("augment.rows=25",))
+    assert gate.check("train.random_seeds=[0, 1]") == 0  # which seeds are trained changes none of them
+
+
+def test_a_suite_that_could_not_be_run(gate: Stored) -> None:
+    (gate.root / "suites/arc.yaml").write_text(
+        "kind: benchmark\nbenchmark: arc_challenge\nlimits: {accuracy: {margin: 0.1}}\n"
+    )
+    two = "eval.suites=[shop, arc]"
+    path = gate.root / "runs/shop/eval/scorecards.json"
+    stored = json.loads(path.read_text()) | {"not_run": {"arc": "the hub cannot be reached"}}
+    path.write_text(json.dumps(stored))
+    gate.bless(two)
+    assert gate.check(two) == 0  # named and left out: it was not blessed either
+    path.write_text(json.dumps(stored | {"not_run": {"shop": "why not", "arc": "the hub cannot be reached"}}))
+    refused(gate, "none of the suites with limits was run", "why not", settings=(two,))
+
+
+def test_another_runs_baseline(gate: Stored) -> None:
+    (gate.root / "runs/other.yaml").write_text("extends: shop.yaml\n")
+    shutil.copy(gate.baseline, gate.root / "runs/other.baseline.json")
+    shutil.copytree(gate.root / "runs/shop", gate.root / "runs/other")
+    with pytest.raises(UsageError, match="it is the baseline of the run shop"):
+        check(load_run(gate.root / "runs/other.yaml"), Terminal())
+
+
+def test_weights_are_compared_with_the_blessed_seed_of_theirs(gate: Stored) -> None:
+    gate.suite(limits={"accuracy": {"margin": 0.2}})
+    gate.store(rate(0.8), rate(0.8, salt=1), rate(0.8, salt=2), rate(0.8, salt=3))
+    gate.bless("ship.question=recipe")
+    assert gate.check("ship.random_seed=2") == 0
+    found = json.loads(gate.baseline.read_text())
+    assert list(found["student_keys"]) == ["0", "1", "2", "3"]
+
+
+def test_git_that_will_not_read_the_checkout(gate: Stored) -> None:
+    (gate.root / ".git").write_text("gitdir: nowhere\n")
+    with pytest.raises(UsageError, match="git cannot read this checkout"):
+        gate.bless()
 
 
 # --- cost ---------------------------------------------------------------------------------------------------

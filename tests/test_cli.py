@@ -1,0 +1,76 @@
+"""The command itself: exit codes and messages as a shell sees them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stored import Stored, write_stored
+
+COMMAND = "import sys; from harness.cli import main; sys.argv = ['harness', *sys.argv[1:]]; main()"
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    stored = write_stored(tmp_path_factory.mktemp("cli"))
+    stored.bless()
+    return stored
+
+
+def harness(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", COMMAND, *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_a_reader_that_leaves_does_not_change_the_verdict(gate: Stored) -> None:
+    command = [sys.executable, "-c", COMMAND, "check", "shop"]
+    with subprocess.Popen(command, cwd=gate.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as done:
+        assert done.stdout is not None
+        done.stdout.close()
+        assert done.stderr is not None
+        assert "Traceback" not in done.stderr.read()
+        assert done.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["check", "shop"], 0, ""),
+        (["check", "shop", "--unsure", "maybe"], 2, "it must be fail or pass"),
+        (["check", ""], 2, "RUN is empty"),
+        (["check", "shopp"], 2, "did you mean 'shop.yaml'"),
+        (["check", "shopp", "--dry-run"], 2, "did you mean 'shop.yaml'"),
+        (["chekc", "shop"], 2, "No such command"),
+        (["check", "shop", "--nosuch"], 2, "No such option"),
+        (["check", "shop", "--junit", "runs"], 2, "no place for a file"),
+        (["check", "shop", "--set", "train.epochs"], 2, "epochs"),
+        (["compare", "shop", "shop:nobody"], 2, "has no student 'nobody'"),
+        (["plan", "--margin", "0"], 2, "at least 0.0001"),
+        (["plan", "--margin", "0.05", "--seed-spread", "nan"], 2, "between 0 and 1"),
+        (["plan", "--margin", "0.05"], 0, ""),
+        (["suites", "--run", ""], 2, "RUN is empty"),
+        (["show", "shop"], 2, "no report yet"),
+    ],
+)
+def test_exit_codes(gate: Stored, words: list[str], code: int, says: str) -> None:
+    done = harness(gate.root, *words)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert says in done.stderr.replace("\n", " ")
+
+
+def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
+    for words in (["suites", "--prove"], ["clean"]):
+        done = harness(tmp_path, *words)
+        assert (done.returncode, "start in" in done.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fault_of_the_harness_is_not_a_regression(gate: Stored) -> None:
+    broken = "import harness.check; harness.check.check = None; " + COMMAND
+    done = subprocess.run(
+        [sys.executable, "-c", broken, "check", "shop"], cwd=gate.root, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert "a fault of the harness itself" in done.stderr

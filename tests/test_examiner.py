@@ -1,0 +1,157 @@
+"""Subjects and suites beyond the plain loop: retrieval, other models, a judge, what is kept when a card breaks off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.augment import augment
+from harness.config import Run, load_run
+from harness.engines.scripted import ScriptedEngine
+from harness.engines.transformers import TransformersEngine
+from harness.errors import MachineError
+from harness.evaluate import evaluate
+from harness.examiner import Judge, Openers
+from harness.records import Completion, Loglikelihood, Pair, Request
+from harness.results import load_results
+from harness.scoring.base import StudentEngine
+from harness.subjects import read_cast
+from harness.terminal import Stop
+from harness.train import train
+from tests.project import WordEmbedder, write_project
+from tests.test_augment import Quiet
+from tests.tiny import make_tiny_model
+
+ASKED: list[Request] = []  # of the judge
+
+
+class LeansToA:
+    """A judge that prefers whatever stands first."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            ASKED.append(request)
+            chances = {"A": math.log(0.8), "B": math.log(0.2)}
+            yield Completion(request=request.key, text="A", finish_reason="stop", first_logprobs=chances)
+
+
+def student(base: Path, adapter: Path | None) -> StudentEngine:
+    return TransformersEngine(base, adapter, device="cpu")
+
+
+OPENERS = Openers(student, WordEmbedder, lambda name: Judge("judge@1", "script@1", LeansToA))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
+    root = tmp_path_factory.mktemp("examiner")
+    other = make_tiny_model(root / "models/other", random_seed=1)
+    path = write_project(root, str(tiny_model))
+    lines = "".join(f'{{"question": "What is {i} and {i}?", "answer": "It is {2 * i}."}}\n' for i in range(12))
+    (root / "suites/kind.jsonl").write_text(lines)
+    rubric = {"kind": "rubric", "rubric": "the kinder answer", "planted": 4}
+    spec = {"kind": "answers", "items": "suites/kind.jsonl", "asked": "plain", "answer": rubric, "max_tokens": 4}
+    (root / "suites/kind.yaml").write_text(yaml.safe_dump(spec))
+    changed = yaml.safe_load(path.read_text())
+    changed["train"] |= {"sizes": [0, 4], "data": ["filtered"]}
+    changed["ship"]["size"] = 4
+    changed["eval"] = {
+        "suites": ["shop", "talk", "kind"],
+        "prompting": ["zero_shot", "retrieval"],
+        "retrieved": 2,
+        "compare": ["teacher", str(other), str(tiny_model)],
+    }
+    path.write_text(yaml.safe_dump(changed, sort_keys=False))
+    loaded = load_run(path)
+    script = root / "prompts/shop/teacher.json"
+    augment(loaded, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    train(loaded, Quiet(), Stop())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def done(run: Run) -> Run:
+    evaluate(run, OPENERS, Quiet(), Stop())
+    return run
+
+
+def test_untuned_models_come_first_and_each_only_once(run: Run) -> None:
+    cast = read_cast(run)
+    tuned = [subject.adapter is not None for subject in cast.subjects]
+    assert tuned == sorted(tuned)
+    assert len({(s.cell.name, s.prompting) for s in cast.subjects}) == len(cast.subjects)
+    assert any("its weights cannot be scored as a ceiling" in note for note in cast.notes)
+    assert any("it is no ceiling of its own" in note for note in cast.notes)
+    assert sum(s.adapter is None and s.prompting == "retrieval" for s in cast.subjects) == 2  # the base and the other
+
+
+def test_another_model_stands_beside_the_students(done: Run) -> None:
+    results = load_results(done.folder)
+    others = {card.student for card in results.cards if card.suite == "talk"}
+    assert any(name.endswith("other.base") for name in others)
+    ways = {card.prompting for card in results.cards if card.suite == "shop"}
+    assert ways == {"zero_shot", "retrieval", "trained"}
+    asked = {c.prompting: c.prompt_tokens / c.items for c in results.cards if c.suite == "shop" and "base" in c.student}
+    assert asked["retrieval"] > asked["zero_shot"]  # two rows stand in the prompt
+
+
+def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
+    results = load_results(done.folder)
+    cards = [card for card in results.cards if card.suite == "kind"]
+    assert len(cards) == 3
+    for card in cards:
+        assert card.complete
+        values = [score.values for score in results.scores(card)]
+        assert {v["preferred"] for v in values} <= {0.0, 0.5}  # nothing wins from both positions
+        assert {v["agreement"] for v in values if "agreement" in v} <= {0.0}
+        assert any("no better than chance" in note for note in card.notes)
+    planted = {request.key for request in ASKED}
+    assert len(planted) == len(ASKED)  # planted pairs are the same for every student, and asked once
+
+
+def test_students_have_moved_from_their_base_and_it_has_not_moved(done: Run) -> None:
+    results = load_results(done.folder)
+    tuned = [card for card in results.cards if card.suite == "talk" and card.cell and card.cell.size]
+    assert tuned
+    for card in tuned:
+        assert card.metrics["kl_from_base"] > 0
+    untuned = [card for card in results.cards if card.suite == "talk" and card.cell and not card.cell.size]
+    assert all("kl_from_base" not in card.metrics for card in untuned)
+
+
+class Breaking(TransformersEngine):
+    """Measures, and breaks when it is to write."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        raise MachineError("the engine broke")
+
+
+class Counting(TransformersEngine):
+    """Counts what it measures."""
+
+    measured = 0
+
+    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
+        Counting.measured += len(pairs)
+        return super().loglikelihood(pairs)
+
+
+def test_what_was_answered_of_a_card_that_broke_off_is_kept(done: Run) -> None:
+    settings = ["eval.suites=[shop]", "eval.compare=[]", "eval.prompting=[zero_shot]", "train.sizes=[0]", "ship=null"]
+    narrow = load_run(done.root / "runs/shop.yaml", settings)
+    for path in (done.cache / "scores").glob("*"):
+        path.unlink()
+    train(narrow, Quiet(), Stop())
+    with pytest.raises(MachineError, match="the engine broke"):
+        evaluate(
+            narrow, Openers(lambda b, a: Breaking(b, a, device="cpu"), WordEmbedder, OPENERS.judge), Quiet(), Stop()
+        )
+    assert len(list((done.cache / "scores").glob("*.part.jsonl"))) == 1
+    counting = Openers(lambda b, a: Counting(b, a, device="cpu"), WordEmbedder, OPENERS.judge)
+    assert evaluate(narrow, counting, Quiet(), Stop()) is not None
+    assert Counting.measured == 0  # only what it had not written yet was asked
+    assert not list((done.cache / "scores").glob("*.part.jsonl"))
