@@ -369,14 +369,15 @@ def loaded(root: Path, spec: str, lines: list[dict[str, Any]], labels: tuple[str
 
 
 def test_suites_know_whether_they_are_of_the_task(tmp_path: Path) -> None:
-    lines = [{"question": "how many?", "answer": 3}]
+    lines = [{"question": f"how many of {i}?", "answer": 3} for i in range(12)]
     task = loaded(tmp_path, "kind: answers\nanswer: {kind: number, tolerance: 1}\n", lines)
     plain = loaded(tmp_path, "kind: answers\nasked: plain\n", lines)
     assert (task.of_task, plain.of_task, task.primary) == (True, False, "accuracy")
     assert task.scorer == NumberAnswer(tolerance=1)
     assert task.digest != plain.digest
-    silent = loaded(tmp_path, "kind: unanswerable\n", [{"question": "how many?", "tags": ["x"]}])
-    assert (silent.scorer, silent.items) == (Abstention(), (Item(text="how many?", tags=("x",)),))
+    asked = [{"question": f"how many of {i}?", "tags": ["x"]} for i in range(12)]
+    silent = loaded(tmp_path, "kind: unanswerable\n", asked)
+    assert (silent.scorer, silent.items[0]) == (Abstention(), Item(text="how many of 0?", tags=("x",)))
 
 
 BAD = [
@@ -407,7 +408,7 @@ def test_bad_suites_are_refused(tmp_path: Path, spec: str, line: dict[str, Any],
 
 def test_a_schema_in_a_file_is_the_schema(tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
-    lines = [{"question": "who?", "answer": json.loads(GOLD)}]
+    lines = [{"question": f"who is {i}?", "answer": json.loads(GOLD)} for i in range(12)]
     spec = "kind: answers\nanswer: {{kind: json, json_schema: {}}}\n"
     by_file = loaded(tmp_path, spec.format("schema.json"), lines)
     inline = loaded(tmp_path, spec.format(json.dumps(SCHEMA)), lines)
