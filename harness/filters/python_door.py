@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from harness.errors import UsageError, nearest
 from harness.filters.base import Context
+from harness.python_file import line_of, load_function
 from harness.records import Record, Row, Verdict
 
 FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
@@ -36,35 +35,15 @@ class PythonFilter(Record):
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order. Raises UsageError naming file and line of whatever went wrong."""
         path = context.root / self.file
-        function = self._load(path)
+        function = load_function(path, _source(path), self.function)
         return [self._verdict(function, path, row) for row in rows]
-
-    def _load(self, path: Path) -> Callable[[dict[str, Any]], Any]:
-        module = ModuleType(path.stem)
-        module.__file__ = str(path)
-        try:
-            # not by import: that would leave a __pycache__ in the project and hand out stale code
-            exec(compile(_source(path), str(path), "exec"), module.__dict__)
-        except SyntaxError as error:
-            raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from error
-        except (Exception, SystemExit) as error:
-            raise UsageError(f"{_line(error, path)}: {type(error).__name__}: {error}") from error
-        function = vars(module).get(self.function)
-        if not callable(function):
-            names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-            listed = ", ".join(names) or "none"
-            raise UsageError(
-                f"{path}: there is no function {self.function!r}{nearest(self.function, names)};"
-                f" functions in it: {listed}"
-            )
-        return function  # type: ignore[no-any-return]
 
     def _verdict(self, function: Callable[[dict[str, Any]], Any], path: Path, row: Row) -> Verdict:
         try:
             answer = function(row.model_dump(mode="json"))
         except (Exception, SystemExit) as error:
             what = f"{self.function} failed on the text {row.text!r}: {type(error).__name__}: {error}"
-            raise UsageError(f"{_line(error, path)}: {what}") from error
+            raise UsageError(f"{line_of(error, path)}: {what}") from error
         keep, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, "")
         if not isinstance(keep, bool) or not isinstance(reason, str):
             raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
@@ -78,9 +57,3 @@ def _source(path: Path) -> bytes:
     except OSError as error:
         siblings = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise UsageError(f"{path}: cannot read the filter: {error.strerror}{nearest(path.name, siblings)}") from error
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """`path:line` of the deepest frame of the user's file."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)

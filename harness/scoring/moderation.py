@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 from pydantic import Field
 
 from harness.errors import UsageError, nearest
+from harness.python_file import line_of, load_function
 from harness.records import Record
 from harness.text import normalise
 
@@ -43,7 +42,7 @@ def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
     if isinstance(spec, PythonModeration):
         path = root / spec.file
         source = _read(path)
-        function = _load(path, source, spec.function)
+        function = load_function(path, source, spec.function)
         return Moderation(_digest(source), lambda text: _ask(function, path, spec.function, text))
     path = root / spec
     source = _read(path)
@@ -68,28 +67,10 @@ def _ask(function: Callable[[str], object], path: Path, name: str, text: str) ->
         answer = function(text)
     except (Exception, SystemExit) as error:
         what = f"{name} failed on the text {text!r}: {type(error).__name__}: {error}"
-        raise UsageError(f"{_line(error, path)}: {what}") from error
+        raise UsageError(f"{line_of(error, path)}: {what}") from error
     if not isinstance(answer, int | float) or not 0 <= answer <= 1:
         raise UsageError(f"{path}: {name} returned {answer!r}; it must be {FORM}")
     return float(answer)
-
-
-def _load(path: Path, source: bytes, name: str) -> Callable[[str], object]:
-    module = ModuleType(path.stem)
-    module.__file__ = str(path)
-    try:
-        # not by import: that would leave a __pycache__ in the project and hand out stale code
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise UsageError(f"{path}:{error.lineno}: not valid Python: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{_line(error, path)}: {type(error).__name__}: {error}") from error
-    function = vars(module).get(name)
-    if not callable(function):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        listed = ", ".join(names) or "none"
-        raise UsageError(f"{path}: there is no function {name!r}{nearest(name, names)}; functions in it: {listed}")
-    return function  # type: ignore[no-any-return]
 
 
 def _read(path: Path) -> bytes:
@@ -99,12 +80,6 @@ def _read(path: Path) -> bytes:
         siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         hint = nearest(path.name, siblings)
         raise UsageError(f"{path}: moderation: cannot read it: {error.strerror}{hint}") from error
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """`path:line` of the deepest frame of the user's file."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def _digest(source: bytes) -> str:
