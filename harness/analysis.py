@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness import stats
 from harness.records import Score, Scorecard
 from harness.results import Results
 from harness.scoring.reference import NAME as REFERENCE
-from harness.scoring.summary import LOWER_IS_BETTER, RATES
-from harness.stats import Floats, Interval, clusters, power
+from harness.scoring.summary import LOWER_IS_BETTER, RATES, ties_of, value_of
+from harness.stats import Floats, Interval, clusters
+from harness.stats.ties import ALONE, Ties, could_have_seen, finite
 
 Split = Literal["dev", "test"]
 Question = Literal["these weights", "this recipe"]
@@ -81,47 +81,14 @@ def ordered(results: Results, card: Scorecard, split: Split) -> list[Score]:
 
 
 def matrix(results: Results, arm: Arm, metric: str, split: Split) -> Floats:
-    """Values of shape (seeds, items), items in the order of their ids.
-
-    A missing rate is 0, since an item that gave none is wrong; any other missing value is NaN, and so is every
-    value of an item that failed: nobody answered it.
-    """
-    absent = 0.0 if metric in RATES else math.nan
-
-    def value(score: Score) -> float:
-        return math.nan if score.status == "failed" else score.values.get(metric, absent)
-
-    return np.array([[value(score) for score in ordered(results, card, split)] for card in arm.cards], dtype=float)
+    """Values of shape (seeds, items), items in the order of their ids; what is missing as `value_of` says."""
+    rows = [[value_of(score, metric) for score in ordered(results, card, split)] for card in arm.cards]
+    return np.array(rows, dtype=float)
 
 
-@dataclass(frozen=True)
-class Units:
-    """What ties items together, one entry per test item in id order; None where items stand alone."""
-
-    groups: tuple[str, ...] | None = None  # items of one group (a passage) are alike
-    strata: tuple[str, ...] | None = None  # parts of the suite whose shares are fixed
-
-    def of(self, kept: Sequence[bool]) -> Units:
-        """The same for some of the items."""
-
-        def some(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-            return None if names is None else tuple(name for name, keep in zip(names, kept, strict=True) if keep)
-
-        return Units(some(self.groups), some(self.strata))
-
-
-def units(results: Results, arm: Arm, split: Split = "test") -> Units:
-    """The groups and strata of an arm's items. An item without a group is a group of its own."""
-    scores = ordered(results, arm.cards[0], split)
-    groups = tuple(score.group or score.item for score in scores)
-    strata = tuple(score.stratum for score in scores)
-    return Units(
-        groups if len(set(groups)) < len(groups) else None,
-        strata if len(set(strata)) > 1 else None,
-    )
-
-
-ALONE = Units()
+def ties(results: Results, arm: Arm) -> Ties:
+    """The groups and strata of an arm's test items, in the order of their ids."""
+    return ties_of(ordered(results, arm.cards[0], "test"))
 
 
 @dataclass(frozen=True)
@@ -143,33 +110,25 @@ class Difference:
         return "worse" if self.interval.high < 0 else "no difference found"
 
 
-def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Units = ALONE) -> Difference:
+def difference(a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Ties = ALONE) -> Difference:
     """`a` - `b`, each of shape (seeds, items). Three seeds or more ask about the recipe, fewer about the weights.
 
     With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only. Items
     that are NaN anywhere are left out.
     """
     there = finite(a) & finite(b)
-    a, b, tied = a[:, there], b[:, there], tied.of([bool(kept) for kept in there])
+    a, b, tied = a[:, there], b[:, there], tied.of(there)
     if there.sum() < 2:
         return Difference(unknown(0.0, int(there.sum())), "these weights", None)
-    recipe = clusters.two_way(a, b, random_seed=random_seed, groups=tied.groups, strata=tied.strata, b_varies=b_varies)
+    recipe = clusters.two_way(a, b, random_seed=random_seed, b_varies=b_varies, **tied.named)
     if recipe is not None:
-        return Difference(recipe, "this recipe", power.smallest_from(recipe))
+        return Difference(recipe, "this recipe", could_have_seen(recipe, a, b))
     one, other = a.mean(axis=0), b.mean(axis=0)
-    found = clusters.paired_difference(one, other, groups=tied.groups, strata=tied.strata, random_seed=random_seed)
+    found = clusters.paired_difference(one, other, random_seed=random_seed, **tied.named)
     if found is None:
         return Difference(unknown(float((one - other).mean()), one.size), "these weights", None)
-    if found.method != "Tango":
-        return Difference(found, "these weights", power.smallest_from(found))
-    seen = stats.smallest_difference(one.size, float(np.mean(one != other)))
-    return Difference(found, "these weights", seen, stats.mcnemar_mid_p(one, other))
-
-
-def finite(values: Floats) -> NDArray[np.bool_]:
-    """Which items have a value from every seed: shape (items,) of (seeds, items)."""
-    found: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=0))
-    return found
+    p = stats.mcnemar_mid_p(one, other) if found.method == "Tango" else None
+    return Difference(found, "these weights", could_have_seen(found, one, other), p)
 
 
 def mean(values: Floats) -> float:
@@ -210,7 +169,7 @@ def curve(results: Results, arms_: Sequence[Arm], student: str, data: str, metri
         if not finite(values).any():
             continue
         under = matrix(results, base, metric, "test") if base else np.zeros_like(values[:1])
-        against = difference(values, under, arm.size, b_varies=False, tied=units(results, arm))
+        against = difference(values, under, arm.size, b_varies=False, tied=ties(results, arm))
         level, seeds = mean(under), values[:, finite(values)].mean(axis=1)
         low, high = level + against.interval.low, level + against.interval.high
         points.append(Point(arm.size, mean(values), low, high, tuple(seeds), against))
@@ -274,7 +233,7 @@ def headline(
     a = matrix(results, arm, metric, "test")
     b = matrix(results, rival, rival_metric, "test")
     varies = rival.kind != "base" and b.shape[0] > 1
-    found = difference(a, b, random_seed, b_varies=varies, tied=units(results, arm))
+    found = difference(a, b, random_seed, b_varies=varies, tied=ties(results, arm))
     both = int((finite(a) & finite(b)).sum())
     return Headline(arm, metric, mean(a), rival, rival_metric, mean(b), both, found)
 
@@ -334,7 +293,7 @@ def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[st
             known = metric not in RATES or any(metric in score.values for score in results.scores(arm.cards[0]))
             if not known or there.sum() < 2:  # e.g. repetition, when no answer is long enough to repeat anything
                 continue
-            d = difference(a, b, random_seed, b_varies=False, tied=units(results, arm))
+            d = difference(a, b, random_seed, b_varies=False, tied=ties(results, arm))
             found.append(Change(suite, metric, arm, float(b[:, there].mean()), float(a[:, there].mean()), d))
     return found
 

@@ -20,6 +20,7 @@ from harness.results import Results
 from harness.scoring.suites import Suite
 from harness.stats import Floats, power
 from harness.stats.rates import first_true
+from harness.stats.ties import ALONE
 from harness.store import read_manifest, write_json
 from harness.terminal import Terminal
 
@@ -102,7 +103,7 @@ def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]
         else:
             kin = _kin(run, results, suite.name, metric)
             alone = Evidence(values[:1], values[:1])
-            evidence = alone if kin is None else Evidence(kin, values[:1], *one.ties())
+            evidence = alone if kin is None else Evidence(kin, values[:1], one.ties())
             found += _too_few_items(place, evidence, margin)
     return found
 
@@ -123,7 +124,7 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     there = evidence.there
     items, before, now = int(there.sum()), evidence.before[:, there], evidence.now[:, there]
     binary = bool(np.isin((before, now), (0.0, 1.0)).all())
-    if binary and evidence.groups is None and evidence.strata is None:
+    if binary and evidence.ties == ALONE:
         changing = float((now != before).mean())
 
         def wanted(margin: float) -> int:

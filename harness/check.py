@@ -27,7 +27,7 @@ from harness.gate.baseline import (
 )
 from harness.gate.limits import has_values, of_all_together, question_of, rules_of, stored
 from harness.gate.shipped import Shipped
-from harness.noise import noise_floor
+from harness.noise import noise_of_mean
 from harness.scoring.suites import Limit, Suite
 from harness.store import write_atomic
 from harness.terminal import Terminal
@@ -193,14 +193,12 @@ def _evidence(
     if shared is not None:
         wanted = set(shared)
         before = before[:, [item in wanted for item in then.item_ids()]]
-    groups, strata = one.ties(shared)
     keys = {card.student_key for card in one.cards}
     return Evidence(
         before,
         one.matrix(rule.metric, shared),
-        groups,
-        strata,
-        _noise(run, one, rule.metric),
+        one.ties(shared),
+        math.sqrt(2) * noise_of_mean(run.folder, one.cards, rule.metric),  # of a difference of two scorings
         same=keys <= set(baseline.student_keys.values()),
         random_seed=run.file.random_seed,
     )
@@ -216,12 +214,6 @@ def _blessed_seed(run: Run, baseline: Baseline) -> int:
             f" of {wanted or 'none'}; ship: {{question: recipe}} asks about them all"
         )
     return seeds.index(wanted)
-
-
-def _noise(run: Run, one: Shipped, metric: str) -> float:
-    """Standard deviation of a difference of two scorings, where `harness noise` has measured one of them."""
-    floors = [(noise_floor(run.folder, card.key) or {}).get(metric, 0.0) for card in one.cards]
-    return math.sqrt(2) * math.hypot(*floors) / len(floors)
 
 
 def _writable(options: Options) -> None:

@@ -11,7 +11,10 @@ from harness.terminal import Terminal
 
 
 def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
-    """Delete trained cells and scores that no runs/*/ names; returns what was (or would be) deleted."""
+    """Delete trained cells and scores that no runs/*/ names; returns what was (or would be) deleted.
+
+    Which scores a run that is trained and not yet evaluated will name is not known: while there is one, all stay.
+    """
     cells: set[str] = set()
     cards: set[str] = set()
     for path in runs.glob("*/train/cells.json"):
@@ -19,13 +22,19 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     for path in runs.glob("*/eval/scorecards.json"):
         cards |= {card.key for card in load_results(path.parent.parent).cards}
     cache = runs / ".cache"
+    waiting = [path.parent.parent.name for path in sorted(runs.glob("*/train/cells.json"))
+               if not (path.parent.parent / "eval" / "scorecards.json").is_file()]  # fmt: skip
+    if waiting:
+        terminal.say(f"scores are left alone: {', '.join(waiting)} may still need them (trained, not evaluated)")
     with locked(cache / "training", "training"):  # a cell that is being trained has no run that names it yet
-        return _remove(cache, cells, cards, dry_run, terminal)
+        return _remove(cache, cells, None if waiting else cards, dry_run, terminal)
 
 
-def _remove(cache: Path, cells: set[str], cards: set[str], dry_run: bool, terminal: Terminal) -> list[Path]:
+def _remove(cache: Path, cells: set[str], cards: set[str] | None, dry_run: bool, terminal: Terminal) -> list[Path]:
+    """`cards`: the scores that are named; None leaves all of them."""
     leftovers = [f for f in (cache / "students").glob("*") if f.name.split(".")[0] not in cells]
-    leftovers += [f for f in (cache / "scores").glob("*") if f.name.split(".")[0] not in cards]
+    if cards is not None:
+        leftovers += [f for f in (cache / "scores").glob("*") if f.name.split(".")[0] not in cards]
     size = sum(
         f.stat().st_size for top in leftovers for f in (top.rglob("*") if top.is_dir() else [top]) if f.is_file()
     )

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from harness import stats
 from harness.analysis import WATCHED
 from harness.config import Run
@@ -15,10 +13,11 @@ from harness.errors import UsageError, nearest
 from harness.gate import Evidence, Question, announce
 from harness.gate.baseline import cut
 from harness.gate.shipped import Shipped, ship_cells, shipped
-from harness.noise import noise_floor
+from harness.noise import noise_of_mean
 from harness.records import Cell
 from harness.results import Results, load_results
-from harness.stats import Estimate, Interval, power
+from harness.stats import Estimate, Interval
+from harness.stats.ties import could_have_seen
 from harness.terminal import Terminal
 
 HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "could have seen")
@@ -134,12 +133,8 @@ def negated(found: Estimate) -> Estimate:
 
 def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metric: str) -> float:
     """Standard deviation of the difference that scoring alone makes, where `harness noise` has measured it."""
-    floors = [
-        (noise_floor(side.run.folder, card.key) or {}).get(metric, 0.0) / len(scored.cards)
-        for side, scored in ((left, one), (right, other))
-        for card in scored.cards
-    ]
-    return math.hypot(*floors)
+    sides = ((left, one), (right, other))
+    return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored in sides))
 
 
 def _row(
@@ -149,7 +144,7 @@ def _row(
     bases = [all(card.cell is not None and card.cell.size == 0 for card in side.cards) for side in (one, other)]
     a, b = one.matrix(metric, shared), other.matrix(metric, shared)
     turned = bases[1]  # the side that no random seed touches comes first
-    evidence = Evidence(*((b, a) if turned else (a, b)), *one.ties(shared), before_varies=not any(bases), noise=noise)
+    evidence = Evidence(*((b, a) if turned else (a, b)), one.ties(shared), before_varies=not any(bases), noise=noise)
     found, kept = evidence.difference(question), evidence.there
     if found is not None and turned:
         found = negated(found)
@@ -172,10 +167,8 @@ def _limits(run: Run, suite: str) -> Sequence[str]:
 
 def _seen(found: Interval, before: stats.Floats, now: stats.Floats) -> str:
     """The smallest difference these items would likely have shown."""
-    if found.method == "Tango":
-        smallest = stats.smallest_difference(found.n, float(np.mean(before != now)))
-        return "none" if smallest is None else f"{smallest:.3f}"
-    return f"{power.smallest_from(found):.3f}"
+    smallest = could_have_seen(found, before, now)
+    return "none" if smallest is None else f"{smallest:.3f}"
 
 
 def _names(one: Side) -> str:

@@ -3,10 +3,9 @@
 HarnessError
 ├── UsageError            2   the request or a file is wrong; the message says where and what is allowed
 ├── MachineError          3   the machine or a service failed: disk, memory, engine, endpoint
-├── Regression            1   `check`: a gated metric got worse than its limit allows
-├── NotEnoughData         4   `check`: the items cannot tell
 └── Interrupted         130   Ctrl-C: what was finished is kept, the same command goes on
 
+`check` answers with 0 (pass), 1 (regressed) or 4 (not enough data): an answer is no error.
 A message gives the place, the value, what is allowed, and the nearest valid name.
 """
 
@@ -32,18 +31,6 @@ class MachineError(HarnessError):
     """The machine, an engine or an endpoint failed."""
 
     exit_code = 3
-
-
-class Regression(HarnessError):
-    """A gated metric is worse than its limit allows."""
-
-    exit_code = 1
-
-
-class NotEnoughData(HarnessError):
-    """The items at hand cannot decide."""
-
-    exit_code = 4
 
 
 class Interrupted(HarnessError):

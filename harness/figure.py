@@ -63,8 +63,8 @@ def learning_curve(
     axes.minorticks_off()
     axes.set_xlabel("rows the student was tuned on (log scale)")
     axes.set_ylabel(f"{metric.replace('_', ' ')} of the written answer, test items")
-    axes.set_ylim(0, 1)
-    axes.set_title(student, fontsize=11)
+    axes.set_ylim(-0.02, 1)  # a line at 0 must not lie under the axis
+    axes.set_title(" on ".join([student, *{arm.cards[0].suite for arm in arms}]), fontsize=11)
     axes.grid(axis="y", color="#eeeeee")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)

@@ -6,6 +6,7 @@ moved accuracy by more than a point. A difference smaller than this floor is no 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from harness.gate.shipped import ship_cells
 from harness.records import FORMAT, Cell, Record, Score, Scorecard
 from harness.results import Results, load_results
 from harness.scoring.suites import BenchmarkSuite, Suite
-from harness.scoring.summary import RATES
+from harness.scoring.summary import value_of
 from harness.stats import Floats
 from harness.store import read_json, write_json
 from harness.terminal import Terminal
@@ -103,6 +104,12 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     return stored
 
 
+def noise_of_mean(run_folder: Path, cards: Sequence[Scorecard], metric: str) -> float:
+    """Standard deviation of a metric's mean over cards (random seeds) from scoring alone; 0 where nobody measured."""
+    floors = [(noise_floor(run_folder, card.key) or {}).get(metric, 0.0) for card in cards]
+    return math.hypot(*floors) / len(floors)
+
+
 def noise_floor(run_folder: Path, card_key: str) -> dict[str, float] | None:
     """Metric -> standard deviation of its mean over repeated scoring; None where this card's was not measured.
 
@@ -141,15 +148,10 @@ def measure(card: Scorecard, stored: Sequence[Score], again: Sequence[Sequence[S
             )
     names = sorted({name for scores in passes for score in scores.values() for name in score.values})
     failed = sum(any(scores[item].status == "failed" for scores in passes) for item in ids)
-    metrics = {name: _metric(np.array([_column(scores, ids, name) for scores in passes])) for name in names}
+    values = {name: [[value_of(scores[item], name) for item in ids] for scores in passes] for name in names}
+    metrics = {name: _metric(np.array(rows)) for name, rows in values.items()}
     found = {name: metric for name, metric in metrics.items() if metric is not None}
     return SuiteNoise(card=card.key, items=len(ids), failed=failed, metrics=found)
-
-
-def _column(scores: dict[str, Score], ids: Sequence[str], name: str) -> list[float]:
-    """A metric by item; an answered item without a rate is wrong, any other missing value is NaN."""
-    absent = 0.0 if name in RATES else float("nan")
-    return [float("nan") if scores[item].status == "failed" else scores[item].values.get(name, absent) for item in ids]
 
 
 def _metric(values: Floats) -> MetricNoise | None:

@@ -11,6 +11,15 @@ from typing import Any
 from harness.errors import UsageError, nearest
 
 
+def read_file(path: Path, what: str) -> bytes:
+    """The content of a user's own file. Raises UsageError naming it, `what` it is, and the nearest one there."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        raise UsageError(f"{path}: {what}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
+
+
 def load_function(path: Path, source: bytes, name: str) -> Callable[..., Any]:
     """The function `name` of `source`, which stands at `path`. Raises UsageError naming file, line and functions."""
     module = ModuleType(path.stem)

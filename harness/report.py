@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from harness import figure, stats, tables
 from harness.analysis import (
     NEUTRAL,
+    WATCHED,
     Arm,
     Change,
     Point,
@@ -21,7 +22,7 @@ from harness.analysis import (
     matrix,
     ordered,
     panels,
-    units,
+    ties,
 )
 from harness.config import Run
 from harness.errors import UsageError
@@ -116,8 +117,7 @@ def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> Floats | None
     there = np.isfinite(values).all(axis=(0, 1))
     if there.sum() < 2:
         return None
-    tied = units(results, own[0]).of([bool(kept) for kept in there])
-    return clusters.units(values[:, :, there], groups=tied.groups, strata=tied.strata)
+    return clusters.units(values[:, :, there], **ties(results, own[0]).of(there).named)
 
 
 def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metric: str) -> str:
@@ -146,9 +146,12 @@ def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> 
     if values is None:
         return ""
     fitted = scaling.fit_scaling([a.size for a in own], values, run.file.random_seed)
-    beyond = [(rows, loss) for rows, loss in fitted.predictions if rows > max(fitted.sizes)]
-    said = "; ".join(f"{rows} rows {loss.estimate:.3f} [{loss.low:.3f}, {loss.high:.3f}]" for rows, loss in beyond)
-    return f"Loss of the gold answers over rows: {fitted.sentence}{f'; it would be: {said}' if said else ''}.\n"
+    said = [fitted.sentence]
+    for arm in (a for a in found if a.student == student and a.data == "seeds_only" and fitted.law):
+        alone = arm.metric("gold_nll")
+        if alone is not None:
+            said.append(f"as low as with the {arm.size} seeds alone: {fitted.rows_to_reach(alone).sentence}")
+    return f"Loss of the gold answers over rows: {'; '.join(said)}.\n"
 
 
 COLUMNS = (
@@ -219,7 +222,8 @@ def _broke(run: Run, results: Results) -> str:
     """Other suites, before and after tuning."""
     rows: list[Change] = []
     for suite in (s for s in run.suites.values() if not s.of_task):
-        rows += changes(results, suite.name, run.file.random_seed)
+        watched = [metric for metric in WATCHED if metric != "label_collapse" or run.task.labels]
+        rows += changes(results, suite.name, run.file.random_seed, watched)
     lines = ["## What tuning broke\n"]
     broken = [c for c in rows if c.broke]
     if not rows:

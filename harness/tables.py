@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from harness import stats
-from harness.analysis import Arm, finite, matrix, ordered, units, unknown
+from harness.analysis import Arm, matrix, ordered, ties, unknown
 from harness.results import Results
 from harness.scoring.open_ended import quantiles
 from harness.scoring.quality import named_label
 from harness.stats import Interval, classification, clusters
+from harness.stats.ties import finite
 
 MOST_CONFUSED = 8  # pairs of labels listed
 SPREAD = (
@@ -43,13 +46,13 @@ def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
     """The mean of a metric: items and seeds vary where there are three seeds, else items."""
     values = matrix(results, arm, metric, "test")
     there = finite(values)
-    values, tied = values[:, there], units(results, arm).of([bool(kept) for kept in there])
-    apart = clusters.units(values, groups=tied.groups, strata=tied.strata) if there.sum() > 1 else None
+    values, tied = values[:, there], ties(results, arm).of(there)
+    apart = clusters.units(values, **tied.named) if there.sum() > 1 else None
     recipe = stats.recipe_interval(apart, random_seed=0) if apart is not None else None
     if recipe is not None:
         return recipe
     mean = values.mean(axis=0)
-    found = clusters.mean_of(mean, groups=tied.groups, strata=tied.strata, random_seed=0) if mean.size else None
+    found = clusters.mean_of(mean, random_seed=0, **tied.named) if mean.size else None
     return found or unknown(float(mean.mean()) if mean.size else 0.0, mean.size)
 
 
@@ -139,12 +142,12 @@ def by_tag(results: Results, shown: Sequence[Arm], metric: str) -> str:
         row = [tag, str(sum(kept))]
         for arm in shown:
             all_values = matrix(results, arm, metric, "test")
-            there = [keep and bool(known) for keep, known in zip(kept, finite(all_values), strict=True)]
-            values, tied = all_values[:, there].mean(axis=0), units(results, arm).of(there)
+            there = np.array(kept) & finite(all_values)
+            values, tied = all_values[:, there].mean(axis=0), ties(results, arm).of(there)
             if not values.size:
                 row.append("")
                 continue
-            found = clusters.mean_of(values, groups=tied.groups, strata=tied.strata, random_seed=0)
+            found = clusters.mean_of(values, random_seed=0, **tied.named)
             row.append(share(found) if found and len(values) >= MIN_TAGGED else f"{values.mean():.3f}")
         rows.append(row)
     return markdown(("tag", "items", *(arm.title for arm in shown)), rows) if rows else ""

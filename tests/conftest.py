@@ -7,11 +7,15 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.needs import missing
 from tests.tiny import make_tiny_model
+
+if TYPE_CHECKING:
+    from tests.stored import Stored
 
 # Said in the environment as well, since processes that a test starts have no fixture.
 for _name, _value in {
@@ -83,6 +87,21 @@ def bundled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         return resolve("smollm2-135m-instruct", tmp_path_factory.mktemp("cache")).folder
     except MachineError as error:
-        if "model" in os.environ.get("HARNESS_REQUIRE", "").split(","):
-            raise
-        pytest.skip(str(error))
+        missing("model", str(error))
+
+
+@pytest.fixture(scope="session")
+def benchmark_rows() -> None:
+    """The rows of the public benchmarks, in the folder that HARNESS_BENCHMARKS names."""
+    if not os.environ.get("HARNESS_BENCHMARKS"):
+        missing("benchmarks", "HARNESS_BENCHMARKS is not set: no benchmark rows")
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Stored:
+    """A project with one student's scores stored, and blessed."""
+    from tests.stored import write_stored
+
+    stored = write_stored(tmp_path)
+    stored.bless()
+    return stored

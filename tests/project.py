@@ -1,4 +1,4 @@
-"""A small project on disk for tests: a task of three labels, a scripted teacher, three suites, one run."""
+"""What many tests share: a small project on disk (three labels, a scripted teacher, three suites), rows, a terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+
+from harness.filters import Context, Protected
+from harness.records import Message, Provenance, Row, Seed
+from harness.terminal import Terminal
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",
@@ -48,6 +52,48 @@ class WordEmbedder:
                 row[int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) % 64] += 1
         found /= np.linalg.norm(found, axis=1, keepdims=True)
         return found
+
+
+class Quiet(Terminal):
+    """Keeps what is said instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        """As Terminal."""
+        self.said.append(text)
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "\n".join(self.said)
+
+
+TOPICS = {"billing": "money", "delivery": "the bike on its way", "repair": "broken parts"}
+
+
+def context(root: Path = Path(), seeds: Sequence[Seed] = (), protected: Sequence[Protected] = ()) -> Context:
+    """What a filter may look at, with TOPICS for labels."""
+    return Context(root=root, seeds=tuple(seeds), labels=TOPICS, protected=tuple(protected), teacher="t@1")
+
+
+def row(text: str, label: str = "repair", finish: str = "stop", source: str = "teacher") -> Row:
+    """A row of a bare text and its label, for what looks at no prompt."""
+    provenance = Provenance.model_validate({"source": source, "finish_reason": finish})
+    messages = (Message(role="user", content=text), Message(role="assistant", content=label))
+    return Row(messages=messages, text=text, label=label, provenance=provenance)
+
+
+def prompted_row(text: str, label: str) -> Row:
+    """A row as the stages make them: a system message, a prompt around the text, the label."""
+    turns = (
+        Message(role="system", content="Name the topic."),
+        Message(role="user", content=f"Message: {text}\nTopic:"),
+        Message(role="assistant", content=label),
+    )
+    return Row(messages=turns, text=text, label=label, provenance=Provenance(source="own"))
 
 
 def write_project(root: Path, student: str, **changes: Any) -> Path:

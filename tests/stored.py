@@ -1,9 +1,9 @@
-"""A project with stored scores, as a test of the gate wants them: no model and no engine."""
+"""Scores as eval stores them, and a project that has some, as a test of the gate wants them: no model, no engine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,14 @@ from harness.bless import bless
 from harness.check import Options, check
 from harness.config import Run, load_run
 from harness.records import Cell, Item, Score, Scorecard, scores_digest
+from harness.scoring.suites import Suite
+from harness.scoring.summary import summarise
 from harness.terminal import Terminal
 from tests.project import write_project
 
 STUDENT = "tiny"
-NAME = f"{STUDENT}.filtered.12.s0"
+SHIP = Cell(student=STUDENT, data="filtered", size=12, random_seed=0)  # of the project's run
+NAME = SHIP.name
 ITEMS = 400
 MARGIN = {"accuracy": {"margin": 0.05}}
 Values = Callable[[int], dict[str, float]]
@@ -54,22 +57,14 @@ class Stored:
         self, *students: Values, failed: int = 0, drop: int = 0, key: str = "k", cells: Sequence[Cell] = (), **more: Any
     ) -> None:
         """What eval would have stored: per student an item's values by its place; random seeds 0, 1, ... or `cells`."""
-        folder = self.root / "runs/shop/eval"
-        (folder / "scores").mkdir(parents=True, exist_ok=True)
-        suite = self.run().suites["shop"]
-        cards = []
-        for place, values in enumerate(students):
-            cell = cells[place] if cells else Cell(student=STUDENT, data="filtered", size=12, random_seed=place)
-            scores = [_score(item, i, values, failed) for i, item in enumerate(suite.items[drop:])]
-            counts = {"items": len(scores), "scored": len(scores) - failed, "unparsed": 0, "failed": failed}
-            card = Scorecard(
-                key=f"card{place}", suite="shop", suite_digest=suite.digest, student=cell.name, cell=cell,
-                student_key=f"{key}{place}", prompting="zero_shot", metrics={"macro_f1": 0.5},
-                scores=scores_digest(scores), **counts,
-            )  # fmt: skip
-            cards.append(card.model_dump() | more)
-            (folder / f"scores/{card.key}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))
-        (folder / "scorecards.json").write_text(json.dumps({"digest": "d", "not_run": {}, "cards": cards}))
+        run = self.run()
+        suite = run.suites["shop"]
+        cells = cells or [SHIP.model_copy(update={"random_seed": place}) for place in range(len(students))]
+        scored = [
+            (suite, cell, [_score(item, i, values, failed) for i, item in enumerate(suite.items[drop:])])
+            for cell, values in zip(cells, students, strict=True)
+        ]
+        write_cards(run, scored, key, **{"metrics": {"macro_f1": 0.5}, **more})
 
     def scores(self, place: int = 0) -> Path:
         """The file of one student's scores."""
@@ -87,6 +82,23 @@ class Stored:
     def check(self, *settings: str, options: Options | None = None) -> int:
         """The exit code of a check."""
         return check(self.run(*settings), Terminal(), options)
+
+
+def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]], key: str = "k", **fields: Any) -> None:
+    """Write scores and their cards, card0, card1, ..., as eval does; `fields` replace those of every stored card."""
+    folder = run.folder / "eval"
+    (folder / "scores").mkdir(parents=True, exist_ok=True)
+    cards = []
+    for place, (suite, cell, scores) in enumerate(scored):
+        counts = {status: sum(s.status == status for s in scores) for status in ("scored", "unparsed", "failed")}
+        card = Scorecard(
+            key=f"card{place}", suite=suite.name, suite_digest=suite.digest, student=cell.name, cell=cell,
+            student_key=f"{key}{place}", prompting="zero_shot", items=len(scores), metrics=summarise(scores, suite),
+            scores=scores_digest(scores), **counts,
+        )  # fmt: skip
+        cards.append(card.model_dump() | fields)
+        (folder / f"scores/{card.key}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))
+    (folder / "scorecards.json").write_text(json.dumps({"digest": "d", "not_run": {}, "cards": cards}))
 
 
 def _score(item: Item, place: int, values: Values, failed: int) -> Score:

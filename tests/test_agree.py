@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +22,13 @@ from harness.errors import UsageError
 from harness.noise import measure, noise, noise_floor, shuffled
 from harness.records import Completion, Item, Request, Score, Scorecard
 from harness.scoring.suites import Suite
-from harness.store import write_json, write_jsonl
+from harness.store import write_json
 from harness.subjects import read_cast
 from harness.terminal import Terminal
 from harness.training.grid import expand
+from tests.needs import needs_vllm
 from tests.project import LABELS, write_project
+from tests.stored import SHIP, write_cards
 
 ROOT = Path(__file__).parent.parent
 ITEMS = [Item(text=f"message {n}", choices=tuple(LABELS), gold=n % 3) for n in range(12)]
@@ -201,9 +201,10 @@ def scores_of(items: Sequence[Item], values: Sequence[dict[str, float]], **field
             for i, v in zip(items, values, strict=True)]  # fmt: skip
 
 
-def card_of(suite: str, scores: Sequence[Score], key: str = "k", digest: str = "d", student: str = "s") -> Scorecard:
+def card_of(scores: Sequence[Score]) -> Scorecard:
+    """The least that a card holds."""
     return Scorecard(
-        key=key, suite=suite, suite_digest=digest, student=student, student_key="x", prompting="zero_shot",
+        key="k", suite="s", suite_digest="d", student="s", student_key="x", prompting="zero_shot",
         items=len(scores), scored=len(scores), unparsed=0, failed=0, metrics={},
     )  # fmt: skip
 
@@ -213,7 +214,7 @@ def test_noise_by_hand() -> None:
     stored = scores_of(items, [{"accuracy": 1.0, "p": 0.5}] * 4)
     second = scores_of(items, [{"accuracy": 0.0, "p": 0.5}, *[{"accuracy": 1.0, "p": 0.5}] * 3])
     third = scores_of(items, [*[{"accuracy": 1.0, "p": 0.5 + 1e-9}] * 3, {"p": 0.5}])  # a missing rate is wrong
-    found = measure(card_of("s", stored), stored, [second, third[::-1]])
+    found = measure(card_of(stored), stored, [second, third[::-1]])
     accuracy = found.metrics["accuracy"]
     assert (accuracy.items, accuracy.changed, accuracy.differences) == (4, 0.5, (-0.25, -0.25))
     assert accuracy.deviation == pytest.approx(np.std([1, 0.75, 0.75], ddof=1))
@@ -225,18 +226,18 @@ def test_values_that_come_and_go_are_changes_and_failures_are_not() -> None:
     stored = scores_of(items, [{"rep_3": 0.1}, {"rep_3": 0.1}, {}, {"rep_3": 0.1}])
     again = scores_of(items, [{"rep_3": 0.1}, {}, {}, {"rep_3": 0.1}])
     again[3] = Score(item=items[3].id, split="test", status="failed", error="gone")
-    found = measure(card_of("s", stored), stored, [again])
+    found = measure(card_of(stored), stored, [again])
     assert found.failed == 1
     assert found.metrics["rep_3"].items == 3
     assert found.metrics["rep_3"].changed == pytest.approx(2 / 3)
     with pytest.raises(UsageError, match="4 test items were scored before, 3 now"):
-        measure(card_of("s", stored), stored, [stored[:3]])
+        measure(card_of(stored), stored, [stored[:3]])
 
 
 @given(st.permutations(range(12)), st.lists(st.floats(-5, 5), min_size=12, max_size=12))
 def test_an_engine_that_repeats_itself_has_no_noise(order: list[int], values: list[float]) -> None:
     stored = scores_of(ITEMS, [{"p": v} for v in values])
-    found = measure(card_of("s", stored), stored, [[stored[i] for i in order]])
+    found = measure(card_of(stored), stored, [[stored[i] for i in order]])
     assert found.metrics["p"].changed == 0.0
     assert found.metrics["p"].deviation == 0.0
     assert found.metrics["p"].differences == (0.0,)
@@ -244,15 +245,10 @@ def test_an_engine_that_repeats_itself_has_no_noise(order: list[int], values: li
 
 def test_the_stage_shuffles_shrinks_batches_and_stores_a_floor(tmp_path: Path) -> None:
     run = load_run(write_project(tmp_path, "tiny"))
-    name = "tiny.filtered.12.s0"
-    cards, asked = [], []
-    for i, suite in enumerate(run.suites.values()):
-        stored = scores_of(suite.items, [{"accuracy": 1.0}] * len(suite.items))
-        card = card_of(suite.name, stored, key=f"{i:032x}", digest=suite.digest, student=name)
-        cards.append(card)
-        write_jsonl(run.folder / "eval" / "scores" / f"{card.key}.jsonl", stored)
-    listed = {"digest": "d", "partial": False, "not_run": {}, "cards": [c.model_dump() for c in cards]}
-    write_json(run.folder / "eval" / "scorecards.json", listed)
+    right = {"accuracy": 1.0}
+    scored = [(suite, SHIP, scores_of(suite.items, [right] * len(suite.items))) for suite in run.suites.values()]
+    write_cards(run, scored)
+    asked = []
 
     def rescore(suite: Suite, batch_tokens: int) -> list[Score]:
         asked.append((suite.name, batch_tokens, suite.items != run.suites[suite.name].items))
@@ -263,23 +259,20 @@ def test_the_stage_shuffles_shrinks_batches_and_stores_a_floor(tmp_path: Path) -
     assert [(name, batch) for name, batch, _ in asked] == [(n, b) for n in run.suites for b in (256, 128)]
     assert any(moved for *_, moved in asked)
     items = len(run.suites["shop"].items)
-    floor = noise_floor(run.folder, cards[0].key)
+    floor = noise_floor(run.folder, "card0")
     assert floor is not None
     assert floor["accuracy"] == pytest.approx(np.std([1, 1, 1 - 1 / items], ddof=1))
     assert noise_floor(run.folder, "another card") is None
-    assert noise_floor(tmp_path / "runs" / "other", cards[0].key) is None
+    assert noise_floor(tmp_path / "runs" / "other", "card0") is None
     (run.folder / "eval" / "noise.json").write_text("{}")
     with pytest.raises(UsageError, match="not a noise floor of this version: harness noise shop"):
-        noise_floor(run.folder, cards[0].key)
+        noise_floor(run.folder, "card0")
 
 
 def test_noise_refuses_a_suite_that_changed(tmp_path: Path) -> None:
     run = load_run(write_project(tmp_path, "tiny"))
     shop = run.suites["shop"]
-    stored = scores_of(shop.items, [{"accuracy": 1.0}] * len(shop.items))
-    card = card_of("shop", stored, digest="older", student="tiny.filtered.12.s0")
-    listed = {"digest": "d", "partial": False, "not_run": {}, "cards": [card.model_dump()]}
-    write_json(run.folder / "eval" / "scorecards.json", listed)
+    write_cards(run, [(shop, SHIP, scores_of(shop.items, [{"accuracy": 1.0}] * len(shop.items)))], suite_digest="older")
     with pytest.raises(UsageError, match=r"suites/shop.yaml changed since it was scored"):
         noise(run, lambda suite, batch: [], Terminal())
     with pytest.raises(UsageError, match=r"no stored scores of tiny\.filtered\.12\.s0 on talk"):
@@ -315,10 +308,7 @@ def main(base: Path, root: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None and "vllm" not in os.environ.get("HARNESS_REQUIRE", "").split(","),
-    reason="vllm is not installed (HARNESS_REQUIRE=vllm makes this a failure)",
-)
+@needs_vllm
 def test_the_two_real_engines_agree_on_a_random_model(tiny_model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.test_agree", str(tiny_model), str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,17 +22,10 @@ from harness.records import Cell
 from harness.rows import made_with
 from harness.store import Manifest, write_manifest
 from harness.terminal import Terminal
+from tests.process import COMMAND, ROOT, harness
 from tests.stored import MARGIN, NAME, STUDENT, Stored, Values, rate, write_stored
 
-ROOT = Path(__file__).parent.parent
 RECIPE = "ship.question=recipe"
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Stored:
-    stored = write_stored(tmp_path)
-    stored.bless()
-    return stored
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------
@@ -616,19 +607,12 @@ class Refuse:
             print("REACHED FOR", name, file=sys.stderr)
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
-from harness.cli import main
-sys.argv = ["harness", *sys.argv[1:]]
-main()
 """
 
 
-def command(gate: Stored, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(gate: Stored, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """The command line in a process where no model library can be imported."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
-    return subprocess.run(
-        [sys.executable, "-c", REFUSING, *words], capture_output=True, text=True, check=False, cwd=gate.root,
-        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
-    )  # fmt: skip
+    return harness(gate.root, *words, program=REFUSING + COMMAND, **more)
 
 
 def test_check_needs_no_model_library(gate: Stored) -> None:

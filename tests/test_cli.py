@@ -8,20 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.process import COMMAND, harness
 from tests.stored import Stored, write_stored
-
-COMMAND = "import sys; from harness.cli import main; sys.argv = ['harness', *sys.argv[1:]]; main()"
 
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """One for all tests here: they only read it."""
     stored = write_stored(tmp_path_factory.mktemp("cli"))
     stored.bless()
     return stored
-
-
-def harness(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", COMMAND, *words], cwd=folder, capture_output=True, text=True)
 
 
 def test_a_reader_that_leaves_does_not_change_the_verdict(gate: Stored) -> None:
@@ -69,8 +65,6 @@ def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
 
 def test_a_fault_of_the_harness_is_not_a_regression(gate: Stored) -> None:
     broken = "import harness.check; harness.check.check = None; " + COMMAND
-    done = subprocess.run(
-        [sys.executable, "-c", broken, "check", "shop"], cwd=gate.root, capture_output=True, text=True
-    )
+    done = harness(gate.root, "check", "shop", program=broken)
     assert done.returncode == 3
     assert "a fault of the harness itself" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness import stats
 from harness.stats import Floats, Interval, clusters
+from harness.stats.rates import tango_variance
 
 T7, T9 = 2.364624, 2.262157  # two-sided 95% quantiles of t with 7 and 9 degrees of freedom
 
@@ -33,7 +35,7 @@ def test_independent_items_get_the_methods_for_independent_items() -> None:
     assert clusters.paired_difference(a, b, random_seed=0) == stats.paired_binary(a, b)
     x, y = [0.1, 0.5, 0.2, 0.9, 0.4], [0.3, 0.1, 0.2, 0.7, 0.1]
     assert clusters.mean_of(x, random_seed=3) == stats.mean_interval(x, 3)
-    assert clusters.paired_difference(x, y, random_seed=3) == stats.paired_bootstrap(x, y, 3)
+    assert there(clusters.paired_difference(x, y, random_seed=3)).low == stats.mean_interval(np.subtract(x, y), 3).low
     alone = [str(i) for i in range(6)]
     for groups in (alone, [""] * 6):  # every item by itself is no cluster
         assert clusters.mean_of(a, groups=groups, strata=["s"] * 6, random_seed=0) == stats.wilson(4, 6)
@@ -76,7 +78,7 @@ def test_the_same_as_a_regression_on_a_constant_with_clustered_errors() -> None:
     )
     bread = np.linalg.inv(x.T @ x)
     error = math.sqrt(12 / 11 * float((bread @ meat @ bread)[0, 0]))
-    found = there(clusters.cluster_t(y, [str(c) for c in codes]))
+    found = there(clusters.mean_of(y, groups=[str(c) for c in codes], random_seed=0))
     assert found.high - found.estimate == pytest.approx(2.200985 * error, rel=1e-5)  # t with 11
 
 
@@ -85,7 +87,6 @@ def test_nothing_below_eight_clusters() -> None:
     assert clusters.mean_of(values, groups=names([2] * 7), random_seed=0) is None
     assert clusters.mean_of(values % 2, groups=names([2] * 7), random_seed=0) is None
     assert clusters.paired_difference(values, values[::-1], groups=names([2] * 7), random_seed=0) is None
-    assert clusters.paired_p(values, values[::-1], 0.0, groups=names([2] * 7), random_seed=0) is None
     assert clusters.units(values, groups=names([2] * 7)) is None
     assert clusters.two_way([values] * 3, [values] * 3, groups=names([2] * 7), random_seed=0) is None
     assert clusters.mean_of([0.5], random_seed=0) is None
@@ -157,9 +158,11 @@ def test_units_keep_the_mean_and_carry_the_variance_of_the_design() -> None:
     assert found is not None
     assert found.shape == (2, 3, 9)
     assert found.mean(axis=-1) == pytest.approx(values.mean(axis=-1))
-    single = there(clusters.cluster_t(values[1, 2], groups))
+    single = there(clusters.mean_of(values[1, 2], groups=groups, random_seed=0))
     assert math.sqrt(found[1, 2].var(ddof=1) / 9) * 2.306004 == pytest.approx(single.high - single.estimate, rel=1e-5)
-    assert clusters.units(values[0, 0], strata=None) is not None
+    alone = clusters.units(values[0, 0])
+    assert alone is not None
+    assert np.array_equal(alone, values[0, 0])
 
 
 def test_two_recipes_over_clusters() -> None:
@@ -215,8 +218,9 @@ def test_a_small_p_is_an_interval_that_excludes(
         a, b = (a > 0.4).astype(float), (b > 0.6).astype(float)
     groups, strata = layout
     interval = there(clusters.paired_difference(a, b, groups=groups, strata=strata, random_seed=1, level=level))
-    p = clusters.paired_p(a, b, shift, groups=groups, strata=strata, random_seed=1)
-    assert p is not None
+    found = clusters.difference_estimate(a, b, groups=groups, strata=strata, random_seed=1)
+    assert found is not None
+    p = found.p(shift)
     tail = (1 - level) / 2
     if min(abs(interval.low - shift), abs(interval.high - shift)) > 1e-6:
         assert (p.above < tail) == (interval.low > shift)
@@ -229,9 +233,11 @@ def test_a_small_p_is_an_interval_that_excludes(
 def test_tango_s_p_is_the_same_by_formula_and_by_the_interval(seed: int, shift: float) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 2, 25), rng.integers(0, 2, 25)
-    by_formula, by_ends = stats.paired_binary_p(a, b, shift), clusters.paired_p(a, b, shift, random_seed=0)
-    assert by_ends is not None
-    assert by_formula.above == pytest.approx(max(by_ends.above, 0.0), abs=2e-6)
+    wins, losses = int((a > b).sum()), int((a < b).sum())
+    z = (wins - losses - 25 * shift) / math.sqrt(25 * tango_variance(wins, losses, 25, shift) or math.inf)
+    found = clusters.difference_estimate(a, b, random_seed=0)
+    assert found is not None
+    assert found.p(shift).above == pytest.approx(NormalDist().cdf(-z), abs=2e-6)
 
 
 # --- simulated coverage: small and seeded; tests/bench/bench_intervals.py prints the table --------------------

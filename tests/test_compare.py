@@ -10,7 +10,6 @@ import pytest
 from harness.compare import HEADS, asked, compare, shared_items, side
 from harness.config import Run, load_run
 from harness.errors import UsageError
-from harness.gate.limits import question_of
 from harness.gate.shipped import shipped
 from harness.records import Cell
 from harness.terminal import Terminal
@@ -138,7 +137,6 @@ def test_shared_items_of_the_same_suite_are_all_of_them(two: Stored) -> None:
     one = side("shop", lambda name: load(two, name))
     found = shipped(one.results, one.cells, "shop", run)
     assert len(shared_items(found, found, False, Terminal())) == len(found.ids)
-    assert question_of(run) == "these weights"
 
 
 def test_names_that_nobody_has(two: Stored) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Run, load_run
-from harness.records import Item, Pair, Row
+from harness.records import Item, Row
 from harness.rows import own_rows
 from harness.scoring.abstention import abstains
 from harness.scoring.answers import contains
@@ -139,27 +139,6 @@ def test_general_knowledge_cannot_be_guessed_without_the_question(run: Run, bund
         assert low <= sum(guessed) / len(guessed) <= high
     asked = [s.values["accuracy"] for s in score_choices(suite.items, suite.spec, engine)]
     assert sum(asked) / len(asked) > 0.45, "asked properly it knows more than half"
-
-
-@pytest.mark.slow
-def test_the_tree_scores_a_choice_as_one_pass_does(run: Run, bundled_model: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from harness.engines.transformers import TransformersEngine
-    from harness.scoring.choices import continuation_pair
-
-    engine = TransformersEngine(bundled_model, dtype="float32")
-    item = run.suites["general_knowledge"].items[0]
-    pairs: list[Pair] = [continuation_pair(engine, f"Question: {item.text}\nAnswer:", f" {c}") for c in item.choices]
-    model = AutoModelForCausalLM.from_pretrained(bundled_model, dtype=torch.float32)
-    for pair, measured in zip(pairs, engine.loglikelihood(pairs), strict=True):
-        ids = torch.tensor([[*pair.context, *pair.continuation]])
-        with torch.no_grad():
-            logs = model(ids).logits[0].log_softmax(-1)
-        at = range(len(pair.context) - 1, ids.shape[1] - 1)
-        expected = sum(float(logs[i, ids[0, i + 1]]) for i in at)
-        assert measured.logprob == pytest.approx(expected, abs=1e-3)
 
 
 # --- the handbook ----------------------------------------------------------------------------------------------

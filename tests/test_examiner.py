@@ -22,8 +22,7 @@ from harness.scoring.base import StudentEngine
 from harness.subjects import read_cast
 from harness.terminal import Stop
 from harness.train import train
-from tests.project import WordEmbedder, write_project
-from tests.test_augment import Quiet
+from tests.project import Quiet, WordEmbedder, write_project
 from tests.tiny import make_tiny_model
 
 ASKED: list[Request] = []  # of the judge
@@ -82,6 +81,7 @@ def done(run: Run) -> Run:
 def test_untuned_models_come_first_and_each_only_once(run: Run) -> None:
     cast = read_cast(run)
     tuned = [subject.adapter is not None for subject in cast.subjects]
+    assert set(tuned) == {False, True}
     assert tuned == sorted(tuned)
     assert len({(s.cell.name, s.prompting) for s in cast.subjects}) == len(cast.subjects)
     assert any("its weights cannot be scored as a ceiling" in note for note in cast.notes)
@@ -120,6 +120,7 @@ def test_students_have_moved_from_their_base_and_it_has_not_moved(done: Run) -> 
     for card in tuned:
         assert card.metrics["kl_from_base"] > 0
     untuned = [card for card in results.cards if card.suite == "talk" and card.cell and not card.cell.size]
+    assert untuned
     assert all("kl_from_base" not in card.metrics for card in untuned)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from harness.errors import UsageError
 from harness.filters import (
     AnyFilter,
     Contamination,
-    Context,
     Duplicate,
     Finished,
     Length,
@@ -23,20 +21,8 @@ from harness.filters import (
     Protected,
     PythonFilter,
 )
-from harness.records import Message, Provenance, Row, Seed
-
-LABELS = {"billing": "money", "delivery": "the bike on its way", "repair": "broken parts"}
-
-
-def row(text: str, label: str = "repair", finish: str = "stop", source: str = "teacher") -> Row:
-    provenance = Provenance.model_validate({"source": source, "finish_reason": finish})
-    messages = (Message(role="user", content=text), Message(role="assistant", content=label))
-    return Row(messages=messages, text=text, label=label, provenance=provenance)
-
-
-def context(root: Path = Path(), seeds: Sequence[Seed] = (), protected: Sequence[Protected] = ()) -> Context:
-    return Context(root=root, seeds=tuple(seeds), labels=LABELS, protected=tuple(protected), teacher="t@1")
-
+from harness.records import Seed
+from tests.project import context, row
 
 # --- one row alone ---
 

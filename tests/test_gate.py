@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.gate import Decision, Evidence, Question, Rule, decide, overall
+from harness.stats.ties import Ties
 
 WEIGHTS: Question = "these weights"
 RECIPE: Question = "this recipe"
@@ -264,13 +265,13 @@ def test_passages_that_flip_as_a_whole_count_as_passages() -> None:
     now[0, 16:32] = 0.0
     groups = tuple(f"passage {i // 8}" for i in range(400))
     assert one(margin(0.04), Evidence(before, now)).verdict == "pass"
-    found = one(margin(0.04), Evidence(before, now, groups))
+    found = one(margin(0.04), Evidence(before, now, Ties(groups)))
     assert found.verdict == "not enough data"
     assert "clusters of items would tell" in found.note
     assert found.difference is not None
     assert "50 clusters" in found.difference.method
     few = tuple(f"passage {i // 100}" for i in range(400))
-    assert "too few passages" in one(margin(0.4), Evidence(before, now, few)).note
+    assert "too few passages" in one(margin(0.4), Evidence(before, now, Ties(few))).note
 
 
 def test_what_differs_between_subjects_is_no_spread() -> None:
@@ -280,14 +281,14 @@ def test_what_differs_between_subjects_is_no_spread() -> None:
     strata = ("up",) * 100 + ("down",) * 100
     plain = Evidence(np.zeros((1, 200)), now[None])
     assert one(margin(0.05), plain).verdict == "not enough data"
-    assert one(margin(0.05), replace(plain, strata=strata)).verdict == "pass"
+    assert one(margin(0.05), replace(plain, ties=Ties(strata=strata))).verdict == "pass"
 
 
 def test_groups_follow_their_items_when_some_have_no_value() -> None:
     groups = tuple(f"passage {i // 4}" for i in range(80))
     before = np.random.default_rng(1).normal(3, 1, (1, 80))
     before[0, ::5] = np.nan
-    evidence = Evidence(before, before + 0.5, groups, ("a",) * 40 + ("b",) * 40)
+    evidence = Evidence(before, before + 0.5, Ties(groups, ("a",) * 40 + ("b",) * 40))
     found = one(margin(0.1), evidence)
     assert (found.verdict, found.shade, found.items) == ("pass", "improved", 64)
 

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.needs import needs_vllm
+from tests.process import ROOT, harness, succeed
 from tests.tiny import make_tiny_model
 
-ROOT = Path(__file__).parent.parent
 ARCHITECTURES = ("qwen2", "qwen3", "gemma3_text")  # of the students; the teacher's is qwen2 too
-
-VERB = "import sys\nfrom harness.cli import main\nsys.argv = ['harness', *sys.argv[1:]]\nmain()\n"
-
-
-def harness(root: Path, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", VERB, *words], cwd=root, env=environment, text=True, timeout=1500,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
+pytestmark = [pytest.mark.slow, needs_vllm]
 
 
-def required(name: str) -> bool:
-    return name in os.environ.get("HARNESS_REQUIRE", "").split(",")
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("benchmark_rows")
 def test_the_gpu_run_with_tiny_models(tmp_path: Path) -> None:
-    if not os.environ.get("HARNESS_BENCHMARKS"):
-        assert not required("benchmarks"), "HARNESS_BENCHMARKS must name the benchmark rows"
-        pytest.skip("HARNESS_BENCHMARKS is not set: no benchmark rows")
     for folder in ("prompts", "suites"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for name, every in (("helpdesk", 16), ("open_ended", 12), ("general_knowledge", 44)):
@@ -56,10 +36,10 @@ def test_the_gpu_run_with_tiny_models(tmp_path: Path) -> None:
         "train.data=[filtered]", "eval.limit=2",
     ]  # fmt: skip
     options = [word for setting in settings for word in ("--set", setting)]
-    output = harness(tmp_path, "augment", "gpu", *options)
+    output = succeed(tmp_path, "augment", "gpu", *options)
     assert "funnel" in output
-    harness(tmp_path, "train", "gpu", *options)
-    harness(tmp_path, "eval", "gpu", *options)
+    succeed(tmp_path, "train", "gpu", *options)
+    succeed(tmp_path, "eval", "gpu", *options)
     stored = json.loads((tmp_path / "runs/gpu/eval/scorecards.json").read_text())
     assert stored["not_run"] == {}
     suites = {card["suite"] for card in stored["cards"]}
@@ -69,10 +49,8 @@ def test_the_gpu_run_with_tiny_models(tmp_path: Path) -> None:
     assert (tmp_path / "runs/gpu/eval/report.md").is_file()
 
 
-@pytest.mark.slow
 def test_trained_adapters_answer_in_vllm(tmp_path: Path, bundled_model: Path) -> None:
     """Cells of the real student, as train stores them, each answer 8 prompts as a LoRARequest in one engine."""
-    pytest.importorskip("vllm") if not required("vllm") else None
     shutil.copytree(ROOT / "prompts", tmp_path / "prompts")
     shutil.copytree(ROOT / "suites", tmp_path / "suites")
     (tmp_path / "runs").mkdir()
@@ -85,8 +63,8 @@ def test_trained_adapters_answer_in_vllm(tmp_path: Path, bundled_model: Path) ->
         "train.min_updates=4", "train.epochs=1", f"ship={{student: {bundled_model}, size: 32}}",
     ]  # fmt: skip
     options = [word for setting in settings for word in ("--set", setting)]
-    harness(tmp_path, "augment", "helpdesk", *options)
-    harness(tmp_path, "train", "helpdesk", *options)
+    succeed(tmp_path, "augment", "helpdesk", *options)
+    succeed(tmp_path, "train", "helpdesk", *options)
     cells = json.loads((tmp_path / "runs/helpdesk/train/cells.json").read_text())["cells"]
     adapters = {cell["name"]: str(tmp_path / cell["folder"]) for cell in cells if cell["folder"]}
     assert len(adapters) == 2
@@ -108,10 +86,7 @@ print("ANSWERS " + json.dumps([[r.model, found[r.key].text, found[r.key].finish_
 engine.close()
 """
     texts = [seed["text"] for seed in own[:8]]
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(bundled_model), json.dumps(adapters), json.dumps(texts)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True, timeout=900, check=False,
-    )  # fmt: skip
+    done = harness(tmp_path, str(bundled_model), json.dumps(adapters), json.dumps(texts), program=script)
     assert done.returncode == 0, done.stderr[-4000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("ANSWERS "))
     answers = json.loads(line.removeprefix("ANSWERS "))

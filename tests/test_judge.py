@@ -22,23 +22,14 @@ from harness.filters.calibration import (
     weigh,
 )
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
-from harness.records import Completion, Message, Provenance, Request, Row, Seed
+from harness.records import Completion, Message, Request, Row, Seed
+from tests.project import TOPICS, context, row
 
-LABELS = {"billing": "money", "delivery": "the bike on its way", "repair": "broken parts"}
 SURE = Calibration(auc=0.9, low=0.8, high=1.0, threshold=0.4, seeds=64)
 
 
-def row(text: str, label: str = "repair") -> Row:
-    messages = (Message(role="user", content=text), Message(role="assistant", content=label))
-    return Row(messages=messages, text=text, label=label, provenance=Provenance(source="teacher"))
-
-
-def context(root: Path = Path(), seeds: Sequence[Seed] = ()) -> Context:
-    return Context(root=root, seeds=tuple(seeds), labels=LABELS, protected=(), teacher="t@1")
-
-
 def seeds(each: int = 8) -> list[Seed]:
-    return [Seed(text=f"{label} message number {i}", label=label) for i in range(each) for label in LABELS]
+    return [Seed(text=f"{label} message number {i}", label=label) for i in range(each) for label in TOPICS]
 
 
 def completion(request: Request, chances: Mapping[str, float]) -> Completion:
@@ -94,7 +85,7 @@ def test_the_judge_asks_for_one_guided_token_and_never_shows_the_row_itself(tmp_
     assert given_seeds[0].text in requests[1].prompt
     assert all(request.prompt.count("=") == 6 for request in requests)
     sampling = requests[0].sampling
-    spaced = tuple(f" {label}" for label in LABELS)  # the prompt ends in a word, so the next begins with a space
+    spaced = tuple(f" {label}" for label in TOPICS)  # the prompt ends in a word, so the next begins with a space
     assert (sampling.temperature, sampling.choices, sampling.logprobs) == (0, spaced, 20)
     assert requests[0].origin.row == rows[0].id
 
@@ -103,7 +94,7 @@ def test_no_label_is_one_shot_short_when_seeds_are_few(tmp_path: Path) -> None:
     rule = judge(tmp_path, "{% for s in shots %}{{ s.label }} {% endfor %}", shots=5)
     given_seeds = seeds(2)
     for request in rule.ask(rule.calibration_rows(context(tmp_path, given_seeds)), context(tmp_path, given_seeds)):
-        assert request.prompt.split() == list(LABELS)
+        assert request.prompt.split() == list(TOPICS)
 
 
 def test_a_prompt_without_the_label_is_asked_once_per_text(tmp_path: Path) -> None:

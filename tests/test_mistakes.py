@@ -14,16 +14,15 @@ from hypothesis import strategies as st
 from harness.config import Run, load_run
 from harness.errors import UsageError
 from harness.mistakes import CAUSES, Mistakes, _plain, causes, mistakes, study
-from harness.records import Cell, Item, Score, Scorecard
+from harness.records import Cell, Item, Score
 from harness.results import load_results
 from harness.scoring.suites import Suite
-from harness.store import write_json, write_jsonl
 from harness.terminal import Terminal
 from tests.project import write_project
+from tests.stored import SHIP, write_cards
 
 BASE = Cell(student="tiny", data="base", size=0, random_seed=0)
 SMALL = Cell(student="tiny", data="filtered", size=4, random_seed=0)
-SHIP = Cell(student="tiny", data="filtered", size=12, random_seed=0)
 SEEDS = Cell(student="tiny", data="seeds_only", size=12, random_seed=0)
 
 
@@ -44,22 +43,6 @@ def score(item: Item, output: str, **fields: Any) -> Score:
     )  # fmt: skip
 
 
-def store(run: Run, cards: Sequence[tuple[Suite, Cell, Sequence[Score]]]) -> None:
-    """Write scores as eval does."""
-    stored = []
-    for i, (suite, cell, scores) in enumerate(cards):
-        counts = {s: sum(x.status == s for x in scores) for s in ("scored", "unparsed", "failed")}
-        card = Scorecard(
-            key=f"{i:032x}", suite=suite.name, suite_digest=suite.digest, student=cell.name, cell=cell,
-            student_key=str(i), prompting="zero_shot", items=len(scores), metrics={}, **counts,
-        )  # fmt: skip
-        write_jsonl(run.folder / "eval" / "scores" / f"{card.key}.jsonl", scores)
-        stored.append(card.model_dump())
-    write_json(
-        run.folder / "eval" / "scorecards.json", {"digest": "d", "partial": False, "not_run": {}, "cards": stored}
-    )
-
-
 def right(suite: Suite) -> list[Score]:
     return [score(item, item.choices[item.gold or 0]) for item in suite.items]
 
@@ -78,7 +61,7 @@ def wrong(suite: Suite, answers: Sequence[dict[str, Any]]) -> tuple[list[Item], 
 def one(run: Run, answers: Sequence[dict[str, Any]]) -> tuple[list[Item], Mistakes]:
     shop = run.suites["shop"]
     items, scores = wrong(shop, answers)
-    store(run, [(shop, BASE, right(shop)), (shop, SHIP, scores)])
+    write_cards(run, [(shop, BASE, right(shop)), (shop, SHIP, scores)])
     return items, study(load_results(run.folder), shop, SHIP)
 
 
@@ -113,7 +96,7 @@ def test_confused_pairs_are_counted(run: Run) -> None:
     shop = run.suites["shop"]
     scores = [score(item, "parcel" if item.choices[item.gold or 0] == "invoice" else item.choices[item.gold or 0])
               for item in shop.items]  # fmt: skip
-    store(run, [(shop, SHIP, scores)])
+    write_cards(run, [(shop, SHIP, scores)])
     found = study(load_results(run.folder), shop, SHIP)
     invoices = sum(item.split == "test" and item.choices[item.gold or 0] == "invoice" for item in shop.items)
     assert found.confused == [(("invoice", "parcel"), invoices)]
@@ -132,7 +115,7 @@ def test_a_failed_item_is_no_mistake_and_dev_items_stay_out(run: Run) -> None:
     assert [m.item for m in found.found] == [items[1].id]
     shop = run.suites["shop"]
     dev = [score(i, "no idea" if i.split == "dev" else i.choices[i.gold or 0]) for i in shop.items]
-    store(run, [(shop, SHIP, dev)])
+    write_cards(run, [(shop, SHIP, dev)])
     assert study(load_results(run.folder), shop, SHIP).found == ()
 
 
@@ -140,7 +123,8 @@ def test_answers_of_base_and_each_size_stand_side_by_side(run: Run) -> None:
     shop = run.suites["shop"]
     items, scores = wrong(shop, [{"output": "no idea"}])
     _, smaller = wrong(shop, [{"output": "also no idea"}])
-    store(run, [(shop, SHIP, scores), (shop, SMALL, smaller), (shop, BASE, right(shop)), (shop, SEEDS, right(shop))])
+    others = [(shop, SMALL, smaller), (shop, BASE, right(shop)), (shop, SEEDS, right(shop))]
+    write_cards(run, [(shop, SHIP, scores), *others])
     found = study(load_results(run.folder), shop, SHIP)
     gold = items[0].choices[items[0].gold or 0]
     assert found.found[0].prompt == items[0].text
@@ -161,7 +145,7 @@ def test_choices_and_open_text(run: Run) -> None:
     secret = Score(item="c", split="test", status="scored", output="1234", tags=("canary",), cut=True)
     said = [secret, score(talk.items[0], "parcel", values={"label_collapse": 1.0}), score(talk.items[1], "red"),
             score(talk.items[2], "one two three", cut=True)]  # fmt: skip
-    store(run, [(talk, SHIP, said)])
+    write_cards(run, [(talk, SHIP, said)])
     found = study(load_results(run.folder), talk, SHIP)
     assert [m.causes for m in found.found] == [("confused labels",), ("cut",)]
     assert found.confused == [(("(free text)", "parcel"), 1)]
@@ -171,7 +155,7 @@ def test_the_file_holds_everything_and_nothing_that_runs(run: Run, capsys: pytes
     shop = run.suites["shop"]
     bad = "<script>alert(1)</script> | **bold** [x](http://evil) \x1b[31mred\x07 & `code`"
     _, scores = wrong(shop, [{"output": bad}, *[{"output": f"no idea {i}"} for i in range(5)]])
-    store(run, [(shop, SHIP, scores)])
+    write_cards(run, [(shop, SHIP, scores)])
     mistakes(run, None, Terminal())
     text = (run.folder / "eval" / "errors.md").read_text()
     assert "<script" not in text
@@ -192,7 +176,7 @@ def test_what_cannot_be_studied_says_why(run: Run) -> None:
     with pytest.raises(UsageError, match="there are no stored scores; make eval RUN=shop"):
         mistakes(run, None, Terminal())
     shop = run.suites["shop"]
-    store(run, [(shop, BASE, right(shop))])
+    write_cards(run, [(shop, BASE, right(shop))])
     with pytest.raises(UsageError, match=r"no stored scores of tiny\.filtered\.12\.s0 on shop"):
         mistakes(run, "shop", Terminal())
     with pytest.raises(UsageError, match="no stored scores of talk"):

@@ -11,7 +11,6 @@ import torch
 from harness.chat import Chat, Example, load_chat, tokenize_row
 from harness.config import Train
 from harness.errors import UsageError
-from harness.records import Message, Provenance, Row
 from harness.training.loop import update_gradients
 from harness.training.packing import (
     answer_tokens,
@@ -22,6 +21,7 @@ from harness.training.packing import (
     token_losses,
 )
 from harness.training.preflight import preflight
+from tests.project import prompted_row
 from tests.tiny import END_OF_TURN, TEMPLATE, make_tiny_model
 
 CPU = torch.device("cpu")
@@ -33,17 +33,7 @@ TEXTS = (
 )
 
 
-def make_row(text: str, label: str) -> Row:
-    """A row as the stages make them."""
-    turns = (
-        Message(role="system", content="Name the topic."),
-        Message(role="user", content=f"Message: {text}\nTopic:"),
-        Message(role="assistant", content=label),
-    )
-    return Row(messages=turns, text=text, label=label, provenance=Provenance(source="own"))
-
-
-ROWS = tuple(make_row(text, label) for text, label in TEXTS)
+ROWS = tuple(prompted_row(text, label) for text, label in TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -189,17 +179,17 @@ def test_padding_that_is_the_stop_token_masks_nothing(chat: Chat) -> None:
 
 
 def test_a_long_row_is_refused_not_cut(chat: Chat) -> None:
-    long = make_row("a word or two " * 100, "repair")
+    long = prompted_row("a word or two " * 100, "repair")
     with pytest.raises(UsageError, match=rf"row {long.id} has \d+ tokens, train.max_tokens allows 512"):
         preflight(chat, [long], SETTINGS)
 
 
 def test_an_answer_that_stops_early_is_refused(chat: Chat) -> None:
     with pytest.raises(UsageError, match="holds the stop token"):
-        preflight(chat, [make_row("x", f"re{END_OF_TURN}pair")], SETTINGS)
+        preflight(chat, [prompted_row("x", f"re{END_OF_TURN}pair")], SETTINGS)
 
 
 def test_labels_with_the_same_tokens_are_refused(chat: Chat) -> None:
-    same = make_row("another text", "repair").model_copy(update={"label": "mending"})
+    same = prompted_row("another text", "repair").model_copy(update={"label": "mending"})
     with pytest.raises(UsageError, match=r"'repair' .* and 'mending' .* the same tokens"):
         preflight(chat, [ROWS[0], same], SETTINGS)

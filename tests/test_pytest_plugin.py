@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
-from pathlib import Path
 
-import pytest
+from tests.process import environment
+from tests.stored import Stored, rate
 
-from tests.stored import Stored, rate, write_stored
-
-ROOT = Path(__file__).parent.parent
 MODULE = "harness.pytest_plugin"
 
 
@@ -20,19 +16,10 @@ def run_pytest(stored: Stored, *words: str) -> subprocess.CompletedProcess[str]:
     """pytest in the project's folder, with the plugin loaded once."""
     known = any(entry.value == MODULE for entry in entry_points(group="pytest11"))
     loaded = [] if known else ["-p", MODULE]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "GITHUB_"))}
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *loaded, *words],
-        capture_output=True, text=True, check=False, cwd=stored.root, env=kept | {"PYTHONPATH": path},
+        capture_output=True, text=True, check=False, cwd=stored.root, env=environment(),
     )  # fmt: skip
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Stored:
-    stored = write_stored(tmp_path)
-    stored.bless()
-    return stored
 
 
 def test_every_limit_is_a_test_beside_the_ones_of_files(gate: Stored) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,7 @@ from harness.records import Completion, Loglikelihood, Message, Origin, Pair, Re
 from harness.scoring import remembered
 from harness.scoring.base import NextTokens, StudentEngine
 from harness.scoring.remembered import Remembered
-
-ROOT = Path(__file__).parents[1]
+from tests.process import ROOT, finish, start, wait_for
 
 
 class Counting:
@@ -241,22 +238,13 @@ remembered.Remembered(lambda: Counting(pause=0.1), Path(sys.argv[1]), never).log
 
 def test_killed_for_real_it_goes_on_from_there(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(path)], cwd=ROOT)
+    child = start(ROOT, str(path), program=SCRIPT)
     wait_for(lambda: path.exists() and path.read_bytes().count(b"seconds") >= 3, child)
     child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    assert finish(child)[0] == -signal.SIGKILL
     on_file = path.read_bytes().count(b'"pair"')
     assert 24 <= on_file < 400
     inner = Counting()
     pairs = pairs_of(400)
     assert Remembered(lambda: inner, path, never).loglikelihood(pairs) == Counting().loglikelihood(pairs)
     assert sum(map(len, inner.pairs)) == 400 - on_file
-
-
-def wait_for(ready: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
-    """Until it is so; fails when the child ends before."""
-    until = time.monotonic() + 60
-    while not ready():
-        assert child.poll() is None, "the child ended by itself"
-        assert time.monotonic() < until
-        time.sleep(0.02)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import yaml
 
 from harness.config import Run, load_run
 from harness.errors import UsageError
-from harness.records import Cell, Item, Score, Scorecard
+from harness.records import Cell, Item, Score
 from harness.report import report
-from harness.scoring.summary import summarise
-from tests.project import write_project
-from tests.test_augment import Quiet
+from harness.scoring.suites import Suite
+from tests.project import Quiet, write_project
+from tests.stored import write_cards
 
 Answer = Callable[[int, Item], dict[str, Any]]  # (place, item) -> fields of its Score
 Scored = tuple[str, Cell, Answer]  # suite, student, answers
@@ -50,39 +50,36 @@ def valued(**values: Callable[[int], float]) -> Answer:
     return lambda i, item: {"status": "scored", "output": "x", "values": {n: f(i) for n, f in values.items()}}
 
 
-def store(run: Run, scored: Iterable[Scored]) -> None:
+def scores_of(suite: Suite, answer: Answer) -> list[Score]:
+    """One score per item, as the answers have it."""
+    return [
+        Score(
+            **{
+                "item": item.id,
+                "split": item.split if suite.of_task else "test",
+                "group": item.group,
+                "gold": item.choices[item.gold] if item.gold is not None else "",
+                **answer(i, item),
+            }
+        )
+        for i, item in enumerate(suite.items)
+    ]
+
+
+def store(run: Run, scored: Sequence[Scored]) -> None:
     """Write eval's and train's files as the stages would."""
-    folder, cards, cells = run.folder / "eval", [], []
-    (folder / "scores").mkdir(parents=True)
+    suites = run.suites
+    write_cards(run, [(suites[name], who, scores_of(suites[name], answer)) for name, who, answer in scored], seconds=1)
+    cells = [
+        {"key": "x", "student": c.student, "size": c.size, "data": c.data, "updates": 2, "seconds": 1, "tokens": 10}
+        for _, c, _ in scored
+        if c.size
+    ]
     (run.folder / "train").mkdir()
-    for k, (name, who, answer) in enumerate(scored):
-        suite = run.suites[name]
-        scores = [
-            Score(
-                **{
-                    "item": item.id,
-                    "split": item.split if suite.of_task else "test",
-                    "group": item.group,
-                    "gold": item.choices[item.gold] if item.gold is not None else "",
-                    **answer(i, item),
-                }
-            )
-            for i, item in enumerate(suite.items)
-        ]
-        counts = {word: sum(s.status == word for s in scores) for word in ("scored", "unparsed", "failed")}
-        card = Scorecard(
-            key=f"c{k}", suite=name, suite_digest=suite.digest, student=who.name, cell=who, student_key="x",
-            prompting="zero_shot", items=len(scores), metrics=summarise(scores, suite), seconds=1.0, **counts,
-        )  # fmt: skip
-        cards.append(card.model_dump())
-        (folder / f"scores/c{k}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))
-        made = {"student": who.student, "size": who.size, "data": who.data, "updates": 2, "seconds": 1, "tokens": 10}
-        cells += [{**made, "key": "x"}] if who.size else []
-    (folder / "scorecards.json").write_text(json.dumps({"digest": "d", "not_run": {}, "cards": cards}))
     (run.folder / "train/cells.json").write_text(json.dumps({"cells": cells, "epochs": 1, "min_updates": 2}))
 
 
-def reported(run: Run, scored: Iterable[Scored]) -> str:
+def reported(run: Run, scored: Sequence[Scored]) -> str:
     store(run, scored)
     report(run, Quiet())
     return (run.folder / "eval/report.md").read_text()
@@ -127,6 +124,7 @@ def test_a_student_whose_items_all_failed_is_not_called_worse(tmp_path: Path) ->
             ("shop", cell(12), labelled(0.7, 3, failed=everything)),
         ],
     )
+    assert "is incomplete: 30 of 30 items failed" in text
     assert "0.0% of" not in text
     assert "worse" not in text
     assert "more rows hurt" not in text

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from harness import stats
+from harness.stats import clusters
 
 Scores = tuple[list[int], list[int]]
 
@@ -57,17 +58,22 @@ def test_tango_where_every_item_flips_one_way() -> None:
 
 
 def test_the_score_test_by_hand() -> None:
+    def p(a: ArrayLike, b: ArrayLike, shift: float = 0.0) -> stats.OneSided:
+        found = clusters.difference_estimate(a, b, random_seed=0)
+        assert found is not None
+        return found.p(shift)
+
     # at shift 0 it is McNemar's: (9 - 3) / sqrt(12) = 1.732, upper tail 0.0416
-    found = stats.paired_binary_p(*table(4, 9, 3, 16))
+    found = p(*table(4, 9, 3, 16))
     assert (found.above, found.below) == pytest.approx((0.041632, 0.958368), abs=1e-6)
     # without a flip z = sqrt(n d / (1 - d)): 97 items and d = 0.03 give 1.732 too
-    kept = stats.paired_binary_p([1] * 97, [1] * 97, shift=-0.03)
+    kept = p([1] * 97, [1] * 97, -0.03)
     assert kept.above == pytest.approx(0.041632, abs=1e-6)
-    assert stats.paired_binary_p([1] * 97, [1] * 97, shift=0.03).below == pytest.approx(kept.above)
-    assert stats.paired_binary_p([1, 0], [1, 0]).above == 0.5
+    assert p([1] * 97, [1] * 97, 0.03).below == pytest.approx(kept.above)
+    assert p([1, 0], [1, 0]).above == 0.5
     # Tango 1998, second example: the 90% interval ends at -0.096, so a margin of 0.1 is kept, one of 0.09 not
     pairs = table(43, 0, 1, 0)
-    assert stats.paired_binary_p(*pairs, shift=-0.1).above < 0.05 < stats.paired_binary_p(*pairs, shift=-0.09).above
+    assert p(*pairs, -0.1).above < 0.05 < p(*pairs, -0.09).above
 
 
 def test_p_of_a_bootstrap_claims_no_more_than_its_draws() -> None:
@@ -129,7 +135,7 @@ def test_many_items_are_normal_and_equal_values_have_no_width() -> None:
     x = np.random.default_rng(0).normal(2.0, 3.0, 40_000)
     found = stats.mean_interval(x, random_seed=0)
     assert found.high - found.estimate == pytest.approx(1.959964 * x.std(ddof=1) / 200)
-    same = stats.paired_bootstrap([0.5, 0.25, 0.1], [0.5, 0.25, 0.1], random_seed=0)
+    same = stats.mean_interval([0.0, 0.0, 0.0], random_seed=0)
     assert (same.low, same.estimate, same.high) == (0.0, 0.0, 0.0)
 
 
@@ -225,29 +231,26 @@ def test_slope_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("call", "said"),
     [
-        lambda: stats.wilson(3, 2),
-        lambda: stats.wilson(0, 0),
-        lambda: stats.paired_binary([1, 0], [1]),
-        lambda: stats.paired_binary([], []),
-        lambda: stats.paired_binary([0.5], [1]),
-        lambda: stats.mean_interval([1.0], 0),
-        lambda: stats.mean_interval([1.0, float("nan")], 0),
-        lambda: stats.paired_bootstrap([1.0, 2.0], [1.0], 0),
-        lambda: stats.two_way_bootstrap(np.ones((3, 4)), np.ones((3, 5)), 0),
-        lambda: stats.two_way_bootstrap(np.ones((3, 1)), np.ones((3, 1)), 0),
-        lambda: stats.auc([], [1.0]),
-        lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0),
-        lambda: stats.paired_binary_p([1, 0], [1, 1], 1.0),
-        lambda: stats.paired_binary_p([1, 2], [1, 1]),
-        lambda: stats.smallest_difference(0, 0.1),
-        lambda: stats.slope_per_doubling([4, 4], np.ones((1, 2, 5)), 0),
-        lambda: stats.slope_per_doubling([0, 4], np.ones((1, 2, 5)), 0),
+        (lambda: stats.wilson(3, 2), "3 successes out of 2"),
+        (lambda: stats.wilson(0, 0), "0 successes out of 0"),
+        (lambda: stats.paired_binary([1, 0], [1]), "paired scores of shapes"),
+        (lambda: stats.paired_binary([], []), "paired scores of shapes"),
+        (lambda: stats.paired_binary([0.5], [1]), "scores other than 0 and 1"),
+        (lambda: stats.mean_interval([1.0], 0), "1 items have no interval"),
+        (lambda: stats.mean_interval([1.0, float("nan")], 0), "want finite numbers"),
+        (lambda: stats.two_way_bootstrap(np.ones((3, 4)), np.ones((3, 5)), 0), "4 items against 5"),
+        (lambda: stats.two_way_bootstrap(np.ones((3, 1)), np.ones((3, 1)), 0), "1 items have no interval"),
+        (lambda: stats.auc([], [1.0]), "scores of both kinds"),
+        (lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0), "each score needs one group"),
+        (lambda: stats.smallest_difference(0, 0.1), "n=0"),
+        (lambda: stats.slope_per_doubling([4, 4], np.ones((1, 2, 5)), 0), "do not go with scores"),
+        (lambda: stats.slope_per_doubling([0, 4], np.ones((1, 2, 5)), 0), "do not go with scores"),
     ],
 )
-def test_what_cannot_be_computed_is_refused(call: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=r"."):
+def test_what_cannot_be_computed_is_refused(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         call()
 
 
@@ -289,12 +292,11 @@ def test_wilson_mirrors(counts: tuple[int, int]) -> None:
 @settings(max_examples=25)
 @given(REALS)
 def test_bootstrap_is_antisymmetric_and_repeatable(values: list[float]) -> None:
-    zeros = [0.0] * len(values)
-    there = stats.paired_bootstrap(values, zeros, random_seed=1)
-    back = stats.paired_bootstrap(zeros, values, random_seed=1)
+    there = stats.mean_interval(values, random_seed=1)
+    back = stats.mean_interval([-value for value in values], random_seed=1)
     scale = 1e-6 + max(map(abs, values)) * 1e-6
     assert there.low == pytest.approx(-back.high, abs=scale)
-    assert there == stats.paired_bootstrap(values, zeros, random_seed=1)
+    assert there == stats.mean_interval(values, random_seed=1)
 
 
 # --- coverage: small and seeded; tests/bench/bench_intervals.py prints the whole table ---------------------

@@ -10,23 +10,18 @@ from hypothesis import strategies as st
 
 from harness.config import Train
 from harness.errors import UsageError
-from harness.records import Message, Provenance, Row
+from harness.records import Row
 from harness.training.subsets import batches, nested, updates
+from tests.project import row
 
 SEED = st.integers(-(2**40), 2**40)
-
-
-def row(number: int, label: str) -> Row:
-    """A row that no other number has."""
-    turns = (Message(role="user", content=f"text {number}"), Message(role="assistant", content=label))
-    return Row(messages=turns, text=f"text {number}", label=label, provenance=Provenance(source="own"))
 
 
 @st.composite
 def some_rows(draw: st.DrawFn) -> list[Row]:
     """Rows whose labels are as uneven as they come."""
     labels = draw(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=40))
-    return [row(i, label) for i, label in enumerate(labels)]
+    return [row(f"text {i}", label) for i, label in enumerate(labels)]
 
 
 @given(some_rows(), SEED, st.data())
@@ -57,18 +52,18 @@ def test_the_order_of_the_input_changes_nothing(rows: list[Row], seed: int, rand
 
 
 def test_another_random_seed_draws_other_rows() -> None:
-    rows = [row(i, "ab"[i % 2]) for i in range(40)]
+    rows = [row(f"text {i}", "ab"[i % 2]) for i in range(40)]
     assert set(nested(rows, 10, 0)) != set(nested(rows, 10, 1))
 
 
 def test_the_draw_is_pinned() -> None:
-    rows = [row(i, "abc"[i % 3]) for i in range(9)]
+    rows = [row(f"text {i}", "abc"[i % 3]) for i in range(9)]
     assert [r.text for r in nested(rows, 4, 7)] == ["text 6", "text 2", "text 4", "text 0"]
 
 
 def test_a_size_beyond_the_rows_is_refused() -> None:
     with pytest.raises(UsageError, match="size 4 is larger than the 3 rows there are"):
-        nested([row(i, "a") for i in range(3)], 4, 0)
+        nested([row(f"text {i}", "a") for i in range(3)], 4, 0)
 
 
 @given(some_rows(), st.integers(1, 12), st.integers(1, 9), SEED)
@@ -83,7 +78,7 @@ def test_every_row_is_seen_equally_often_give_or_take_one(
 
 
 def test_passes_differ_and_no_rows_are_refused() -> None:
-    rows = [row(i, "a") for i in range(8)]
+    rows = [row(f"text {i}", "a") for i in range(8)]
     first, second = batches(rows, 2, 8, 0)
     assert set(first) == set(second)
     assert first != second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import terminal
 from harness.terminal import Stop, Terminal, printable
 
 ROOT = Path(__file__).parent.parent
@@ -20,11 +22,16 @@ def test_what_a_model_wrote_cannot_drive_the_terminal(capsys: pytest.CaptureFixt
     assert printable("a\tb\nc\x00") == "a b\nc "
 
 
-def test_progress_in_a_log_is_a_line_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_in_a_log_is_a_line_with_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
     with Terminal().progress("train", 3) as advance:
         advance(1, "loss 2.0")
         advance(3, "loss 1.0")
-    assert capsys.readouterr().err.splitlines()[-1] == "train: 3/3 loss 1.0"
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train: 1/3 loss 2\.0, about \d+ s left", first)
+    assert last == "train: 3/3 loss 1.0"
 
 
 def test_the_first_ctrl_c_is_a_flag_and_the_second_ends_it() -> None:

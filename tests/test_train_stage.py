@@ -16,30 +16,14 @@ from harness.prompts import load as load_template
 from harness.records import Provenance, Sampling, Seed, Verdict
 from harness.rows import Rejected, make_row, rows_settings
 from harness.store import Manifest, locked, read_json, write_jsonl, write_manifest
-from harness.terminal import Stop, Terminal
+from harness.terminal import Stop
 from harness.train import plan, train
 from harness.training.grid import expand, no_sampling_variance
+from tests.project import Quiet
 
 LABELS = {"repair": "Broken parts", "billing": "Money", "cancel": "Ending it", "delivery": "Bringing it"}
 SEEDS = tuple(Seed(text=f"seed {i} of {label}", label=label) for label in LABELS for i in range(2))
 KEPT, DROPPED = 24, 12
-
-
-class Heard(Terminal):
-    """A terminal that remembers what was said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, text: str = "") -> None:
-        """Keep the text."""
-        self.lines.append(text)
-
-    @property
-    def text(self) -> str:
-        """All that was said."""
-        return "\n".join(self.lines)
 
 
 class Pressed(Stop):
@@ -92,9 +76,9 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
     write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand", settings=rows_settings(run)))
 
 
-def go(run: Run, stop: Stop | None = None) -> tuple[int | None, Heard]:
+def go(run: Run, stop: Stop | None = None) -> tuple[int | None, Quiet]:
     """Run the stage."""
-    terminal = Heard()
+    terminal = Quiet()
     return train(run, terminal, stop or Stop()), terminal
 
 

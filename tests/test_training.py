@@ -16,14 +16,15 @@ from harness.config import Lora, Train
 from harness.errors import MachineError, UsageError
 from harness.models import Model
 from harness.records import Row
+from harness.training import loop
 from harness.training.loop import Base, CellLog, learning_rate, load_base, train_cell
 from harness.training.preflight import preflight
-from tests.test_packing import make_row
-from tests.tiny import END_OF_TURN, make_tiny_model
+from tests.project import prompted_row
+from tests.tiny import END_OF_TURN
 
 WORDS = ("screen", "bill", "plan", "parcel", "wheel", "charger", "thief", "phone")
 LABELS = ("repair", "billing", "cancel", "delivery")
-ROWS = tuple(make_row(f"my {word} number {i}", LABELS[i % 4]) for i, word in enumerate(WORDS * 2))
+ROWS = tuple(prompted_row(f"my {word} number {i}", LABELS[i % 4]) for i, word in enumerate(WORDS * 2))
 SETTINGS = Train(students=("tiny",), sizes=(16,), batch_rows=8, min_updates=10, learning_rate=2e-2, lora=Lora(r=4))
 UPDATES = 12
 
@@ -57,23 +58,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that can learn to stop.
-
-    A random model's embedding of the padding is all zero, which here is also the stop token and, the
-    embeddings being tied, its logit: no adapter could move it. Trained models have a real one.
-    """
-    from safetensors.torch import load_file, save_file
-
-    folder = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    stored = load_file(folder / "model.safetensors")
-    stop = load_chat("tiny", folder).tokenizer.eos_token_id
-    stored["model.embed_tokens.weight"][stop] = torch.linspace(-0.2, 0.2, 64).roll(29)
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-@pytest.fixture(scope="module")
 def base(tiny_model: Path) -> Base:
     """The tiny model, loaded once for all tests here."""
     return load(tiny_model)
@@ -92,7 +76,6 @@ def test_the_loss_falls_and_the_log_says_what_happened(solo: tuple[CellLog, Path
     assert (log.updates, len(log.losses), log.rows) == (UPDATES, UPDATES, len(ROWS))
     assert log.base == "someone/tiny@abc"
     assert log.tokens > UPDATES * SETTINGS.batch_rows * 20
-    assert log.tokens_per_second > 0
     assert log.peak_memory > 2**20
     assert log.packed
 
@@ -163,7 +146,9 @@ def test_the_adapter_opens_with_plain_peft_and_names_no_path(base: Base, tmp_pat
     assert chat.tokenizer.decode(written) == "repair" + END_OF_TURN  # it answers and stops
 
 
-def test_stopping_early_leaves_nothing_and_stopping_late_finishes(base: Base, tmp_path: Path) -> None:
+def test_stopping_early_leaves_nothing_and_stopping_late_finishes(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examples = tokenized(base.source.folder)
     done: list[int] = []
 
@@ -174,9 +159,8 @@ def test_stopping_early_leaves_nothing_and_stopping_late_finishes(base: Base, tm
     assert early is None
     assert not (tmp_path / "early").exists()
     assert done == []
-    late = train_cell(  # tiny: after one update the rest is well under 25 s
-        base, ROWS, examples, SETTINGS, UPDATES, 0, tmp_path / "late", report, lambda: len(done) > 0
-    )
+    monkeypatch.setattr(loop, "FINISH_SECONDS", math.inf)  # any cell is near enough to its end
+    late = train_cell(base, ROWS, examples, SETTINGS, UPDATES, 0, tmp_path / "late", report, lambda: len(done) > 0)
     assert late is not None
     assert done == list(range(1, UPDATES + 1))
 

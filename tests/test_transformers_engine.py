@@ -20,7 +20,7 @@ from harness.engines.tree import Tree, ancestors, chunks, grow, ranges, visible
 from harness.errors import UsageError
 from harness.records import Completion, Loglikelihood, Message, Origin, Pair, Request, Sampling
 from harness.scoring.base import NextTokens
-from tests.tiny import make_tiny_model
+from tests.tiny import make_adapter, make_tiny_model
 
 ORIGIN = Origin(purpose="answer")
 
@@ -405,24 +405,9 @@ def test_draws_invert_the_nucleus() -> None:
         assert draw(flat, [0.99, 1.0], [at, at]) == draw(flat[:1], [0.99], [at]) + draw(flat[1:], [1.0], [at])
 
 
-def adapter(tiny_model: Path, folder: Path, targets: list[str], scale: float) -> Path:
-    """A random adapter as PEFT saves it."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
-    for name, weights in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weights, std=scale)
-    wrapped.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_is_merged(tiny_model: Path, tmp_path: Path, dtype: str) -> None:
-    folder = adapter(tiny_model, tmp_path / "adapter", ["q_proj", "v_proj", "down_proj"], 0.1)
+    folder = make_adapter(tiny_model, tmp_path / "adapter", targets=["q_proj", "v_proj", "down_proj"], scale=0.1)
     base = TransformersEngine(tiny_model, device="cpu", dtype=dtype)
     tuned = TransformersEngine(tiny_model, folder, device="cpu", dtype=dtype)
     assert tuned.notes == []
@@ -436,7 +421,7 @@ def test_an_adapter_is_merged(tiny_model: Path, tmp_path: Path, dtype: str) -> N
 @pytest.mark.filterwarnings("ignore")
 def test_an_adapter_that_merges_wrongly_is_kept_apart(tiny_model: Path, tmp_path: Path) -> None:
     """Merging into an output head that is also the embedding changes the inputs too."""
-    folder = adapter(tiny_model, tmp_path / "adapter", ["lm_head"], 0.5)
+    folder = make_adapter(tiny_model, tmp_path / "adapter", targets=["lm_head"], scale=0.5)
     tuned = TransformersEngine(tiny_model, folder, device="cpu", dtype="float32")
     assert "not merged" in tuned.notes[0]
     assert any("lora" in name for name, _ in tuned._model.named_parameters())

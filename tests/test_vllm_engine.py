@@ -6,10 +6,8 @@ run as a program asks everything and writes down what came back; the tests read 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -24,13 +22,10 @@ from hypothesis import strategies as st
 from harness.engines.vllm import MOST_FIRST_TOKENS, FirstTokens, VLLMEngine
 from harness.errors import UsageError
 from harness.records import Completion, Message, Origin, Request, Sampling
+from tests.needs import needs_vllm
+from tests.tiny import make_adapter
 
 ROOT = Path(__file__).parent.parent
-REQUIRED = "vllm" in os.environ.get("HARNESS_REQUIRE", "").split(",")
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None and not REQUIRED,
-    reason="vllm is not installed (HARNESS_REQUIRE=vllm makes this a failure)",
-)
 PROMPT = "Message: I was charged twice. Topic:"
 TEMPLATED = "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n"
 CHOICES = (" delivery", " billing", " repair", " bike lock")
@@ -99,18 +94,6 @@ def main(base: Path, work: Path) -> None:
     answers["second engine"] = [c.model_dump() for c in second.generate(BATCHES["adapters"][:1])]
     second.close()
     (work / "out.json").write_text(json.dumps({"answers": answers, "errors": errors}))
-
-
-def make_adapter(base: Path, folder: Path, rank: int) -> None:
-    """A random adapter that changes what is said, as PEFT saves it."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(rank)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(model, config).save_pretrained(folder)
 
 
 class Outcome:

@@ -55,6 +55,25 @@ def make_tiny_model(folder: Path, architecture: str = "llama", random_seed: int 
     return folder
 
 
+def make_adapter(
+    base: Path, folder: Path, rank: int = 4, targets: str | list[str] = "all-linear", scale: float = 0.5
+) -> Path:
+    """Write a random adapter of `base`, as PEFT saves it; `scale` is how far it moves the weights. Returns `folder`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+        for name, weights in tuned.named_parameters():
+            if "lora_B" in name:  # zero at first, which changes nothing
+                torch.nn.init.normal_(weights, std=scale)
+    tuned.save_pretrained(folder)
+    return folder
+
+
 def _tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, so that any text encodes, with the two marks of a chat turn."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

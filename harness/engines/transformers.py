@@ -6,11 +6,10 @@ What sequences share is computed once in both: see `tree`. Nothing here is tuned
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from harness import chat
+from harness.device import device_of, memory_errors
 from harness.engines.decoding import END, Answer, pick
 from harness.engines.kv import NodeCache
 from harness.engines.likelihood import TreeReader
 from harness.engines.passes import Passes
 from harness.engines.tree import grow
-from harness.errors import HarnessError, MachineError, UsageError
+from harness.errors import HarnessError, UsageError
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
 from harness.scoring.base import NextTokens
 
@@ -31,9 +31,8 @@ CPU_NODES = 1024  # of one pass, measured: more save no time, and their logits t
 AHEAD = {"cpu": 64, "cuda": 256}  # requests pulled ahead and answered together
 CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}  # keys and values of the answers being written
 PROBE = "The quick brown fox asks: what is 2 + 2?"
+SMALLER = "eval.batch_tokens"  # the setting that decides how much memory is taken
 MERGE_TOLERANCE = 1e-3  # of the spread of the logits, in float32; measured: 6e-6
-
-Dtype = Literal["bfloat16", "float16", "float32"]
 
 
 class TransformersEngine:
@@ -52,12 +51,12 @@ class TransformersEngine:
         An adapter is merged where the merged model still answers alike; `notes` says when it is not.
         Raises UsageError for a folder or device that cannot be used, MachineError when memory runs out.
         """
-        self.device = _device(device)
+        self.device = device_of(device)
         self.notes: list[str] = []
         self._name = folder.name
         budget = min(batch_tokens, CPU_NODES) if self.device == "cpu" else batch_tokens
         logging.disable_progress_bar()
-        with memory_errors():
+        with memory_errors(f"loading {folder.name}", SMALLER):
             self.tokenizer: Any = _loaded(AutoTokenizer, folder)
             self._model = self._adapted(folder, adapter, dtype) if adapter else self._load(folder, dtype)
         self._config = self._model.config.get_text_config()
@@ -134,7 +133,7 @@ class TransformersEngine:
         What one call computed last is not computed again by the next: see `likelihood`, also for the memory.
         Raises ValueError naming the index of a pair with an empty context or one longer than `max_length`.
         """
-        with memory_errors():
+        with memory_errors(self._name, SMALLER):
             return self._reader.loglikelihood(pairs)
 
     def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
@@ -142,7 +141,7 @@ class TransformersEngine:
 
         Raises ValueError as `loglikelihood`, for a `k` below 1, and for an `at` whose form is not the pairs'.
         """
-        with memory_errors():
+        with memory_errors(self._name, SMALLER):
             found = self._reader.next_tokens(pairs, k, None if at is None else [one.ids for one in at])
         return [NextTokens(ids=ids, logprobs=logprobs) for ids, logprobs in found]
 
@@ -168,7 +167,7 @@ class TransformersEngine:
                 except HarnessError as error:
                     yield Completion(request=request.key, finish_reason="error", error=str(error))
             for batch in self._batches(sorted(answers, key=lambda answer: len(answer.prompt))):
-                with memory_errors():
+                with memory_errors(self._name, SMALLER):
                     yield from self._write(batch)
 
     def _answer(self, request: Request) -> Answer:
@@ -254,18 +253,6 @@ class TransformersEngine:
         return cache, torch.cat(logits)[self._passes.tensor(np.searchsorted(wanted, ends))]
 
 
-def _device(name: str) -> Literal["cpu", "cuda"]:
-    available = torch.cuda.is_available()
-    if name == "auto":
-        return "cuda" if available else "cpu"
-    if name == "cuda" and available:
-        return "cuda"
-    if name == "cpu":
-        return "cpu"
-    has = "auto, cpu or cuda" if available else "auto or cpu (this machine shows no CUDA device)"
-    raise UsageError(f"device {name!r}: it must be {has}")
-
-
 def _loaded(kind: Any, folder: Path, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
@@ -279,16 +266,3 @@ def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
         found.update(value if isinstance(value, list | tuple) else [value] if value is not None else [])
     return tuple(sorted(found))
-
-
-@contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turn a lack of memory into one clear message."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise MachineError(f"memory ran out: {str(error)[:200]}; lower eval.batch_tokens") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise MachineError(f"memory ran out: {str(error)[:200]}; lower eval.batch_tokens") from error

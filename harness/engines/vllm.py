@@ -33,6 +33,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.chat import Chat, prompt_ids
 from harness.errors import MachineError, UsageError, nearest
 from harness.records import Completion, Request, Sampling
 
@@ -108,6 +109,7 @@ class VLLMEngine:
         self._engine = _load(self._vllm, settings)
         self._torch = importlib.import_module("torch")
         self._tokenizer = self._engine.get_tokenizer()
+        self._chat = Chat(model.name, self._tokenizer, frozenset())  # what ends a turn is vLLM's own business
         vocabulary = self._engine.model_config.get_vocab_size()
         self._first_tokens = FirstTokens(lambda: _spellings(self._tokenizer, vocabulary))
         request = self._vllm.lora.request.LoRARequest
@@ -191,14 +193,12 @@ class VLLMEngine:
         return self._lora[model]
 
     def _tokens(self, request: Request) -> list[int]:
-        """Token ids of the prompt; a chat goes through the tokenizer's own template."""
+        """Token ids of the prompt; a chat is read as training and scoring read it."""
         if not request.messages:
             return list(self._tokenizer.encode(request.prompt, verbose=False))  # a long one is refused by us
         if not getattr(self._tokenizer, "chat_template", None):
             raise UsageError("this model's tokenizer has no chat template; ask it with form: completion")
-        turns = [{"role": m.role, "content": m.content} for m in request.messages]
-        ids = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-        return [int(i) for i in ids]
+        return list(prompt_ids(self._chat, request.messages))
 
     def _parameters(self, sampling: Sampling) -> SamplingParams:
         guided = self._vllm.sampling_params.StructuredOutputsParams

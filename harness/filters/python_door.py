@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError
 from harness.filters.base import Context
-from harness.python_file import line_of, load_function
+from harness.python_file import line_of, load_function, read_file
 from harness.records import Record, Row, Verdict
 
 FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
@@ -30,12 +30,12 @@ class PythonFilter(Record):
 
     def file_digest(self, root: Path) -> str:
         """16 hex digits over the file: other code is another filter. Raises UsageError if missing."""
-        return hashlib.sha256(_source(root / self.file)).hexdigest()[:16]
+        return hashlib.sha256(read_file(root / self.file, "filter")).hexdigest()[:16]
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order. Raises UsageError naming file and line of whatever went wrong."""
         path = context.root / self.file
-        function = load_function(path, _source(path), self.function)
+        function = load_function(path, read_file(path, "filter"), self.function)
         return [self._verdict(function, path, row) for row in rows]
 
     def _verdict(self, function: Callable[[dict[str, Any]], Any], path: Path, row: Row) -> Verdict:
@@ -49,11 +49,3 @@ class PythonFilter(Record):
             raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
         reason = reason or ("" if keep else f"{self.function} in {self.file} said no")
         return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason)
-
-
-def _source(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        siblings = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise UsageError(f"{path}: cannot read the filter: {error.strerror}{nearest(path.name, siblings)}") from error

@@ -21,14 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness import stats
 from harness.stats import Estimate, Floats, Interval, clusters, power
 from harness.stats.rates import quantile
+from harness.stats.ties import ALONE, Bools, Ties, finite
 
 LEVEL = 0.90  # two-sided, so that each end alone is a 95% bound
 ALPHA = 0.05
@@ -39,12 +39,6 @@ Question = Literal["these weights", "this recipe"]
 Better = Literal["higher", "lower"]
 Bound = Literal["margin", "margin_share", "min", "max"]
 Verdict = Literal["pass", "regressed", "not enough data", "failed"]
-
-
-def has_values(values: Floats) -> NDArray[np.bool_]:
-    """Which items have a value from every seed: shape (items,) of (seeds, items)."""
-    found: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=0))
-    return found
 
 
 @dataclass(frozen=True)
@@ -58,48 +52,32 @@ class Rule:
     better: Better = "higher"
 
 
-class Tied(TypedDict):
-    """What ties items together, by the names of harness.clusters' arguments."""
-
-    groups: tuple[str, ...] | None
-    strata: tuple[str, ...] | None
-
-
 @dataclass(frozen=True)
 class Evidence:
     """One metric before and now on the same items: shape (random seeds, items), NaN where there is no value."""
 
     before: Floats
     now: Floats
-    groups: tuple[str, ...] | None = None  # of the items; see harness.clusters
-    strata: tuple[str, ...] | None = None
+    ties: Ties = ALONE  # between the items
     noise: float = 0.0  # standard deviation of the difference when the same weights are scored twice
     same: bool = False  # whether both are one student: trained from the same base, rows and settings
     before_varies: bool = True  # whether training `before` again would give other weights; not so for a base
     random_seed: int = 0
 
     @property
-    def there(self) -> NDArray[np.bool_]:
+    def there(self) -> Bools:
         """Which items have a value on both sides, from every seed."""
-        return has_values(self.before) & has_values(self.now)
+        return finite(self.before) & finite(self.now)
 
     @property
     def lost(self) -> int:
         """Items that had a value and have none now."""
-        return int((has_values(self.before) & ~has_values(self.now)).sum())
+        return int((finite(self.before) & ~finite(self.now)).sum())
 
     @property
     def unchanged(self) -> bool:
         """Whether it is one student with the same score on every item."""
         return self.same and bool(np.array_equal(self.before, self.now, equal_nan=True))
-
-    def tied(self, kept: NDArray[np.bool_]) -> Tied:
-        """Groups and strata of some of the items, as harness.clusters takes them."""
-
-        def some(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-            return None if names is None else tuple(name for name, keep in zip(names, kept, strict=True) if keep)
-
-        return Tied(groups=some(self.groups), strata=some(self.strata))
 
     def difference(self, question: Question) -> Estimate | None:
         """Now minus before; None when it cannot be estimated: too few seeds, items or passages."""
@@ -109,23 +87,23 @@ class Evidence:
             return None
         if question == "this recipe":
             return clusters.two_way_estimate(
-                now, before, random_seed=self.random_seed, b_varies=self.before_varies, **self.tied(kept)
+                now, before, random_seed=self.random_seed, b_varies=self.before_varies, **self.ties.of(kept).named
             )
         found = clusters.difference_estimate(
-            now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.tied(kept)
+            now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.ties.of(kept).named
         )
         return widened(found, self.noise) if found else None
 
     def value(self, question: Question) -> Estimate | None:
         """The value now; None as `difference`."""
-        kept = has_values(self.now)
+        kept = finite(self.now)
         now = self.now[:, kept]
         if not kept.any():
             return None
         if question == "this recipe":
-            units = clusters.units(now, **self.tied(kept))
+            units = clusters.units(now, **self.ties.of(kept).named)
             return None if units is None else stats.recipe_estimate(units, self.random_seed)
-        found = clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.tied(kept))
+        found = clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.ties.of(kept).named)
         return widened(found, self.noise / math.sqrt(2)) if found else None  # of one scoring, not of two
 
 
@@ -181,11 +159,11 @@ def widened(found: Estimate, noise: float) -> Estimate:
 
 def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
     """A decision before adjustment: a regression that may still be taken back."""
-    kept, had = evidence.there, has_values(evidence.before)
+    kept, had = evidence.there, finite(evidence.before)
     before = float(evidence.before[:, had].mean()) if had.any() else None
     shown = evidence.difference(question)
     found = evidence.value(question) if rule.bound in ("min", "max") else shown
-    now = has_values(evidence.now)
+    now = finite(evidence.now)
     draft = Decision(
         rule, "not enough data", question, int(kept.sum()), kept.size, before,
         float(evidence.now[:, now].mean()) if now.any() else None,

@@ -14,8 +14,9 @@ from harness.gate.baseline import cut
 from harness.records import FORMAT, Cell, Score, Scorecard
 from harness.results import Results
 from harness.scoring.suites import Limit, Suite
-from harness.scoring.summary import LOWER_IS_BETTER, RATES
+from harness.scoring.summary import LOWER_IS_BETTER, ties_of, value_of
 from harness.stats import Floats
+from harness.stats.ties import Ties
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,19 @@ class Shipped:
 
     def matrix(self, metric: str, ids: Sequence[str] | None = None) -> Floats:
         """Shape (random seeds, items), six digits; NaN where there is none, 0 for a rate. `ids` cut or whole."""
-        absent = 0.0 if metric in RATES else float("nan")
-        wanted = {cut(item) for item in self.ids if ids is None} or {cut(item) for item in ids or ()}
-        chosen = [item for item in self.ids if cut(item) in wanted]
-        rows = [[float(f"{test[i].values.get(metric, absent):.6g}") for i in chosen] for test in self.tests]
+        chosen = self._chosen(ids)
+        rows = [[float(f"{value_of(test[i], metric):.6g}") for i in chosen] for test in self.tests]
         found = np.array(rows, dtype=np.float64)
         return np.where(np.isfinite(found), found, np.nan)  # an infinite log-likelihood is no value
 
-    def ties(self, ids: Sequence[str] | None = None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-        """(groups, strata) of the items in order; None where items stand alone."""
+    def ties(self, ids: Sequence[str] | None = None) -> Ties:
+        """What ties the items together, in order. `ids` cut or whole."""
+        return ties_of([self.tests[0][item] for item in self._chosen(ids)])
+
+    def _chosen(self, ids: Sequence[str] | None) -> list[str]:
+        """All test items, or those of `ids`, in order."""
         wanted = None if ids is None else {cut(item) for item in ids}
-        scores = [self.tests[0][item] for item in self.ids if wanted is None or cut(item) in wanted]
-        groups = tuple(score.group or score.item for score in scores)
-        strata = tuple(score.stratum for score in scores)
-        tied = groups if len(set(groups)) < len(groups) else None
-        return tied, strata if len(set(strata)) > 1 else None
+        return [item for item in self.ids if wanted is None or cut(item) in wanted]
 
 
 def better(metric: str, limit: Limit | None = None) -> Better:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from harness.errors import UsageError, nearest
 from harness.records import digest
+from harness.scoring.items import jsonl_rows
 from harness.scoring.suites import BenchmarkSuite
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def benchmark_tasks(suite: BenchmarkSuite) -> list[Task]:
     manager, configs = _find(suite.benchmark)
     closed: str | None = None
     tasks: list[Task] = []
-    read = cache(_read)  # the subjects of a group lie in one file
+    read = cache(lambda file: [row for _, row in jsonl_rows(file)])  # the subjects of a group lie in one file
     with _library_seeds():
         for config in configs:
             files = _local_files(config)
@@ -197,18 +198,6 @@ def _local_files(config: dict[str, Any]) -> dict[str, Path]:
         if scored in there:
             return there
     return {}
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{file}:{number}: not JSON: {error}") from error
-    return rows
 
 
 def _load_local(

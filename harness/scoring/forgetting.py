@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.records import Item, Message, Pair, Score
 from harness.scoring.base import NextTokens, StudentEngine
+from harness.scoring.choices import fits
 from harness.scoring.quality import token_kl
 from harness.store import write_atomic
 
@@ -31,8 +32,8 @@ def reading_pairs(items: Sequence[Item], base: Sequence[Score], engine: StudentE
             continue
         messages = (Message(role="user", content=item.text),)
         context, continuation = engine.prompt_ids(messages), engine.answer_ids(messages, answer)
-        fits = len(context) + len(continuation) <= engine.max_length
-        pairs.append(Pair(context=context, continuation=continuation) if fits else None)
+        pair = Pair(context=context, continuation=continuation)
+        pairs.append(pair if fits(pair, engine) else None)
     return pairs
 
 

@@ -9,6 +9,7 @@ from harness.errors import UsageError
 from harness.records import Completion, Item, Loglikelihood, Pair, Score
 from harness.scoring.asking import Prompt, answer_ids, ask, context_ids
 from harness.scoring.base import StudentEngine
+from harness.scoring.choices import shares
 from harness.scoring.quality import named_label
 
 
@@ -55,8 +56,6 @@ def _score(item: Item, rated: Sequence[Loglikelihood], written: Completion | Non
         why = f"the prompt is {length} tokens, longer than the context" if not rated else "not a number"
         return Score(item=item.id, split=item.split, status="failed", gold=gold, error=why)
     best = max(range(len(rated)), key=lambda k: rated[k].logprob)
-    top = rated[best].logprob
-    weights = [math.exp(m.logprob - top) for m in rated]
     if written is None:
         sure = next(k for k, m in enumerate(rated) if m.greedy)
         output, cut, tokens = item.choices[sure], False, rated[sure].tokens
@@ -72,7 +71,7 @@ def _score(item: Item, rated: Sequence[Loglikelihood], written: Completion | Non
         values={
             "accuracy": float(answer == gold),
             "choice_accuracy": float(best == item.gold),
-            "gold_probability": weights[item.gold] / sum(weights),
+            "gold_probability": shares([m.logprob for m in rated])[item.gold],
             "gold_nll": -rated[item.gold].logprob,
             "stop_rate": float(not cut),
             "words": float(len(output.split())),

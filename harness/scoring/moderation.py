@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from harness.errors import UsageError, nearest
-from harness.python_file import line_of, load_function
+from harness.errors import UsageError
+from harness.python_file import line_of, load_function, read_file
 from harness.records import Record
 from harness.text import normalise
 
@@ -41,11 +41,11 @@ def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
     """
     if isinstance(spec, PythonModeration):
         path = root / spec.file
-        source = _read(path)
+        source = read_file(path, "moderation")
         function = load_function(path, source, spec.function)
         return Moderation(_digest(source), lambda text: _ask(function, path, spec.function, text))
     path = root / spec
-    source = _read(path)
+    source = read_file(path, "moderation")
     try:
         lines = source.decode().splitlines()
     except UnicodeDecodeError as error:
@@ -71,15 +71,6 @@ def _ask(function: Callable[[str], object], path: Path, name: str, text: str) ->
     if not isinstance(answer, int | float) or not 0 <= answer <= 1:
         raise UsageError(f"{path}: {name} returned {answer!r}; it must be {FORM}")
     return float(answer)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        hint = nearest(path.name, siblings)
-        raise UsageError(f"{path}: moderation: cannot read it: {error.strerror}{hint}") from error
 
 
 def _digest(source: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from harness.records import Score
@@ -9,6 +10,7 @@ from harness.scoring.open_ended import suite_metrics
 from harness.scoring.quality import named_label
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.stats.classification import macro_f1
+from harness.stats.ties import Ties
 
 LOWER_IS_BETTER = (
     "rep_2", "rep_3", "rep_4", "repeat_words", "repeat_share", "loop", "loop_length", "compression_ratio",
@@ -16,6 +18,20 @@ LOWER_IS_BETTER = (
     "canary", "kl_from_base", "gold_nll", "wrong", "made_up",
 )  # fmt: skip
 RATES = ("accuracy", "choice_accuracy", "acc", "acc_norm")  # an item without one counts as wrong
+
+
+def value_of(score: Score, metric: str) -> float:
+    """A metric of one item. A missing rate is 0, since an item that gave none is wrong; what else is missing is NaN.
+
+    So is every value of an item that failed: nobody answered it.
+    """
+    absent = 0.0 if metric in RATES else math.nan
+    return math.nan if score.status == "failed" else score.values.get(metric, absent)
+
+
+def ties_of(scores: Sequence[Score]) -> Ties:
+    """What ties the items of some scores together. An item without a group is a group of its own."""
+    return Ties.between([score.group or score.item for score in scores], [score.stratum for score in scores])
 
 
 def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:

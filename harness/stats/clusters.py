@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.stats import intervals as stats
-from harness.stats.intervals import MIN_GROUPS, Estimate, Floats, Interval, OneSided
+from harness.stats.intervals import MIN_GROUPS, Estimate, Floats, Interval
 from harness.stats.rates import quantile, tango_ends, wilson_ends
 
 Names = Sequence[str] | None  # one per item; "" in groups: an item by itself
@@ -63,18 +63,6 @@ def paired_difference(
     """The mean of a - b over the same items, with the interval that suits them. None and raises as `mean_of`."""
     found = difference_estimate(a, b, random_seed=random_seed, groups=groups, strata=strata)
     return found.interval(level) if found else None
-
-
-def paired_p(
-    a: ArrayLike, b: ArrayLike, shift: float, *, random_seed: int, groups: Names = None, strata: Names = None
-) -> OneSided | None:
-    """One-sided p values of "a - b is `shift`", by the method of `paired_difference` and agreeing with it.
-
-    For non-inferiority `shift` is minus the margin: a small `above` says that the margin is kept, a small
-    `below` that it is broken. None and raises as `mean_of`.
-    """
-    found = difference_estimate(a, b, random_seed=random_seed, groups=groups, strata=strata)
-    return found.p(shift) if found else None
 
 
 def mean_estimate(
@@ -242,16 +230,6 @@ def _real(x: Floats, random_seed: int, groups: Names, strata: Names) -> Estimate
         return mean - half, mean + half
 
     return Estimate(mean, f"t{_words(layout)}", count, ends)
-
-
-def cluster_t(values: ArrayLike, groups: Sequence[str], level: float = 0.95) -> Interval | None:
-    """The plain cluster t interval of a mean, 0/1 or real, as it is written in the papers.
-
-    `values`, `groups`: shape (items,). None below MIN_GROUPS clusters. Kept to compare with; 0/1 scores are
-    better served by `mean_of` and `paired_difference`.
-    """
-    found = _real(_scores(values), 0, groups, None)
-    return found.interval(level) if found else None
 
 
 def _words(layout: _Layout) -> str:

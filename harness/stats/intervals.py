@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
 from harness.records import Record
-from harness.stats.rates import first_true, quantile, tango_ends, tango_variance, wilson_ends
+from harness.stats.rates import first_true, quantile, tango_ends, wilson_ends
 
 Floats = NDArray[np.float64]
 Verdict = Literal["rises", "falls", "no measurable slope"]
@@ -118,19 +118,6 @@ def paired_binary(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
     return _between((wins - losses) / n, *tango_ends(wins, losses, n, quantile(level)), "Tango", n, level)
 
 
-def paired_binary_p(a: ArrayLike, b: ArrayLike, shift: float = 0.0) -> OneSided:
-    """One-sided p values of "the difference of two paired rates is `shift`": Tango's (1998) score test.
-
-    `a`, `b`: as `paired_binary`; `shift` in (-1, 1), for non-inferiority minus the margin. `above` is below
-    0.05 exactly where the lower end of the 90% interval is above the shift. Raises ValueError as `paired_binary`.
-    """
-    if not -1 < shift < 1:
-        raise ValueError(f"a difference of rates of {shift}")
-    wins, losses, n = _flips(a, b)
-    z = (wins - losses - n * shift) / math.sqrt(n * tango_variance(wins, losses, n, shift) or math.inf)
-    return OneSided(NormalDist().cdf(-z), NormalDist().cdf(z))
-
-
 def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p value of equal rates, inputs as `paired_binary`: mid-p McNemar (Fagerland et al. 2013)."""
     wins, losses, _ = _flips(a, b)
@@ -176,16 +163,6 @@ def mean_estimate(values: ArrayLike, random_seed: int) -> Estimate:
         return mean + wider * low, mean + wider * high
 
     return Estimate(mean, "bootstrap, BCa", n, ends, finest=1 / RESAMPLES)
-
-
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, random_seed: int, level: float = 0.95) -> Interval:
-    """The mean difference of real values on the same items: `mean_interval` of a - b, items resampled.
-
-    `a`, `b`: shape (items,). Raises ValueError for different shapes, NaN, or fewer than two items.
-    """
-    first, second = _paired(a, b)
-    found = mean_interval(first - second, random_seed, level)
-    return found.model_copy(update={"method": f"paired {found.method}"})
 
 
 def two_way_bootstrap(

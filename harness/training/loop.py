@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.chat import Example
 from harness.config import Lora, Train
+from harness.device import device_of, memory_errors
 from harness.errors import MachineError, UsageError
 from harness.models import Model
 from harness.records import Record, Row
@@ -30,6 +31,7 @@ from harness.training.packing import answer_tokens, keeps_rows_apart, micro_batc
 from harness.training.subsets import batches
 
 GRADIENT_NORM = 1.0
+SMALLER = "train.micro_batch_tokens"  # the setting that decides how much memory is taken
 FINISH_SECONDS = 25.0  # a cell this near to its end is finished when the user stops
 
 
@@ -58,23 +60,18 @@ class CellLog(Record):
     dtype: str
     packed: bool
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens read in training per second."""
-        return self.tokens / max(self.seconds, 1e-9)
-
 
 def load_base(source: Model, examples: Sequence[Example], device: str = "auto") -> Base:
     """Load a student's weights, and try on two examples whether its rows can be packed.
 
     `device` is auto, cpu or cuda. Raises MachineError when the weights do not fit the memory.
     """
-    place = _device(device)
+    place = torch.device(device_of(device))
     dtype = _dtype(place)
     config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     # transformers' fused attention leaves out the soft cap of the models that have one
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    with _memory_errors("loading " + source.name):
+    with memory_errors(f"loading {source.name}", SMALLER):
         network = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,
@@ -109,7 +106,7 @@ def train_cell(
     """
     with (
         torch.random.fork_rng(),
-        _memory_errors("training " + base.source.name),
+        memory_errors(f"training {base.source.name}", SMALLER),
         _adapted(base, settings.lora, random_seed) as network,
     ):
         log = _tune(base, network, rows, examples, settings, updates, random_seed, report, stop)
@@ -240,14 +237,6 @@ def _save(network: PeftModel, out: Path) -> None:
         raise MachineError(f"{out}: the adapter cannot be written: {error}") from error
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise MachineError("device cuda: torch finds no usable NVIDIA GPU here; use auto or cpu")
-    return torch.device(wanted)
-
-
 def _dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the processor computes in it; where it does not, float32 is several times faster."""
     if device.type == "cuda":
@@ -261,16 +250,3 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
-@contextmanager
-def _memory_errors(what: str) -> Iterator[None]:
-    """Turn memory that does not suffice into one clear message."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-            raise
-        raise MachineError(
-            f"{what}: the memory does not suffice; a smaller train.micro_batch_tokens needs less"
-        ) from error

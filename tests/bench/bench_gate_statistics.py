@@ -18,6 +18,7 @@ import numpy as np
 
 from harness.gate import Decision, Evidence, Question, Rule, decide
 from harness.stats import Floats, power
+from harness.stats.ties import Ties
 
 MARGIN = 0.03
 RULE = Rule("suite", "accuracy", "margin", MARGIN)
@@ -27,11 +28,6 @@ RIGHT = 0.8  # accuracy of the baseline
 ALIKE = (0.1, 0.3)  # how much the flips of one passage go together (the correlation within it); 0: independent
 
 Draw = Callable[[np.random.Generator, float], Evidence]  # (generator, true difference) -> what was scored
-
-
-def say(text: str) -> None:
-    """One line of the table."""
-    sys.stdout.write(text + "\n")
 
 
 def groups_of(n: int) -> tuple[str, ...]:
@@ -63,7 +59,7 @@ def weights(n: int, alike: float, ignore: bool = False) -> Draw:
     def draw(rng: np.random.Generator, truth: float) -> Evidence:
         right = (rng.random(n) < RIGHT).astype(np.float64)
         now = student(rng, right, truth, alike)
-        return Evidence(right[None], now[None], groups)
+        return Evidence(right[None], now[None], Ties(groups))
 
     return draw
 
@@ -78,7 +74,7 @@ def recipes(n: int, alike: float, spread: float, seeds: int) -> Draw:
             np.stack([student(rng, right, rng.normal(mean, spread), alike) for _ in range(seeds)])
             for mean in (truth, 0.0)
         ]
-        return Evidence(sides[1], sides[0], groups, random_seed=int(rng.integers(2**31)))
+        return Evidence(sides[1], sides[0], Ties(groups), random_seed=int(rng.integers(2**31)))
 
     return draw
 
@@ -96,7 +92,7 @@ def row(name: str, draw: Draw, question: Question, count: int) -> None:
     edge = simulated(-MARGIN, 0)
     smallest = float(np.mean([power.smallest_from(d.difference) for d in edge if d.difference]))
     worse, better = simulated(-MARGIN - smallest, 1), simulated(-MARGIN + smallest, 2)
-    say(
+    print(
         f"{name:62}  {share(edge, 'regressed'):6.1%} {share(edge, 'pass'):6.1%}    {100 * smallest:5.2f}   "
         f" {share(worse, 'regressed'):6.1%} {share(better, 'pass'):6.1%}"
     )
@@ -105,8 +101,8 @@ def row(name: str, draw: Draw, question: Question, count: int) -> None:
 def main() -> None:
     """Print the table; a number on the command line is how many simulations of each setting."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    say(f"{'':62}  {'drop = margin':>13}    small-    {'beyond by that':>14}")
-    say(f"{'setting':62}  {'alarm':>6} {'pass':>6}    est       {'alarm':>6} {'pass':>6}")
+    print(f"{'':62}  {'drop = margin':>13}    small-    {'beyond by that':>14}")
+    print(f"{'setting':62}  {'alarm':>6} {'pass':>6}    est       {'alarm':>6} {'pass':>6}")
     for n in (240, 1000):
         row(f"weights, {n} independent items", weights(n, 0.0), "these weights", count)
         for alike in ALIKE:

@@ -49,22 +49,22 @@ def main() -> None:
     whole = side(f"{name}:{next(iter({c.rsplit('.s', 1)[0] for c in names(name)}))}", run_named)
     seeds = [Side(whole.run, whole.results, (cell,)) for cell in whole.cells]
     limits = ", ".join(f"{rule.metric} {rule.bound} {rule.limit:g}" for rule in rules_of(run.suites[suite]))
-    say(f"{name}: {len(seeds)} random seeds of one size on {suite} ({limits})")
+    print(f"{name}: {len(seeds)} random seeds of one size on {suite} ({limits})")
     for one in seeds:
         card = one.results.card(suite, one.cells[0].name, "zero_shot")
-        say(f"  {one.cells[0].name}: accuracy {card.metrics['accuracy']:.4f}" if card else "  no card")
+        print(f"  {one.cells[0].name}: accuracy {card.metrics['accuracy']:.4f}" if card else "  no card")
     pairs = list(itertools.combinations(seeds, 2))
     both = Counter(verdict([a], [b], suite, "these weights") for a, b in [*pairs, *((b, a) for a, b in pairs)])
-    say(f"  {len(pairs)} pairs, both directions, these weights: {dict(both)}")
+    print(f"  {len(pairs)} pairs, both directions, these weights: {dict(both)}")
     half = len(seeds) // 2
     recipes = Counter(
         verdict(chosen, [s for s in seeds if s not in chosen], suite, "this recipe")
         for chosen in itertools.combinations(seeds, half)
     )
-    say(f"  {sum(recipes.values())} ways to cut the seeds in halves, this recipe: {dict(recipes)}")
+    print(f"  {sum(recipes.values())} ways to cut the seeds in halves, this recipe: {dict(recipes)}")
     for other in others:
         before, now = (side(one, run_named) for one in other.split(","))
-        say(f"  {other}: {verdict([before], [now], suite, 'these weights')}")
+        print(f"  {other}: {verdict([before], [now], suite, 'these weights')}")
 
 
 def names(run: str) -> list[str]:
@@ -73,11 +73,6 @@ def names(run: str) -> list[str]:
 
     cards = load_results(run_named(run).folder).cards
     return [card.cell.name for card in cards if card.cell and card.cell.size]
-
-
-def say(text: str) -> None:
-    """A line."""
-    sys.stdout.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -47,11 +47,6 @@ class Clock:
         return found
 
 
-def say(text: str) -> None:
-    """One line of the table."""
-    sys.stdout.write(text + "\n")
-
-
 def synthetic(n: int, labels: tuple[str, ...], right: float, random_seed: int) -> list[Score]:
     """Scores of a student that names the gold label with chance `right`: passages of 5, 57 subjects."""
     rng = np.random.default_rng(random_seed)
@@ -131,7 +126,7 @@ def stored(scores: list[Score], clock: Clock) -> None:
         path = Path(folder) / "scores.jsonl"
         clock.time("write JSONL", lambda: write_jsonl(path, scores))
         again = clock.time("read JSONL", lambda: read_jsonl(path, Score))
-        say(f"one student's scores: {path.stat().st_size / 1e6:.0f} MB, {len(again)} read back")
+        print(f"one student's scores: {path.stat().st_size / 1e6:.0f} MB, {len(again)} read back")
 
 
 def main() -> None:
@@ -150,14 +145,14 @@ def main() -> None:
         )
     count = intervals(a, b, clock)
     stored(a, disk)
-    say(f"{n} items, 2 students, {len(RATES)} rates and {len(REAL)} real metrics, {count} intervals, one core")
+    print(f"{n} items, 2 students, {len(RATES)} rates and {len(REAL)} real metrics, {count} intervals, one core")
     for name, seconds in clock.seconds.items():
-        say(f"{name:46}  {seconds:7.2f} s")
+        print(f"{name:46}  {seconds:7.2f} s")
     total = sum(clock.seconds.values())
     met = "met" if total < TARGET else "missed"
-    say(f"{'scorecards with intervals':46}  {total:7.2f} s  (target {TARGET:.0f} s: {met})")
+    print(f"{'scorecards with intervals':46}  {total:7.2f} s  (target {TARGET:.0f} s: {met})")
     for name, seconds in disk.seconds.items():
-        say(f"{name + ', 1 student':46}  {seconds:7.2f} s")
+        print(f"{name + ', 1 student':46}  {seconds:7.2f} s")
 
 
 if __name__ == "__main__":

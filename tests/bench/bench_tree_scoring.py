@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -94,12 +93,6 @@ class Line(NamedTuple):
     theirs: dict[int, float]  # batch size -> seconds
 
 
-def say(text: str) -> None:
-    """One line, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def timed(work: Callable[[], object]) -> float:
     """Seconds."""
     started = time.perf_counter()
@@ -131,7 +124,7 @@ def run(name: str, items: int, engine: TransformersEngine, lm: Any, sizes: Seque
         lm.batch_size_per_gpu = size
         requests = [(("", ""), list(pair.context), list(pair.continuation)) for pair in pairs]
         theirs[size] = timed(lambda asked=requests: lm._loglikelihood_tokens(asked, disable_tqdm=True))  # type: ignore[misc]
-        say(f"{name}: lm-evaluation-harness at batch size {size}: {theirs[size]:.1f} s")
+        print(f"{name}: lm-evaluation-harness at batch size {size}: {theirs[size]:.1f} s")
     best.measure()
     return Line(name, pairs, len(tree), computed, reads, recording.seconds, whole, theirs)
 
@@ -152,7 +145,7 @@ def table(lines: Sequence[Line], best: Best) -> None:
         "at",
         "theirs/ours",
     ]
-    say(f"{'benchmark':16}" + "".join(f"{head:>12}" for head in heads))
+    print(f"{'benchmark':16}" + "".join(f"{head:>12}" for head in heads))
     for line in lines:
         bound = line.nodes * best.token
         more = bound + line.reads * best.head
@@ -162,7 +155,7 @@ def table(lines: Sequence[Line], best: Best) -> None:
         if line.theirs:
             size = min(line.theirs, key=lambda size: line.theirs[size])
             cells += [f"{line.theirs[size]:.2f}", size, f"{line.theirs[size] / line.engine:.2f}"]
-        say(f"{line.name:16}" + "".join(f"{cell:>12}" for cell in cells))
+        print(f"{line.name:16}" + "".join(f"{cell:>12}" for cell in cells))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -186,8 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     lm = HFLM(pretrained=plain, tokenizer=engine.tokenizer, backend="causal", device="cpu", batch_size=1)
     names = ("torch", "transformers", "lm_eval")
-    say(", ".join(f"{name} {version(name)}" for name in names) + f", Python {platform.python_version()}")
-    say(
+    print(", ".join(f"{name} {version(name)}" for name in names) + f", Python {platform.python_version()}")
+    print(
         f"{asked.model}, bfloat16, CPU, {torch.get_num_threads()} threads; ours: passes of {CPU_NODES} nodes;"
         f" theirs: attention {plain.config._attn_implementation}, logits cache on"
     )
@@ -197,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = [
         run(name, asked.items, engine, lm, asked.batch_sizes if asked.theirs else [], best) for name in asked.benchmarks
     ]
-    say("best time per token: " + ", ".join(f"{r}x{n} {s * 1e3:.3f} ms" for (r, n), s in best.shapes.items()))
-    say(f"best time of the output head per position: {best.head * 1e3:.3f} ms")
+    print("best time per token: " + ", ".join(f"{r}x{n} {s * 1e3:.3f} ms" for (r, n), s in best.shapes.items()))
+    print(f"best time of the output head per position: {best.head * 1e3:.3f} ms")
     table(lines, best)
 
 

@@ -1,0 +1,36 @@
+"""Where torch computes, and one clear message where its memory does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from harness.errors import MachineError, UsageError
+
+Device = Literal["cpu", "cuda"]
+
+
+def device_of(name: str) -> Device:
+    """`auto` takes a CUDA device where there is one. Raises UsageError for a device this machine has not."""
+    available = torch.cuda.is_available()
+    if name == "cpu" or (name == "auto" and not available):
+        return "cpu"
+    if name in ("auto", "cuda") and available:
+        return "cuda"
+    has = "auto, cpu or cuda" if available else "auto or cpu (this machine shows no CUDA device)"
+    raise UsageError(f"device {name!r}: it must be {has}")
+
+
+@contextmanager
+def memory_errors(what: str, setting: str) -> Iterator[None]:
+    """Turn a lack of memory into MachineError: what was done, and which setting needs less when it is lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's own error is a RuntimeError
+        lack = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not lack:
+            raise
+        raise MachineError(f"{what}: memory ran out: {str(error)[:200]}; lower {setting}") from error
