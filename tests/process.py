@@ -54,8 +54,8 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Wait until something is so while a process runs; fails when it ends before that."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not ready():
         assert process.poll() is None, "the process ended before what was waited for"
-        assert time.monotonic() < deadline, "what was waited for did not come in a minute"
+        assert time.monotonic() < deadline, "what was waited for did not come in three minutes"
         time.sleep(0.005)
