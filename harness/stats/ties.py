@@ -65,8 +65,8 @@ def could_have_seen(found: Interval, a: Floats, b: Floats) -> float | None:
     """The smallest true difference that the items of `found` would likely have shown (power 0.8); None for none.
 
     `a`, `b`: the scores that were compared. Independent 0/1 scores by how many of them flip, all others by the
-    interval's own width.
+    interval's own width, where it has one.
     """
     if found.method == "Tango":
         return smallest_difference(found.n, float(np.mean(a != b)))
-    return smallest_from(found)
+    return smallest_from(found) or None
