@@ -8,10 +8,13 @@ from statistics import mean
 from harness.augment import first_round, requests_for
 from harness.config import Run
 from harness.filters import Context, Judge
+from harness.models import from_hub, resolve
 from harness.records import Request
 from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
 from harness.store import CallCache, read_manifest
+from harness.subjects import TEACHER
+from harness.training.grid import base_key
 
 Count = Callable[[str], int]
 
@@ -83,13 +86,13 @@ def plan_train(run: Run) -> str:
 
 def plan_eval(run: Run) -> str:
     """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most."""
-    students, others = len(run.file.train.students), len(run.file.eval.compare)
+    students, untuned = len(run.file.train.students), _untuned(run)
     tuned = sum(1 for size in run.file.train.sizes if size) * sum(d != "seeds_only" for d in run.file.train.data)
     tuned = (tuned + ("seeds_only" in run.file.train.data)) * len(run.file.train.random_seeds) * students
-    lines = [f"eval {run.name} would score ({tuned} tuned students, {students + others} untuned models):"]
+    lines = [f"eval {run.name} would score ({tuned} tuned students, {untuned} untuned models):"]
     for name, suite in run.suites.items():
         ways = len(run.file.eval.prompting) if suite.of_task else 1
-        cards = tuned + (students + others) * ways
+        cards = tuned + untuned * ways
         if isinstance(suite.spec, BenchmarkSuite):
             which = f"at most {suite.spec.limit}" if suite.spec.limit else "all"
             lines.append(f"  {name:<24}{cards:>4} cards of {which} items, as lm-evaluation-harness asks them")
@@ -101,6 +104,19 @@ def plan_eval(run: Run) -> str:
     if done is not None:
         lines.append(f"  stored: {done.summary}")
     return "\n".join(lines)
+
+
+def _untuned(run: Run) -> int:
+    """Models that are asked as they are, each once: the students' bases, and those that eval.compare names."""
+    teacher = run.file.teacher
+    names = list(run.file.train.students) if 0 in run.file.train.sizes else []
+    for name in run.file.eval.compare:
+        if name != TEACHER:
+            names.append(name)
+        elif teacher.engine in ("vllm", "transformers"):
+            names.append(teacher.model)
+    # a plan downloads nothing: of a model on the hub only the name is known
+    return len({name if from_hub(name) else base_key(resolve(name, run.cache)) for name in names})
 
 
 def _asked(suite: Suite) -> tuple[int, int]:

@@ -48,6 +48,7 @@ CONTEXT = 2048  # tokens, likewise
 DOCUMENTS = 100  # of a public benchmark that are proven, by content digest
 NOTE = re.compile(r"(\d{4}-\d{2}-\d{2}): \S")
 OPERATORS = "+-*/<>=%^"  # what normalising drops and a sum needs
+ABSTENTION = "I don't know."
 RIGHT = 0.999  # a right answer's share of probability may round
 
 
@@ -182,10 +183,11 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, Prompt]:
 
 def _references(suite: Suite, item: Item) -> tuple[str, ...]:
     """Every answer that must score 1."""
-    scorer = suite.scorer
     if item.gold is not None:
         return (item.choices[item.gold],)
-    return tuple(dict.fromkeys((scorer.reference(item), *item.answers))) if scorer else ()
+    if suite.scorer is None:
+        return ()
+    return (ABSTENTION,) if isinstance(suite.spec, UnanswerableSuite) else tuple(dict.fromkeys(item.answers))
 
 
 def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) -> str:

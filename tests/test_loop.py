@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,11 +26,13 @@ from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.evaluate import evaluate
 from harness.examiner import Openers
+from harness.plan import plan_eval
 from harness.prompting import most_shots
 from harness.records import Completion, Request, Score, Seed
 from harness.report import report
 from harness.results import load_results
 from harness.scoring.base import StudentEngine
+from harness.scoring.reference import NAME as REFERENCE
 from harness.stats import MIN_SEEDS
 from harness.store import COMMIT_EVERY
 from harness.terminal import Stop
@@ -84,6 +87,14 @@ def test_every_student_has_a_card_on_every_suite(done: tuple[Run, Quiet]) -> Non
         if card.suite != "talk":
             mean = sum(s.values["accuracy"] for s in test) / len(test)
             assert card.metrics["accuracy"] == pytest.approx(mean)
+
+
+def test_the_dry_run_of_eval_counts_the_cards_that_eval_makes(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    results = load_results(run.folder)
+    made = Counter(card.suite for card in results.cards if not card.student.startswith(REFERENCE))
+    planned = re.findall(r"^  (\w+) +(\d+) cards of", plan_eval(run), re.MULTILINE)
+    assert {suite: int(count) for suite, count in planned} == made
 
 
 def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:

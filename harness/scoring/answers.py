@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cache
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -34,10 +34,6 @@ class AnswerScorer(Protocol):
     @property
     def stop(self) -> tuple[str, ...]:
         """Where an answer ends when a plain text is continued; a chat has its end of turn."""
-        ...
-
-    def reference(self, item: Item) -> str:
-        """An answer that is right."""
         ...
 
     def problem(self, answer: str) -> str:
@@ -105,6 +101,7 @@ def _matches(match: Match, output: str, gold: str) -> bool:
 class TextAnswer(Record):
     """A short text; the best over the accepted answers counts, measure by measure."""
 
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
     kind: Literal["text"] = "text"
     match: Match = "normalised"  # which of these is the accuracy
 
@@ -112,15 +109,6 @@ class TextAnswer(Record):
     def unread(self) -> dict[str, float]:
         """As AnswerScorer."""
         return dict.fromkeys(("accuracy", "exact", "normalised", "contains", "token_f1", "rouge_l"), 0.0)
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """A line."""
-        return ("\n",)
-
-    def reference(self, item: Item) -> str:
-        """The first accepted answer."""
-        return item.answers[0]
 
     def problem(self, answer: str) -> str:
         """As AnswerScorer."""
@@ -167,6 +155,7 @@ def _pattern(group: str, point: str) -> re.Pattern[str]:
 class NumberAnswer(Record):
     """A number: the last one written, since a model that works something out ends with its result."""
 
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
     kind: Literal["number"] = "number"
     tolerance: Annotated[float, Field(ge=0)] = 0.0  # in the answer's own unit
     relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a share of the right answer; the larger counts
@@ -177,15 +166,6 @@ class NumberAnswer(Record):
     def unread(self) -> dict[str, float]:
         """As AnswerScorer."""
         return {"accuracy": 0.0}
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """A line."""
-        return ("\n",)
-
-    def reference(self, item: Item) -> str:
-        """The first accepted answer."""
-        return item.answers[0]
 
     def problem(self, answer: str) -> str:
         """As AnswerScorer."""
@@ -218,21 +198,13 @@ class NumberAnswer(Record):
 class Fact(Record):
     """Answered right, abstained or wrong: exactly one. A right answer in a doubtful sentence is right."""
 
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
     match: Match = "contains"
 
     @property
     def unread(self) -> dict[str, float]:
         """As AnswerScorer."""
         return {"accuracy": 0.0, "abstained": 0.0, "wrong": 1.0}
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """A line."""
-        return ("\n",)
-
-    def reference(self, item: Item) -> str:
-        """The first accepted answer."""
-        return item.answers[0]
 
     def problem(self, answer: str) -> str:
         """As AnswerScorer."""
@@ -250,19 +222,12 @@ class Fact(Record):
 class Abstention(Record):
     """A question nobody can answer: right is to say so."""
 
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
+
     @property
     def unread(self) -> dict[str, float]:
         """As AnswerScorer: who says nothing has neither abstained nor made something up."""
         return {"accuracy": 0.0, "abstained": 0.0, "made_up": 0.0}
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """A line."""
-        return ("\n",)
-
-    def reference(self, item: Item) -> str:
-        """An abstention."""
-        return "I don't know."
 
     def problem(self, answer: str) -> str:
         """As AnswerScorer: nothing is accepted."""
@@ -279,23 +244,16 @@ class Abstention(Record):
 class Unjudged(Record):
     """Takes any answer as it is: a model judges it afterwards, by a rubric (harness.scoring.rubric)."""
 
+    stop: ClassVar[tuple[str, ...]] = ()  # an answer may have many lines
+
     @property
     def unread(self) -> dict[str, float]:
         """Nothing is unreadable."""
         return {}
 
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """An answer may have many lines."""
-        return ()
-
     def score(self, output: str, item: Item) -> dict[str, float] | None:
         """No values yet."""
         return {}
-
-    def reference(self, item: Item) -> str:
-        """The first answer."""
-        return item.answers[0] if item.answers else ""
 
     def problem(self, answer: str) -> str:
         """A rubric compares with a reference, so there must be one."""

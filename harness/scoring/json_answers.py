@@ -6,7 +6,7 @@ import json
 import math
 import re
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -20,6 +20,7 @@ _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 class JsonAnswer(Record):
     """A JSON value against a schema; right when it is valid and every field is."""
 
+    stop: ClassVar[tuple[str, ...]] = ("\n\n",)  # an empty line: JSON may have many lines
     kind: Literal["json"] = "json"
     json_schema: dict[str, Any] | str  # a JSON Schema, here or in a file (relative to the project)
 
@@ -41,15 +42,6 @@ class JsonAnswer(Record):
     def unread(self) -> dict[str, float]:
         """As AnswerScorer: the whole, whether the schema allows it, and each field."""
         return dict.fromkeys(("accuracy", "valid", *(f"field_{name}" for name in self.fields)), 0.0)
-
-    @property
-    def stop(self) -> tuple[str, ...]:
-        """An empty line: JSON may have many."""
-        return ("\n\n",)
-
-    def reference(self, item: Item) -> str:
-        """The first accepted answer."""
-        return item.answers[0]
 
     def problem(self, answer: str) -> str:
         """As AnswerScorer; whether the schema allows it is not looked at where jsonschema is not installed."""
