@@ -38,7 +38,7 @@ from harness.records import (
 from harness.rows import Rejected, own_rows, rows_settings
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
-from harness.store import CallCache, Manifest, cached, read_manifest, unseal, write_json, write_jsonl, write_manifest
+from harness.store import CallCache, Manifest, cached, finished, unseal, write_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 1
@@ -54,8 +54,8 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     """
     folder = run.folder / "augment"
     inputs = inputs_digest(run, teacher)
-    manifest = read_manifest(folder)
-    if manifest and manifest.inputs == inputs and not manifest.partial:
+    manifest = finished(folder, inputs)
+    if manifest:
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
@@ -85,6 +85,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
             summary=summary,
             environment=environment(run.root),
         ),
+        [folder / name for name in ("train.jsonl", "rejected.jsonl", "funnel.json")],
     )
     _tell(run, funnel, kept, rejected, terminal)
     if stop():

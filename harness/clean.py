@@ -9,6 +9,8 @@ from harness.results import load_cells, load_results
 from harness.store import locked
 from harness.terminal import Terminal
 
+SHOWN = 10  # of what is removed, by name
+
 
 def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     """Delete trained cells and scores that no runs/*/ names; returns what was (or would be) deleted.
@@ -41,6 +43,11 @@ def _remove(cache: Path, cells: set[str], cards: set[str] | None, dry_run: bool,
     if not dry_run:
         for path in leftovers:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    word = "would remove" if dry_run else "removed"
-    terminal.say(f"{word} {len(leftovers)} cells and scores that no run refers to ({size / 2**20:.1f} MiB)")
+    word, cells_left = "would remove" if dry_run else "removed", sum(path.is_dir() for path in leftovers)
+    what = f"{cells_left} trained cells and {len(leftovers) - cells_left} files of scores"
+    terminal.say(f"{word} {what} that no run refers to ({size / 2**20:.1f} MiB)")
+    for path in leftovers[:SHOWN]:
+        terminal.say(f"  {path.relative_to(cache.parent)}")
+    if len(leftovers) > SHOWN:
+        terminal.say(f"  and {len(leftovers) - SHOWN} more")
     return leftovers

@@ -51,8 +51,10 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Have the teacher write rows, filter them, print the funnel."""
     from harness.augment import augment as stage
+    from harness.subjects import models_exist
 
     loaded = _load(run, settings)
+    models_exist(loaded)  # before a teacher is paid
     terminal = Terminal()
     if dry_run:
         from harness.models import from_hub
@@ -136,7 +138,8 @@ def bless(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 
     loaded = _load(run, settings)
     if dry_run:
-        Terminal().say(f"bless {run} would read runs/{run}/eval and write runs/{run}.baseline.json")
+        there = "" if (loaded.folder / "eval" / "scorecards.json").is_file() else ", where there are no scores yet,"
+        Terminal().say(f"bless {run} would read runs/{run}/eval{there} and write runs/{run}.baseline.json")
         return
     stage(loaded, Terminal())
 
@@ -162,7 +165,10 @@ def check(
     loaded = _load(run, settings)
     if dry_run:
         files = ", ".join(str(path) for path in (junit, json, summary) if path) or "nothing"
-        Terminal().say(f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json and write {files}")
+        needed = (loaded.folder / "eval" / "scorecards.json", loaded.root / "runs" / f"{loaded.name}.baseline.json")
+        lacking = "".join(f"; there is no {path.relative_to(loaded.root)} yet" for path in needed if not path.is_file())
+        said = f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json and write {files}{lacking}"
+        Terminal().say(said)
         return
     if unsure not in ("fail", "pass"):
         raise UsageError(f"--unsure {unsure}: it must be fail or pass")
@@ -274,6 +280,8 @@ def ask(
     """Answer one text with the base, the few-shot base and every student, side by side."""
     from harness.ask import ask as stage
 
+    if not text.strip():
+        raise UsageError("TEXT is empty: give a text such as the task is about")
     loaded = _load(run, settings)
     stage(loaded, text, _openers(loaded), Terminal())
 
@@ -335,6 +343,8 @@ def _load(run: str, settings: list[str] | None) -> Run:
     if not run.strip():
         raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")
     path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
+    if run.endswith(".yaml") and not path.is_file() and (Path("runs") / run).is_file():
+        raise UsageError(f"there is no file {run} here; did you mean the run {run.removesuffix('.yaml')!r}?")
     return load_run(path, settings)
 
 

@@ -73,6 +73,10 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
     terminal.say(announce.table(HEADS, rows))
+    terminal.say(
+        "could have seen: the smallest true difference these items would likely (power 0.8) have shown; none: no"
+    )
+    terminal.say("value changed, or too few to tell")
 
 
 def asked(left: Side, right: Side) -> tuple[Side, Side, Question]:

@@ -321,9 +321,13 @@ def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:
     """A run file laid on the one it `extends`, and so on up."""
     document = yaml_file.load(path)
     if isinstance(document.data, dict) and "extends" in document.data:
-        parent = (path.parent / str(document.data.pop("extends"))).resolve()
+        place, name = document.place(("extends",)), document.data.pop("extends")
+        parent = (path.parent / str(name)).resolve()
+        if not isinstance(name, str) or not parent.is_file():
+            hint = nearest(str(name), [p.name for p in path.parent.glob("*.yaml")])
+            raise UsageError(f"{place}: extends: there is no run file {name!r} beside this one{hint}")
         if parent in (*seen, path.resolve()):
-            raise UsageError(f"{document.place(('extends',))}: extends: {parent.name} extends itself")
+            raise UsageError(f"{place}: extends: {parent.name} extends itself")
         document = yaml_file.merge(_with_parents(parent, (*seen, path.resolve())), document)
     return document
 
@@ -338,6 +342,8 @@ def read_examples(path: Path, task: TaskFile) -> list[Seed]:
                 f"{nearest(example.label, task.labels)}; allowed: {', '.join(task.labels)}"
             )
         answer = example.label.strip() if task.free else example.label
+        if not example.text.strip():
+            raise UsageError(f"{path}:{line}: text: it is empty")
         if not answer:
             raise UsageError(f"{path}:{line}: answer: it is empty")
         found.append(Seed(text=example.text, label=answer))
@@ -376,8 +382,10 @@ def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Seed, ...]
     seed = seeds[0]
     label = "" if task.free else seed.label  # a teacher is not told an answer, and so writes its own
     shared = {"label": label, "description": task.labels.get(label, ""), "labels": task.labels}
-    prompts.load(root / task.prompt).render(text=seed.text)
-    prompts.load(root / task.untuned_prompt).render(text=seed.text, labels=task.labels, shots=seeds[:2])
+    for path, more in ((task.prompt, {}), (task.untuned_prompt, {"labels": task.labels, "shots": seeds[:2]})):
+        template = prompts.load(root / path)
+        if template.render(text=seed.text, **more) == template.render(text=f"{seed.text} ...", **more):
+            raise UsageError(f"{root / path}: two texts give one prompt: the template must use {{{{ text }}}}")
     for use in run_file.augment.templates:
         prompts.load(root / use.path).render(**shared, shots=seeds[: use.shots], index=0)
     for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):

@@ -28,10 +28,11 @@ from harness.scoring.suites import BenchmarkSuite, LabelsSuite, Suite
 from harness.scoring.summary import chance, summarise
 from harness.store import (
     Manifest,
+    finished,
     locked,
     read_json,
     read_jsonl,
-    read_manifest,
+    remade_by,
     unseal,
     write_json,
     write_jsonl,
@@ -47,8 +48,8 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
     folder = run.folder / "eval"
     cast = read_cast(run)
     inputs = inputs_digest(run, cast)
-    manifest = read_manifest(folder)
-    if manifest and manifest.inputs == inputs and not manifest.partial:
+    manifest = finished(folder, inputs)
+    if manifest:
         terminal.say(f"eval: nothing to do ({manifest.summary}; same students, suites and prompts)")
         return None
     with locked(folder, f"eval of {run.name}"):
@@ -79,6 +80,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
                 summary=summary,
                 environment=environment(run.root),
             ),
+            [folder / "scorecards.json", *(folder / "scores" / f"{card.key}.jsonl" for card in cards)],
         )
     for note in cast.notes:
         terminal.say(f"eval: {note}")
@@ -92,7 +94,8 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
 def _about_items(run: Run, card: Scorecard) -> list[Score]:
     """A card's scores with the tags, groups and strata that its items have now: they decide no score."""
     known = {item.id: item for item in run.suites[card.suite].items}
-    scores = [score for _, score in read_jsonl(run.cache / "scores" / f"{card.key}.jsonl", Score)]
+    with remade_by(f"`rm runs/.cache/scores/{card.key}.json*; make eval RUN={run.name}`"):
+        scores = [score for _, score in read_jsonl(run.cache / "scores" / f"{card.key}.jsonl", Score)]
     return [
         score.model_copy(update={"tags": item.tags, "group": item.group, "stratum": item.stratum})
         if (item := known.get(score.item))
@@ -206,7 +209,7 @@ def _reference_card(run: Run, suite: Suite, cell: Cell, rows: Sequence[Row]) -> 
 def stored_card(run: Run, key: str) -> Scorecard | None:
     """A card that an earlier command stored whole; one with failed items is scored again."""
     path = run.cache / "scores" / f"{key}.json"
-    if not path.is_file():
+    if not path.is_file() or not path.with_suffix(".jsonl").is_file():
         return None
     card = Scorecard.model_validate(read_json(path))
     return card if card.complete else None

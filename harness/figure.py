@@ -100,7 +100,9 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
         axes.set_title(f"{panel.suite}\n{panel.metric.replace('_', ' ')}", fontsize=8)
         axes.grid(axis="y", color="#eeeeee")
         axes.spines[["top", "right"]].set_visible(False)
-    grid.flat[0].legend(fontsize=7, frameon=False)
+    first = {panel.chance is not None: i for i, panel in reversed(list(enumerate(panels)))}
+    for place in first.values():  # one legend without chance, one with it
+        grid.flat[place].legend(fontsize=7, frameon=False)
     figure.supxlabel("rows the student was tuned on (log scale); bars: 95% of the paired difference", fontsize=7)
     figure.suptitle(student, fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.99))

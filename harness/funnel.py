@@ -64,8 +64,8 @@ class Funnel(Record):
         if self.kept and tokens:
             price = f", {self.cost / self.kept:.6f} per kept row in money" if self.cost is not None else ""
             lines.append(
-                f"  {tokens} tokens, {tokens / self.kept:.0f} per kept row; {self.calls_paid} calls made now,"
-                f" {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher in this command{price}"
+                f"  {tokens} tokens, {tokens / self.kept:.0f} per kept row; {self.calls_paid} calls made in this"
+                f" augment, {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher{price}"
             )
         return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from harness.store import disk_errors, folder_atomic, locked, write_json
 
 WANTED = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.tiktoken")
 UNWANTED = ("*/*", "consolidated*", "*.bin", "*.pt", "*.py")  # folders hold other formats of the same weights
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".gguf", ".h5"}
 
 
@@ -62,9 +63,19 @@ def resolve(name: str, cache: Path, revision: str | None = None) -> Model:
     if path.is_dir():
         _refuse_revision(name, revision)
         return _local(path.resolve().name, path.resolve(), cache)
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if HUB_ID.fullmatch(name):
         return _hub(name, cache, revision)
-    raise UsageError(f"there is no model {name!r}{nearest(name.lower(), BUNDLED)}; {_allowed()}")
+    raise UsageError(impossible(name))
+
+
+def possible(name: str) -> bool:
+    """Whether `resolve` could find it: bundled, a folder that is there, or the form of a hub id."""
+    return name in BUNDLED or Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name) is not None
+
+
+def impossible(name: str) -> str:
+    """What is said of a name that is none of these."""
+    return f"there is no model {name!r}{nearest(name.lower(), BUNDLED)}; {_allowed()}"
 
 
 def from_hub(name: str) -> bool:

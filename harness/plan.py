@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import mean
 
-from harness.augment import first_round, requests_for
+from harness.augment import first_round, inputs_digest, requests_for
 from harness.config import Run
+from harness.errors import UsageError
+from harness.evaluate import inputs_digest as eval_digest
 from harness.filters import Context, Judge
 from harness.models import from_hub, resolve
 from harness.records import Request
 from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
-from harness.store import CallCache, read_manifest
-from harness.subjects import TEACHER
+from harness.store import CallCache, finished
+from harness.subjects import TEACHER, read_cast
 from harness.training.grid import base_key
 
 Count = Callable[[str], int]
@@ -24,6 +26,9 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
 
     Prompts are counted as they will be sent; a new text is taken to be as long as a seed.
     """
+    done = finished(run.folder / "augment", inputs_digest(run, teacher))
+    if done:
+        return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
     augment = run.file.augment
     own = own_rows(run, run.root / augment.own_rows) if augment.own_rows else ()
@@ -47,12 +52,19 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     cache = CallCache(run.cache / "calls.sqlite")
     stored = len(cache.get([r.key for r in (*asked, *calibration)]))
     cache.close()
-    out = [f"augment {run.name} would send (teacher {teacher}):"]
+    out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
     out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
     out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
-    out.append(f"  {stored} of these are stored already; should rows be missing after this round, more are asked,")
-    most = int(augment.rows * augment.max_requests)
-    out.append(f"  up to {most} rows requested. A judge no better than chance is not asked.")
+    if own:
+        out.append(f"  {len(own)} rows are read from {augment.own_rows}, and no teacher writes any")
+    else:
+        most = int(augment.rows * augment.max_requests)
+        out.append(
+            f"  {stored} of the generations and calibrations are stored already; what was judged is not counted."
+        )
+        out.append(f"  Should rows be missing after this round, more are asked, up to {most} rows requested.")
+    if calibration:
+        out.append("  A judge no better than chance is not asked.")
     price = _price(run, tokens)
     return "\n".join(out + ([price] if price else []))
 
@@ -74,14 +86,13 @@ def plan_train(run: Run) -> str:
     lines = [f"train {run.name} would tune:"]
     todo = 0
     for planned in plan(run):
-        if planned.trained is False:
-            todo += planned.tokens
+        todo += 0 if planned.trained else planned.tokens
         state = {True: "stored", False: "to do", None: "rows not made yet"}[planned.trained]
         lines.append(
             f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.updates:>6} updates"
             f"{planned.tokens:>10} tokens  {state}"
         )
-    return "\n".join([*lines, f"  {todo} tokens to train on"])
+    return "\n".join([*lines, f"  {todo} tokens to train on, estimated"])
 
 
 def plan_eval(run: Run) -> str:
@@ -100,9 +111,13 @@ def plan_eval(run: Run) -> str:
         pairs, written = _asked(suite)
         asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
         lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
-    done = read_manifest(run.folder / "eval")
-    if done is not None:
-        lines.append(f"  stored: {done.summary}")
+    try:
+        cast = read_cast(run)
+    except UsageError:
+        return "\n".join([*lines, f"  its students are not trained yet: make augment train RUN={run.name} comes first"])
+    done = finished(run.folder / "eval", eval_digest(run, cast))
+    if done:
+        lines.append(f"  nothing of it is to do: {done.summary} are stored (the cheap reference's among them)")
     return "\n".join(lines)
 
 

@@ -65,7 +65,8 @@ def load(path: Path) -> Template:
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        siblings = sorted(p.name for p in path.parent.glob("*.j2")) if path.parent.is_dir() else []
+        missing = isinstance(error, OSError)
+        siblings = sorted(p.name for p in path.parent.glob("*.j2")) if missing and path.parent.is_dir() else []
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"{path}: cannot read the template: {reason}{nearest(path.name, siblings)}") from error
     return compile_template(path, source)

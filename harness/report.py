@@ -31,7 +31,7 @@ from harness.results import Results, load_cells, load_results
 from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import chance
 from harness.stats import Floats, clusters, scaling
-from harness.store import read_json, write_atomic
+from harness.store import read_json, remade_by, write_atomic
 from harness.tables import value_interval
 from harness.terminal import Terminal
 
@@ -274,7 +274,9 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
     path = run.folder / "augment" / "funnel.json"
     if path.is_file():
         try:
-            lines += ["```", Funnel.model_validate(read_json(path)).table(), "```\n"]
+            with remade_by(f"make augment RUN={run.name}"):
+                funnel = read_json(path)
+            lines += ["```", Funnel.model_validate(funnel).table(), "```\n"]
         except ValidationError as error:
             raise UsageError(f"{path}: not a funnel of this version; make augment RUN={run.name}") from error
     tuned = [cell for cell in cells["cells"] if cell["size"]]
@@ -304,6 +306,9 @@ def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
             f"- {card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
             f" failed, the first because: {why}"
         )
+    known = {name: suite.digest for name, suite in run.suites.items()}
+    for name in dict.fromkeys(c.suite for c in results.cards if known.get(c.suite, c.suite_digest) != c.suite_digest):
+        lines.append(f"- suites/{name}.yaml or its items changed since it was scored: make eval RUN={run.name}")
     if run.file.shuffle_labels:
         lines.append("- Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
     lines.append(f"- Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternative and the")

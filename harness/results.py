@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.records import Score, Scorecard, scores_digest
-from harness.store import read_json, read_jsonl
+from harness.store import read_json, read_jsonl, remade_by
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,18 @@ class Results:
     def scores(self, card: Scorecard) -> tuple[Score, ...]:
         """The per-item scores of a card, in stored order. Raises UsageError for missing or doubled ones."""
         path = self.folder / "scores" / f"{card.key}.jsonl"
-        scores = tuple(score for _, score in read_jsonl(path, Score))
+        with remade_by(f"make eval RUN={self.folder.parent.name}"):
+            scores = tuple(score for _, score in read_jsonl(path, Score))
         if len(scores) != card.items or len({score.item for score in scores}) != card.items:
             raise UsageError(
                 f"{path}: {len(scores)} scores of {len({s.item for s in scores})} different items, where the"
-                f" scorecard of {card.student} on {card.suite} counts {card.items}; remove {self.folder} and"
-                " make eval again: it fills it from what is cached"
+                f" scorecard of {card.student} on {card.suite} counts {card.items};"
+                f" make eval RUN={self.folder.parent.name} fills it from what is cached"
             )
         if card.scores and scores_digest(scores) != card.scores:
             raise UsageError(
                 f"{path}: these are not the scores that the scorecard of {card.student} on {card.suite} was made from:"
-                f" the file was edited or damaged; remove {self.folder} and make eval again"
+                f" the file was edited or damaged; make eval RUN={self.folder.parent.name} makes it again"
             )
         return scores
 
@@ -52,7 +53,8 @@ def load_cells(run_folder: Path) -> dict[str, Any]:
     path = run_folder / "train" / "cells.json"
     if not path.is_file():
         raise UsageError(f"{path} is not there: train first (make train RUN={run_folder.name})")
-    found = read_json(path)
+    with remade_by(f"make train RUN={run_folder.name}"):
+        found = read_json(path)
     cells = found.get("cells") if isinstance(found, dict) else None
     if not isinstance(cells, list) or not all(isinstance(cell, dict) and "key" in cell for cell in cells):
         raise UsageError(f"{path}: not what train writes; make train RUN={run_folder.name}")
@@ -65,7 +67,8 @@ def load_results(run_folder: Path) -> Results:
     path = folder / "scorecards.json"
     if not path.is_file():
         raise UsageError(f"{path}: there are no stored scores; make eval RUN={run_folder.name}")
-    stored: Any = read_json(path)
+    with remade_by(f"make eval RUN={run_folder.name}"):
+        stored: Any = read_json(path)
     try:
         cards = tuple(Scorecard.model_validate(card) for card in stored["cards"])
         return Results(

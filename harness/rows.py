@@ -10,7 +10,7 @@ from harness.config import Run, TaskFile, read_examples
 from harness.errors import UsageError
 from harness.prompts import Template
 from harness.records import Message, Provenance, Record, Row, Seed, Verdict, digest
-from harness.store import read_jsonl, read_manifest
+from harness.store import read_jsonl, read_manifest, remade_by
 
 
 class Rejected(Record):
@@ -59,10 +59,10 @@ def seed_rows(run: Run) -> tuple[Row, ...]:
 def own_rows(run: Run, path: Path) -> tuple[Row, ...]:
     """Rows a user already has. Raises UsageError for a label the task does not know."""
     template = prompts.load(run.root / run.task.prompt)
-    return tuple(
-        make_row(run.task, template, own.text, own.label, Provenance(source="own"))
-        for own in read_examples(path, run.task)
-    )
+    found = read_examples(path, run.task)
+    if not found:
+        raise UsageError(f"{path}: there are no rows in it")
+    return tuple(make_row(run.task, template, own.text, own.label, Provenance(source="own")) for own in found)
 
 
 def rows_settings(run: Run) -> str:
@@ -99,7 +99,8 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
             f"{kept_path.relative_to(run.root)} was made with other seeds, templates, filters or settings than"
             f" {run.name} has now: augment first (make augment RUN={run.name})"
         )
-    kept = tuple(row for _, row in read_jsonl(kept_path, Row))
-    if data == "filtered":
-        return kept
-    return kept + tuple(line.row for _, line in read_jsonl(folder / "rejected.jsonl", Rejected))
+    with remade_by(f"make augment RUN={run.name}"):
+        kept = tuple(row for _, row in read_jsonl(kept_path, Row))
+        if data == "filtered":
+            return kept
+        return kept + tuple(line.row for _, line in read_jsonl(folder / "rejected.jsonl", Rejected))

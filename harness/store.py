@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -124,7 +125,7 @@ def read_jsonl(path: Path, model: type[M]) -> list[tuple[int, M]]:
     """(line number, record) of every line that is not blank. Raises UsageError naming file, line and field."""
     found: list[tuple[int, M]] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -154,6 +155,7 @@ class Manifest(Record):
     settings: str = ""  # digest of the part of it that a person wrote, for the next stage to compare
     partial: bool = False  # stopped by hand; usable, and to be continued
     summary: str = ""  # one line for the next caller to print when it skips
+    outputs: dict[str, str] = {}  # file, relative to the folder -> 16 hex digits over its content
     environment: dict[str, Any] = {}
 
 
@@ -168,9 +170,37 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None  # another version wrote it: do the stage again
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Seal a stage's folder."""
-    write_atomic(folder / "manifest.json", manifest.model_dump_json(indent=1) + "\n")
+def write_manifest(folder: Path, manifest: Manifest, outputs: Sequence[Path]) -> None:
+    """Seal a stage's folder and what it wrote there."""
+    sealed = {str(path.relative_to(folder)): _content(path) for path in outputs}
+    record = manifest.model_copy(update={"outputs": sealed})
+    write_atomic(folder / "manifest.json", record.model_dump_json(indent=1) + "\n")
+
+
+def finished(folder: Path, inputs: str) -> Manifest | None:
+    """The manifest where a stage has nothing to do: made from `inputs`, not stopped, its files as it left them."""
+    found = read_manifest(folder)
+    if found is None or found.inputs != inputs or found.partial:
+        return None
+    changed = (name for name, sealed in found.outputs.items() if _content(folder / name) != sealed)
+    return None if any(changed) else found
+
+
+def _content(path: Path) -> str:
+    """16 hex digits over a file; '' where it is not there."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@contextmanager
+def remade_by(command: str) -> Iterator[None]:
+    """Adds to what is said of a damaged file which command makes it again."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{error}. The file is damaged; {command} makes it again") from error
 
 
 def unseal(folder: Path) -> None:
@@ -218,7 +248,9 @@ class CallCache:
             self._db.execute("CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, completion TEXT NOT NULL)")
             self._db.commit()
         except sqlite3.Error as error:
-            raise MachineError(f"{path}: the cache of teacher calls cannot be opened: {error}") from error
+            raise MachineError(
+                f"{path}: the cache of teacher calls cannot be opened: {error}; without the file, calls are made again"
+            ) from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion]:
         """The stored completions among `keys`."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Run
-from harness.errors import UsageError
-from harness.models import resolve
+from harness.errors import UsageError, nearest
+from harness.models import impossible, possible, resolve
 from harness.records import Cell, Row
 from harness.results import load_cells
 from harness.rows import rows_of_data
@@ -43,6 +43,16 @@ class Cast:
     subjects: tuple[Subject, ...]
     cells: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+
+
+def models_exist(run: Run) -> None:
+    """Raises UsageError for a model's name that can be none, before anything is spent; downloads nothing."""
+    named = [(name, "train.students") for name in run.file.train.students]
+    named += [(name, "eval.compare") for name in run.file.eval.compare if name != TEACHER]
+    for name, key in named:
+        if not possible(name):
+            hint = nearest(name, (TEACHER,)) if key == "eval.compare" else ""
+            raise UsageError(f"runs/{run.name}.yaml: {key}: {impossible(name)}{hint}")
 
 
 def read_cast(run: Run) -> Cast:

@@ -18,10 +18,10 @@ from harness.models import Model
 from harness.records import digest
 from harness.store import (
     Manifest,
+    finished,
     folder_atomic,
     locked,
     read_json,
-    read_manifest,
     unseal,
     write_json,
     write_manifest,
@@ -45,8 +45,8 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
     folder = run.folder / "train"
     grid = expand(run)
     inputs = digest("train", STAGE_VERSION, [[g.cell.model_dump(), g.key] for g in grid])
-    manifest = read_manifest(folder)
-    if manifest and manifest.inputs == inputs and not manifest.partial and all(g.trained(run) for g in grid):
+    manifest = finished(folder, inputs)
+    if manifest and all(g.trained(run) for g in grid):
         terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
         return None
     with locked(folder, f"train of {run.name}"):
@@ -68,7 +68,7 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         record = Manifest(
             stage="train", inputs=inputs, partial=partial, summary=summary, environment=environment(run.root)
         )
-        write_manifest(folder, record)
+        write_manifest(folder, record, [folder / "cells.json"])
     terminal.say(table(cells))
     if partial or stop():
         raise Interrupted(f"stopped: {summary} are trained; go on with: make train RUN={run.name}")

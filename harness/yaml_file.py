@@ -5,6 +5,8 @@ Safe loading only; duplicate keys are errors; files above 1 MB or of more than 5
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ Key = tuple[str | int, ...]
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
+TUPLE, MAPPING = re.compile(r"(valid )?tuple"), re.compile(r"a valid dictionary( or instance of \w+)?")
 
 
 @dataclass
@@ -145,10 +148,27 @@ def parse(model: type[M], document: Document, what: str) -> M:
     if not isinstance(document.data, dict):
         raise UsageError(f"{document.place(())}: {what} must be a mapping of keys to values")
     try:
-        return model.model_validate(document.data)
+        found = model.model_validate(document.data)
     except ValidationError as error:
         lines = [_message(model, document, e) for e in error.errors(include_url=False)]
         raise UsageError("\n".join(dict.fromkeys(lines))) from error
+    for key in _truths_as_numbers(document.data, found):
+        name = ".".join(map(str, key))
+        raise UsageError(f"{document.place(key)}: {name}: a number is wanted, and yes, no, true and false are none")
+    return found
+
+
+def _truths_as_numbers(data: Any, read: Any, key: Key = ()) -> Iterator[Key]:
+    """Where a person wrote yes or no and pydantic read 1 or 0."""
+    if isinstance(data, bool) and not isinstance(read, bool):
+        yield key
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            own = read.get(name, value) if isinstance(read, dict) else getattr(read, str(name), value)
+            yield from _truths_as_numbers(value, own, (*key, name))
+    elif isinstance(data, list) and isinstance(read, list | tuple) and len(data) == len(read):
+        for i, (value, own) in enumerate(zip(data, read, strict=True)):
+            yield from _truths_as_numbers(value, own, (*key, i))
 
 
 def _message(model: type[BaseModel], document: Document, error: ErrorDetails) -> str:
@@ -171,9 +191,11 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
         return f"{place}: {name}: kind {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
     if error["type"] == "union_tag_not_found":
         return f"{place}: {name}: the key 'kind' is missing"
-    text = error["msg"].removeprefix("Value error, ")
+    text = TUPLE.sub("list", MAPPING.sub("a mapping of keys to values", error["msg"].removeprefix("Value error, ")))
     if error["type"] == "value_error":
-        return f"{place}: {name}: {text}"
+        named = (*location, *text.split()[0].rstrip(":").split("."))  # a rule over several keys names its own first
+        where, within = document.places.get(named, place), name if location or named not in document.places else ""
+        return f"{where}: {within}: {text}" if within else f"{where}: {text}"
     if error["type"] == "literal_error" and isinstance(value, str):
         options = [o.strip(" '") for o in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
         text += nearest(value, options)

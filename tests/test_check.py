@@ -552,7 +552,7 @@ def test_edited_scores_are_not_the_cards(gate: Stored) -> None:
 def test_scores_of_students_made_otherwise(gate: Stored) -> None:
     run = gate.run()
     sealed = Manifest(stage="eval", inputs="x", settings=made_with(run))
-    write_manifest(run.folder / "eval", sealed)
+    write_manifest(run.folder / "eval", sealed, [])
     assert gate.check() == 0
     refused(gate, "other rows, templates or training settings", settings=("train.epochs=9",))
     refused(gate, "other rows, templates or training settings", settings=("augment.rows=25",))

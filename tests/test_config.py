@@ -29,6 +29,7 @@ def edited(root: Path, file: str, before: str, after: str) -> Path:
 BAD = [
     ("runs/shop.yaml", "epochs: 1", "epoch: 1", ["shop.yaml:", "train.epoch", "unknown key", "'epochs'", "min_updates"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: many", ["shop.yaml:", "train.epochs", "'many'", "integer"]),
+    ("runs/shop.yaml", "epochs: 1", "epochs: yes", ["shop.yaml:", "train.epochs", "a number is wanted"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: 0", ["train.epochs", "0", "greater than or equal to 1"]),
     ("runs/shop.yaml", "kind: duplicate", "kind: duplikate", ["augment.filters.2", "'duplikate'", "'duplicate'", "contamination"]),
     ("runs/shop.yaml", "kind: duplicate", "knd: duplicate", ["augment.filters.2", "'kind' is missing"]),
@@ -99,6 +100,49 @@ def test_missing_files_and_wrong_settings(tmp_path: Path) -> None:
         load_run(run, ["train.epochs"])
     with pytest.raises(UsageError, match="there is nothing at 7"):
         load_run(run, ["augment.filters.7.kind=length"])
+
+
+def test_a_prompt_that_does_not_use_the_text_is_refused(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    (tmp_path / "prompts/shop/student.j2").write_text("what is it about?")
+    with pytest.raises(UsageError, match=r"student.j2: two texts give one prompt: .* must use \{\{ text \}\}"):
+        load_run(path)
+
+
+def test_a_rule_over_several_keys_names_the_line_of_its_own(tmp_path: Path) -> None:
+    write_project(tmp_path, "nobody")
+    child = tmp_path / "runs/child.yaml"
+    child.write_text("extends: shop.yaml\ntrain:\n  epochs: 2\nship:\n  size: 5\n")
+    with pytest.raises(UsageError, match=r"child.yaml:5: ship.size 5 is not one of train.sizes"):
+        load_run(child)
+    child.write_text("extends: shopp.yaml\n")
+    with pytest.raises(UsageError, match=r"child.yaml:1: extends: there is no run file 'shopp.yaml'.*'shop.yaml'"):
+        load_run(child)
+    child.write_text("extends: [shop.yaml]\n")
+    with pytest.raises(UsageError, match=r"child.yaml:1: extends: there is no run file \['shop.yaml'\]"):
+        load_run(child)
+
+
+def test_what_pydantic_calls_a_tuple_is_a_list_to_people(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    with pytest.raises(UsageError, match="input should be a list"):
+        load_run(path, ["train.sizes=5"])
+    with pytest.raises(UsageError, match="a mapping of keys"):
+        load_run(path, ["train=5"])
+
+
+def test_own_rows_that_are_blank_or_none(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    run = load_run(path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n")
+    with pytest.raises(UsageError, match=r"rows.jsonl: there are no rows in it"):
+        own_rows(run, rows)
+    rows.write_text(json.dumps({"text": "  ", "label": "parcel"}) + "\n")
+    with pytest.raises(UsageError, match=r"rows.jsonl:1: text: it is empty"):
+        own_rows(run, rows)
+    rows.write_text("\ufeff" + json.dumps({"text": "where is it", "label": "parcel"}) + "\n")
+    assert len(own_rows(run, rows)) == 1, "some editors begin a file with a byte order mark"
 
 
 def test_settings_override_any_key(tmp_path: Path) -> None:

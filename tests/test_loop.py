@@ -9,7 +9,7 @@ import shutil
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from harness.clean import clean
 from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
+from harness.errors import UsageError
 from harness.evaluate import evaluate
 from harness.examiner import Openers
 from harness.plan import plan_eval
@@ -155,6 +156,41 @@ def test_a_grown_run_pays_only_for_what_is_new(done: tuple[Run, Quiet]) -> None:
     assert found is not None
     assert found.difference.question == "this recipe"
     assert len(found.arm.cards) == MIN_SEEDS
+
+
+DAMAGED: dict[
+    str, Callable[[str], str | None]
+] = {  # file of a run's folder -> what is done to it; the stage that wrote it makes it again
+    "augment/train.jsonl": lambda text: text[:-40],
+    "augment/funnel.json": lambda text: text[: len(text) // 2],
+    "train/cells.json": lambda text: "[]",
+    "eval/scorecards.json": lambda text: None,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_result_is_made_again_by_the_same_command(done: tuple[Run, Quiet], name: str) -> None:
+    run, _ = done
+    path = run.folder / name
+    before = path.read_text()
+    after = DAMAGED[name](before)
+    path.unlink() if after is None else path.write_text(after)
+    opened = len(OPENED)
+    said = loop(run).said
+    assert path.read_text() == before or name.endswith("funnel.json")  # which counts calls from the cache now
+    assert any(said_now.startswith("augment: nothing to do") for said_now in said) == (not name.startswith("augment"))
+    assert len(OPENED) == opened, "no model is loaded for it"
+    assert "nothing to do" in loop(run).said[0]
+
+
+def test_damaged_scores_are_named_with_the_command_that_makes_them_again(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    path = next((run.folder / "eval/scores").glob("*.jsonl"))
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(UsageError, match=rf"{path.name}:\d+: .*damaged; make eval RUN=shop makes it again"):
+        report(run, Quiet())
+    loop(run)
+    report(run, Quiet())
 
 
 def test_clean_keeps_what_runs_refer_to(done: tuple[Run, Quiet]) -> None:
@@ -339,7 +375,7 @@ def test_kill_9_of_augment_beside_a_real_endpoint(tmp_path: Path, committed: int
         endpoint = Endpoint(delay_s=0.02)
         with serving(endpoint):
             settings = {"model": "teacher", "engine": "openai", "base_url": endpoint.base_url, "concurrency": 4}
-            write_project(tmp_path / name, "nobody", teacher=settings)
+            write_project(tmp_path / name, "nobody/nothing", teacher=settings)
             if name == "broken":
                 process = start(tmp_path / name, "augment", "shop")
                 calls = tmp_path / name / "runs/.cache/calls.sqlite"

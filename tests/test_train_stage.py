@@ -73,7 +73,7 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
     rejected = [Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]
     write_jsonl(run.folder / "augment" / "train.jsonl", rows[:kept])
     write_jsonl(run.folder / "augment" / "rejected.jsonl", rejected)
-    write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand", settings=rows_settings(run)))
+    write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand", settings=rows_settings(run)), [])
 
 
 def go(run: Run, stop: Stop | None = None) -> tuple[int | None, Quiet]:

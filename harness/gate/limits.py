@@ -11,8 +11,10 @@ from harness.gate.shipped import Shipped, better, fresh, ship_cells, shipped
 from harness.results import Results, load_results
 from harness.rows import made_with
 from harness.scoring.suites import Limit, Suite
+from harness.scoring.summary import RATES
 from harness.store import read_manifest
 
+SHARES = (*RATES, "gold_probability", "stop_rate", "label_collapse", "off_topic", "abstained", "wrong", "made_up")
 BOUNDS: tuple[Bound, ...] = ("margin", "margin_share", "min", "max")
 
 
@@ -23,6 +25,11 @@ def rules_of(suite: Suite) -> list[Rule]:
         set_ = [(bound, getattr(limit, bound)) for bound in BOUNDS if getattr(limit, bound) is not None]
         if not set_:
             raise UsageError(f"suites/{suite.name}.yaml: limits: {metric}: it sets none of {', '.join(BOUNDS)}")
+        wrong = [value for _, value in set_ if metric in SHARES and not 0 <= value <= 1]
+        if wrong:
+            raise UsageError(
+                f"suites/{suite.name}.yaml: limits: {metric}: {wrong[0]:g}: as a share its limits lie between 0 and 1"
+            )
         rules += [Rule(suite.name, metric, bound, float(value), better(metric, limit)) for bound, value in set_]
     return rules
 

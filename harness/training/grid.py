@@ -129,10 +129,11 @@ def _sizes_fit(run: Run, data: str, rows: int) -> None:
     if data == "seeds_only" or largest <= rows:
         return
     fitting = [size for size in run.file.train.sizes if size <= rows]
+    own = run.file.augment.own_rows
+    more = f"add rows to {own}" if own else "raise augment.rows or augment.max_requests"
     raise UsageError(
         f"runs/{run.name}.yaml: train.sizes: {largest} is larger than the {rows} rows there are for data"
-        f" {data!r}; sizes that fit: {fitting}; or raise augment.rows or augment.max_requests and"
-        f" augment again"
+        f" {data!r}; sizes that fit: {fitting}; or {more} and augment again"
     )
 
 
