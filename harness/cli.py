@@ -165,7 +165,9 @@ def check(
     loaded = _load(run, settings)
     if dry_run:
         files = ", ".join(str(path) for path in (junit, json, summary) if path) or "nothing"
-        needed = (loaded.folder / "eval" / "scorecards.json", loaded.root / "runs" / f"{loaded.name}.baseline.json")
+        from harness.gate.baseline import baseline_path
+
+        needed = (loaded.folder / "eval" / "scorecards.json", baseline_path(loaded.root, loaded.name))
         lacking = "".join(f"; there is no {path.relative_to(loaded.root)} yet" for path in needed if not path.is_file())
         said = f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json and write {files}{lacking}"
         Terminal().say(said)

@@ -74,9 +74,9 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
     terminal.say(announce.table(HEADS, rows))
     terminal.say(
-        "could have seen: the smallest true difference these items would likely (power 0.8) have shown; none: no"
+        "could have seen: the smallest true difference that these items would likely (power 0.8) have shown;"
+        " none: no value changed, or too few to tell"
     )
-    terminal.say("value changed, or too few to tell")
 
 
 def asked(left: Side, right: Side) -> tuple[Side, Side, Question]:

@@ -111,6 +111,8 @@ def plan_eval(run: Run) -> str:
         pairs, written = _asked(suite)
         asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
         lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
+    if any(map(from_hub, (*run.file.train.students, *_untuned_names(run)))):
+        return "\n".join(lines)  # what is stored is known by a model's weights, and a plan downloads none
     try:
         cast = read_cast(run)
     except UsageError:
@@ -122,7 +124,13 @@ def plan_eval(run: Run) -> str:
 
 
 def _untuned(run: Run) -> int:
-    """Models that are asked as they are, each once: the students' bases, and those that eval.compare names."""
+    """Models that are asked as they are, each once."""
+    # a plan downloads nothing: of a model on the hub only the name is known
+    return len({name if from_hub(name) else base_key(resolve(name, run.cache)) for name in _untuned_names(run)})
+
+
+def _untuned_names(run: Run) -> list[str]:
+    """The students' bases, and the models that eval.compare names."""
     teacher = run.file.teacher
     names = list(run.file.train.students) if 0 in run.file.train.sizes else []
     for name in run.file.eval.compare:
@@ -130,8 +138,7 @@ def _untuned(run: Run) -> int:
             names.append(name)
         elif teacher.engine in ("vllm", "transformers"):
             names.append(teacher.model)
-    # a plan downloads nothing: of a model on the hub only the name is known
-    return len({name if from_hub(name) else base_key(resolve(name, run.cache)) for name in names})
+    return names
 
 
 def _asked(suite: Suite) -> tuple[int, int]:

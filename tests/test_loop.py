@@ -96,6 +96,8 @@ def test_the_dry_run_of_eval_counts_the_cards_that_eval_makes(done: tuple[Run, Q
     made = Counter(card.suite for card in results.cards if not card.student.startswith(REFERENCE))
     planned = re.findall(r"^  (\w+) +(\d+) cards of", plan_eval(run), re.MULTILINE)
     assert {suite: int(count) for suite, count in planned} == made
+    with_hub = load_run(run.root / "runs/shop.yaml", ["eval.compare=[someone/model]"])
+    assert "2 untuned models" in plan_eval(with_hub), "and it downloads nothing: no socket is open here"
 
 
 def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
