@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from harness import stats
 from harness.analysis import WATCHED
 from harness.config import Run
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError
 from harness.gate import Evidence, Question, announce
 from harness.gate.baseline import cut
 from harness.gate.shipped import Shipped, ship_cells, shipped
 from harness.noise import noise_of_mean
 from harness.records import Cell
-from harness.results import Results, load_results
+from harness.results import Results, load_results, resolve_student
 from harness.stats import Estimate, Interval
 from harness.stats.ties import could_have_seen
 from harness.terminal import Terminal
@@ -47,9 +47,9 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     """Print how B differs from A on every suite that both were scored on.
 
     `a`, `b`: RUN (its ship student), RUN:STUDENT (a cell's name), or RUN:STUDENT without the random seed at its
-    end (all its seeds). With three seeds a side, or against a base, the question is about the recipe; else about
-    these weights, and then of the seeds that both have. Raises UsageError for a student nobody has, and where no
-    suite can be compared.
+    end (all its seeds); resolve_student says which part of a name is enough. With three seeds a side, or against a
+    base, the question is about the recipe; else about these weights, and then of the seeds that both have. Raises
+    UsageError for a student nobody has, and where no suite can be compared.
     """
     left, right, question = asked(side(a, load), side(b, load))
     rows: list[tuple[str, ...]] = []
@@ -102,9 +102,12 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     if not student:
         return Side(run, results, ship_cells(run))
     cells = {card.cell.name: card.cell for card in results.cards if card.cell is not None}
-    own = [cell for found, cell in cells.items() if student in (found, found.removesuffix(f".s{cell.random_seed}"))]
-    if not own:
-        raise UsageError(f"{name}: {run_name} has no student {student!r}{nearest(student, cells)}: {', '.join(cells)}")
+    seedless = {found: found.removesuffix(f".s{cell.random_seed}") for found, cell in cells.items()}
+    try:
+        meant = resolve_student(student, (*cells, *seedless.values()))
+    except UsageError as error:
+        raise UsageError(f"{name}: run {run_name}: {error}") from error
+    own = [cell for found, cell in cells.items() if meant in (found, seedless[found])]
     return Side(run, results, tuple(sorted(own, key=lambda cell: cell.random_seed)))
 
 

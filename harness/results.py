@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 from harness.records import Score, Scorecard, scores_digest
 from harness.store import read_json, read_jsonl, remade_by
 
@@ -46,6 +48,26 @@ class Results:
                 f" the file was edited or damaged; make eval RUN={self.folder.parent.name} makes it again"
             )
         return scores
+
+
+def resolve_student(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that a person means by `name`: itself, or its beginning at any dot, without regard to case.
+
+    `filtered.16` means `tiny.filtered.16.s0` where no other name has that part; a number is never cut (`1` is not
+    `16`). Where one of the names that fit is the beginning of all the others (`tiny.filtered.16`, which stands for
+    its random seeds), it is meant. Raises UsageError with the candidates for a name that fits none or several.
+    """
+    known = list(dict.fromkeys(names))
+    if name in known:
+        return name
+    part = re.compile(rf"(?:^|\.){re.escape(name)}(?!(?<=\d)\d)", re.IGNORECASE)
+    fitting = sorted((other for other in known if name and part.search(other)), key=len)
+    if fitting and all(other.startswith(f"{fitting[0]}.") for other in fitting[1:]):
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"the student {name!r} may be any of {', '.join(sorted(fitting))}: write more of its name")
+    listed = ", ".join(known) or "none"
+    raise UsageError(f"there is no student {name!r}{nearest(name, known)}; there are: {listed}")
 
 
 def load_cells(run_folder: Path) -> dict[str, Any]:

@@ -79,6 +79,14 @@ def test_a_name_without_its_seed_is_all_seeds_and_asks_about_the_recipe(
     assert lines[2] == "question: this recipe"
 
 
+def test_a_part_of_a_students_name_is_enough(two: Stored, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(two, capsys, "other:filtered.12", "shop:filtered.12.s1")
+    assert lines[0] == f"A: other:filtered.12 ({STUDENT}.filtered.12.s1)"  # of its four, the seed that both have
+    assert lines[1] == f"B: shop:filtered.12.s1 ({STUDENT}.filtered.12.s1)"
+    with pytest.raises(UsageError, match=r"shop: the student 'filtered' may be any of"):
+        side("shop:filtered", lambda run: load(two, run))
+
+
 def test_a_base_has_no_seeds_that_could_vary(two: Stored, capsys: pytest.CaptureFixture[str]) -> None:
     lines = told(two, capsys, f"shop:{STUDENT}.base", f"shop:{STUDENT}.filtered.12")
     assert lines[2] == "question: this recipe"
@@ -140,7 +148,7 @@ def test_shared_items_of_the_same_suite_are_all_of_them(two: Stored) -> None:
 
 
 def test_names_that_nobody_has(two: Stored) -> None:
-    with pytest.raises(UsageError, match=r"shop has no student 'tiny.filtered.13' \(did you mean 'tiny.filtered"):
+    with pytest.raises(UsageError, match=r"shop: there is no student 'tiny.filtered.13' \(did you mean 'tiny.filtered"):
         compare("shop:tiny.filtered.13", "other", lambda name: load(two, name), False, Terminal())
     shutil.rmtree(two.root / "runs/other")
     with pytest.raises(UsageError, match="there are no stored scores"):
