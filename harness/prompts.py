@@ -1,45 +1,27 @@
-"""Jinja templates from strangers: sandboxed, StrictUndefined, limited in size and time, with digests.
+"""Jinja templates from strangers: the one door through which a template gets data and becomes a prompt.
 
-The same renderer serves teacher templates, judge templates and student prompts.
+The same renderer serves teacher templates, judge templates and student prompts. What a template may use and cost is
+in `sandbox`. What it is handed is turned into plain data here: it never holds an object of ours.
 """
 
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.parser import Parser
+from pydantic import BaseModel
 
+from harness import sandbox, template_syntax
 from harness.errors import UsageError, nearest
 
 MAX_SOURCE = 100_000  # characters of a template
 MAX_RENDERED = 200_000  # characters of a prompt
-MAX_SECONDS = 2.0  # for one rendering
-PADDING = frozenset({"ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map"})
-
-
-class _Limited(ImmutableSandboxedEnvironment):
-    """The sandbox, closed also against the cheap ways to eat memory: huge repeats and powers."""
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """No string methods that pad: one call could ask for gigabytes."""
-        return attr not in PADDING and super().is_safe_attribute(obj, attr, value)
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or (operator == "%" and isinstance(left, str)):
-            raise jinja2.exceptions.SecurityError(f"the operator {operator!r} is not allowed in a template")
-        if operator == "*" and not all(isinstance(x, int | float) and abs(x) < 1e9 for x in (left, right)):
-            raise jinja2.exceptions.SecurityError("'*' is allowed between small numbers only")
-        return super().call_binop(context, operator, left, right)
 
 
 @dataclass(frozen=True)
@@ -56,14 +38,32 @@ class Template:
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
     def render(self, **variables: Any) -> str:
-        """The prompt. Raises UsageError naming the template, the line and the variable at fault."""
-        return _render(self, variables)
+        """The prompt, from variables as plain data. Raises UsageError naming the file, the line and the mistake."""
+        return _render(self, {name: plain(value) for name, value in variables.items()})
+
+
+def plain(value: Any) -> Any:
+    """Text, numbers, true, false, none, and lists and dicts of them: a copy that holds no object of ours.
+
+    A record becomes a dict of its fields. Raises TypeError for what has no such form.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)  # also of a kind of string that has methods of its own
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if isinstance(value, Mapping):
+        return {plain(key): plain(content) for key, content in value.items()}
+    if isinstance(value, BaseModel):
+        return {name: plain(content) for name, content in value}
+    if isinstance(value, Sequence):
+        return [plain(content) for content in value]
+    raise TypeError(f"{type(value).__name__} is no plain data: a template cannot be given it")
 
 
 def load(path: Path) -> Template:
     """Compile one template file. Raises UsageError for a missing, oversized or malformed one."""
     try:
-        source = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a prompt
     except (OSError, UnicodeDecodeError) as error:
         missing = isinstance(error, OSError)
         siblings = sorted(p.name for p in path.parent.glob("*.j2")) if missing and path.parent.is_dir() else []
@@ -73,48 +73,64 @@ def load(path: Path) -> Template:
 
 
 def compile_template(path: Path, source: str) -> Template:
-    """Compile a template from its text; `path` is for messages."""
+    """Compile a template from its text; `path` is for messages. Raises as `load`."""
     if len(source) > MAX_SOURCE:
         raise UsageError(f"{path}: {len(source)} characters; a template has at most {MAX_SOURCE}")
-    environment = _Limited(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
-    # range() and the like are the sandbox's own, limited; nothing else is reachable
-    for name in ("format", "center", "indent"):  # filters that pad
-        environment.filters.pop(name, None)
-    environment.globals = {"range": environment.globals["range"]}
     try:
-        return Template(path, source, environment.from_string(source))
+        source.encode()
+        environment = sandbox.environment()
+        tree = template_syntax.rewrite(environment.parse(source))
+        code = environment.compile(tree)
+        return Template(path, source, jinja2.Template.from_code(environment, code, environment.make_globals(None)))
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"{path}:{error.lineno}: {error.message}") from error
-    except (RecursionError, MemoryError) as error:
-        raise UsageError(f"{path}: nested too deeply") from error
+    except UnicodeEncodeError as error:
+        line = source.count("\n", 0, error.start) + 1
+        raise UsageError(f"{path}:{line}: half of a surrogate pair, which is no character") from error
+    except (RecursionError, MemoryError, SyntaxError) as error:
+        raise UsageError(f"{_parsed_line(error, path)}: nested too deeply") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise UsageError(f"{_parsed_line(error, path)}: {error}") from error
+
+
+def check_pattern(pattern: str, *names: str) -> None:
+    """Raises ValueError unless `{name}` of these names, without attribute, index or format, is all that has braces."""
+    for _, name, form, conversion in string.Formatter().parse(pattern):
+        if name is not None and (name not in names or form or conversion):
+            allowed = " or ".join(f"{{{allowed}}}" for allowed in names)
+            raise ValueError(f"only {allowed} may stand in braces, with nothing else in them")
+
+
+def fill(pattern: str, **values: str) -> str:
+    """A pattern with text for its `{name}` places. Raises ValueError as `check_pattern`."""
+    check_pattern(pattern, *values)
+    return pattern.format(**values)
 
 
 def _render(template: Template, variables: Mapping[str, Any]) -> str:
     pieces: list[str] = []
     length = 0
     try:
-        with _time_limit(template.path):
-            for piece in template.compiled.generate(**variables):
-                length += len(piece)
-                if length > MAX_RENDERED:
-                    raise UsageError(f"{template.path}: the prompt is longer than {MAX_RENDERED} characters")
-                pieces.append(piece)
+        for piece in template.compiled.generate(**variables):
+            length += len(piece)
+            if length > MAX_RENDERED:
+                raise UsageError(f"{template.path}: the prompt is longer than {MAX_RENDERED} characters")
+            pieces.append(piece)
+    except UsageError:
+        raise
     except jinja2.UndefinedError as error:
-        line = _line(error, template)
-        hint = nearest(_undefined_name(str(error)), variables)
-        known = ", ".join(sorted(variables))
-        raise UsageError(f"{line}: {error.message}{hint}; a template here is given: {known}") from error
+        name = str(error).split("'")[1] if "'" in str(error) else ""
+        given = ""
+        if str(error).endswith(" is undefined"):
+            given = f"{nearest(name, variables)}; a template here is given: {', '.join(sorted(variables))}"
+        raise UsageError(f"{_line(error, template)}: {error.message}{given}") from error
     except jinja2.TemplateError as error:
         raise UsageError(f"{_line(error, template)}: {error.message or type(error).__name__}") from error
-    except (TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
+    except Exception as error:  # whatever it is, the template did it: it holds nothing but plain data
         raise UsageError(f"{_line(error, template)}: {type(error).__name__}: {error}") from error
     if not "".join(pieces).strip():
         raise UsageError(f"{template.path}: it renders to nothing")
     return "".join(pieces)
-
-
-def _undefined_name(message: str) -> str:
-    return message.split("'")[1] if "'" in message else message
 
 
 def _line(error: BaseException, template: Template) -> str:
@@ -127,20 +143,14 @@ def _line(error: BaseException, template: Template) -> str:
     return f"{template.path}:{line}" if line else str(template.path)
 
 
-@contextmanager
-def _time_limit(path: Path) -> Iterator[None]:
-    """Stop a rendering that runs too long. Signals reach the main thread only; others go unlimited in time."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def expired(*_: object) -> None:
-        raise UsageError(f"{path}: rendering took longer than {MAX_SECONDS:g} s")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _parsed_line(error: BaseException, path: Path) -> str:
+    """`path:line` up to which a template was read when reading it failed."""
+    trace, line = error.__traceback__, 0
+    while trace is not None:
+        names = trace.tb_frame.f_locals
+        if isinstance(names.get("lineno"), int):
+            line = names["lineno"]
+        elif isinstance(names.get("self"), Parser):
+            line = names["self"].stream.current.lineno
+        trace = trace.tb_next
+    return f"{path}:{line}" if line else str(path)

@@ -168,7 +168,7 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, Prompt]:
     """How items are asked: what it is called, and the prompt as a function of an item's text."""
     spec = suite.spec
     if isinstance(spec, ChoiceSuite):
-        return {"raw": lambda text: spec.context.format(question=text)}
+        return {"raw": lambda text: prompts.fill(spec.context, question=text)}
     if not suite.of_task:
         return {"plain": plain_prompt}
     if run is None:

@@ -30,7 +30,8 @@ def untuned_prompt(
     task: TaskFile, template: Template, text: str, shots: Sequence[Seed | Row]
 ) -> tuple[Message, ...] | str:
     """A prompt for a model that was not tuned, every label described, `shots` worked out: plain, or a chat."""
-    written = template.render(text=text, labels=task.labels, shots=shots).rstrip(" ")
+    examples = [{"text": shot.text, "label": shot.label} for shot in shots]
+    written = template.render(text=text, labels=task.labels, shots=examples).rstrip(" ")
     if task.untuned_form == "completion":
         return written
     return (Message(role="system", content=task.system), Message(role="user", content=written))

@@ -136,8 +136,8 @@ def test_planted_pairs_are_the_same_for_every_student_and_capped() -> None:
 def test_what_cannot_be_judged_is_refused() -> None:
     with pytest.raises(UsageError, match="the item has no answers"):
         RUBRIC.ask([Item(text="Say hello.")], ["hello"], "judge@1")
-    with pytest.raises(UsageError, match="'quetion' is undefined"):
-        Rubric(rubric="x", prompt="{{ quetion }}").ask(ITEMS[:1], ["a"], "judge@1")
+    with pytest.raises(ValidationError, match="prompt:1: 'quetion' is undefined"):
+        Rubric(rubric="x", prompt="{{ quetion }}")
     with pytest.raises(ValidationError, match="Extra inputs"):
         Rubric.model_validate({"rubric": "x", "judges": "one"})
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from harness.errors import MachineError
+from harness.prompts import fill
 from harness.records import Item, Loglikelihood, Pair, Score
 from harness.scoring.base import StudentEngine
 from harness.scoring.suites import ChoiceSuite
@@ -46,7 +47,7 @@ def shares(logprobs: Sequence[float]) -> list[float]:
 def score_choices(items: Sequence[Item], suite: ChoiceSuite, engine: StudentEngine) -> list[Score]:
     """One score per item, same order. What cannot be asked or measured fails by name, never counts as wrong."""
     grouped = [
-        [continuation_pair(engine, suite.context.format(question=item.text), f" {c}") for c in item.choices]
+        [continuation_pair(engine, fill(suite.context, question=item.text), f" {c}") for c in item.choices]
         for item in items
     ]
     problems = [_problem(item, pairs, engine) for item, pairs in zip(items, grouped, strict=True)]

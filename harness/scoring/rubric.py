@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness import stats
 from harness.errors import UsageError
@@ -51,6 +52,19 @@ class Rubric(Record):
     form: Literal["completion", "chat"] = "chat"  # a plain prompt to continue, or one user turn
     prompt: Annotated[str, Field(min_length=1)] = PROMPT  # Jinja, given rubric, question, a and b
     planted: Annotated[int, Field(ge=0)] = 50  # pairs with a known winner that measure the judge, at most
+
+    @model_validator(mode="after")
+    def _prompt_renders(self) -> Self:
+        try:
+            self.template.render(rubric=self.rubric, question="q", a="a", b="b")
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @cached_property
+    def template(self) -> Template:
+        """The prompt, compiled. Raises UsageError for one that is no template."""
+        return compile_template(Path("prompt"), self.prompt)
 
     def ask(self, items: Sequence[Item], outputs: Sequence[str], model: str) -> list[Request]:
         """What the judge must answer: comparisons of `outputs` (one per item), then planted ones; equal ones once.
@@ -103,10 +117,9 @@ class Rubric(Record):
 
     def _requests(self, pair: _Pair, model: str) -> Iterator[Request]:
         """The two orders: ours first, then ours second."""
-        template: Template = compile_template(Path("rubric prompt"), self.prompt)
         space = " " if self.form == "completion" else ""  # what follows a plain prompt begins with a space
         for a, b in ((pair.ours, pair.other), (pair.other, pair.ours)):
-            text = template.render(rubric=self.rubric, question=pair.item.text, a=a.strip(), b=b.strip())
+            text = self.template.render(rubric=self.rubric, question=pair.item.text, a=a.strip(), b=b.strip())
             yield Request(
                 model=model,
                 prompt=text.rstrip() if self.form == "completion" else "",
@@ -114,7 +127,7 @@ class Rubric(Record):
                 sampling=Sampling(
                     temperature=0, max_tokens=1, choices=tuple(space + letter for letter in LETTERS), logprobs=20
                 ),
-                template_digest=template.digest,
+                template_digest=self.template.digest,
                 origin=Origin(purpose="judge", row=pair.item.id),
             )
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from harness import yaml_file
+from harness import prompts, yaml_file
 from harness.errors import UsageError, nearest
 from harness.records import FORMAT, Item, Record, digest
 from harness.scoring.answers import (
@@ -123,9 +123,9 @@ class ChoiceSuite(ItemsSuite):
     @model_validator(mode="after")
     def _has_no_other_holes(self) -> Self:
         try:
-            self.context.format(question="x")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"context {self.context!r}: only {{question}} may stand in braces") from error
+            prompts.check_pattern(self.context, "question")
+        except ValueError as error:
+            raise ValueError(f"context {self.context!r}: {error}") from error
         return self
 
 
