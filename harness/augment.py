@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from harness import prompts
+from harness.calls import CallCache, cached
 from harness.config import Run, TemplateUse
 from harness.environment import environment
 from harness.errors import Interrupted, MachineError
@@ -38,7 +39,7 @@ from harness.records import (
 from harness.rows import Rejected, own_rows, rows_settings
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
-from harness.store import CallCache, Manifest, cached, finished, unseal, write_json, write_jsonl, write_manifest
+from harness.store import Manifest, finished, unseal, write_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 1
@@ -60,7 +61,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         return None
 
     context = filter_context(run, teacher, terminal)
-    cache = CallCache(run.cache / "calls.sqlite")
+    cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     ask = Asker(cache, engine, stop)
     try:
         calibrations = calibrate_judges(run, context, ask, terminal)

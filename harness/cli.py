@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.errors import HarnessError, MachineError, UsageError
-from harness.terminal import Stop, Terminal
+from harness.terminal import Stop, Terminal, clean_up_on_signals, tell
 
 if TYPE_CHECKING:
     from harness.config import Run
@@ -314,6 +314,7 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
     # Threads that wait spin: beside a busy process that cost 40 times the time. So they spin less; 3% slower alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    clean_up_on_signals()
     try:
         app(prog_name="harness")
     except HarnessError as error:
@@ -323,19 +324,15 @@ def main() -> None:
     except OSError as error:
         sys.exit(_tell(MachineError(f"{error.filename or 'the machine'}: {error.strerror or error}"), "error"))
     except MemoryError:
-        sys.exit(
-            _tell(
-                MachineError("out of memory; a smaller eval.batch_tokens or train.micro_batch_tokens needs less"),
-                "error",
-            )
-        )
+        what = "out of memory; in train and eval a smaller train.micro_batch_tokens or eval.batch_tokens needs less"
+        sys.exit(_tell(MachineError(what), "error"))
     except Exception:  # noqa: BLE001  # exit code 1 means "regressed": a fault of ours must not say so
-        traceback.print_exc()
+        tell(traceback.format_exc())
         sys.exit(_tell(MachineError("this is a fault of the harness itself; please report the lines above"), "error"))
 
 
 def _tell(error: HarnessError, word: str) -> int:
-    print(f"harness: {word}: {error}" if word != "stopped" else f"harness: {error}", file=sys.stderr)
+    tell(f"harness: {word}: {error}" if word != "stopped" else f"harness: {error}")
     return error.exit_code
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness import prompts
+from harness.calls import CallCache, cached
 from harness.config import Run
 from harness.errors import Interrupted, UsageError
 from harness.gate.shipped import ship_cells
@@ -26,7 +27,7 @@ from harness.scoring.spelling import english
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, scorer_of
 from harness.scoring.summary import chance
 from harness.scoring.written import plain_prompt, score_written
-from harness.store import CallCache, cached, read_jsonl
+from harness.store import read_jsonl
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
 from harness.terminal import Stop, Terminal
 
@@ -147,7 +148,7 @@ def _judged(examiner: Examiner, suite: Suite, scores: Sequence[Score]) -> Outcom
     answered = [score for score in scores if score.status != "failed"]
     items, outputs = [known[score.item] for score in answered], [score.output for score in answered]
     judge = examiner.openers.judge(rubric.judge)
-    cache = CallCache(run.cache / "calls.sqlite")
+    cache = CallCache(run.cache / "calls.sqlite", examiner.terminal.say)
     try:
         requests = rubric.ask(items, outputs, judge.identity)
         found = [c for c, _ in cached(requests, cache, lambda: examiner.alone(judge.open), examiner.stop)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from statistics import mean
 
 from harness.augment import first_round, inputs_digest, requests_for
+from harness.call_file import count_stored
 from harness.config import Run
 from harness.errors import UsageError
 from harness.evaluate import inputs_digest as eval_digest
@@ -14,7 +15,7 @@ from harness.models import from_hub, resolve
 from harness.records import Request
 from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
-from harness.store import CallCache, finished
+from harness.store import finished
 from harness.subjects import TEACHER, read_cast
 from harness.training.grid import base_key
 
@@ -49,9 +50,7 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         each = mean(count(_prompt(r)) + 1 for r in sample)
         lines.append(("judge", rows, rows * each))
     total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
-    cache = CallCache(run.cache / "calls.sqlite")
-    stored = len(cache.get([r.key for r in (*asked, *calibration)]))
-    cache.close()
+    stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*asked, *calibration)}))
     out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
     out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
     out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")

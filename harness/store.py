@@ -1,8 +1,7 @@
-"""Files that survive a power cut: atomic writes, JSONL, stage manifests, the cache of teacher calls.
+"""Files that survive a power cut: atomic writes, JSONL, stage manifests, locks.
 
 A file is written to a temporary name, fsynced and renamed; a stage's manifest is written last. Whatever
-has no manifest, or one whose inputs differ, is done again. Completed calls are committed in small batches
-to one SQLite file that all runs share, so none is paid for twice.
+has no manifest, or one whose inputs differ, is done again.
 """
 
 from __future__ import annotations
@@ -13,24 +12,18 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import MachineError, UsageError, nearest
-from harness.records import Completion, Generator, Record, Request
+from harness.records import Record
 
 M = TypeVar("M", bound=BaseModel)
-
-COMMIT_EVERY = 16  # completions
-COMMIT_SECONDS = 1.0
 
 
 @contextmanager
@@ -211,19 +204,29 @@ def unseal(folder: Path) -> None:
             sync_folder(folder)
 
 
+def made_folders(folder: Path) -> list[Path]:
+    """Make a folder and its parents; returns those that were not there before, the deepest first."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that are empty, in the order given: what was refused leaves no trace."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold `folder` for this process. Raises MachineError naming the process that holds it already."""
+    """Hold `folder` for this process. Raises MachineError naming the process that holds it already.
+
+    A folder that was made for it and holds nothing at the end is removed.
+    """
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.seek(0)
-        holder = handle.read().strip() or "unknown"
-        handle.close()
-        raise MachineError(f"{what} is being worked on by another process (pid {holder}); wait for it") from error
+        made = made_folders(folder)
+    handle = _lock_file(folder / ".lock", what)
     try:
         handle.seek(0)
         handle.truncate()
@@ -231,77 +234,26 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         handle.flush()
         yield
     finally:
+        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink(missing_ok=True)
+            remove_empty(made)
         handle.close()  # closing releases the lock; so does any kind of death
 
 
-class CallCache:
-    """Completed calls by request key, in one SQLite file. Failed calls are never stored."""
-
-    def __init__(self, path: Path) -> None:
+def _lock_file(path: Path, what: str) -> TextIO:
+    """The open file, locked; one that its last holder removed meanwhile locks nothing."""
+    while True:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+            handle = path.open("a+")
         try:
-            self._db = sqlite3.connect(path, timeout=30)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS calls (key TEXT PRIMARY KEY, completion TEXT NOT NULL)")
-            self._db.commit()
-        except sqlite3.Error as error:
-            raise MachineError(
-                f"{path}: the cache of teacher calls cannot be opened: {error}; without the file, calls are made again"
-            ) from error
-
-    def get(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """The stored completions among `keys`."""
-        found: dict[str, Completion] = {}
-        for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for key, text in self._db.execute(f"SELECT key, completion FROM calls WHERE key IN ({marks})", part):
-                found[key] = Completion.model_validate_json(text)
-        return found
-
-    def put(self, completions: Sequence[Completion]) -> None:
-        """Commit completions. Raises MachineError when the disk is full."""
-        try:
-            with self._db:
-                self._db.executemany(
-                    "INSERT OR IGNORE INTO calls VALUES (?, ?)",
-                    [(c.request, c.model_dump_json()) for c in completions if c.finish_reason != "error"],
-                )
-        except sqlite3.Error as error:
-            raise MachineError(f"{self.path}: a completed call cannot be stored: {error}") from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-
-def cached(
-    requests: Sequence[Request], cache: CallCache, engine: Callable[[], Generator], stop: Callable[[], bool]
-) -> Iterator[tuple[Completion, bool]]:
-    """Answer every request from the cache or the engine; yields (completion, whether it was paid for now).
-
-    The engine is built only if something is missing. When `stop` turns true no new request is handed out
-    and the iterator ends once those in flight are back. Equal requests are asked once.
-    """
-    unique = {request.key: request for request in requests}
-    found = cache.get(list(unique))
-    for completion in found.values():
-        yield completion, False
-    missing = [request for key, request in unique.items() if key not in found]
-    if not missing or stop():
-        return
-    pending: list[Completion] = []
-    committed = time.monotonic()
-    try:
-        handed_out = takewhile(lambda _: not stop(), missing)
-        for completion in engine().generate(handed_out):
-            pending.append(completion)
-            if len(pending) >= COMMIT_EVERY or time.monotonic() - committed > COMMIT_SECONDS:
-                cache.put(pending)
-                pending, committed = [], time.monotonic()
-            yield completion, True
-    finally:
-        cache.put(pending)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            handle.close()
+            raise MachineError(f"{what} is being worked on by another process (pid {holder}); wait for it") from error
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                return handle
+        handle.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -31,7 +32,8 @@ class Terminal:
 
     def say(self, text: str = "") -> None:
         """Print text as it is; nothing in it is read as markup or as a terminal command."""
-        with suppress(SystemExit):  # rich's answer to a closed pipe; but the work goes on, and its exit code stands
+        # a closed pipe (rich answers with SystemExit), a terminal that is gone: work goes on, its exit code stands
+        with suppress(SystemExit, OSError):
             self._out.print(printable(text), markup=False, emoji=False)
 
     @contextmanager
@@ -62,7 +64,7 @@ class Terminal:
             last = now
             left = (now - started) / done * (total - done) if done else float("nan")
             ending = f", about {left:.0f} s left" if done < total and done else ""
-            print(f"{title}: {done}/{total} {printable(note)}{ending}", file=sys.stderr, flush=True)
+            tell(f"{title}: {done}/{total} {printable(note)}{ending}")
 
         return advance
 
@@ -70,6 +72,37 @@ class Terminal:
 def printable(text: str) -> str:
     """Text without control characters: what a model wrote must not drive the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def tell(text: str) -> None:
+    """A line to stderr. After a hangup the terminal is gone: then nothing more is written to it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        leave_terminal()
+
+
+def leave_terminal() -> None:
+    """Send what is still written to a terminal to nowhere: a write that fails would end the work."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Ctrl-C, a polite kill, and the end of the session unless it is to be ignored (nohup)."""
+    found = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    return [s for s in found if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+
+
+def clean_up_on_signals() -> None:
+    """Make a kill and a hangup end the process as Ctrl-C does: what it holds is given back, its children end."""
+    for number in heard_signals():
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 class Stop:
@@ -89,13 +122,13 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Catch Ctrl-C (and a polite kill) inside the block."""
+        """Catch Ctrl-C, a polite kill and the end of the session inside the block."""
 
         timers: list[threading.Timer] = []
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self._since is not None:
-                print("\nStopped at once; the same command goes on from what is stored.", file=sys.stderr)
+                tell("\nStopped at once; the same command goes on from what is stored.")
                 raise KeyboardInterrupt
             self._since = time.monotonic()
             # should what is in flight hang (an endpoint that never answers), this is the second Ctrl-C
@@ -103,9 +136,9 @@ class Stop:
             last_call.daemon = True
             last_call.start()
             timers.append(last_call)
-            print("\nStopping: finishing what is in flight (again Ctrl-C stops at once).", file=sys.stderr)
+            tell("\nStopping: finishing what is in flight (again Ctrl-C stops at once).")
 
-        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, handle) for s in heard_signals()}
         try:
             yield self
         finally:

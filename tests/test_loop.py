@@ -19,6 +19,7 @@ from harness.analysis import arms, headline
 from harness.ask import ask
 from harness.augment import augment
 from harness.bless import bless
+from harness.calls import COMMIT_EVERY
 from harness.check import check
 from harness.clean import clean
 from harness.config import Run, load_run
@@ -35,7 +36,6 @@ from harness.results import load_results
 from harness.scoring.base import StudentEngine
 from harness.scoring.reference import NAME as REFERENCE
 from harness.stats import MIN_SEEDS
-from harness.store import COMMIT_EVERY
 from harness.terminal import Stop
 from harness.train import train
 from tests.http_server import Endpoint, serving

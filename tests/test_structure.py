@@ -27,6 +27,9 @@ FOUNDATION = {"errors", "text"}  # import nothing of ours
 MAY = {  # shelf -> the modules of ours it may use, besides itself
     "records": {"errors"},
     "stats": {"records"},
+    "call_file": {"records", "errors", "store"},
+    "leases": {"errors"},
+    "calls": {"records", "call_file", "leases"},
     "gate": {"stats", "records", "errors", "store", "config", "results", "scoring", "rows"},
     "python_file": {"errors"},
     "sandbox": {"errors"},
