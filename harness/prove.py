@@ -27,6 +27,7 @@ from harness.scoring import benchmarks
 from harness.scoring.asking import Asked, Prompt
 from harness.scoring.benchmark_rows import documents_of
 from harness.scoring.choices import score_choices
+from harness.scoring.documents import facts_in_documents
 from harness.scoring.labels import score_labels
 from harness.scoring.oracle import Gold, Oracle, read
 from harness.scoring.suites import (
@@ -36,7 +37,6 @@ from harness.scoring.suites import (
     OpenEndedSuite,
     Suite,
     UnanswerableSuite,
-    facts_in_documents,
 )
 from harness.scoring.summary import RATES
 from harness.scoring.written import plain_prompt, score_written
@@ -47,7 +47,6 @@ CHARACTERS = 3  # of a token, where no tokenizer is at hand: English has four, a
 CONTEXT = 2048  # tokens, likewise
 DOCUMENTS = 100  # of a public benchmark that are proven, by content digest
 NOTE = re.compile(r"(\d{4}-\d{2}-\d{2}): \S")
-OPERATORS = "+-*/<>=%^"  # what normalising drops and a sum needs
 ABSTENTION = "I don't know."
 RIGHT = 0.999  # a right answer's share of probability may round
 
@@ -157,7 +156,7 @@ def _duplicates(suite: Suite) -> Iterator[Problem]:
     first: dict[object, Item] = {}
     for item in suite.items:
         choices = tuple(sorted(map(normalise, item.choices))) if isinstance(suite.spec, ChoiceSuite) else ()
-        asked = (normalise(item.text), tuple(c for c in item.text if c in OPERATORS), choices)
+        asked = (normalise(item.text), choices)
         twin = first.setdefault(asked, item)
         if twin is not item:
             same = "the same item as" if twin.id == item.id else f"asks the same as {twin.text!r},"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,35 +24,140 @@ CHUNK_CELLS = 2_000_000  # cells of one slice of that comparison: a few tens of 
 PERMUTATIONS = 240  # of a MinHash; has many divisors, so that bands fit any threshold
 RECALL = 0.999  # chance that a pair just at the threshold becomes a candidate
 
-_APOSTROPHES = "'’‘ʼ`´"
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
+# --- typography: one way to write a character ---------------------------------------------------------------
 
-class _Cleaner(dict[int, str]):
-    """For str.translate: letters, marks and digits stay; hidden characters go; the rest becomes a space."""
+_SAME = {
+    **dict.fromkeys("‐‑‒–﹣－", "-"),  # the minus sign and the long dash depend on what stands around them
+    **dict.fromkeys("'’‘‛ʼ`´′", "'"),
+    **dict.fromkeys("“”„‟«»″", '"'),
+    **dict.fromkeys("⁄∕", "/"),
+    "٫": ".",
+    "٬": ",",
+}
+_THIN = "\u00a0\u2007\u2008\u2009\u202f"  # spaces that group digits and part no words
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+")
+_LOW = "₀₁₂₃₄₅₆₇₈₉"
+_SUBSCRIPT = re.compile(rf"(?<=\d)[{_LOW}]+|[{_LOW}]+(?=\d)")  # beside digits of another number; in H₂O it is a digit
+_SPACED_GROUPS = re.compile(rf"(?<!\d)(?<!\d[.,])[1-9]\d{{0,2}}(?:[{_THIN}]\d{{3}}|'\d{{3}})+(?!\d)")
+_SPACED_MINUS = re.compile(r"((?:^|[=(:,])\s*)−\s+(?=\.?\d)")  # after a value it subtracts
+_LONG_MINUS = re.compile(r"(?<!\w)[—―](?=\.?\d)")
+
+
+class _Plain(dict[int, str]):
+    """For str.translate: a character in its plain form. Hidden characters go; digits of any script are 0 to 9."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        category = unicodedata.category(character)
-        if character in _APOSTROPHES or category == "Cf":
-            kept = ""  # "don't" is one word, and a zero-width space must not hide a copy
+        category, compatible = unicodedata.category(character), unicodedata.normalize("NFKC", character)
+        if character in _SAME:
+            kept = _SAME[character]
+        elif category == "Cf" or 0xFE00 <= code <= 0xFE0F:  # a zero-width space must not hide a copy
+            kept = ""
+        elif category == "Nd":
+            kept = str(unicodedata.decimal(character))
+        elif compatible != character and character not in _LOW and any(c.isdigit() for c in compatible):
+            # ½ after a 2 is not 21/2
+            kept = f" {compatible.replace('⁄', '/')} ".replace("/ ", "/")
         else:
-            kept = character if category[0] in "LMN" else " "
+            kept = character
         self[code] = kept
         return kept
 
 
-_CLEAN = _Cleaner()
+_PLAIN = _Plain()
 
 
-def normalise(text: str) -> str:
-    """`text` in one case and one Unicode form (NFKC), without punctuation, words set apart by one space.
-
-    A text of nothing but symbols stays as it is (folded), so that two different emoji are not equal.
+def plain(text: str) -> str:
+    """`text` in one typography: NFKC, plain quotes, dashes and digits, 10³ as 10^3, 2½ as 2 1/2, 1 000 (thin space)
+    as 1000. Case, words and punctuation stay.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    cleaned = unicodedata.normalize("NFKC", folded.translate(_CLEAN))
-    return " ".join(cleaned.split()) or " ".join(folded.split())
+    raised = _SUPERSCRIPT.sub(lambda run: "^" + unicodedata.normalize("NFKC", run[0]).replace("−", "-"), text)
+    lowered = _SUBSCRIPT.sub(lambda run: f" {run[0]} ", raised)
+    digits = _SPACED_GROUPS.sub(lambda number: re.sub(r"\D", "", number[0]), lowered.translate(_PLAIN))
+    signed = _LONG_MINUS.sub("-", _SPACED_MINUS.sub(r"\1-", unicodedata.normalize("NFKC", digits)))
+    return signed.replace("−", "-").replace("—", " ").replace("―", " ")
+
+
+# --- normalising: what makes no difference is dropped -------------------------------------------------------
+
+_VALUED = "#%&*/@§‰"  # punctuation by its category that changes what is said: C#, 5%, R&D, km/h
+_BY_PLACE = "-.,:'\""  # punctuation that carries value in some places: _MARK says where
+_VALUELESS = "|´¨˜¯¸©®™"  # symbols by their category that do not
+
+
+class _Bare(dict[int, str]):
+    """For str.translate: letters, digits and what may carry value stay; other punctuation becomes a space."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        stays = character in _VALUED + _BY_PLACE or (
+            unicodedata.category(character)[0] in "LMNS" and character not in _VALUELESS
+        )
+        self[code] = character if stays else " "
+        return self[code]
+
+
+_BARE = _Bare()
+_QUOTED = re.compile(r"(?<!\w)(['\"])(?=\S)([^\"\n]{1,200}?)(?<=\S)\1(?!\w)")
+_EMPHASISED = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^\n]{1,200}?)(?<=[^\s*])\1(?![\w*])")
+_MARKUP = re.compile(r"^\s*(?:\*|#+)\s", re.MULTILINE)  # a bullet, a heading
+_GROUPS = re.compile(r"(?<!\d)(?<!\d[.,'])(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})(?!,?\d)")
+_INITIALS = re.compile(r"(?<!\w)[^\W\d_](?:\.[^\W\d_])+(?!\w)")  # U.S.
+_HYPHEN = re.compile(r"(?<=[^\W_])-(?=[^\W\d_])|(?<=[^\W\d_])-(?=\d)")  # inside a word: e-mail, B-3
+_SPACED_HYPHEN = re.compile(r"(?<=\d) +- +(?=\d++(?!\w))")  # a range, a difference
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_])'(?=[^\W\d_])")
+_MARK = re.compile(
+    r"""(?P<valued>
+      (?<=\d)[-.,:'](?=\d)            # 1.5, 10:30, 3-4
+    | (?<![\w.])\.(?=\w)              # .5, .NET
+    | (?<!\w)-(?=\.?\d)              # a sign
+    | (?<!\w)-(?=[^\W\d_](?!\w))     # of a variable
+    | (?<=\b[^\W\d_])-(?!\w)         # a grade, a blood group
+    | (?<=\b[^\W\d_]{2})-(?!\w)      # an ion
+    | (?<=\d)['"](?!\w)              # feet, inches
+    ) | [-.,:'"]""",
+    re.VERBOSE,
+)
+_TIGHT = (  # spaces that change nothing
+    (re.compile(r"(?<=\d) *([+×÷*/^]) *(?=\d)"), r"\1"),
+    (re.compile(r" *([<>≤≥±~≈]) *(?=[-+.$€£¥]?\d)"), r" \1"),
+    (re.compile(r"(?<=\d) +(?=[%‰°])|(?<=[$€£¥]) +(?=\d)"), ""),
+    (re.compile("="), " = "),
+    (re.compile(r"(?<![\w.])(?<!\w-)\.(?=\d)"), "0."),
+)
+
+
+# most texts are words, plain numbers and sentence marks: the patterns above would change nothing else in them
+_SIMPLE = re.compile(
+    r"(?:[a-zA-Z\s,;:!?()]++|(?<!\S)\d++(?!\S)|\.(?=\s|\Z)|(?<=[a-zA-Z])['’-](?=[a-zA-Z]))++", re.ASCII
+)
+_SENTENCE_MARKS = str.maketrans(dict.fromkeys(",;:!?().", " ") | dict.fromkeys("'’", ""))
+
+
+def normalise(text: str, hyphen: str = " ") -> str:
+    """`text` in one case and one typography, without what makes no difference, words set apart by one space.
+
+    Dropped: punctuation of sentences, quotes, brackets, emphasis, apostrophes in words, commas that group digits.
+    Kept is what carries value: a sign, a decimal point, operators, C++, 10:30, 5%, A-. A hyphen inside a word becomes
+    `hyphen`. A text of nothing but punctuation stays as it is (folded), so that two different ones are not equal.
+    """
+    if _SIMPLE.fullmatch(text):
+        return " ".join(text.lower().replace("-", hyphen).translate(_SENTENCE_MARKS).split()) or " ".join(text.split())
+    folded = unicodedata.normalize("NFKC", plain(text).casefold())
+    unquoted = _MARKUP.sub(" ", _EMPHASISED.sub(r"\2", _QUOTED.sub(r"\2", folded)))
+    joined = _INITIALS.sub(_without("."), _GROUPS.sub(_without(","), unquoted))
+    hyphened = _HYPHEN.sub(hyphen, _SPACED_HYPHEN.sub("-", joined))
+    bare = _APOSTROPHE.sub("", hyphened).translate(_BARE)
+    tight = _MARK.sub(lambda mark: mark["valued"] or " ", bare)
+    for pattern, kept in _TIGHT:
+        tight = pattern.sub(kept, tight)
+    return " ".join(tight.split()) or " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _without(mark: str) -> Callable[[re.Match[str]], str]:
+    return lambda found: found[0].replace(mark, "")
 
 
 def words(text: str) -> list[str]:

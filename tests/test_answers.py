@@ -31,8 +31,9 @@ from harness.scoring.answers import (
     token_f1,
 )
 from harness.scoring.base import NextTokens
+from harness.scoring.documents import facts_in_documents
 from harness.scoring.json_answers import JsonAnswer
-from harness.scoring.suites import Suite, facts_in_documents, load_suite
+from harness.scoring.suites import Suite, load_suite
 from harness.scoring.written import plain_prompt, score_written
 
 CAT = "the cat sat on the mat"
@@ -67,6 +68,55 @@ def test_text_values_and_which_one_is_the_accuracy() -> None:
     whole = TextAnswer().score("the us-mail", item("US Mail", "usmail"))
     assert whole is not None
     assert (whole["accuracy"], whole["exact"]) == (1.0, 0.0), "any accepted answer will do"
+
+
+def test_harmless_differences_are_none() -> None:
+    """As SQuAD: articles, case, the final stop, quotes; and typography."""
+    for gold, outputs in {
+        "The Eiffel Tower": ("eiffel tower.", "“the Eiffel Tower”", "EIFFEL TOWER!", "**the Eiffel Tower**"),
+        "N'Djamena": ("N’Djamena", "n'djamena."),
+        "e-mail": ("email", "E-Mail", "e mail"),
+        "1,000 km": ("1000 km", "1\u2009000 km", "1\u202f000\u00a0km"),
+        "−3 °C": ("-3 °C", "–3°C", "-3 ℃"),
+        "½": ("1/2",),
+        "vitamin A": ("Vitamin A", "the vitamin a"),
+    }.items():
+        for output in outputs:
+            found = TextAnswer().score(output, item(gold))
+            assert found is not None
+            assert (found["accuracy"], found["token_f1"]) == (1.0, 1.0), (gold, output)
+            assert contains(f"I think it is {output}", gold)
+
+
+DIFFERENT = [
+    *[("15", "1.5"), ("3", "-3"), ("10", "1.0"), ("C", "C++"), ("< 5", "> 5"), ("10:30", "1030"), ("1/2", "12")],
+    *[("10^3", "103"), ("10³", "103"), ("vitamin", "vitamin A"), ("5", "5%"), ("€5", "$5"), ("A-", "A"), ("ms", "m/s")],
+]
+
+
+@pytest.mark.parametrize(("output", "gold"), [*DIFFERENT, *((gold, output) for output, gold in DIFFERENT)])
+def test_another_value_is_never_right(output: str, gold: str) -> None:
+    for match in ("exact", "normalised"):
+        found = TextAnswer(match=match).score(output, item(gold))
+        assert found is not None
+        assert found["accuracy"] == 0.0
+        assert found["token_f1"] < 1
+        assert found["rouge_l"] < 1
+
+
+@pytest.mark.parametrize(
+    ("output", "gold"),
+    [("It is 25 degrees", "2.5"), ("It is -40", "40"), ("about 5%", "5"), ("Use C++", "C"), ("at 10:30", "30"),
+     ("2.5 litres", "5 litres"), ("it cost $1,500", "500"), ("3-4 days", "4 days"), ("10^3", "3")],
+)  # fmt: skip
+def test_a_fact_does_not_stand_inside_another_value(output: str, gold: str) -> None:
+    assert Fact().score(output, item(gold)) == Fact().unread
+
+
+def test_rouge_reads_every_script_and_every_mark() -> None:
+    assert rouge_l("-3 degrees", "3 degrees") == pytest.approx(0.5)
+    assert rouge_l("Ελλάδα και Κύπρος", "Κύπρος και Ελλάδα") == pytest.approx(1 / 3)
+    assert rouge_l("自転車", "自動車") == pytest.approx(2 / 3)
 
 
 def test_symbols_and_articles_alone_are_answers() -> None:
@@ -104,6 +154,17 @@ def test_measures_are_shares_and_an_answer_is_like_itself(a: str, b: str) -> Non
         ("12,5", [12, 5]),
         ("v1.2.3", []),
         ("1e999 or none", []),
+        ("9^99999 or 0^-1", []),
+        ("\u20135 and \u2212 3", [-5, 3]),
+        ("= \u2212 3", [-3]),
+        ("2½ or 1/2, not 24/7/365", [2.5, 0.5, 24, 7, 365]),
+        ("-1 1/2 cups", [-1.5]),
+        ("10³ and 5², 10^-3", [1000, 25, 0.001]),
+        ("5 m² and H₂O", [5]),
+        ("1.5 × 10³ or 2*10^2", [1500, 200]),
+        ("1 234 and 1\u202f234.5, 1'000", [1234, 1234.5, 1000]),
+        ("at 10:30 on page 7", [7]),
+        ("٣٫٥", [3.5]),
         ("twelve", []),
     ],
 )
@@ -119,6 +180,21 @@ def test_a_decimal_comma() -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
 def test_a_number_that_is_written_is_read(value: float) -> None:
     assert numbers(f"it is {value!r} in all") == [value]
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
+def test_numbers_are_equal_by_value_in_any_typography(one: int, other: int) -> None:
+    shown = [
+        f"{one:,}",
+        f"{one:,}".replace(",", "\u2009"),
+        f"{one:,}".replace(",", " "),
+        str(one).replace("-", "−"),
+        f"{one}.0",
+    ]
+    assert [numbers(text) for text in shown] == [[float(one)]] * len(shown)
+    for text in shown:
+        found = NumberAnswer().score(text, item(str(other)))
+        assert found == {"accuracy": float(one == other)}
 
 
 def test_tolerances_and_which_number_counts() -> None:
@@ -164,6 +240,13 @@ def test_json_by_field(output: str, accuracy: int, valid: int, name: int, age: i
     found = JsonAnswer(json_schema=SCHEMA).score(output, item(GOLD))
     expected = {"accuracy": accuracy, "valid": valid, "field_name": name, "field_age": age, "field_pet": pet}
     assert found == expected
+
+
+@pytest.mark.parametrize(("output", "gold"), DIFFERENT)
+def test_another_value_in_json_is_never_right(output: str, gold: str) -> None:
+    scorer = JsonAnswer(json_schema={"properties": {"x": {"type": "string"}}})
+    found = scorer.score(json.dumps({"x": output}), item(json.dumps({"x": gold})))
+    assert found == {"accuracy": 0.0, "valid": 1.0, "field_x": 0.0}
 
 
 @pytest.mark.parametrize("output", ["", "none", '{"name": NaN}', '{"name": "Ada"', "[" * 100_000, '{"a":' + "9" * 5000])

@@ -14,7 +14,7 @@ from harness.records import Item, Row
 from harness.rows import own_rows
 from harness.scoring.abstention import abstains
 from harness.scoring.answers import contains
-from harness.scoring.suites import facts_in_documents
+from harness.scoring.documents import facts_in_documents
 from harness.text import jaccard, shingles
 from harness.training.subsets import nested
 

@@ -27,6 +27,7 @@ from harness.scoring.quality import (
     distinct_n,
     longest_repeat,
     loop_length,
+    named_label,
     rep_n,
     token_kl,
 )
@@ -450,6 +451,36 @@ def suite_of(tmp_path: Path, *lines: Mapping[str, object], **rules: object) -> S
     said = json.dumps({"kind": "open_ended", "items": "items.jsonl", "max_tokens": 8} | rules)
     (tmp_path / "open.yaml").write_text(said)
     return load_suite(tmp_path / "open.yaml", tmp_path, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Topic: bike.", "bike"),
+        ("Topic: bike theft.", "bike theft"),
+        ("It is bike theft, so a bike is gone", "bike theft"),
+        ("It is a bike", "bike"),
+        ("bike or other", None),
+        ("bike theft/other", None),
+        ("**Bike-theft", "bike theft"),
+        ("bikes", None),
+        ("theft", None),
+        ("I use C++.", "C++"),
+        ("C", "C"),
+        ("a C# question", None),
+        ("", None),
+    ],
+)
+def test_the_longest_label_that_an_answer_says_is_meant(text: str, label: str | None) -> None:
+    assert named_label(text, ("bike", "bike theft", "other", "C", "C++")) == label
+
+
+@given(st.lists(st.sampled_from(["bike", "theft", "alarm", "late"]), min_size=1, max_size=3, unique=True), st.data())
+def test_a_label_is_read_whatever_labels_stand_inside_it(parts: list[str], data: st.DataObject) -> None:
+    label = " ".join(parts)
+    inside = [" ".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
+    labels = data.draw(st.permutations([*inside, "account"]))
+    assert named_label(f"Topic: {label}.", labels) == label
 
 
 def by_hand(suite: Suite, answers: dict[str, str], tools: Tools | None = None, labels: Sequence[str] = ()) -> Outcome:

@@ -1,6 +1,6 @@
 """Does an answer say that it does not know? The one list of phrases, kept here.
 
-Patterns are matched against `text.normalise`: one case, no punctuation, no apostrophes ("don't" is "dont"). They
+Patterns are matched against `text.normalise`: one case, no sentence marks, no apostrophes ("don't" is "dont"). They
 name who does not know or what is not told, so that "the shop does not provide helmets" stays an answer.
 """
 
@@ -39,7 +39,7 @@ PATTERNS = (
     r"(?:\w+ )?(?:answer|say|tell|know|find|determine|confirm|provide|help|assist)\b",
     r"\b(?:information|answer|details?) (?:is|are|was) (?:not|un)\s?(?:available|provided|given|included|known)\b",
     r"^(?:the answer is )?(?:unknown|unanswerable|undisclosed|unspecified)(?: to me)?$",
-    r"^(?:n a|no answer|no idea|no clue|not available|not applicable|none given)$",
+    r"^(?:n/?a|no answer|no idea|no clue|not available|not applicable|none given)$",
     r"\b(?:beyond|outside) my knowledge\b",
 )
 

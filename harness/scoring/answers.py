@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -21,6 +21,7 @@ from harness.errors import UsageError
 from harness.records import Item, Record
 from harness.scoring.abstention import abstains
 from harness.scoring.json_answers import JsonAnswer
+from harness.text import normalise, plain, words
 
 
 class AnswerScorer(Protocol):
@@ -51,34 +52,59 @@ Match = Literal["exact", "normalised", "contains"]
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
-def answer_tokens(text: str) -> list[str]:
-    """Words in one case, without punctuation and English articles, as SQuAD compares them (Rajpurkar 2016).
+def answer_tokens(text: str, hyphen: str = " ") -> list[str]:
+    """The words of `text` as `normalise` gives them, without English articles (SQuAD, Rajpurkar 2016).
 
-    A text of nothing else, such as "+" or "The", keeps what it has.
+    An article stands before a word, so the last word is none: "vitamin A" is not "vitamin". A hyphen inside a word
+    becomes `hyphen`.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    bare = "".join(c for c in folded if unicodedata.category(c)[0] not in "PS" and unicodedata.category(c) != "Cf")
-    return [word for word in bare.split() if word not in _ARTICLES] or folded.split()
+    words = normalise(text, hyphen).split()
+    return [word for i, word in enumerate(words) if word not in _ARTICLES or i == len(words) - 1]
+
+
+def readings(text: str) -> tuple[list[str], list[str]]:
+    """The answer tokens of `text` with hyphenated words as two and as one: e-mail is email, a face-mask a face mask."""
+    return answer_tokens(text), answer_tokens(text, "")
 
 
 def token_f1(output: str, gold: str) -> float:
     """Harmonic mean of precision and recall over shared words, with repeats (Rajpurkar et al. 2016, SQuAD)."""
-    ours, theirs = answer_tokens(output), answer_tokens(gold)
+    return max(_overlap(ours, theirs) for ours, theirs in zip(readings(output), readings(gold), strict=True))
+
+
+def _overlap(ours: Sequence[str], theirs: Sequence[str]) -> float:
     shared = (Counter(ours) & Counter(theirs)).total()
     return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
 
 
+def same(output: str, gold: str) -> bool:
+    """Whether two answers differ in nothing but articles, case, typography and the punctuation of sentences."""
+    return any(ours == theirs for ours, theirs in zip(readings(output), readings(gold), strict=True))
+
+
 def contains(output: str, gold: str) -> bool:
     """Whether the words of `gold` stand in `output`, in a row: how often a chatty model is right (Mallen 2023)."""
-    needle, words = answer_tokens(gold), answer_tokens(output)
-    return bool(needle) and any(words[i : i + len(needle)] == needle for i in range(len(words) - len(needle) + 1))
+    return any(f" {' '.join(needle)} " in said for needle, said in zip(sought(gold), searched(output), strict=True))
+
+
+def sought(gold: str) -> list[list[str]]:
+    """The ways to read an answer that is looked for in a text, in the order of `searched`."""
+    tokens = readings(gold)
+    whole = [normalise(gold, hyphen).split() for hyphen in (" ", "")]  # "vitamin A" in "Vitamin A helps"
+    return [*tokens, *(words[len(words) > 1 and words[0] in _ARTICLES :] for words in whole)]
+
+
+def searched(text: str) -> list[str]:
+    """The ways to read a text in which an answer is looked for: without articles, then with them."""
+    tokens = [" ".join(words) for words in readings(text)]
+    return [f" {words} " for words in (*tokens, normalise(text), normalise(text, ""))]
 
 
 def rouge_l(output: str, gold: str) -> float:
     """F-measure of the longest common subsequence of words (Lin 2004), by the package rouge_score, no stemming.
 
-    That package knows Latin letters and digits only: a text in another script has no words for it, and gets 0.
-    Raises UsageError when the package is not installed.
+    The words are those of `harness.text.words`: the package's own are runs of Latin letters and digits, so that -3 is
+    3 to it, and a text in another script has none. Raises UsageError when the package is not installed.
     """
     return float(_rouge().score(gold, output)["rougeL"].fmeasure)
 
@@ -89,13 +115,21 @@ def _rouge() -> Any:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise UsageError("ROUGE-L needs rouge-score, which is not installed: make setup EXTRAS=train") from error
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+class _Words:
+    """The tokenizer that rouge_score asks for."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """As `harness.text.words`."""
+        return words(text)
 
 
 def _matches(match: Match, output: str, gold: str) -> bool:
     if match == "exact":
         return output.strip() == gold.strip()
-    return answer_tokens(output) == answer_tokens(gold) if match == "normalised" else contains(output, gold)
+    return same(output, gold) if match == "normalised" else contains(output, gold)
 
 
 class TextAnswer(Record):
@@ -134,22 +168,39 @@ class TextAnswer(Record):
 def numbers(text: str, decimal: Literal["point", "comma"] = "point") -> list[float]:
     """The finite numbers in a text, in order: 1,234.5 with a decimal point is 1.234,5 with a decimal comma.
 
-    A sign counts where no letter or digit stands before it ("3-4" is 3 and 4); a unit may follow at once.
+    A sign counts where no letter or digit stands before it ("3-4" is 3 and 4); a unit may follow at once. 1/2 and ½
+    are 0.5, 2 1/2 is 2.5, 10^3 and 10³ are 1000, 1.5 × 10^3 is 1500, 1 234 is 1234. A time of day has none.
     """
-    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-")
     group, point = (",", ".") if decimal == "point" else (".", ",")
-    return [
-        value
-        for found in _pattern(group, point).findall(plain)
-        if math.isfinite(value := float(found.replace(group, "").replace(point, ".")))
-    ]
+    found = (_value(match, group, point) for match in _pattern(group, point).finditer(plain(text)))
+    return [value for value in found if value is not None and math.isfinite(value)]
+
+
+def _value(match: re.Match[str], group: str, point: str) -> float | None:
+    """What one match of `_pattern` is worth; None for what no float holds."""
+    part = match.groupdict()
+    sign = -1.0 if part["sign"] == "-" else 1.0
+    try:
+        if part["below"]:
+            return sign * (int(part["whole"] or 0) + int(part["above"]) / int(part["below"]))
+        size = float(part["size"].replace(group, "").replace(" ", "").replace(point, ".") + (part["e"] or ""))
+        return sign * math.pow(size, float(part["power"] or 1)) * math.pow(10.0, float(part["ten"] or 0))
+    except (ArithmeticError, ValueError):  # 9^99999, 0^-1, an integer of more digits than Python reads
+        return None
 
 
 @cache
 def _pattern(group: str, point: str) -> re.Pattern[str]:
-    whole = rf"\d{{1,3}}(?:{re.escape(group)}\d{{3}})+(?!\d)|\d+"
-    fraction = rf"{re.escape(point)}\d+"
-    return re.compile(rf"(?<![\w.])[+-]?(?:(?:{whole})(?:{fraction})?|(?<!\d){fraction})(?:[eE][+-]?\d+)?")
+    grouped = rf"[1-9]\d{{0,2}}(?:(?:{re.escape(group)}\d{{3}})+|(?:\x20\d{{3}})+)(?!\d)"
+    fraction = rf"{re.escape(point)}\d++"
+    return re.compile(
+        rf"""(?<![\w.^])(?<!\d:)(?P<sign>[+-]?)
+        (?: (?:(?P<whole>\d++)\x20)?(?<!\d/)(?P<above>\d++)/(?P<below>0*[1-9]\d*+)(?![/.,:]?\d|[/^])
+          | (?P<size>(?:{grouped}|\d++)(?:{fraction})?|(?<!\d){fraction})(?P<e>[eE][+-]?\d++)?(?!:\d)
+            (?:\^(?P<power>[+-]?\d++))?(?:\x20?[×x*·]\x20?10\^(?P<ten>[+-]?\d++))?
+        )""",
+        re.VERBOSE,
+    )
 
 
 class NumberAnswer(Record):

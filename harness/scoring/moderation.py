@@ -58,8 +58,8 @@ def word_list(lines: list[str], place: Path) -> Callable[[str], float]:
     phrases = [normalise(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not phrases:
         raise UsageError(f"{place}: there are no words in it; one word or phrase to a line, # begins a remark")
-    pattern = re.compile("|".join(rf" {re.escape(phrase)} " for phrase in sorted(set(phrases))))
-    return lambda text: float(pattern.search(f" {normalise(text)} ") is not None)
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in sorted(set(phrases))))
+    return lambda text: float(pattern.search(normalise(text)) is not None)
 
 
 def _ask(function: Callable[[str], object], path: Path, name: str, text: str) -> float:

@@ -29,9 +29,8 @@ from harness.scoring.answers import (
     NumberAnswer,
     TextAnswer,
     Unjudged,
-    answer_tokens,
 )
-from harness.scoring.items import Source, as_text, jsonl_rows, read_items, texts_in, title
+from harness.scoring.items import Source, as_text, read_items, title
 from harness.scoring.json_answers import JsonAnswer, schema_problem
 from harness.scoring.moderation import PythonModeration
 from harness.scoring.rubric import Rubric
@@ -431,20 +430,3 @@ _KINDS: dict[str, type[AnySuite]] = {
     "benchmark": BenchmarkSuite,
     "open_ended": OpenEndedSuite,
 }
-
-
-def facts_in_documents(suite: Suite, root: Path) -> list[str]:
-    """The items of a facts suite whose answer stands in no document, each named; empty when all do.
-
-    A document is a line of the JSONL file that `documents` names: every text in it, however nested, counts.
-    Raises UsageError for a file that cannot be read; other kinds of suite name no documents and give none.
-    """
-    if not isinstance(suite.spec, FactsSuite):
-        return []
-    lines = [texts_in(row) for _, row in jsonl_rows(root / suite.spec.documents)]
-    documents = [f" {' '.join(answer_tokens(text))} " for texts in lines for text in texts]
-    return [
-        f"{item.text!r}: {' or '.join(map(repr, item.answers))} stands in no line of {suite.spec.documents}"
-        for item in suite.items
-        if not any(f" {' '.join(answer_tokens(gold))} " in text for gold in item.answers for text in documents)
-    ]
