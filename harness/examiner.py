@@ -31,7 +31,7 @@ from harness.store import read_jsonl
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
 from harness.terminal import Stop, Terminal
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 T = TypeVar("T")
 Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter folder -> a loaded student
