@@ -399,10 +399,11 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
         return f"{teacher.model}@scripted", lambda: ScriptedEngine.from_file(script)
     if teacher.engine == "openai":
         from harness.engines.openai import OpenAIEngine
+        from harness.engines.openai_settings import api_key
 
-        key = os.environ.get(teacher.api_key_env)
+        key = api_key(os.environ, teacher.api_key_env)
         return f"{teacher.model}@{teacher.revision or 'endpoint'}", lambda: OpenAIEngine(
-            str(teacher.base_url), key, concurrency=teacher.concurrency
+            str(teacher.base_url), key, concurrency=teacher.concurrency, say=terminal.say
         )
     model = resolve(teacher.model, run.cache, teacher.revision)
     if teacher.engine == "vllm" and find_spec("vllm") is None:

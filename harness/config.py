@@ -46,6 +46,11 @@ class Teacher(Record):
     def _reachable(self) -> Self:
         if self.engine == "openai" and not self.base_url:
             raise ValueError("engine openai needs base_url, e.g. http://127.0.0.1:8000/v1")
+        if self.base_url:
+            from harness.engines.openai_settings import address_problem  # imports an HTTP client: half a second
+
+            if problem := address_problem(self.base_url):
+                raise ValueError(f"base_url {problem}")
         if self.engine == "scripted" and not self.script:
             raise ValueError("engine scripted needs script, a JSON file of answers")
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,10 @@ def _bundled_folder(name: str, cache: Path) -> Path:
 def _hub(name: str, cache: Path, revision: str | None) -> Model:
     """Download (or find in the hub's own cache) config, tokenizer and safetensors of a hub id."""
     from huggingface_hub import snapshot_download
+
+    from harness.engines.openai_settings import check_proxies
+
+    check_proxies(os.environ)
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

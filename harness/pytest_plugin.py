@@ -32,17 +32,17 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from harness.check import decisions_of
     from harness.config import load_run
     from harness.errors import HarnessError
-    from harness.terminal import Terminal
+    from harness.terminal import Terminal, printable
 
     try:
         run = load_run(Path(path))
         _, student, decisions = decisions_of(run, config.getoption("harness_common"), Terminal())
     except HarnessError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(printable(str(error))) from error
     unsure = config.getoption("harness_unsure")
     file = run.root / "runs" / f"{run.name}.yaml"
     for decision in decisions:
-        name = f"{decision.rule.suite}::{decision.rule.metric}[{decision.limit}]"
+        name = printable(f"{decision.rule.suite}::{decision.rule.metric}[{decision.limit}]")
         about = {"decision": decision, "student": student, "unsure": unsure}
         items.append(RuleItem.from_parent(session, name=name, nodeid=f"runs/{file.name}::{name}", path=file, **about))
 
@@ -68,7 +68,8 @@ class RuleItem(pytest.Item):
 
     def _said(self) -> str:
         from harness.gate.announce import interval
+        from harness.terminal import printable
 
         d = self.decision
         said = f"{d.verdict}: {self.student}, {d.rule.suite} {d.rule.metric} {d.limit}: {interval(d.difference)}"
-        return f"{said} ({d.question}); {d.note}" if d.note else f"{said} ({d.question})"
+        return printable(f"{said} ({d.question}); {d.note}" if d.note else f"{said} ({d.question})")

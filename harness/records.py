@@ -1,4 +1,4 @@
-"""The records that travel between stages. Frozen; stored ones carry a format number; imports nothing of ours.
+"""The records that travel between stages. Frozen; stored ones carry a format number.
 
     Seed -> Request -> Completion -> Row -> Verdict -> Cell -> Score -> Scorecard
 
@@ -15,7 +15,10 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from harness.completions import without_thinking
+
 FORMAT = 1
+THINKING_KEPT = 300  # characters
 
 
 class Record(BaseModel):
@@ -96,7 +99,10 @@ class Request(Record):
 
 
 class Completion(Record):
-    """What an engine returned for one request; a failure is a status, not an exception."""
+    """What an engine returned for one request; a failure is a status, not an exception.
+
+    Whatever builds one, `text` is the answer alone: thinking is taken out of it, and its beginning kept beside it.
+    """
 
     request: str  # key of the request it answers
     text: str = ""
@@ -105,6 +111,30 @@ class Completion(Record):
     completion_tokens: int = 0
     first_logprobs: dict[str, float] = {}  # token text -> raw log-probability at the first position (nats)
     error: str = ""  # why, when finish_reason is "error"
+    thinking: str = ""  # the beginning of what a reasoning model thought, for people
+    withheld: str = ""  # why an endpoint gave no text: a refusal in its own words, a content filter
+
+    @model_validator(mode="before")
+    @classmethod
+    def _answer_alone(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(text := data.get("text"), str):
+            return data
+        answer = without_thinking(text)
+        if answer == text:
+            return data
+        return {**data, "text": answer, "thinking": (data.get("thinking") or text)[:THINKING_KEPT]}
+
+    @property
+    def no_answer(self) -> str:
+        """Why a call that did not fail has no answer, or ''."""
+        if self.finish_reason == "error" or self.text.strip():
+            return ""
+        if self.withheld:
+            return self.withheld
+        if self.thinking:
+            limit = ", up to the limit of tokens (sampling.max_tokens)" if self.finish_reason == "length" else ""
+            return f"it is only thinking{limit}"
+        return "it is empty"
 
 
 class Provenance(Record):

@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 GRACE_SECONDS = 5.0  # more than that, to write what there is
@@ -41,15 +40,15 @@ class Terminal:
         """Show how far work is; the block calls what it is given with (done, note)."""
         if self._err.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=30),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             with Progress(*columns, console=self._err, transient=True) as bar:
-                task = bar.add_task(title, total=total, note="")
-                yield lambda done, note: bar.update(task, completed=done, note=escape(printable(note)))
+                task = bar.add_task(printable(title), total=total, note="")
+                yield lambda done, note: bar.update(task, completed=done, note=printable(note))
         else:
             yield self._lines(title, total)
 
@@ -64,7 +63,7 @@ class Terminal:
             last = now
             left = (now - started) / done * (total - done) if done else float("nan")
             ending = f", about {left:.0f} s left" if done < total and done else ""
-            tell(f"{title}: {done}/{total} {printable(note)}{ending}")
+            tell(f"{title}: {done}/{total} {note}{ending}")
 
         return advance
 
@@ -75,9 +74,12 @@ def printable(text: str) -> str:
 
 
 def tell(text: str) -> None:
-    """A line to stderr. After a hangup the terminal is gone: then nothing more is written to it."""
+    """A line to stderr, printable: names and words of files, models and servers are in it.
+
+    After a hangup the terminal is gone: then nothing more is written to it.
+    """
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     except OSError:
         leave_terminal()
 

@@ -116,10 +116,12 @@ def override(document: Document, settings: list[str]) -> Document:
         name, separator, text = setting.partition("=")
         if not separator or not name:
             raise UsageError(f"--set {setting}: write it as key.path=value")
+        # an address may hold a password
+        shown = f"{name}=..." if "://" in text or "@" in text else setting
         try:
             value = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UsageError(f"--set {setting}: the value is not valid YAML") from error
+            raise UsageError(f"--set {shown}: the value is not valid YAML") from error
         if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
             with suppress(ValueError):
                 value = float(value)
@@ -131,15 +133,15 @@ def override(document: Document, settings: list[str]) -> Document:
             elif isinstance(part, int) and isinstance(target, list) and part < len(target):
                 target = target[part]
             else:
-                raise UsageError(f"--set {setting}: there is nothing at {part!r}")
+                raise UsageError(f"--set {shown}: there is nothing at {part!r}")
         last = parts[-1]
         if isinstance(last, int) and isinstance(target, list) and last < len(target):
             target[last] = value
         elif isinstance(target, dict):
             target[str(last)] = value
         else:
-            raise UsageError(f"--set {setting}: there is nothing at {last!r}")
-        document.places[tuple(parts)] = f"--set {setting}"
+            raise UsageError(f"--set {shown}: there is nothing at {last!r}")
+        document.places[tuple(parts)] = f"--set {shown}"
     return document
 
 

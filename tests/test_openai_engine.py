@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines import openai_wire as wire
-from harness.engines.openai import GIVE_UP_AFTER, OpenAIEngine
+from harness.engines.openai import FIRST_CALLS, GIVE_UP_AFTER, OpenAIEngine
 from harness.errors import MachineError, UsageError
 from harness.records import Completion, Generator, Message, Origin, Request, Sampling
 from tests.http_server import KEY, Endpoint, Fault, serving, transport
@@ -99,10 +100,14 @@ def test_choices_come_back_with_their_logprobs(chat: bool) -> None:
     assert silent.first_logprobs == {}
 
 
-def test_an_endpoint_that_ignores_choices_is_found_out() -> None:
-    (done,) = engine_for(Endpoint(guided=False)).generate([ask(choices=("a", "b"))])
-    assert (done.finish_reason, done.text) == ("error", "")
-    assert "ignored the choices" in done.error
+def test_an_endpoint_that_ignores_choices_is_read_and_said_once() -> None:
+    said: list[str] = []
+    done = list(
+        engine_for(Endpoint(guided=False), say=said.append).generate([ask(i, choices=("a", "b")) for i in (1, 2)])
+    )
+    assert all(one.finish_reason == "stop" and one.text for one in done)
+    assert len(said) == 1
+    assert "ignores the choices" in said[0]
 
 
 def test_the_limit_of_tokens_is_a_finish_reason() -> None:
@@ -110,22 +115,90 @@ def test_the_limit_of_tokens_is_a_finish_reason() -> None:
     assert (done.finish_reason, done.completion_tokens) == ("length", 1)
 
 
-NAMES = st.sampled_from(["choices", "text", "message", "content", "finish_reason", "usage", "logprobs"])
+NAMES = st.sampled_from(["choices", "text", "message", "content", "finish_reason", "usage", "logprobs", "error"])
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(max_size=3),
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner),
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(answer=ANYTHING)
 def test_no_answer_whatever_it_is_breaks_the_reading(answer: object) -> None:
     for chat in (False, True):
-        try:
-            done = wire.completion(ask(chat=chat), answer)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            continue
+        wire.error_in(answer)
+        done = wire.completion(ask(chat=chat, logprobs=1), answer)
+        wire.oddities(ask(chat=chat), answer, done)
         assert Completion.model_validate_json(done.model_dump_json()) == done
+        assert bool(done.error) == (done.finish_reason == "error")
+
+
+def read(message: object, ended: object = "stop", **more: Any) -> Completion:
+    """A chat's answer as we read it."""
+    return wire.completion(
+        ask(chat=True, max_tokens=9), {"choices": [{"message": message, "finish_reason": ended}], **more}
+    )
+
+
+@pytest.mark.parametrize("ended", ["stop", "eos_token", None, "end_turn", "anything"])
+def test_an_answer_is_an_answer_however_it_says_that_it_ended(ended: str | None) -> None:
+    done = read({"content": "hello"}, ended, usage={"completion_tokens": 3})
+    assert (done.text, done.finish_reason, done.completion_tokens) == ("hello", "stop", 3)
+    cut = read({"content": "hello"}, ended, usage={"completion_tokens": 9})
+    assert cut.finish_reason == ("stop" if ended == "stop" else "length")  # it filled its limit and says no reason
+    assert read({"content": "hello"}, "max_tokens").finish_reason == "length"
+
+
+def test_odd_finish_reasons_are_said_once() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(404)
+        return httpx.Response(200, json={"choices": [{"text": "x", "finish_reason": "eos_token"}, {"text": "y"}]})
+
+    said: list[str] = []
+    engine = OpenAIEngine("http://e.invalid/v1", None, transport=httpx.MockTransport(answer), say=said.append)
+    assert {one.text for one in engine.generate(asks(5)[1::2])} == {"x"}
+    assert [("eos_token" in one, "2 answers" in one) for one in said] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("message", "ended", "why"),
+    [
+        ({"content": None, "refusal": "I cannot help with that."}, "stop", "the model refused: I cannot help"),
+        ({"content": None, "reasoning_content": "I think ..."}, "stop", "it is only thinking"),
+        ({"content": "", "reasoning": "I think ..."}, "length", "only thinking, up to the limit of tokens"),
+        ({"content": "<think>I think ..."}, "length", "only thinking, up to the limit of tokens"),
+        ({"content": "half of"}, "content_filter", "content filter"),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls", "calls a tool"),
+        ({"content": None}, "stop", "it is empty"),
+        ({"content": " \n"}, "stop", "it is empty"),
+    ],
+)
+def test_an_answer_that_is_not_there_says_why(message: dict[str, object], ended: str, why: str) -> None:
+    done = read(message, ended)
+    assert not done.text.strip()
+    assert why in done.no_answer
+    assert done.finish_reason != "error"
+
+
+def test_parts_are_joined_and_thinking_stays_out() -> None:
+    parts = [{"type": "thinking", "thinking": [{"text": "no"}]}, {"type": "text", "text": "a"}, {"text": "b"}]
+    assert read({"content": parts}).text == "ab"
+    done = read({"content": "<think>so so</think>\n\nhello", "reasoning_content": "hm"})
+    assert (done.text, done.no_answer) == ("hello", "")
+    assert done.thinking
+
+
+@pytest.mark.parametrize("usage", [None, [], "many", {"completion_tokens": "3"}, {"completion_tokens": -1}])
+def test_counts_that_are_none_are_zero(usage: object) -> None:
+    assert read({"content": "hello"}, usage=usage).completion_tokens == 0
+
+
+@pytest.mark.parametrize("answer", [{"choices": []}, {"choices": None}, {"choices": [{"message": {"content": 3}}]}, 7])
+def test_what_is_no_answer_is_a_failed_call_with_a_reason(answer: object) -> None:
+    done = wire.completion(ask(chat=True), answer)
+    assert done.finish_reason == "error"
+    assert done.error.startswith(wire.GARBAGE)
 
 
 def test_logprobs_that_are_no_numbers_are_left_out() -> None:
@@ -152,8 +225,10 @@ PASSING: tuple[Fault, ...] = ("ok", "429", "500", "503", "garbage", "half", "res
 def test_every_request_gets_exactly_one_completion_whatever_fails(
     faults: list[Fault], count: int, concurrency: int, attempts: int
 ) -> None:
-    endpoint, requests = Endpoint(faults=faults), asks(count)
+    endpoint, requests = Endpoint(faults=["ok", *faults]), asks(count)  # one good call: it is an endpoint
     engine = engine_for(endpoint, concurrency=concurrency, attempts=attempts)
+    list(engine.generate([ask(99)]))
+    endpoint.posts.clear()
     done = list(engine.generate(requests))
     assert sorted(c.request for c in done) == sorted(r.key for r in requests)
     assert all(bool(c.error) == (c.finish_reason == "error") for c in done)
@@ -161,6 +236,98 @@ def test_every_request_gets_exactly_one_completion_whatever_fails(
     answered = {c.request: c for c in done if not c.error}
     unhurt = {c.request: c for c in engine_for(Endpoint()).generate(requests)}
     assert answered.items() <= unhurt.items()
+
+
+def answering(*answers: httpx.Response) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """An endpoint without a list of models that gives each answer once, and the last one ever after."""
+    left, posts = list(answers), list[httpx.Request]()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(404)
+        posts.append(request)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return httpx.MockTransport(handle), posts
+
+
+def test_an_error_inside_a_good_status_is_said_in_its_own_words_at_once() -> None:
+    error = {"error": {"message": "the quota is used up until tomorrow", "code": 402}}
+    handle, posts = answering(httpx.Response(200, json=error))
+    started = time.monotonic()
+    engine = OpenAIEngine("http://e.invalid/v1", None, transport=handle, concurrency=64)
+    done, stopped = drain(engine.generate(asks(200)))
+    assert isinstance(stopped, MachineError)
+    assert "quota is used up until tomorrow" in str(stopped)
+    assert all("quota" in one.error for one in done)
+    assert len(posts) < 2 * FIRST_CALLS
+    assert time.monotonic() - started < 5
+    busy = {"error": {"message": "slow down", "code": "429"}}
+    good = {"choices": [{"text": "x", "finish_reason": "stop"}]}
+    handle, posts = answering(httpx.Response(200, json=busy), httpx.Response(200, json=good))
+    (one,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle, backoff_s=0).generate([ask()])
+    assert (one.text, len(posts)) == ("x", 2)
+
+
+def test_server_sent_events_are_joined() -> None:
+    chunks = [
+        {"choices": [{"delta": {"role": "assistant", "content": "hello "}, "finish_reason": None}]},
+        {"choices": [{"delta": {"content": "there"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}},
+    ]
+    text = ": waiting\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    handle, _ = answering(httpx.Response(200, text=text, headers={"content-type": "text/event-stream"}))
+    (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle).generate([ask(chat=True)])
+    assert (done.text, done.finish_reason, done.completion_tokens) == ("hello there", "stop", 2)
+    handle, _ = answering(httpx.Response(200, text='data: {"error": {"message": "no seats"}}\n\n'))
+    (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle).generate([ask(chat=True)])
+    assert "no seats" in done.error
+
+
+REFUSALS = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model."
+    " Use 'max_completion_tokens' instead.",
+    "structured_outputs": "Unrecognized request argument supplied: structured_outputs",
+    "logprobs": "'logprobs' is not supported with this model.",
+}
+
+
+@pytest.mark.parametrize("parameter", REFUSALS)
+def test_an_endpoint_is_asked_in_the_way_it_says_and_remembers(parameter: str) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(404)
+        bodies.append(json.loads(request.content))
+        if parameter in bodies[-1]:
+            return httpx.Response(400, json={"error": {"message": REFUSALS[parameter]}})
+        return httpx.Response(200, json={"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]})
+
+    said: list[str] = []
+    engine = OpenAIEngine(
+        "http://e.invalid/v1", None, transport=httpx.MockTransport(handle), concurrency=1, say=said.append
+    )
+    requests = [ask(i, chat=True, choices=("a", "b"), logprobs=5, max_tokens=7) for i in range(4)]
+    assert [one.text for one in engine.generate(requests)] == ["a"] * 4
+    assert [parameter in one for one in bodies] == [True, False, False, False, False]
+    assert len(said) == 1
+    assert parameter in said[0]
+    assert bodies[-1].get("max_completion_tokens") == (7 if parameter == "max_tokens" else None)
+
+
+def test_a_refusal_of_a_value_is_no_lesson() -> None:
+    sent = wire.body(ask(logprobs=20), "m")
+    for said in ("logprobs must be at most 5", "'max_tokens' or 'max_completion_tokens' is too large: 500"):
+        assert wire.lesson(said, sent, wire.Dialect()) is None
+
+
+def test_when_the_first_calls_are_refused_alike_no_more_are_sent() -> None:
+    said = "temperature 0.9 is not offered (request 8f3a2b1c9d)"
+    handle, posts = answering(httpx.Response(400, json={"error": said}))
+    done, error = drain(OpenAIEngine("http://e.invalid/v1", None, transport=handle, concurrency=64).generate(asks(300)))
+    assert isinstance(error, MachineError)
+    assert "temperature 0.9 is not offered" in str(error)
+    assert len(done) <= len(posts) < 2 * FIRST_CALLS
 
 
 def test_what_passes_is_tried_again_and_what_does_not_is_not() -> None:
@@ -222,20 +389,19 @@ def test_answers_on_their_way_are_kept_when_the_key_is_taken_back() -> None:
 
 def test_a_wrong_key_an_unknown_model_and_a_wrong_address_are_said_first() -> None:
     closed = Endpoint(key=KEY)
-    wrong = OpenAIEngine("http://user:pw@e.invalid/v1", "sk-wrong", transport=transport(closed))
-    with pytest.raises(UsageError, match=r"http://e.invalid/v1 refuses the key \(HTTP 401\)") as caught:
+    wrong = OpenAIEngine("http://e.invalid/v1", "sk-wrong", transport=transport(closed))
+    with pytest.raises(
+        UsageError, match=r"http://e.invalid/v1 refuses the key \(HTTP 401: Incorrect API key provided: \.\.\.\)"
+    ) as caught:
         list(wrong.generate([ask()]))
     assert "sk-wrong" not in str(caught.value)
-    assert "pw" not in str(caught.value)
     endpoint = Endpoint(models=("teacher-large", "other"))
     with pytest.raises(UsageError, match=r"no model 'teacher' \(did you mean 'teacher-large'\?\); it serves: tea"):
         list(engine_for(endpoint).generate([ask()]))
     nowhere = OpenAIEngine("http://e.invalid/v2", None, transport=transport(Endpoint()))
-    with pytest.raises(UsageError, match=r"HTTP 404\); most addresses end in /v1"):
+    with pytest.raises(UsageError, match=r"HTTP 404: Not Found\); most addresses end in /v1"):
         list(nowhere.generate([ask()]))
     assert [*closed.posts, *endpoint.posts] == []
-    with pytest.raises(UsageError, match="'localhost:8000' is not an address"):
-        OpenAIEngine("localhost:8000", None)
 
 
 def test_an_endpoint_that_is_not_there_is_a_fault_of_the_machine() -> None:
@@ -257,6 +423,39 @@ def test_an_endpoint_that_lists_revisions_or_nothing() -> None:
     engine = OpenAIEngine("http://e.invalid/v1", None, transport=httpx.MockTransport(silent))
     (done,) = engine.generate([ask()])
     assert (done.text, done.completion_tokens) == ("x", 0)
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        httpx.Response(200, json=[{"id": "teacher"}]),
+        httpx.Response(200, json={"models": "many"}),
+        httpx.Response(404),
+        httpx.Response(401, json={"error": "Missing scopes: api.model.read"}),
+        httpx.Response(403, json={"error": "Missing scopes: api.model.read"}),
+        httpx.Response(500),
+    ],
+)
+def test_the_list_of_models_is_a_courtesy(listing: httpx.Response) -> None:
+    good = {"choices": [{"text": "x", "finish_reason": "stop"}]}
+    handle = httpx.MockTransport(lambda r: listing if r.method == "GET" else httpx.Response(200, json=good))
+    (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle, backoff_s=0).generate([ask()])
+    assert done.text == "x"
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_the_query_of_an_address_stays_behind_the_path(ending: str) -> None:
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode())
+        return httpx.Response(400, json={"error": "the version 2024-06-01-secret is gone"})
+
+    base = f"http://e.invalid/openai/x{ending}?api-version=2024-06-01-secret"
+    (done,) = OpenAIEngine(base, None, transport=httpx.MockTransport(handle)).generate([ask()])
+    query = "?api-version=2024-06-01-secret"
+    assert asked == [f"/openai/x/models{query}", f"/openai/x/completions{query}"]
+    assert "secret" not in done.error
 
 
 def test_something_else_than_an_endpoint_is_named_so() -> None:

@@ -23,9 +23,9 @@ HEAVY = {
     "rensa",
 }
 STAGES = {"augment", "train", "evaluate", "report", "check"}
-FOUNDATION = {"errors", "text"}  # import nothing of ours
+FOUNDATION = {"errors", "text", "completions"}  # import nothing of ours
 MAY = {  # shelf -> the modules of ours it may use, besides itself
-    "records": {"errors"},
+    "records": {"errors", "completions"},
     "stats": {"records"},
     "call_file": {"records", "errors", "store"},
     "leases": {"errors"},
@@ -36,7 +36,7 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "template_syntax": {"sandbox"},
     "prompts": {"errors", "sandbox", "template_syntax"},
     "filters": {"records", "errors", "text", "prompts", "stats", "python_file"},
-    "scoring": {"records", "errors", "text", "prompts", "stats", "store", "yaml_file", "python_file"},
+    "scoring": {"records", "completions", "errors", "text", "prompts", "stats", "store", "yaml_file", "python_file"},
     "chat": {"records", "errors"},
     "device": {"errors"},
     "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring", "device"},

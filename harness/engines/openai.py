@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import os
 import random
+import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import httpx
 
 from harness.engines import openai_wire as wire
+from harness.engines.openai_settings import address_problem, check_proxies, endpoint_path
 from harness.errors import HarnessError, MachineError, UsageError, nearest
 from harness.records import Completion, Request
 
@@ -31,6 +34,7 @@ BACKOFF_S = 0.5  # before the second attempt; doubles, with jitter
 LONGEST_WAIT_S = 120.0  # between two attempts, whatever Retry-After asks for
 LEAVE_S = 10.0  # what is in flight when the endpoint is given up may take this long to come back
 GIVE_UP_AFTER = 20  # requests in a row that failed in all their attempts
+FIRST_CALLS = 8  # in flight at most before one was answered; when the first so many fail alike, no more are sent
 MODELS_SHOWN = 10
 
 
@@ -39,8 +43,8 @@ class OpenAIEngine:
 
     `base_url` is what comes before `/chat/completions`, e.g. http://127.0.0.1:8000/v1. `api_key` is None for
     an endpoint without one. `timeout_s` is for one attempt, waiting for its whole answer included.
-    `transport` replaces the network in tests. Of `Request.model` (name@revision) the endpoint is sent what
-    it lists: all of it, or the name alone.
+    `transport` replaces the network in tests, `say` is told once of each thing that is odd about the endpoint. Of
+    `Request.model` (name@revision) the endpoint is sent what it lists: all of it, or the name alone.
     """
 
     def __init__(
@@ -53,22 +57,34 @@ class OpenAIEngine:
         attempts: int = ATTEMPTS,
         backoff_s: float = BACKOFF_S,
         transport: httpx.BaseTransport | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        address = _address(base_url)
-        self._shown = str(address.copy_with(username=None, password=None, query=None, fragment=None))
-        self._hidden = tuple(text for text in (api_key, address.password, address.host) if text)
+        """Raises UsageError for an address or a proxy variable that cannot be used."""
+        if problem := address_problem(base_url):
+            raise UsageError(f"teacher.base_url: it {problem}")
+        self._address = address = httpx.URL(base_url)
+        self._shown = str(address.copy_with(query=None, fragment=None)).rstrip("/")
+        query = [value for value in address.params.values() if len(value) > 3]
+        self._hidden = tuple(text for text in (api_key, address.host, *query) if text)
         self._has_key = api_key is not None
         self._concurrency = concurrency
         self._attempts = attempts
         self._backoff_s = backoff_s
         self._known: tuple[str, ...] | None = None  # models the endpoint lists; None before it was asked
+        self._listing_is_a_page = False
+        self._answered = False  # whether any request ever was
+        self._dialect = wire.Dialect()
+        self._learning = threading.Lock()
+        self._say, self._said = say, set[str]()
+        local = address.host in ("localhost", "127.0.0.1", "::1")
+        if not local and transport is None:
+            check_proxies(os.environ)
         self._client = httpx.Client(
-            base_url=address,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             transport=transport,
-            trust_env=address.host not in ("localhost", "127.0.0.1", "::1"),  # no proxy on the way to oneself
+            trust_env=not local,  # no proxy on the way to oneself
         )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -82,10 +98,12 @@ class OpenAIEngine:
         done: SimpleQueue[Completion | Exception] = SimpleQueue()
         leaving = threading.Event()
         flying = completed = failed_in_a_row = 0
+        first: list[str] = []  # why requests failed before any was answered
         fatal: Exception | None = None
         try:
             while fatal is None:
-                for request in islice(waiting, self._concurrency - flying):
+                room = self._concurrency if self._answered else min(FIRST_CALLS, self._concurrency)
+                for request in islice(waiting, room - flying):
                     try:
                         self._launch(request, done, leaving)
                     except HarnessError as error:
@@ -100,15 +118,22 @@ class OpenAIEngine:
                     fatal = outcome
                     break
                 if outcome.finish_reason != "error":
-                    completed, failed_in_a_row = completed + 1, 0
+                    self._answered, completed, failed_in_a_row = True, completed + 1, 0
                 elif outcome.error.startswith("HTTP 403") and not completed:
-                    fatal = self._refusal(403, "")  # the key; later on it is a word the endpoint dislikes
+                    fatal = self._refusal(403, "", outcome.error)  # the key; later on it is a word it dislikes
                     break
                 elif wire.blames_endpoint(outcome.error):
                     failed_in_a_row += 1
                 yield outcome
+                if outcome.error and not self._answered:
+                    first.append(outcome.error)
                 if failed_in_a_row >= GIVE_UP_AFTER:
                     fatal = self._gone(completed, outcome.error)
+                elif len(first) >= FIRST_CALLS and len(set(map(_without_numbers, first))) == 1 and not self._answered:
+                    fatal = MachineError(
+                        f"{self._shown}: the first {len(first)} calls all failed for one reason, and no more are"
+                        f" sent: {first[0]}"
+                    )
             leaving.set()
             if fatal is not None:
                 yield from _landed(done, flying)
@@ -122,51 +147,88 @@ class OpenAIEngine:
 
     def _launch(self, request: Request, done: SimpleQueue[Completion | Exception], leaving: threading.Event) -> None:
         """Start asking. The thread is a daemon: a process told to stop at once waits for no answer."""
-        content = wire.body(request, self._model(request.model, leaving))
-        threading.Thread(target=self._work, args=(request, content, done, leaving), daemon=True).start()
+        model = self._model(request.model, leaving)
+        threading.Thread(target=self._work, args=(request, model, done, leaving), daemon=True).start()
 
     def _work(
-        self,
-        request: Request,
-        content: dict[str, Any],
-        done: SimpleQueue[Completion | Exception],
-        leaving: threading.Event,
+        self, request: Request, model: str, done: SimpleQueue[Completion | Exception], leaving: threading.Event
     ) -> None:
         """Put exactly one outcome: a completion, or what must end all work."""
         try:
-            done.put(self._complete(request, content, leaving))
+            done.put(self._complete(request, model, leaving))
         except Exception as error:  # noqa: BLE001  (the caller's thread raises it)
             done.put(error)
 
-    def _complete(self, request: Request, content: dict[str, Any], leaving: threading.Event) -> Completion:
+    def _complete(self, request: Request, model: str, leaving: threading.Event) -> Completion:
         """Ask until there is an answer, a refusal, or no attempt left."""
-        path = "chat/completions" if request.messages else "completions"
-        # an endpoint that knows this header does not charge a retry whose first answer was lost on the way
-        headers = {"Idempotency-Key": request.key}
         reason = "not asked"
         for attempt in range(self._attempts):
-            response, reason = self._send("POST", path, json=content, headers=headers)
-            if response is None:
-                wait_s = 0.0
-            elif response.status_code == 200:
+            response, reason = self._ask(request, model)
+            status, wait_s = response.status_code if response is not None else 0, 0.0
+            if response is not None and status == 200:
                 try:
-                    return wire.completion(request, response.json())
-                except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-                    reason, wait_s = wire.GARBAGE, 0.0  # a proxy's page, half an answer: try again
-            elif response.status_code in (401, 404):
-                raise self._refusal(response.status_code, str(content["model"]))
-            elif _may_pass(response.status_code):
-                wait_s = _retry_after(response)
-            else:
+                    answer = wire.answer_of(response)
+                except wire.ODD:
+                    reason = wire.GARBAGE  # a proxy's page, half an answer: try again
+                    if self._listing_is_a_page and not self._answered:
+                        raise self._no_endpoint() from None
+                else:
+                    error = wire.error_in(answer, self._hidden)
+                    if error is None:
+                        return self._read(request, answer)
+                    status, words = error
+                    reason = f"HTTP {status}: {words}" if status else f"an error in place of an answer: {words}"
+                    if not _may_pass(status):
+                        break
+            elif response is not None and status in (401, 404):
+                raise self._refusal(status, model, reason)
+            elif response is not None and not _may_pass(status):
                 break  # the request itself is refused; asking again changes nothing
+            if response is not None:
+                wait_s = _retry_after(response)
             if attempt + 1 < self._attempts and leaving.wait(self._pause(attempt, wait_s, request.key)):
                 break
         return Completion(request=request.key, finish_reason="error", error=reason)
 
+    def _ask(self, request: Request, model: str) -> tuple[httpx.Response | None, str]:
+        """One attempt, made again at once where the endpoint says how it wants to be asked."""
+        path = "chat/completions" if request.messages else "completions"
+        # an endpoint that knows this header does not charge a retry whose first answer was lost on the way
+        headers = {"Idempotency-Key": request.key}
+        while True:
+            dialect = self._dialect
+            sent = wire.body(request, model, dialect)
+            response, reason = self._send("POST", path, json=sent, headers=headers)
+            if response is None or response.status_code not in (400, 422):
+                return response, reason
+            better = wire.lesson(response.text, sent, dialect)
+            if better is None:
+                return response, reason
+            with self._learning:
+                self._dialect = better
+            self._say_once(
+                f"it wants {better.limit} in the place of {dialect.limit}"
+                if better.limit != dialect.limit
+                else f"it takes no {' or '.join(sorted(better.without - dialect.without))}; it is asked without"
+            )
+
+    def _read(self, request: Request, answer: Any) -> Completion:
+        read = wire.completion(request, answer)
+        for odd in wire.oddities(request, answer, read):
+            self._say_once(odd)
+        return read
+
+    def _say_once(self, what: str) -> None:
+        with self._learning:
+            new = what not in self._said
+            self._said.add(what)
+        if new:
+            self._say(f"{self._shown}: {what}")
+
     def _send(self, method: str, path: str, **content: Any) -> tuple[httpx.Response | None, str]:
         """The response (None when there is no answer at all) and, for people, why it is not a good one."""
         try:
-            response = self._client.request(method, path, **content)
+            response = self._client.request(method, endpoint_path(self._address, path), **content)
         except httpx.TimeoutException:
             return None, wire.TIMEOUT
         except (httpx.TransportError, httpx.DecodingError) as error:
@@ -193,7 +255,10 @@ class OpenAIEngine:
         )
 
     def _models(self, leaving: threading.Event) -> tuple[str, ...]:
-        """What the endpoint serves; empty where it does not say. The check before anything is spent."""
+        """What the endpoint says it serves; empty where it keeps no list, or none for this key: requests will tell.
+
+        Raises MachineError when it cannot be reached, UsageError when it has moved.
+        """
         response: httpx.Response | None = None
         reason = ""
         for attempt in range(PREFLIGHT_ATTEMPTS):
@@ -205,31 +270,34 @@ class OpenAIEngine:
                 leaving.wait(self._pause(attempt, wait_s, "models"))
         if response is None:
             raise MachineError(f"teacher.base_url: cannot reach {self._shown}: {reason}; is the server running?")
-        if response.status_code in (401, 403, 404):
-            raise self._refusal(response.status_code, "")
-        if _may_pass(response.status_code):
-            raise MachineError(f"teacher.base_url: {self._shown} does not answer: {reason}")
         if response.is_redirect:
             raise UsageError(
                 f"teacher.base_url: {self._shown} has moved (HTTP {response.status_code}); give the new address"
             )
         if response.status_code != 200:
-            return ()  # it keeps no list; the first request will tell
+            return ()
         try:
-            return tuple(str(model["id"]) for model in response.json()["data"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"teacher.base_url: {self._shown} answers, but not as an OpenAI-compatible endpoint does"
-                f"{self._ending()}"
-            ) from error
+            listed = response.json()
+            listed = listed if isinstance(listed, list) else listed["data"]
+            return tuple(str(model["id"]) for model in listed)
+        except wire.ODD as error:
+            self._listing_is_a_page = isinstance(error, ValueError)
+            return ()
 
-    def _refusal(self, status: int, model: str) -> UsageError:
+    def _no_endpoint(self) -> UsageError:
+        return UsageError(
+            f"teacher.base_url: {self._shown} answers, but not as an OpenAI-compatible endpoint does{self._ending()}"
+        )
+
+    def _refusal(self, status: int, model: str, reason: str) -> UsageError:
+        said = reason.partition(": ")[2]
+        said = f" (HTTP {status}: {said})" if said else f" (HTTP {status})"
         if status == 404:
-            what = f"has no completions for the model {model!r}" if model else "is no OpenAI-compatible endpoint"
-            return UsageError(f"teacher.base_url: {self._shown} {what} (HTTP 404){self._ending()}")
+            what = f"has no completions for the model {model!r}"
+            return UsageError(f"teacher.base_url: {self._shown} {what}{said}{self._ending()}")
         how = "refuses the key" if self._has_key else "wants a key and none was given"
         return UsageError(
-            f"teacher.api_key_env: {self._shown} {how} (HTTP {status}); put a valid key into the environment"
+            f"teacher.api_key_env: {self._shown} {how}{said}; put a valid key into the environment"
             " variable that teacher.api_key_env names"
         )
 
@@ -243,13 +311,9 @@ class OpenAIEngine:
         )
 
 
-def _address(base_url: str) -> httpx.URL:
-    """The endpoint's address. Raises UsageError for one that is not http or https."""
-    with contextlib.suppress(httpx.InvalidURL):
-        address = httpx.URL(base_url.rstrip("/"))
-        if address.scheme in ("http", "https") and address.host:
-            return address
-    raise UsageError(f"teacher.base_url: {base_url!r} is not an address; write it like http://127.0.0.1:8000/v1")
+def _without_numbers(reason: str) -> str:
+    """A reason without what differs from call to call: counts, ids."""
+    return re.sub(r"[0-9a-f-]{8,}|\d+", "#", reason)
 
 
 def _landed(done: SimpleQueue[Completion | Exception], flying: int) -> Iterator[Completion]:

@@ -1,34 +1,53 @@
 """What travels to and from an OpenAI-compatible endpoint: request bodies, answers, reasons. No network here.
 
 Guided decoding is asked for as vLLM's server takes it: `structured_outputs: {"choice": [...]}` for choices,
-`response_format` of type json_schema (as OpenAI's own) for JSON.
+`response_format` of type json_schema (as OpenAI's own) for JSON. An endpoint that refuses a parameter by name is
+asked in the way it says: see `lesson`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
 
-from harness.records import Completion, Request
+from harness.records import THINKING_KEPT, Completion, Request
 
 TIMEOUT = "no answer in time"
 NO_ANSWER = "the connection failed"
 GARBAGE = "the answer is not what an OpenAI-compatible endpoint sends"
 LONGEST_REASON = 200  # characters
 IMPOSSIBLE = -1000.0  # vLLM's server writes -9999 for a token that guided decoding does not allow
+LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")  # finish reasons of an answer that was cut
+# What an endpoint may be asked without: what comes back is checked, or read in another way.
+OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs")
+REFUSES = re.compile(r"un(supported|recognized|known|expected)|not (supported|permitted|allowed|available)|extra", re.I)
+
+RENAMED = re.compile(REFUSES.pattern + "|instead|deprecated", re.I)
+# What reading an answer of another form may raise.
+ODD = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
-def body(request: Request, model: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Dialect:
+    """How an endpoint wants to be asked; learnt from what it refuses."""
+
+    limit: str = "max_tokens"  # what it calls the limit of tokens
+    without: frozenset[str] = frozenset()  # parameters that it does not take
+
+
+def body(request: Request, model: str, dialect: Dialect | None = None) -> dict[str, Any]:
     """The JSON to post: to /chat/completions when the request has messages, to /completions otherwise."""
-    sampling = request.sampling
+    dialect, sampling = dialect or Dialect(), request.sampling
     content: dict[str, Any] = {
         "model": model,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
+        dialect.limit: sampling.max_tokens,
     }
     if request.messages:
         content["messages"] = [{"role": m.role, "content": m.content} for m in request.messages]
@@ -45,37 +64,132 @@ def body(request: Request, model: str) -> dict[str, Any]:
     if sampling.json_schema is not None:
         schema = {"name": "answer", "schema": sampling.json_schema, "strict": True}
         content["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return content
+    return {name: value for name, value in content.items() if name not in dialect.without}
+
+
+def lesson(said: str, sent: Mapping[str, Any], dialect: Dialect) -> Dialect | None:
+    """How to ask instead, where a refusal says it: another name for the limit, or without a parameter; else None."""
+    if "max_completion_tokens" in said and "max_completion_tokens" not in sent and RENAMED.search(said):
+        return replace(dialect, limit="max_completion_tokens")
+    if not REFUSES.search(said):
+        return None
+    named = next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", said)), None)
+    if named is None:
+        return None
+    family = {"logprobs", "top_logprobs"} if "logprobs" in named else {named}
+    return replace(dialect, without=dialect.without | family)
+
+
+# --- answers --------------------------------------------------------------------------------------------------
+
+
+def answer_of(response: httpx.Response) -> Any:
+    """The JSON of an answer; server-sent events are joined to one. Raises one of ODD when it is neither."""
+    streamed = "event-stream" in response.headers.get("content-type", "")
+    if not streamed and not response.text.lstrip().startswith(("data:", "event:")):
+        return response.json()
+    lines = [line[5:].strip() for line in response.text.splitlines() if line.startswith("data:")]
+    chunks = [json.loads(line) for line in lines if line and line != "[DONE]"]
+    whole: dict[str, Any] = {}
+    choice: dict[str, Any] = {}
+    text = ""
+    for chunk in (c for c in chunks if isinstance(c, dict)):
+        whole |= {name: value for name, value in chunk.items() if value}
+        for part in chunk.get("choices") or ():
+            delta = part.get("delta") or part.get("message") or part
+            text += _text(delta.get("content") or delta.get("text"))
+            choice |= {name: value for name, value in part.items() if value and name not in choice}
+    if "error" not in whole and choice:
+        whole["choices"] = [choice | {"text": text, "message": {"content": text}}]
+    return whole
+
+
+def error_in(answer: Any, hidden: Sequence[str] = ()) -> tuple[int, str] | None:
+    """(status, words) of an error that came with HTTP 200, else None; status 0 where it has none."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if not error or answer.get("choices"):
+        return None
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    status = int(code) if re.fullmatch(r"[45]\d\d", code, re.ASCII) else 0
+    return status, _words(answer, hidden) or "an error without words"
 
 
 def completion(request: Request, answer: Any) -> Completion:
-    """The completion in an endpoint's JSON. Raises KeyError, TypeError and the like when it is none.
+    """The completion in an endpoint's JSON; one whose status is error, with the reason, where it holds none."""
+    try:
+        return _completion(request, answer)
+    except ODD as error:
+        empty = isinstance(answer, dict) and answer.get("choices") in ([], None)
+        why = "it has no choices" if empty else f"{type(error).__name__} in reading it"
+        return Completion(request=request.key, finish_reason="error", error=f"{GARBAGE}: {why}")
 
-    Where the endpoint ignored the choices, or ended for a reason of its own (a content filter), the
-    completion is an error that says so.
-    """
+
+def _completion(request: Request, answer: Any) -> Completion:
     choice = answer["choices"][0]
-    text = (choice["message"]["content"] or "") if request.messages else choice["text"]
-    if not isinstance(text, str):
-        raise TypeError("the text is no string")
-    usage = answer.get("usage") or {}
-    counts = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
-    ended = choice["finish_reason"]
-    error = ""
-    if ended not in ("stop", "length"):
-        error = f"the endpoint ended it with {str(ended)[:40]!r}"
-    elif ended == "stop" and request.sampling.choices and text not in request.sampling.choices:
-        error = "the endpoint ignored the choices (it needs guided decoding, as vLLM's server has)"
-    reason: Literal["stop", "length", "error"] = "error" if error else "length" if ended == "length" else "stop"
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        message = {"content": choice["text"]}
+    ended, usage = choice.get("finish_reason"), answer.get("usage")
+    counts = {name: _count(usage, name) for name in ("prompt_tokens", "completion_tokens")}
+    if ended == "error":
+        said = _words(choice, ()) or "without a word why"
+        return Completion(request=request.key, finish_reason="error", error=f"the endpoint failed midway: {said}")
+    full = ended != "stop" and counts["completion_tokens"] >= request.sampling.max_tokens
+    reason: Literal["stop", "length"] = "length" if ended in LENGTH or full else "stop"
+    text, withheld = _text(message.get("content")), ""
+    if ended == "content_filter":
+        text, withheld = "", "the endpoint's content filter ended it"
+    elif isinstance(refusal := message.get("refusal"), str) and refusal and not text:
+        withheld = f"the model refused: {_shown(refusal, ())}"
+    elif message.get("tool_calls") and not text:
+        withheld = "it calls a tool and writes nothing"
+    thinking = message.get("reasoning_content") or message.get("reasoning")
     return Completion(
         request=request.key,
-        # a lone surrogate, which JSON can carry, is no text that a file can hold
-        text="" if error else text.encode("utf-8", "replace").decode("utf-8"),
+        text=_writable(text),
         finish_reason=reason,
         first_logprobs=first_logprobs(choice.get("logprobs")) if request.sampling.logprobs else {},
-        error=error,
+        thinking=_writable(thinking)[:THINKING_KEPT] if isinstance(thinking, str) else "",
+        withheld=_writable(withheld),
         **counts,
     )
+
+
+def oddities(request: Request, answer: Any, read: Completion) -> list[str]:
+    """What is unusual in an answer that is used all the same (`read`, from `completion`), for people."""
+    if read.finish_reason == "error":
+        return []
+    choices, found = answer["choices"], []
+    ended = choices[0].get("finish_reason")
+    if ended not in ("stop", "length"):
+        found.append(f"it ends answers with finish_reason {str(ended)[:40]!r}; they are used as answers")
+    if len(choices) > 1:
+        found.append(f"it gives {len(choices)} answers to one request; the first is used")
+    if request.sampling.choices and read.finish_reason == "stop" and read.text not in request.sampling.choices:
+        found.append("it ignores the choices (it has no guided decoding, as vLLM's server has); what it writes is read")
+    return found
+
+
+def _text(content: Any) -> str:
+    """Written text: a string, or a list of parts, of which those of text are joined. Raises TypeError otherwise."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        parts = [part if isinstance(part, str) else part.get("text") for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    if not isinstance(content, str):
+        raise TypeError("the text is no string")
+    return content
+
+
+def _writable(text: str) -> str:
+    """A lone surrogate, which JSON can carry, is no text that a file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _count(usage: Any, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and 0 <= value < 2**53 else 0
 
 
 def first_logprobs(logprobs: Any) -> dict[str, float]:
@@ -84,34 +198,60 @@ def first_logprobs(logprobs: Any) -> dict[str, float]:
     An endpoint reports the likeliest tokens and the one it picked; a choice that is not among them is absent.
     vLLM's server takes them after the mask of guided decoding, so that all it allows comes first.
     """
+    try:
+        found = _first_logprobs(logprobs)
+    except ODD:
+        return {}
+    return {token: value for token, value in found.items() if token and IMPOSSIBLE < value <= 0.001}
+
+
+def _first_logprobs(logprobs: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     if not isinstance(logprobs, Mapping):
         return found
     if logprobs.get("content"):  # chat: a list of positions, each with its alternatives
         first = logprobs["content"][0]
         for entry in [*(first.get("top_logprobs") or []), first]:
-            found[str(entry["token"])] = float(entry["logprob"])
+            found[_writable(str(entry["token"]))] = float(entry["logprob"])
     elif logprobs.get("tokens"):  # plain: parallel lists by position
         for token, value in ((logprobs.get("top_logprobs") or [None])[0] or {}).items():
-            found[str(token)] = float(value)
+            found[_writable(str(token))] = float(value)
         if (own := (logprobs.get("token_logprobs") or [None])[0]) is not None:
-            found[str(logprobs["tokens"][0])] = float(own)
-    return {token: value for token, value in found.items() if token and IMPOSSIBLE < value <= 0.001}
+            found[_writable(str(logprobs["tokens"][0]))] = float(own)
+    return found
+
+
+# --- reasons ----------------------------------------------------------------------------------------------------
 
 
 def reason(response: httpx.Response, hidden: Sequence[str]) -> str:
     """Why a request was refused, short, on one line, without addresses and without `hidden` (key, host)."""
+    said = refusal_of(response, hidden)
+    return f"HTTP {response.status_code}" + (f": {said}" if said else "")
+
+
+def refusal_of(response: httpx.Response, hidden: Sequence[str]) -> str:
+    """An endpoint's own words; '' where it has none, or a web page."""
     try:
-        said = response.json()
-        said = said.get("error", said.get("message", said.get("detail", "")))
-        said = said.get("message", "") if isinstance(said, Mapping) else said
-    except (ValueError, AttributeError):
-        said = ""
-    text = re.sub(r"\w+://\S+", "...", str(said or ""))
+        return _words(response.json(), hidden)
+    except ValueError:
+        page = "<" in response.text[:200]
+        return "" if page else _shown(response.text, hidden)
+
+
+def _words(said: Any, hidden: Sequence[str]) -> str:
+    """The message in an error's JSON, whatever form it has."""
+    for name in ("error", "message", "detail", "msg"):
+        if isinstance(said, Mapping) and said.get(name):
+            said = said[name]
+    return _shown(said if isinstance(said, str) else json.dumps(said) if said else "", hidden)
+
+
+def _shown(text: str, hidden: Sequence[str]) -> str:
+    text = re.sub(r"\w+://\S+", "...", text)
     for secret in hidden:
         text = text.replace(secret, "...")
-    text = " ".join(text.split())[:LONGEST_REASON]
-    return f"HTTP {response.status_code}" + (f": {text}" if text else "")
+    return " ".join(text.split())[:LONGEST_REASON]
 
 
 def blames_endpoint(error: str) -> bool:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from harness.completions import NO_JSON, read_json, refuse_constant
 from harness.errors import UsageError
 from harness.records import Item, Record
 from harness.text import normalise
-
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 class JsonAnswer(Record):
@@ -46,7 +44,7 @@ class JsonAnswer(Record):
     def problem(self, answer: str) -> str:
         """As AnswerScorer; whether the schema allows it is not looked at where jsonschema is not installed."""
         try:
-            value = json.loads(answer, parse_constant=_refuse)
+            value = json.loads(answer, parse_constant=refuse_constant)
         except (ValueError, RecursionError):
             return f"{answer!r} is not JSON"
         try:
@@ -62,8 +60,8 @@ class JsonAnswer(Record):
         Texts are equal without case and punctuation; numbers by value; true is not 1. Raises UsageError when
         jsonschema is not installed.
         """
-        found = read_json_answer(output)
-        if found is _NOTHING:
+        found = read_json(output)
+        if found is NO_JSON:
             return None
         try:
             valid = float(_validator(json.dumps(self.json_schema, sort_keys=True)).is_valid(found))
@@ -76,37 +74,9 @@ class JsonAnswer(Record):
     def _compare(self, found: Any, gold: Any) -> dict[str, float]:
         values = {"accuracy": float(_equal(found, gold))}
         for name in self.fields:
-            ours, theirs = (x.get(name, _NOTHING) if isinstance(x, dict) else _NOTHING for x in (found, gold))
+            ours, theirs = (x.get(name, NO_JSON) if isinstance(x, dict) else NO_JSON for x in (found, gold))
             values[f"field_{name}"] = float(isinstance(found, dict) and _equal(ours, theirs))
         return values
-
-
-class _Nothing:
-    """Stands where there is no JSON value; null is one."""
-
-
-_NOTHING = _Nothing()
-
-
-def read_json_answer(text: str) -> Any:
-    """The JSON value of an answer: the whole of it, a fenced block, or the first object in it."""
-    fenced = _FENCE.search(text)
-    for candidate in (text.strip(), *([fenced[1].strip()] if fenced else [])):
-        try:
-            return json.loads(candidate, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            continue
-    at = text.find("{")
-    if at < 0:
-        return _NOTHING
-    try:
-        return json.JSONDecoder(parse_constant=_refuse).raw_decode(text[at:])[0]
-    except (ValueError, RecursionError):
-        return _NOTHING
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _equal(a: Any, b: Any) -> bool:
