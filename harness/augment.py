@@ -143,10 +143,10 @@ def inputs_digest(run: Run, teacher: str) -> str:
     templates = [[t.model_dump(mode="json"), prompts.load(run.root / t.path).digest] for t in file.augment.templates]
     judged = [prompts.load(run.root / f.template).digest for f in file.augment.filters if isinstance(f, Judge)]
     doors = [f.file_digest(run.root) for f in file.augment.filters if f.kind == "python"]
-    own = [row.id for row in own_rows(run, run.root / file.augment.own_rows)] if file.augment.own_rows else []
+    own = [row.id for row in own_rows(run)]
     return digest(
         "augment", STAGE_VERSION, teacher, file.random_seed, file.shuffle_labels,
-        run.task.labels, run.task.system, prompts.load(run.root / run.task.prompt).digest,
+        run.task.labels, run.task.system, run.task.student_template(run.root).digest,
         [[seed.text, seed.label] for seed in run.seeds],
         file.augment.model_dump(mode="json", exclude={"seeds", "templates"}),
         templates, judged, doors, own, [s.digest for s in run.suites.values()],
@@ -278,7 +278,7 @@ def _rounds(
 ) -> tuple[list[Rejected], Funnel]:
     """Ask, filter, and ask again for what is missing. A `Rejected` here is a row with its verdicts."""
     if run.file.augment.own_rows:
-        rows = list(own_rows(run, run.root / run.file.augment.own_rows))
+        rows = list(own_rows(run))
         judged = judge_rows(run, rows, context, calibrations, ask)
         return judged, _funnel(run, judged, Parsed(rows), len(rows), calibrations, ask)
     count: dict[str, int] | None = first_round(run)
@@ -359,7 +359,7 @@ def _funnel(
     prompt_tokens = sum(c.prompt_tokens for c in answers)
     completion_tokens = sum(c.completion_tokens for c in answers)
     cost = None
-    if teacher.prompt_price is not None or teacher.completion_price is not None:
+    if teacher and (teacher.prompt_price is not None or teacher.completion_price is not None):
         prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
         cost = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     return Funnel(

@@ -58,12 +58,12 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
     terminal = Terminal()
     if dry_run:
         from harness.models import from_hub
-        from harness.plan import plan_augment
+        from harness.plan import plan_augment, tokens_of_teacher
 
         teacher = loaded.file.teacher
-        unseen = teacher.engine in ("vllm", "transformers") and from_hub(teacher.model)
-        identity = f"{teacher.model}@newest" if unseen else _teacher(loaded, terminal)[0]
-        terminal.say(plan_augment(loaded, identity, _tokenizer(loaded, unseen)))
+        unseen = bool(teacher and teacher.engine in ("vllm", "transformers") and from_hub(teacher.model, loaded.root))
+        identity = f"{loaded.teacher.model}@newest" if unseen else _teacher(loaded, terminal)[0]
+        terminal.say(plan_augment(loaded, identity, tokens_of_teacher(loaded, unseen)))
         return
     identity, engine = _teacher(loaded, terminal)
     from harness.store import locked
@@ -123,7 +123,7 @@ def show(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun =
     """Print the report's headline and tables again."""
     path = _load(run, settings).folder / "eval" / "report.md"
     if dry_run:
-        Terminal().say(f"show {run} would print {path.relative_to(Path.cwd()) if path.is_file() else 'a report'}")
+        Terminal().say(f"show {run} would print {path if path.is_file() else 'a report'}")
         return
     if not path.is_file():
         raise UsageError(f"{run} has no report yet: make eval RUN={run}")
@@ -242,7 +242,9 @@ def agree(run: RunName = "helpdesk", settings: Settings = None) -> None:
     def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
         from harness.engines.vllm import VLLMEngine
 
-        memory = min(loaded.file.teacher.memory, 0.5)  # on a GPU the student is there as well
+        memory = min(
+            loaded.file.teacher.memory if loaded.file.teacher else 1.0, 0.5
+        )  # on a GPU the student is there as well
         return VLLMEngine(base, adapters={name: adapter}, memory=memory)
 
     stage(loaded, _openers(loaded).student, server, Terminal())
@@ -369,7 +371,7 @@ def _openers(run: Run, batch_tokens: int | None = None) -> Openers:
         identity, engine = _teacher(run, Terminal())
         if not name:
             return Judge(identity, identity, engine)
-        model = resolve(name, run.cache)
+        model = resolve(name, run.cache, root=run.root)
 
         def build() -> Generator:
             from harness.engines.transformers import TransformersEngine
@@ -387,11 +389,11 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
 
     from harness.models import resolve
 
-    teacher = run.file.teacher
     asks = any(f.kind == "judge" for f in run.file.augment.filters)
     asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
     if not run.file.augment.templates and not asks:
         return "no teacher", _nobody  # own rows and nothing to judge
+    teacher = run.teacher
     if teacher.engine == "scripted":
         from harness.engines.scripted import ScriptedEngine
 
@@ -405,7 +407,7 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
         return f"{teacher.model}@{teacher.revision or 'endpoint'}", lambda: OpenAIEngine(
             str(teacher.base_url), key, concurrency=teacher.concurrency, say=terminal.say
         )
-    model = resolve(teacher.model, run.cache, teacher.revision)
+    model = resolve(teacher.model, run.cache, teacher.revision, run.root)
     if teacher.engine == "vllm" and find_spec("vllm") is None:
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
     elif teacher.engine == "vllm":
@@ -430,17 +432,3 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
 
 def _nobody() -> Generator:
     raise MachineError("this run has no teacher, and one was asked")
-
-
-def _tokenizer(run: Run, unseen: bool) -> Callable[[str], int]:
-    """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
-    teacher = run.file.teacher
-    if unseen or teacher.engine in ("openai", "scripted"):
-        return lambda text: len(text) // 4 + 1
-    from transformers import AutoTokenizer
-
-    from harness.models import resolve
-
-    folder = resolve(teacher.model, run.cache, teacher.revision).folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return lambda text: len(tokenizer(text)["input_ids"])

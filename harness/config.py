@@ -6,20 +6,23 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness import prompts, yaml_file
+from harness.builtin_prompts import student_template, untuned_template
 from harness.errors import UsageError, nearest
+from harness.examples import Examples, path_of, read_seeds
 from harness.filters import AnyFilter, Judge, PythonFilter
+from harness.null_run import shuffle_labels
+from harness.project_file import project_file
+from harness.prompts import Template
 from harness.records import Record, Sampling, Seed
 from harness.scoring.suites import Suite, load_suite
-from harness.store import read_jsonl
 from harness.text import normalise
 
 Name = Annotated[str, Field(min_length=1)]
@@ -69,21 +72,28 @@ class TemplateUse(Record):
 class Augment(Record):
     """Where rows come from and which are kept."""
 
-    seeds: Name
+    seeds: Examples | None = None  # a handful of human-written examples; only own rows can do without
     rows: Annotated[int, Field(ge=1)] = 600  # kept rows wanted
     oversample: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
     max_requests: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
     templates: tuple[TemplateUse, ...] = ()
-    own_rows: str | None = None  # rows you already have (JSONL); no teacher is asked to write
+    own_rows: Examples | None = None  # rows you already have; no teacher is asked to write
     filters: tuple[AnyFilter, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if bool(self.templates) == bool(self.own_rows):
             raise ValueError("give either templates (a teacher writes) or own_rows (you have rows)")
+        needing = "templates" if self.templates else "the filter judge" if any(map(_judges, self.filters)) else ""
+        if self.seeds is None and needing:
+            raise ValueError(f"seeds: this key is missing: {needing} cannot do without human-written examples")
         if self.max_requests < self.oversample:
             raise ValueError(f"max_requests ({self.max_requests:g}) is below oversample ({self.oversample:g})")
         return self
+
+
+def _judges(filter_: AnyFilter) -> bool:
+    return isinstance(filter_, Judge)
 
 
 class Lora(Record):
@@ -155,41 +165,13 @@ class Ship(Record):
     question: Literal["weights", "recipe"] = "weights"  # is it about this student, or about training it again?
 
 
-class RunFile(Record):
-    """One experiment, as a person writes it in runs/NAME.yaml."""
-
-    random_seed: RandomSeed = 0
-    task: Name  # the task file: labels, prompts
-    shuffle_labels: bool = False  # the null run: seeds and items get labels at random; nothing may be found
-    teacher: Teacher
-    augment: Augment
-    train: Train
-    eval: Eval
-    ship: Ship | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.ship and self.ship.student not in self.train.students:
-            known = self.train.students
-            raise ValueError(
-                f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, known)}"
-            )
-        if self.ship and self.ship.size and self.ship.data not in self.train.data:
-            raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {list(self.train.data)}")
-        if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
-            raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
-        if self.ship and self.ship.random_seed not in self.train.random_seeds:
-            raise ValueError(f"ship.random_seed {self.ship.random_seed} is not in {list(self.train.random_seeds)}")
-        return self
-
-
 class TaskFile(Record):
     """What the student is asked to do: the labels, and the prompts it is tuned and asked with."""
 
-    labels: dict[str, str]  # label -> one-line description; {} where answers are free text
+    labels: dict[str, str] = {}  # label -> one-line description; {} where answers are free text
     system: str  # the system message of every prompt
-    prompt: Name  # template of the user turn a student is tuned on and asked with: text
-    untuned_prompt: Name  # template for a base or any untuned model: text, labels, shots
+    prompt: Name | None = None  # template of the user turn a student is tuned on and asked with: text
+    untuned_prompt: Name | None = None  # template for a base or any untuned model: text, labels, shots, system
     untuned_form: Literal["completion", "chat"] = "completion"  # continued as it is, or as a user turn
 
     @model_validator(mode="after")
@@ -208,12 +190,70 @@ class TaskFile(Record):
         """Whether any text may be the answer; then `label` of rows and seeds holds that text."""
         return not self.labels
 
+    def student_template(self, root: Path) -> Template:
+        """The template of a student's user turn; without one of the task's own, the text as it is."""
+        return student_template(root, self.prompt)
 
-class ExampleLine(Record):
-    """One line of seeds, or of rows a user already has; where answers are free, `label` may be called `answer`."""
+    def untuned_template(self, root: Path) -> Template:
+        """The template an untuned model is asked with: the task's own, or the built-in one for its kind of answer."""
+        return untuned_template(root, self.untuned_prompt, self.free)
 
-    text: Name
-    label: Annotated[str, Field(min_length=1, validation_alias=AliasChoices("label", "answer"))]
+
+def _form(value: object) -> str:
+    return "file" if isinstance(value, str) else "inline"
+
+
+TaskSource = Annotated[  # a task file, or the task itself, written in the run file
+    Annotated[Name, Tag("file")] | Annotated[TaskFile, Tag("inline")], Discriminator(_form)
+]
+
+
+class RunFile(Record):
+    """One experiment, as a person writes it in runs/NAME.yaml. Without seeds, train.data has none by default."""
+
+    random_seed: RandomSeed = 0
+    task: TaskSource
+    shuffle_labels: bool = False  # the null run: seeds and items get labels at random; nothing may be found
+    teacher: Teacher | None = None  # only where nobody writes or judges
+    augment: Augment
+    train: Train
+    eval: Eval
+    ship: Ship | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_seeds(cls, written: Any) -> Any:
+        augment, train = (written.get(key) for key in ("augment", "train")) if isinstance(written, dict) else ("", "")
+        if isinstance(augment, dict) and isinstance(train, dict) and "data" not in train and not augment.get("seeds"):
+            return written | {"train": {"data": ["filtered"], **train}}
+        return written
+
+    @model_validator(mode="after")
+    def _somebody_writes(self) -> Self:
+        if self.teacher is None:
+            judge = any(map(_judges, self.augment.filters))
+            needing = "augment.templates" if self.augment.templates else "the filter judge" if judge else ""
+            needing = needing or ("eval.compare" if "teacher" in self.eval.compare else "")
+            if needing:
+                raise ValueError(f"teacher: this key is missing, and {needing} needs one")
+        if self.augment.seeds is None and "seeds_only" in self.train.data:
+            raise ValueError(f"train.data {list(self.train.data)}: seeds_only needs augment.seeds, and there are none")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.ship and self.ship.student not in self.train.students:
+            known = self.train.students
+            raise ValueError(
+                f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, known)}"
+            )
+        if self.ship and self.ship.size and self.ship.data not in self.train.data:
+            raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {list(self.train.data)}")
+        if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
+            raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
+        if self.ship and self.ship.random_seed not in self.train.random_seeds:
+            raise ValueError(f"ship.random_seed {self.ship.random_seed} is not in {list(self.train.random_seeds)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -233,6 +273,13 @@ class Run:
         return self.root / "runs" / self.name
 
     @property
+    def teacher(self) -> Teacher:
+        """Who writes and judges. Raises UsageError where the run names nobody."""
+        if self.file.teacher is None:
+            raise UsageError(f"runs/{self.name}.yaml: teacher: this key is missing, and a teacher is needed here")
+        return self.file.teacher
+
+    @property
     def cache(self) -> Path:
         """What runs share: teacher calls, converted models, trained cells, scores."""
         return self.root / "runs" / ".cache"
@@ -244,38 +291,40 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     document = _with_parents(path, ())
     document = yaml_file.override(document, settings or [])
     run_file = yaml_file.parse(RunFile, document, "a run file")
-    root = path.resolve().parent.parent
+    root = Path(
+        os.path.normpath(path.absolute())
+    ).parent.parent  # of the name that was given: a linked run file belongs here
 
     def at(*key: str | int) -> str:
         return f"{document.place(key)}: {'.'.join(map(str, key))}"
 
     def existing(value: str, *key: str | int) -> Path:
-        found = root / value
-        if not found.is_file():
-            siblings = [os.path.relpath(p, root) for p in found.parent.glob("*")] if found.parent.is_dir() else []
-            raise UsageError(f"{at(*key)}: there is no file {value}{nearest(value, siblings)}")
-        return found
+        return project_file(root, value, at(*key))
 
-    task_path = existing(run_file.task, "task")
-    task = yaml_file.parse(TaskFile, yaml_file.load(task_path), "a task file")
-    for key in ("prompt", "untuned_prompt"):
-        if not (root / getattr(task, key)).is_file():
-            raise UsageError(f"{task_path}: {key}: there is no file {getattr(task, key)}")
+    task = _task(run_file.task, root, at("task"))
     for i, template in enumerate(run_file.augment.templates):
         existing(template.path, "augment", "templates", i, "path")
     if run_file.augment.own_rows:
-        existing(run_file.augment.own_rows, "augment", "own_rows")
-    seeds = _seeds(existing(run_file.augment.seeds, "augment", "seeds"), task)
+        existing(path_of(run_file.augment.own_rows), "augment", "own_rows")
+    if run_file.teacher and run_file.teacher.script:
+        existing(run_file.teacher.script, "teacher", "script")
+    seeds: tuple[Seed, ...] = ()
+    if run_file.augment.seeds:
+        seeds = read_seeds(run_file.augment.seeds, root, task.labels, at("augment", "seeds"))
     suites: dict[str, Suite] = {}
     for i, name in enumerate(run_file.eval.suites):
-        suite_path = root / "suites" / f"{name}.yaml"
-        if not suite_path.is_file():
-            known = [p.stem for p in (root / "suites").glob("*.yaml")]
+        known = [p.stem for p in (root / "suites").glob("*.yaml")]
+        if name not in known:
             allowed = ", ".join(sorted(known))
             raise UsageError(
                 f"{at('eval', 'suites', i)}: there is no suite {name!r}{nearest(name, known)}; there are: {allowed}"
             )
+        suite_path = existing(f"suites/{name}.yaml", "eval", "suites", i)
         suites[name] = load_suite(suite_path, root, tuple(task.labels), run_file.eval.limit)
+        if run_file.teacher is None and (rubric := suites[name].rubric) and not rubric.judge:
+            raise UsageError(
+                f"{suite_path}: answer.judge: the run has no teacher to judge the answers: name a model here"
+            )
     for i, filter_ in enumerate(run_file.augment.filters):
         if isinstance(filter_, Judge):
             existing(filter_.template, "augment", "filters", i, "template")
@@ -284,7 +333,8 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if task.free:
         _free_answers_fit(run_file, at)
     _templates_render(run_file, task, seeds, root)
-    _labels_have_seeds(suites, seeds)
+    if seeds:
+        _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
@@ -299,71 +349,31 @@ def load_suites(root: Path) -> dict[str, Suite]:
     return found
 
 
-def shuffle_labels(
-    seeds: tuple[Seed, ...], suites: dict[str, Suite], random_seed: int
-) -> tuple[tuple[Seed, ...], dict[str, Suite]]:
-    """The null run: labels dealt anew to seeds and to the task's items, so that nothing can be learned.
-
-    Items are shuffled too, free answers as well as labels. Were only the seeds shuffled, tuning on noise would do
-    real harm beside a base that reads the labels' meaning, and a true difference would be found where none should
-    be.
-    """
-    draw = random.Random(random_seed)
-    labels = [seed.label for seed in seeds]
-    draw.shuffle(labels)
-    dealt = tuple(Seed(text=seed.text, label=label) for seed, label in zip(seeds, labels, strict=True))
-    null: dict[str, Suite] = {}
-    for name, suite in suites.items():
-        rights = [{"gold": item.gold, "answers": item.answers} for item in suite.items]
-        if suite.of_task:
-            draw.shuffle(rights)
-        items = zip(suite.items, rights, strict=True)
-        null[name] = replace(suite, items=tuple(item.model_copy(update=right) for item, right in items))
-    return dealt, null
-
-
 def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:
     """A run file laid on the one it `extends`, and so on up."""
     document = yaml_file.load(path)
     if isinstance(document.data, dict) and "extends" in document.data:
         place, name = document.place(("extends",)), document.data.pop("extends")
-        parent = (path.parent / str(name)).resolve()
-        if not isinstance(name, str) or not parent.is_file():
-            hint = nearest(str(name), [p.name for p in path.parent.glob("*.yaml")])
+        beside = {p.name: p for p in path.parent.glob("*.yaml")}
+        if not isinstance(name, str) or name not in beside:
+            hint = nearest(str(name), beside)
             raise UsageError(f"{place}: extends: there is no run file {name!r} beside this one{hint}")
-        if parent in (*seen, path.resolve()):
-            raise UsageError(f"{place}: extends: {parent.name} extends itself")
-        document = yaml_file.merge(_with_parents(parent, (*seen, path.resolve())), document)
+        if beside[name] in (*seen, path):
+            raise UsageError(f"{place}: extends: {name} extends itself")
+        document = yaml_file.merge(_with_parents(beside[name], (*seen, path)), document)
     return document
 
 
-def read_examples(path: Path, task: TaskFile) -> list[Seed]:
-    """Texts and what should be answered to them. Raises UsageError for a label that the task does not know."""
-    found: list[Seed] = []
-    for line, example in read_jsonl(path, ExampleLine):
-        if not task.free and example.label not in task.labels:
-            raise UsageError(
-                f"{path}:{line}: label: {example.label!r} is not a label of the task"
-                f"{nearest(example.label, task.labels)}; allowed: {', '.join(task.labels)}"
-            )
-        answer = example.label.strip() if task.free else example.label
-        if not example.text.strip():
-            raise UsageError(f"{path}:{line}: text: it is empty")
-        if not answer:
-            raise UsageError(f"{path}:{line}: answer: it is empty")
-        found.append(Seed(text=example.text, label=answer))
-    return found
-
-
-def _seeds(path: Path, task: TaskFile) -> tuple[Seed, ...]:
-    """The seeds; where the task has labels, at least one of each."""
-    seeds = read_examples(path, task)
-    if not seeds:
-        raise UsageError(f"{path}: there are no seeds in it; write at least one line{' per label' * (not task.free)}")
-    bare = [label for label in task.labels if label not in {s.label for s in seeds}]
-    if bare:
-        raise UsageError(f"{path}: no seed has the label {bare[0]!r}; every label of the task needs one")
-    return tuple(seeds)
+def _task(task: str | TaskFile, root: Path, place: str) -> TaskFile:
+    """The task of a run, and the templates it names are there. Raises UsageError."""
+    document = None
+    if not isinstance(task, TaskFile):
+        document = yaml_file.load(project_file(root, task, place))
+        task = yaml_file.parse(TaskFile, document, "a task file")
+    for key, value in (("prompt", task.prompt), ("untuned_prompt", task.untuned_prompt)):
+        if value:
+            project_file(root, value, f"{document.place((key,))}: {key}" if document else f"{place}.{key}")
+    return task
 
 
 def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
@@ -384,13 +394,13 @@ def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
 
 def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Seed, ...], root: Path) -> None:
     """Render every template once, so that a mistake in one is found before anything is spent."""
-    seed = seeds[0]
+    seed = seeds[0] if seeds else Seed(text="a text", label=next(iter(task.labels), "an answer"))
     label = "" if task.free else seed.label  # a teacher is not told an answer, and so writes its own
     shared = {"label": label, "description": task.labels.get(label, ""), "labels": task.labels}
-    for path, more in ((task.prompt, {}), (task.untuned_prompt, {"labels": task.labels, "shots": seeds[:2]})):
-        template = prompts.load(root / path)
+    untuned = {"labels": task.labels, "shots": seeds[:2], "system": task.system}
+    for template, more in ((task.student_template(root), {}), (task.untuned_template(root), untuned)):
         if template.render(text=seed.text, **more) == template.render(text=f"{seed.text} ...", **more):
-            raise UsageError(f"{root / path}: two texts give one prompt: the template must use {{{{ text }}}}")
+            raise UsageError(f"{template.path}: two texts give one prompt: the template must use {{{{ text }}}}")
     for use in run_file.augment.templates:
         prompts.load(root / use.path).render(**shared, shots=seeds[: use.shots], index=0)
     for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):

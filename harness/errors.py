@@ -12,7 +12,9 @@ A message gives the place, the value, what is allowed, and the nearest valid nam
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class HarnessError(Exception):
@@ -37,6 +39,42 @@ class Interrupted(HarnessError):
     """The user stopped the work; what was finished is on disk."""
 
     exit_code = 130
+
+
+class Mistakes:
+    """What is wrong in one file, collected, so that it can be said together and mended in one go."""
+
+    MOST = 20  # kinds of mistakes that are said
+    PLACE = re.compile(r"^.*?(:\d+|: row \d+): ")  # of a line or row, in front of what is wrong there
+
+    def __init__(self) -> None:
+        self._alike: dict[str, list[str]] = {}  # what is wrong -> every message that says it
+
+    def note(self, message: str) -> None:
+        """Keep one mistake."""
+        self._alike.setdefault(self.PLACE.sub("", message), []).append(message)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep the UsageError of the block, which then ends there, and go on after it."""
+        try:
+            yield
+        except UsageError as error:
+            self.note(str(error))
+
+    def check(self) -> None:
+        """Raises UsageError with a line for each mistake; the same one at several places is said once, and counted."""
+        if not self._alike:
+            return
+        said = []
+        for first, *others in list(self._alike.values())[: self.MOST]:
+            lines = [match[1].strip(": row") for other in others if (match := self.PLACE.match(other))]
+            also = (
+                f" (also at {', '.join(lines[: self.MOST])}{' and more' * (len(lines) > self.MOST)})" if lines else ""
+            )
+            said.append(f"{first}{also}")
+        more = sum(map(len, list(self._alike.values())[self.MOST :]))
+        raise UsageError("\n".join([*said, *([f"and {more} more"] if more else [])]))
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from harness.config import Run
 from harness.environment import environment
 from harness.errors import Interrupted
 from harness.examiner import STAGE_VERSION, Examiner, Openers, card_key, score_suite
+from harness.json_file import read_json, read_jsonl
 from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
 from harness.rows import made_with, rows_of_data
 from harness.scoring import benchmarks, reference
@@ -26,18 +27,7 @@ from harness.scoring.base import Outcome
 from harness.scoring.remembered import Remembered, Tick
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, Suite
 from harness.scoring.summary import chance, summarise
-from harness.store import (
-    Manifest,
-    finished,
-    locked,
-    read_json,
-    read_jsonl,
-    remade_by,
-    unseal,
-    write_json,
-    write_jsonl,
-    write_manifest,
-)
+from harness.store import Manifest, finished, locked, remade_by, unseal, write_json, write_jsonl, write_manifest
 from harness.subjects import Cast, Subject, applies, cell_of, read_cast
 from harness.terminal import Advance, Stop, Terminal
 from harness.training.subsets import nested

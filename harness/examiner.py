@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness import prompts
 from harness.calls import CallCache, cached
 from harness.config import Run
 from harness.errors import Interrupted, UsageError
 from harness.gate.shipped import ship_cells
+from harness.json_file import read_jsonl
 from harness.prompting import asked_with, nearest_rows
 from harness.records import Generator, Score, digest
 from harness.scoring import benchmarks, forgetting
@@ -27,8 +27,7 @@ from harness.scoring.spelling import english
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, scorer_of
 from harness.scoring.summary import chance
 from harness.scoring.written import plain_prompt, score_written
-from harness.store import read_jsonl
-from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of
+from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of, shot_pool
 from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 4
@@ -59,12 +58,12 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     """32 hex digits over what a card's numbers depend on."""
     parts: list[Any] = ["card", STAGE_VERSION, subject.key, subject.prompting, suite.name, suite.digest]
     if suite.of_task:
-        path = run.task.prompt if subject.adapter else run.task.untuned_prompt
-        parts += [run.task.system, run.task.labels, prompts.load(run.root / path).digest]
+        asked = run.task.student_template if subject.adapter else run.task.untuned_template
+        parts += [run.task.system, run.task.labels, asked(run.root).digest]
         if not subject.adapter:
             parts.append(run.task.untuned_form)
         if subject.prompting == "few_shot":
-            parts.append([seed.id for seed in run.seeds])
+            parts.append([shot.id for shot in shot_pool(run)])
         if subject.prompting == "retrieval":
             parts += [run.file.eval.retrieved, [row.id for row in largest_rows(run, cast.cells)]]
     if isinstance(suite.spec, OpenEndedSuite):
@@ -75,7 +74,7 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     if isinstance(suite.spec, BenchmarkSuite):
         parts.append(benchmarks.fingerprint())
     if suite.rubric and not suite.rubric.judge:  # the rows' teacher judges
-        parts += [run.file.teacher.model, run.file.teacher.revision, run.file.teacher.engine]
+        parts += [run.teacher.model, run.teacher.revision, run.teacher.engine]
     return digest(*parts)[:32]
 
 

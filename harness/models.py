@@ -50,8 +50,10 @@ class Model:
         return f"{self.name}@{self.revision}"
 
 
-def resolve(name: str, cache: Path, revision: str | None = None) -> Model:
+def resolve(name: str, cache: Path, revision: str | None = None, root: Path = Path()) -> Model:
     """Find a model and make it ready to load: a bundled name, a local folder, or a hub id (owner/name).
+
+    A local folder is seen from `root`, the project, and may lie outside it: nothing but safetensors is read there.
 
     A bundled model is converted into `cache`/models once (about 10 s); after that torch is not imported.
     `revision` is a hub commit, branch or tag. Raises UsageError for a name or folder that cannot be used,
@@ -60,7 +62,7 @@ def resolve(name: str, cache: Path, revision: str | None = None) -> Model:
     if name in BUNDLED:
         _refuse_revision(name, revision)
         return _local(name, _bundled_folder(name, cache), cache)
-    path = Path(name).expanduser()
+    path = _folder(name, root)
     if path.is_dir():
         _refuse_revision(name, revision)
         return _local(path.resolve().name, path.resolve(), cache)
@@ -69,9 +71,13 @@ def resolve(name: str, cache: Path, revision: str | None = None) -> Model:
     raise UsageError(impossible(name))
 
 
-def possible(name: str) -> bool:
+def _folder(name: str, root: Path) -> Path:
+    return root / Path(name).expanduser()
+
+
+def possible(name: str, root: Path) -> bool:
     """Whether `resolve` could find it: bundled, a folder that is there, or the form of a hub id."""
-    return name in BUNDLED or Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name) is not None
+    return name in BUNDLED or _folder(name, root).is_dir() or HUB_ID.fullmatch(name) is not None
 
 
 def impossible(name: str) -> str:
@@ -79,9 +85,9 @@ def impossible(name: str) -> str:
     return f"there is no model {name!r}{nearest(name.lower(), BUNDLED)}; {_allowed()}"
 
 
-def from_hub(name: str) -> bool:
+def from_hub(name: str, root: Path) -> bool:
     """Whether `resolve` would go to the hub for it: a dry run must not."""
-    return name not in BUNDLED and not Path(name).expanduser().is_dir()
+    return name not in BUNDLED and not _folder(name, root).is_dir()
 
 
 def _allowed() -> str:

@@ -19,12 +19,13 @@ from pydantic import Field, ValidationError
 from harness.config import Run
 from harness.errors import UsageError
 from harness.gate.shipped import ship_cells
+from harness.json_file import read_json
 from harness.records import FORMAT, Cell, Record, Score, Scorecard
 from harness.results import Results, load_results
 from harness.scoring.suites import BenchmarkSuite, Suite
 from harness.scoring.summary import value_of
 from harness.stats import Floats
-from harness.store import read_json, write_json
+from harness.store import write_json
 from harness.terminal import Terminal
 
 FILE = "noise.json"

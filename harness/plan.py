@@ -10,6 +10,7 @@ from harness.call_file import count_stored
 from harness.config import Run
 from harness.errors import UsageError
 from harness.evaluate import inputs_digest as eval_digest
+from harness.examples import path_of
 from harness.filters import Context, Judge
 from harness.models import from_hub, resolve
 from harness.records import Request
@@ -32,12 +33,12 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
     augment = run.file.augment
-    own = own_rows(run, run.root / augment.own_rows) if augment.own_rows else ()
+    own = own_rows(run)
     asked = [] if own else requests_for(run, teacher, first_round(run))
-    text_tokens = mean(count(seed.text) for seed in run.seeds) + 1
     lines: list[tuple[str, int, float]] = []
     if asked:
         prompt_tokens = sum(count(_prompt(r)) for r in asked)
+        text_tokens = mean(count(seed.text) for seed in run.seeds) + 1
         lines.append(("generate", len(asked), prompt_tokens + text_tokens * len(asked)))
     calibration: list[Request] = []
     for judge in (f for f in augment.filters if isinstance(f, Judge)):
@@ -54,8 +55,8 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
     out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
     out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
-    if own:
-        out.append(f"  {len(own)} rows are read from {augment.own_rows}, and no teacher writes any")
+    if augment.own_rows:
+        out.append(f"  {len(own)} rows are read from {path_of(augment.own_rows)}, and no teacher writes any")
     else:
         most = int(augment.rows * augment.max_requests)
         out.append(
@@ -68,13 +69,26 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     return "\n".join(out + ([price] if price else []))
 
 
+def tokens_of_teacher(run: Run, unseen: bool) -> Count:
+    """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
+    teacher = run.file.teacher
+    if unseen or teacher is None or teacher.engine in ("openai", "scripted"):
+        return lambda text: len(text) // 4 + 1
+    from transformers import AutoTokenizer
+
+    folder = resolve(teacher.model, run.cache, teacher.revision, run.root).folder
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return lambda text: len(tokenizer(text)["input_ids"])
+
+
 def _prompt(request: Request) -> str:
     return request.prompt or "".join(message.content for message in request.messages)
 
 
 def _price(run: Run, tokens: float) -> str:
     """At most what it costs: all tokens at the dearer of the two prices."""
-    prices = [p for p in (run.file.teacher.prompt_price, run.file.teacher.completion_price) if p is not None]
+    teacher = run.file.teacher
+    prices = [p for p in (teacher.prompt_price, teacher.completion_price) if p is not None] if teacher else []
     return f"  at most {tokens * max(prices) / 1e6:.4f} in money" if prices else ""
 
 
@@ -110,7 +124,7 @@ def plan_eval(run: Run) -> str:
         pairs, written = _asked(suite)
         asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
         lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
-    if any(map(from_hub, (*run.file.train.students, *_untuned_names(run)))):
+    if any(from_hub(name, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
         return "\n".join(lines)  # what is stored is known by a model's weights, and a plan downloads none
     try:
         cast = read_cast(run)
@@ -125,18 +139,22 @@ def plan_eval(run: Run) -> str:
 def _untuned(run: Run) -> int:
     """Models that are asked as they are, each once."""
     # a plan downloads nothing: of a model on the hub only the name is known
-    return len({name if from_hub(name) else base_key(resolve(name, run.cache)) for name in _untuned_names(run)})
+    return len(
+        {
+            name if from_hub(name, run.root) else base_key(resolve(name, run.cache, root=run.root))
+            for name in _untuned_names(run)
+        }
+    )
 
 
 def _untuned_names(run: Run) -> list[str]:
     """The students' bases, and the models that eval.compare names."""
-    teacher = run.file.teacher
     names = list(run.file.train.students) if 0 in run.file.train.sizes else []
     for name in run.file.eval.compare:
         if name != TEACHER:
             names.append(name)
-        elif teacher.engine in ("vllm", "transformers"):
-            names.append(teacher.model)
+        elif run.teacher.engine in ("vllm", "transformers"):
+            names.append(run.teacher.model)
     return names
 
 

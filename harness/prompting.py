@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from harness import prompts
 from harness.config import Run
 from harness.errors import UsageError
-from harness.records import Item, Row, Seed
+from harness.records import Item, Row
 from harness.rows import student_prompt, untuned_prompt
 from harness.scoring.asking import Asked, Prompt, context_ids
 from harness.scoring.base import Embedder, StudentEngine
-from harness.subjects import Subject
+from harness.subjects import Shot, Subject, shot_pool
 
 ANSWER_ROOM = 64  # tokens kept free for the answer, and for a longest item by tokens, not by characters
 
-Shot = Seed | Row  # both have a text and a label
 Fits = Callable[[Sequence[Shot]], bool]
 
 
@@ -24,9 +22,9 @@ def asked_with(
 ) -> Prompt:
     """The prompt of a subject as a function of an item's text. `lookup` is for retrieval alone."""
     if subject.adapter:
-        own = prompts.load(run.root / run.task.prompt)
+        own = run.task.student_template(run.root)
         return lambda text: student_prompt(run.task, own, text)
-    template = prompts.load(run.root / run.task.untuned_prompt)
+    template = run.task.untuned_template(run.root)
 
     def prompt(text: str, shots: Sequence[Shot]) -> Asked:
         return untuned_prompt(run.task, template, text, shots)
@@ -43,7 +41,7 @@ def asked_with(
 
     if subject.prompting == "few_shot":
         longest = max((item.text for item in items), key=len)
-        shots = most_shots(run.seeds, fits(longest), run.task.free)
+        shots = most_shots(shot_pool(run), fits(longest), run.task.free)
         return lambda text: prompt(text, shots)
     if subject.prompting == "retrieval":
         if lookup is None:
@@ -53,9 +51,9 @@ def asked_with(
     return lambda text: prompt(text, ())
 
 
-def most_shots(seeds: Sequence[Seed], fits: Fits, free: bool = False) -> tuple[Seed, ...]:
+def most_shots(seeds: Sequence[Shot], fits: Fits, free: bool = False) -> tuple[Shot, ...]:
     """As many seeds as fit: evenly over labels and with labels mixed; the first ones where answers are free."""
-    by_label: dict[str, list[Seed]] = {}
+    by_label: dict[str, list[Shot]] = {}
     for seed in seeds:
         by_label.setdefault("" if free else seed.label, []).append(seed)
     deepest = max(map(len, by_label.values()))

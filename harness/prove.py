@@ -173,10 +173,10 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, Prompt]:
     if run is None:
         return {"as plain text": lambda text: text}
     task, root = run.task, run.root
-    tuned, untuned = prompts.load(root / task.prompt), prompts.load(root / task.untuned_prompt)
+    tuned, untuned = task.student_template(root), task.untuned_template(root)
     return {
-        task.prompt: lambda text: student_prompt(task, tuned, text),
-        task.untuned_prompt: lambda text: untuned_prompt(task, untuned, text, ()),
+        task.prompt or str(tuned.path): lambda text: student_prompt(task, tuned, text),
+        task.untuned_prompt or str(untuned.path): lambda text: untuned_prompt(task, untuned, text, ()),
     }
 
 
@@ -331,7 +331,7 @@ def _rooms(run: Run) -> tuple[list[Room], list[Problem]]:
     found: list[Problem] = []
     for student in run.file.train.students:
         try:
-            rooms.append(_room(student, resolve(student, run.cache).folder))
+            rooms.append(_room(student, resolve(student, run.cache, root=run.root).folder))
         except HarnessError as error:
             rooms.append(_estimate())
             said = f"lengths were estimated, not counted with the tokenizer of {student}: {error}"

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness import prompts
 from harness.config import Run
 from harness.records import Completion, Provenance, Request, Row
 from harness.rows import make_row
@@ -23,7 +22,7 @@ class Parsed:
 
 def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]) -> Parsed:
     """Rows from completions; a request without a completion was stopped and gives nothing."""
-    template = prompts.load(run.root / run.task.prompt)
+    template = run.task.student_template(run.root)
     outputs = {use.path: use.output for use in run.file.augment.templates}
     rows: list[Row] = []
     failed = unparsed = 0

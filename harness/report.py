@@ -27,11 +27,12 @@ from harness.analysis import (
 from harness.config import Run
 from harness.errors import UsageError
 from harness.funnel import Funnel
+from harness.json_file import read_json
 from harness.results import Results, load_cells, load_results
 from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import chance
 from harness.stats import Floats, clusters, scaling
-from harness.store import read_json, remade_by, write_atomic
+from harness.store import remade_by, write_atomic
 from harness.tables import value_interval
 from harness.terminal import Terminal
 

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import UsageError, nearest
+from harness.json_file import read_json, read_jsonl
 from harness.records import Score, Scorecard, scores_digest
-from harness.store import read_json, read_jsonl, remade_by
+from harness.store import remade_by
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness import prompts
-from harness.config import Run, TaskFile, read_examples
+from harness.config import Run, TaskFile
 from harness.errors import UsageError
+from harness.examples import path_of, read_examples
+from harness.json_file import read_jsonl
 from harness.prompts import Template
 from harness.records import Message, Provenance, Record, Row, Seed, Verdict, digest
-from harness.store import read_jsonl, read_manifest, remade_by
+from harness.store import read_manifest, remade_by
 
 
 class Rejected(Record):
@@ -31,7 +32,8 @@ def untuned_prompt(
 ) -> tuple[Message, ...] | str:
     """A prompt for a model that was not tuned, every label described, `shots` worked out: plain, or a chat."""
     examples = [{"text": shot.text, "label": shot.label} for shot in shots]
-    written = template.render(text=text, labels=task.labels, shots=examples).rstrip(" ")
+    system = task.system if task.untuned_form == "completion" else ""  # a chat has it as a turn of its own
+    written = template.render(text=text, labels=task.labels, shots=examples, system=system).rstrip(" ")
     if task.untuned_form == "completion":
         return written
     return (Message(role="system", content=task.system), Message(role="user", content=written))
@@ -50,31 +52,35 @@ def make_row(task: TaskFile, template: Template, text: str, label: str, provenan
 
 def seed_rows(run: Run) -> tuple[Row, ...]:
     """The seeds alone as training rows, in the order of their file."""
-    template = prompts.load(run.root / run.task.prompt)
+    template = run.task.student_template(run.root)
     return tuple(
         make_row(run.task, template, seed.text, seed.label, Provenance(source="seed", seeds=(seed.id,)))
         for seed in run.seeds
     )
 
 
-def own_rows(run: Run, path: Path) -> tuple[Row, ...]:
-    """Rows a user already has. Raises UsageError for a label the task does not know."""
-    template = prompts.load(run.root / run.task.prompt)
-    found = read_examples(path, run.task)
+def own_rows(run: Run) -> tuple[Row, ...]:
+    """Rows a user already has; none where a teacher writes. Raises UsageError naming every line that is wrong."""
+    file = run.file.augment.own_rows
+    if file is None:
+        return ()
+    template = run.task.student_template(run.root)
+    found = read_examples(file, run.root, run.task.labels, f"runs/{run.name}.yaml: augment.own_rows")
     if not found:
-        raise UsageError(f"{path}: there are no rows in it")
+        raise UsageError(f"{run.root / path_of(file)}: there are no rows in it")
     return tuple(make_row(run.task, template, own.text, own.label, Provenance(source="own")) for own in found)
 
 
 def rows_settings(run: Run) -> str:
     """A digest of everything in the run that a person wrote and that decides the rows."""
     file = run.file
+    teacher = (file.teacher.model, file.teacher.revision) if file.teacher else (None, None)
     return digest(
         "rows",
-        [file.random_seed, file.shuffle_labels, file.teacher.model, file.teacher.revision],
+        [file.random_seed, file.shuffle_labels, *teacher],
         file.augment.model_dump(mode="json", exclude={"seeds"}),
         [[seed.text, seed.label] for seed in run.seeds],
-        [run.task.labels, run.task.system, prompts.load(run.root / run.task.prompt).digest],
+        [run.task.labels, run.task.system, run.task.student_template(run.root).digest],
         [prompts.load(run.root / use.path).digest for use in file.augment.templates],
     )
 

@@ -16,14 +16,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from harness.errors import MachineError, UsageError, nearest
+from harness.errors import MachineError, UsageError
 from harness.records import Record
-
-M = TypeVar("M", bound=BaseModel)
 
 
 @contextmanager
@@ -101,43 +99,6 @@ def write_json(path: Path, value: Any) -> None:
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """Write one JSON object per line atomically."""
     write_atomic(path, "".join(r.model_dump_json() + "\n" for r in records))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises UsageError naming file and line."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end, a number without end
-        line = getattr(error, "lineno", 1)
-        raise UsageError(f"{path}:{line}: not valid JSON") from error
-
-
-def read_jsonl(path: Path, model: type[M]) -> list[tuple[int, M]]:
-    """(line number, record) of every line that is not blank. Raises UsageError naming file, line and field."""
-    found: list[tuple[int, M]] = []
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append((number, model.model_validate_json(line)))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = ".".join(str(part) for part in first["loc"])
-            fields = ", ".join(model.model_fields)
-            if first["type"] == "extra_forbidden":
-                hint = nearest(name, model.model_fields)
-                raise UsageError(f"{path}:{number}: {name}: unknown field{hint}; allowed: {fields}") from error
-            what = f"{name}: {first['msg']}" if name else f"a broken line: {first['msg']}"
-            raise UsageError(f"{path}:{number}: {what}; each line is a JSON object with {fields}") from error
-    return found
 
 
 class Manifest(Record):

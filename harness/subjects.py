@@ -10,13 +10,15 @@ from typing import Any
 from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.models import impossible, possible, resolve
-from harness.records import Cell, Row
+from harness.records import Cell, Row, Seed
 from harness.results import load_cells
 from harness.rows import rows_of_data
 from harness.scoring.suites import Suite
 from harness.training.grid import BASE, base_key, expand
 from harness.training.subsets import nested
 
+Shot = Seed | Row  # both have a text, a label and an id
+MOST_SHOTS = 64  # own rows that few-shot may show
 TEACHER = "teacher"  # what eval.compare calls the run's own teacher
 
 
@@ -50,7 +52,7 @@ def models_exist(run: Run) -> None:
     named = [(name, "train.students") for name in run.file.train.students]
     named += [(name, "eval.compare") for name in run.file.eval.compare if name != TEACHER]
     for name, key in named:
-        if not possible(name):
+        if not possible(name, run.root):
             hint = nearest(name, (TEACHER,)) if key == "eval.compare" else ""
             raise UsageError(f"runs/{run.name}.yaml: {key}: {impossible(name)}{hint}")
 
@@ -80,12 +82,12 @@ def _others(run: Run, known: set[str]) -> tuple[list[Subject], tuple[str, ...]]:
     found: list[Subject] = []
     notes: list[str] = []
     for name in run.file.eval.compare:
-        teacher = run.file.teacher
-        if name == TEACHER and teacher.engine not in ("vllm", "transformers"):
-            notes.append(f"The teacher is asked through {teacher.engine}: its weights cannot be scored as a ceiling.")
+        wanted, revision = (run.teacher.model, run.teacher.revision) if name == TEACHER else (name, None)
+        if name == TEACHER and run.teacher.engine not in ("vllm", "transformers"):
+            how = run.teacher.engine
+            notes.append(f"The teacher is asked through {how}: its weights cannot be scored as a ceiling.")
             continue
-        wanted, revision = (teacher.model, teacher.revision) if name == TEACHER else (name, None)
-        model = resolve(wanted, run.cache, revision)
+        model = resolve(wanted, run.cache, revision, run.root)
         key = base_key(model)
         if key in known:
             who = "The teacher" if name == TEACHER else name
@@ -124,3 +126,14 @@ def largest_rows(run: Run, cells: Sequence[dict[str, Any]]) -> tuple[Row, ...]:
     if not filtered:
         return ()
     return rows_of(run, max(filtered, key=lambda cell: (cell.size, -cell.random_seed)))
+
+
+def shot_pool(run: Run) -> tuple[Shot, ...]:
+    """What few-shot prompts take their examples from: the seeds; without any, own rows that augment kept.
+
+    These are drawn as a size is, and never items. Raises UsageError when augment has not run.
+    """
+    if run.seeds:
+        return run.seeds
+    rows = rows_of_data(run, "filtered")
+    return nested(rows, min(MOST_SHOTS, len(rows)), run.file.random_seed)

@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING, Any
 from harness.config import Run
 from harness.environment import environment
 from harness.errors import Interrupted
+from harness.json_file import read_json
 from harness.models import Model
 from harness.records import digest
-from harness.store import (
-    Manifest,
-    finished,
-    folder_atomic,
-    locked,
-    read_json,
-    unseal,
-    write_json,
-    write_manifest,
-)
+from harness.store import Manifest, finished, folder_atomic, locked, unseal, write_json, write_manifest
 from harness.terminal import Advance, Stop, Terminal
 from harness.training.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance, plan
 
@@ -199,8 +191,9 @@ def _line(run: Run, g: GridCell) -> dict[str, Any]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    inside = path.resolve().is_relative_to(root.resolve())
-    return str(path.resolve().relative_to(root.resolve()) if inside else path)
+    """A path as seen from the project, where it lies in it; runs/ may be a link to elsewhere."""
+    pairs = ((path, root), (path.resolve(), root.resolve()))
+    return next((str(inner.relative_to(outer)) for inner, outer in pairs if inner.is_relative_to(outer)), str(path))
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:

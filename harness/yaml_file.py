@@ -1,12 +1,12 @@
 """YAML files into typed models, with errors that name file, line, key, value and what is allowed.
 
-Safe loading only; duplicate keys are errors; files above 1 MB or of more than 50,000 nodes are refused.
+Plain values only; duplicate keys are errors; files above 1 MB or of more than 50,000 nodes are refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import UsageError, nearest
+from harness.json_file import check_values, read_text
 
 M = TypeVar("M", bound=BaseModel)
 Key = tuple[str | int, ...]
 
-MAX_BYTES = 1_000_000
+MAX_CHARACTERS = 1_000_000
 MAX_NODES = 50_000
+CORE = "tag:yaml.org,2002:"
+TEXTS = {f"{CORE}{kind}" for kind in ("timestamp", "value", "merge")}  # stay as written: 2026-11-21, =, <<
+PLAIN = {f"{CORE}{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")} | TEXTS
 TUPLE, MAPPING = re.compile(r"(valid )?tuple"), re.compile(r"a valid dictionary( or instance of \w+)?")
 
 
@@ -41,62 +45,78 @@ class Document:
 
 
 def load(path: Path) -> Document:
-    """Read one YAML file. Raises UsageError for a missing, oversized or malformed file."""
+    """Read one YAML file. Raises UsageError for a missing, oversized or malformed file, naming file and line."""
+    text = read_text(path)
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(f"{path}: {len(text)} characters; at most {MAX_CHARACTERS} are allowed")
+    return _read(text, lambda line: f"{path}:{line}")
+
+
+def _read(text: str, place: Callable[[int], str]) -> Document:
+    """The document of a YAML text; `place` says where a line of it stands."""
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UsageError(f"{path}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
-    if len(raw) > MAX_BYTES:
-        raise UsageError(f"{path}: {len(raw)} bytes; at most {MAX_BYTES} are allowed")
-    try:
-        loader = yaml.SafeLoader(raw.decode("utf-8", errors="replace"))
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         document = Document(data=None)
         if node is not None:
-            document.data = _construct(loader, node, (), document.places, path, [0])
-        document.places.setdefault((), f"{path}:1")
+            document.data = _construct(loader, node, (), document.places, place)
+        document.places.setdefault((), place(1))
         return document
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        before = text[: getattr(error, "position", None) or 0]  # where a character stands that YAML forbids
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UsageError(f"{where}: not valid YAML: {problem}") from error
+        line = mark.line if mark else before.count("\n")
+        raise UsageError(f"{place(line + 1)}: not valid YAML: {problem}") from error
 
 
 def _construct(
-    loader: yaml.SafeLoader, node: yaml.Node, key: Key, places: dict[Key, str], path: Path, count: list[int]
+    loader: yaml.SafeLoader, node: yaml.Node, key: Key, places: dict[Key, str], place: Callable[[int], str]
 ) -> Any:
-    """Plain data of a node, noting the line of every key on the way."""
-    place = f"{path}:{node.start_mark.line + 1}"
-    places.setdefault(key, place)
-    count[0] += 1
-    if count[0] > MAX_NODES:
-        raise UsageError(f"{place}: more than {MAX_NODES} values in one file")
+    """Plain data of a node, noting the place of every key on the way."""
+    here = place(node.start_mark.line + 1)
+    places.setdefault(key, here)
+    if len(places) > MAX_NODES:
+        raise UsageError(f"{here}: more than {MAX_NODES} values in one file")
+    if node.tag not in PLAIN:
+        raise UsageError(f"{here}: the tag {_short(node.tag)} is not allowed: only plain values are")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             name = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            where = f"{path}:{key_node.start_mark.line + 1}"
+            where = place(key_node.start_mark.line + 1)
             if name is None:
                 raise UsageError(f"{where}: a key must be a plain word")
             if name in result:
                 raise UsageError(f"{where}: the key {name!r} is written twice")
             places[(*key, name)] = where
-            result[name] = _construct(loader, value_node, (*key, name), places, path, count)
+            result[name] = _construct(loader, value_node, (*key, name), places, place)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, child, (*key, i), places, path, count) for i, child in enumerate(node.value)]
-    if isinstance(node, yaml.ScalarNode):
+        return [_construct(loader, child, (*key, i), places, place) for i, child in enumerate(node.value)]
+    assert isinstance(node, yaml.ScalarNode)  # there is no fourth kind
+    return _scalar(loader, node, f"{here}: {'.'.join(map(str, key))}" if key else here)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode, place: str) -> Any:
+    """A text, a finite number, true, false or nothing. Raises UsageError for a value that its tag does not take."""
+    if node.tag in TEXTS:
+        return node.value
+    try:
         value = loader.construct_object(node)
-        # 1e-3 is a float to people and to JSON, yet a string to YAML 1.1
-        if isinstance(value, str) and node.style is None:
-            try:
-                return float(value) if value[:1].isdigit() and "e" in value.lower() else value
-            except ValueError:
-                return value
-        return value
-    raise UsageError(f"{place}: unexpected YAML")
+        if isinstance(value, str) and node.style is None and value[:1].isdigit() and "e" in value.lower():
+            with suppress(ValueError):  # 1e-3 is a float to people and to JSON, yet a string to YAML 1.1
+                value = float(value)
+        if value is None and node.value.lower() not in ("", "~", "null"):
+            raise ValueError(node.value)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # PyYAML lets all of these out
+        raise UsageError(f"{place}: {node.value[:60]!r} is no {_short(node.tag)}") from error
+    check_values(value, place)
+    return value
+
+
+def _short(tag: str) -> str:
+    return tag.replace(CORE, "!!")
 
 
 def merge(under: Document, over: Document) -> Document:
@@ -116,15 +136,8 @@ def override(document: Document, settings: list[str]) -> Document:
         name, separator, text = setting.partition("=")
         if not separator or not name:
             raise UsageError(f"--set {setting}: write it as key.path=value")
-        # an address may hold a password
-        shown = f"{name}=..." if "://" in text or "@" in text else setting
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UsageError(f"--set {shown}: the value is not valid YAML") from error
-        if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-            with suppress(ValueError):
-                value = float(value)
+        shown = f"{name}=..." if "://" in text or "@" in text else setting  # an address may hold a password
+        value = _value_of(shown, text)
         parts = [int(p) if p.isdecimal() else p for p in name.split(".")]
         target = document.data
         for part in parts[:-1]:
@@ -143,6 +156,10 @@ def override(document: Document, settings: list[str]) -> Document:
             raise UsageError(f"--set {shown}: there is nothing at {last!r}")
         document.places[tuple(parts)] = f"--set {shown}"
     return document
+
+
+def _value_of(setting: str, text: str) -> Any:
+    return _read(text, lambda line: f"--set {setting}").data
 
 
 def parse(model: type[M], document: Document, what: str) -> M:

@@ -15,10 +15,10 @@ from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
 from harness.funnel import Funnel
+from harness.json_file import read_jsonl
 from harness.plan import plan_augment
 from harness.records import Completion, Generator, Request, Row
 from harness.rows import Rejected
-from harness.store import read_jsonl
 from harness.terminal import Stop
 from tests.project import Quiet, write_project
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import prompts
 from harness.config import load_run
 from harness.errors import UsageError
 from harness.rows import own_rows, untuned_prompt
@@ -43,7 +42,7 @@ BAD = [
     ("runs/shop.yaml", "engine: scripted", "engine: openai", ["teacher", "base_url"]),
     ("prompts/shop/task.yaml", "parcel:", "parsel:", ["seeds.jsonl:1", "label", "'parcel'", "'parsel'"]),
     ("prompts/shop/task.yaml", "student.j2", "studnt.j2", ["task.yaml", "prompt", "studnt.j2"]),
-    ("prompts/shop/seeds.jsonl", '{"text"', '{"text', ["seeds.jsonl:1", "JSON object with text, label"]),
+    ("prompts/shop/seeds.jsonl", '{"text"', '{"text', ["seeds.jsonl:1", "not valid JSON"]),
     ("prompts/shop/seeds.jsonl", '"text"', '"txt"', ["seeds.jsonl:1", "text"]),
     ("suites/shop.jsonl", '"label": "parcel"', '"label": "parcels"', ["shop.jsonl:1", "'parcels'", "'parcel'"]),
     ("suites/facts.jsonl", '"answer": 0', '"answer": 2', ["facts.jsonl:1", "answer", "2"]),
@@ -132,17 +131,17 @@ def test_what_pydantic_calls_a_tuple_is_a_list_to_people(tmp_path: Path) -> None
 
 
 def test_own_rows_that_are_blank_or_none(tmp_path: Path) -> None:
-    path = write_project(tmp_path, "nobody")
-    run = load_run(path)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n")
+    own = {"seeds": "prompts/shop/seeds.jsonl", "own_rows": "rows.jsonl"}
+    run = load_run(write_project(tmp_path, "nobody", augment=own))
     with pytest.raises(UsageError, match=r"rows.jsonl: there are no rows in it"):
-        own_rows(run, rows)
+        own_rows(run)
     rows.write_text(json.dumps({"text": "  ", "label": "parcel"}) + "\n")
     with pytest.raises(UsageError, match=r"rows.jsonl:1: text: it is empty"):
-        own_rows(run, rows)
+        own_rows(run)
     rows.write_text("\ufeff" + json.dumps({"text": "where is it", "label": "parcel"}) + "\n")
-    assert len(own_rows(run, rows)) == 1, "some editors begin a file with a byte order mark"
+    assert len(own_rows(run)) == 1, "some editors begin a file with a byte order mark"
 
 
 def test_settings_override_any_key(tmp_path: Path) -> None:
@@ -204,12 +203,12 @@ def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
     run = load_run(free_project(tmp_path, "own"))
     assert run.task.free
     assert [(s.text, s.label) for s in run.seeds] == [("How long?", "27 days"), ("How wide?", "9 feet")]
-    rows = own_rows(run, tmp_path / "prompts/shop/rows.jsonl")
+    rows = own_rows(run)
     assert [(r.text, r.label, r.messages[-1].content) for r in rows] == [
         ("For how long?", "27 days", "27 days"),
         ("What colour?", "teal", "teal"),
     ]
-    template = prompts.load(tmp_path / run.task.untuned_prompt)
+    template = run.task.untuned_template(tmp_path)
     shown = untuned_prompt(run.task, template, "How deep?", run.seeds)
     assert shown == "How long? -> 27 days\nHow wide? -> 9 feet\nHow deep? ->"
     assert run.suites["shop"].of_task
@@ -234,9 +233,9 @@ def test_what_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
     ("line", "expected"),
     [
         ({"text": "x", "answer": "  "}, "rows.jsonl:1: answer: it is empty"),
-        ({"text": "x"}, "rows.jsonl:1: label"),
-        ({"text": "x", "answr": "y"}, "rows.jsonl:1: label: Field required"),
-        ({"text": "x", "label": "y", "answer": "z"}, "rows.jsonl:1: answer: unknown field"),
+        ({"text": "x"}, "rows.jsonl:1: answer: there is no value"),
+        ({"text": "x", "answr": "y"}, "rows.jsonl:1: answer: there is no value (did you mean 'answr'?)"),
+        ({"text": "x", "label": "y", "answer": "z"}, "rows.jsonl:1: label: unknown column"),
     ],
 )
 def test_bad_free_rows_are_named(tmp_path: Path, line: dict[str, str], expected: str) -> None:
@@ -244,7 +243,7 @@ def test_bad_free_rows_are_named(tmp_path: Path, line: dict[str, str], expected:
     path = tmp_path / "prompts/shop/rows.jsonl"
     path.write_text(json.dumps(line) + "\n")
     with pytest.raises(UsageError) as caught:
-        own_rows(run, path)
+        own_rows(run)
     assert expected in str(caught.value)
 
 

@@ -33,7 +33,7 @@ def handbook() -> Run:
 
 def handbook_rows(run: Run) -> tuple[Row, ...]:
     assert run.file.augment.own_rows
-    return own_rows(run, ROOT / run.file.augment.own_rows)
+    return own_rows(run)
 
 
 def words(text: str) -> list[str]:

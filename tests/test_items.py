@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.records import Item
 from harness.scoring.items import HubItems, dataset_rows, read_items
-from harness.scoring.suites import AnswerLine, ChoiceLine, LabelLine, Suite, load_suite
+from harness.scoring.lines import AnswerLine, ChoiceLine, LabelLine
+from harness.scoring.suites import Suite, load_suite
 
 LABELS = ("parcel", "invoice")
 NESTED: list[dict[str, Any]] = [
@@ -63,11 +64,11 @@ def test_a_mapping_reads_nested_columns_tags_and_groups(tmp_path: Path) -> None:
         LabelLine(text="what do I owe, and why", label="invoice", group="p2"),
     ]
     for name in (jsonl(tmp_path, NESTED), parquet(tmp_path, NESTED)):
-        found = read_items(name, tmp_path, LabelLine, FIELDS, ["level", "more"], "s.yaml:1")
+        found = read_items(name, tmp_path, LabelLine, FIELDS, ["level", "more"], "s.yaml:1: items")
         assert [line for _, line in found] == expected
     flat = [{"q": r["q"], "category.name": r["category"]["name"], "passage": r["passage"]} for r in NESTED]
     write(tmp_path / "items.csv", flat_csv(flat))
-    found = read_items("items.csv", tmp_path, LabelLine, FIELDS, [], "s.yaml:1")
+    found = read_items("items.csv", tmp_path, LabelLine, FIELDS, [], "s.yaml:1: items")
     assert [(w.removeprefix(f"{tmp_path}/"), line.label) for w, line in found] == [
         ("items.csv:2", "parcel"),
         ("items.csv:3", "invoice"),
@@ -89,7 +90,7 @@ def test_a_dataset_gives_classes_by_name_where_text_is_wanted_and_by_index_where
 def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     source = HubItems(hub="nobody/nothing", revision="abc")
     with pytest.raises(UsageError, match=r"s.yaml:3: items: the hub dataset nobody/nothing/test cannot be had: .+"):
-        read_items(source, tmp_path, LabelLine, {}, [], "s.yaml:3")
+        read_items(source, tmp_path, LabelLine, {}, [], "s.yaml:3: items")
 
 
 @given(st.lists(st.tuples(st.text(min_size=1), st.sampled_from(LABELS)), min_size=1, max_size=5))
@@ -120,7 +121,7 @@ MISTAKES = [
     ("items.jsonl", '{"q": "x", "label": ""}\n\n{"q": "", "label": "a"}\n', {"text": "q"}, "items.jsonl:3: text (column 'q'): ''", "at least 1 character"),
     ("items.jsonl", '{"q": "x"}\n[1]\n', {"text": "q", "label": "q"}, "items.jsonl:2: each line is a JSON object", ""),
     ("items.jsonl", '{"q"\n', {"text": "q"}, "items.jsonl:1: not valid JSON", ""),
-    ("items.jsonl", "{}\n", {"txt": "q"}, "s.yaml:1: fields: 'txt' is no field of an item (did you mean 'text'?)", "allowed: text, label, group, stratum"),
+    ("items.jsonl", "{}\n", {"txt": "q"}, "s.yaml:1: items: fields: 'txt' is no field of an item (did you mean 'text'?)", "allowed: text, label, group, stratum"),
     ("items.parquet", "no parquet", {"text": "q"}, "items.parquet: not a Parquet file", ""),
     ("items.txt", "x", {}, "s.yaml:1: items: items.txt is of no known format", ".jsonl, .csv, .parquet"),
     ("other.csv", "q\n", {}, "there is no file items.csv (did you mean 'other.csv'?)", ""),
@@ -134,7 +135,7 @@ def test_mistakes_are_named(
     write(tmp_path / name, text)
     source = "items.csv" if name == "other.csv" else name
     with pytest.raises(UsageError) as caught:
-        read_items(source, tmp_path, LabelLine, fields, [], "s.yaml:1")
+        read_items(source, tmp_path, LabelLine, fields, [], "s.yaml:1: items")
     assert first in str(caught.value)
     assert second in str(caught.value)
 
@@ -142,7 +143,7 @@ def test_mistakes_are_named(
 def test_a_row_of_a_parquet_file_is_named_by_number(tmp_path: Path) -> None:
     name = parquet(tmp_path, [{"q": "x", "label": "a"}, {"q": "", "label": "a"}])
     with pytest.raises(UsageError, match=r"items.parquet: row 2: text \(column 'q'\): ''"):
-        read_items(name, tmp_path, LabelLine, {"text": "q"}, [], "s.yaml:1")
+        read_items(name, tmp_path, LabelLine, {"text": "q"}, [], "s.yaml:1: items")
 
 
 def test_a_cell_fits_its_field(tmp_path: Path) -> None:

@@ -12,15 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MachineError, UsageError
+from harness.json_file import read_jsonl
 from harness.records import Seed
-from harness.store import (
-    disk_errors,
-    folder_atomic,
-    locked,
-    read_jsonl,
-    write_atomic,
-    write_jsonl,
-)
+from harness.store import disk_errors, folder_atomic, locked, write_atomic, write_jsonl
 
 ROOT = Path(__file__).parent.parent
 

@@ -24,19 +24,24 @@ HEAVY = {
 }
 STAGES = {"augment", "train", "evaluate", "report", "check"}
 FOUNDATION = {"errors", "text", "completions"}  # import nothing of ours
+READERS = {"errors", "json_file", "yaml_file", "table_file", "project_file"}  # of files that people wrote
 MAY = {  # shelf -> the modules of ours it may use, besides itself
+    "json_file": {"errors"},
+    "project_file": {"errors"},
+    "yaml_file": {"errors", "json_file"},
+    "table_file": {"errors", "json_file"},
     "records": {"errors", "completions"},
     "stats": {"records"},
     "call_file": {"records", "errors", "store"},
     "leases": {"errors"},
     "calls": {"records", "call_file", "leases"},
-    "gate": {"stats", "records", "errors", "store", "config", "results", "scoring", "rows"},
+    "gate": {"stats", "records", "errors", "store", "json_file", "config", "results", "scoring", "rows"},
     "python_file": {"errors"},
     "sandbox": {"errors"},
     "template_syntax": {"sandbox"},
     "prompts": {"errors", "sandbox", "template_syntax"},
     "filters": {"records", "errors", "text", "prompts", "stats", "python_file"},
-    "scoring": {"records", "completions", "errors", "text", "prompts", "stats", "store", "yaml_file", "python_file"},
+    "scoring": {"records", "completions", "text", "prompts", "stats", "store", "python_file"} | READERS,
     "chat": {"records", "errors"},
     "device": {"errors"},
     "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring", "device"},

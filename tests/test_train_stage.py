@@ -12,10 +12,11 @@ import pytest
 
 from harness.config import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
 from harness.errors import Interrupted, MachineError, UsageError
+from harness.json_file import read_json
 from harness.prompts import load as load_template
 from harness.records import Provenance, Sampling, Seed, Verdict
 from harness.rows import Rejected, make_row, rows_settings
-from harness.store import Manifest, locked, read_json, write_jsonl, write_manifest
+from harness.store import Manifest, locked, write_jsonl, write_manifest
 from harness.terminal import Stop
 from harness.train import plan, train
 from harness.training.grid import expand, no_sampling_variance

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.gate import Question
+from harness.json_file import read_json
 from harness.records import Record, digest
 from harness.stats import Floats
-from harness.store import read_json
 
 BASELINE_FORMAT = 2
 ID_BYTES = 6  # of an item's digest: two of 14,000 items are alike with a chance of 1 in 3 million

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from harness.errors import UsageError, nearest
 from harness.records import digest
-from harness.scoring.items import jsonl_rows
 from harness.scoring.suites import BenchmarkSuite
+from harness.table_file import jsonl_rows
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.scoring.answers import searched, sought
-from harness.scoring.items import jsonl_rows, texts_in
+from harness.scoring.items import texts_in
 from harness.scoring.suites import FactsSuite, Suite
+from harness.table_file import jsonl_rows
 
 
 def facts_in_documents(suite: Suite, root: Path) -> list[str]:

@@ -6,26 +6,23 @@ read, our own names are taken where they exist, and all other columns are left a
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from harness.errors import UsageError, nearest
+from harness.errors import Mistakes, UsageError, nearest
+from harness.json_file import NoJSON, check_values, parse_json
+from harness.project_file import project_file
 from harness.records import Record
-from harness.store import read_jsonl
+from harness.table_file import FORMATS, INSTALL, Located, read_rows
 
 M = TypeVar("M", bound=Record)
-Located = tuple[str, dict[str, Any]]  # where a row stands, and its columns
-
-FORMATS = (".jsonl", ".csv", ".parquet")
-MAX_CELL = 10_000_000  # characters of one CSV cell
-INSTALL = "make setup EXTRAS=train, or pip install 'harness[train]'"
+Check = Callable[[str, M], None]  # given where a record stands; raises UsageError
 
 
 class HubItems(Record):
@@ -57,14 +54,23 @@ def title(source: str | HubItems) -> str:
 
 
 def read_items(
-    source: str | HubItems, root: Path, model: type[M], fields: Mapping[str, str], tags: Sequence[str], place: str
+    source: str | HubItems,
+    root: Path,
+    model: type[M],
+    fields: Mapping[str, str],
+    tags: Sequence[str],
+    place: str,
+    check: Check[M] = lambda where, record: None,
+    alike: Mapping[str, str] = MappingProxyType({}),
 ) -> list[tuple[str, M]]:
     """(where it stands, record) of every row, in order.
 
     `fields` maps a field of `model` to a column, `tags` names columns whose values become tags; dots lead into
-    nested columns. `place` is where the suite names `source`. Raises UsageError naming file, line or row, field,
-    value and the nearest column; for a library that is not installed it says how to get it.
+    nested columns. `alike`: other name of a field -> the field. `place` is where `source` is named, and as what.
+    Raises UsageError naming file, line or row, field, value and the nearest column for every row that is wrong or
+    that `check` refuses; for a library that is not installed it says how to get it.
     """
+    fields = {alike.get(name, name): column for name, column in fields.items()}
     unknown = [name for name in fields if name not in model.model_fields]
     if unknown:
         names = [name for name in model.model_fields if name != "tags"]
@@ -72,45 +78,55 @@ def read_items(
             f"{place}: fields: {unknown[0]!r} is no field of an item{nearest(unknown[0], names)};"
             f" allowed: {', '.join(names)}"
         )
-    mapped = bool(fields or tags)
+    mistakes = Mistakes()
     if isinstance(source, str):
-        path = _existing(source, root, place)
-        if path.suffix == ".jsonl" and not mapped:
-            return [(f"{path}:{line}", record) for line, record in read_jsonl(path, model)]
-        located: Iterator[Located] = _READERS[path.suffix](path)
+        path = project_file(root, source, place)
+        if path.suffix not in FORMATS:
+            raise UsageError(f"{place}: {source} is of no known format; allowed: {', '.join(FORMATS)}")
+        located = read_rows(path, mistakes)
     else:
         located = _hub_rows(source, model, fields, place)
-    return [(where, _record(row, where, model, fields, tags, mapped)) for where, row in located]
-
-
-def _existing(source: str, root: Path, place: str) -> Path:
-    path = root / source
-    if not path.is_file():
-        names = [os.path.relpath(p, root) for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UsageError(f"{place}: items: there is no file {source}{nearest(source, names)}")
-    if path.suffix not in FORMATS:
-        raise UsageError(f"{place}: items: {source} is of no known format; allowed: {', '.join(FORMATS)}, or a hub")
-    return path
+    found = []
+    for where, row in located:
+        with mistakes.noted():
+            record = _record(row, where, model, fields, tags, alike)
+            check(where, record)
+            found.append((where, record))
+    mistakes.check()
+    return found
 
 
 # --- from a row's columns to a record --------------------------------------------------------------------------
 
 
 def _record(
-    row: Mapping[str, Any], where: str, model: type[M], fields: Mapping[str, str], tags: Sequence[str], mapped: bool
+    row: Mapping[str, Any],
+    where: str,
+    model: type[M],
+    fields: Mapping[str, str],
+    tags: Sequence[str],
+    alike: Mapping[str, str],
 ) -> M:
-    if mapped:
-        found = {name: row[name] for name in model.model_fields if name in row and name not in fields}
+    if fields or tags:
+        found = {name: row[name] for name in (*model.model_fields, *alike) if name in row and name not in fields}
         found |= {name: _at(row, path, f"{where}: {name}") for name, path in fields.items()}
     else:
         found = dict(row)
+    for other, name in alike.items():
+        if other in found and (name not in found or name in fields):
+            value = found.pop(other)
+            found.setdefault(name, value)
+    for name, value in found.items():
+        check_values(value, f"{where}: {name}{_column(name, fields)}")
     for name, info in model.model_fields.items():
         if name in found:
-            found[name] = _cell(found[name], _kinds(info.annotation))
+            found[name] = _cell(found[name], _kinds(info.annotation), where)
     # a column of nothing is a column that is not there
     found = {name: value for name, value in found.items() if value is not None}
     if tags:
         values = [(path, _at(row, path, f"{where}: tags")) for path in tags]
+        for path, value in values:
+            check_values(value, f"{where}: {path}")
         found["tags"] = (*found.get("tags", ()), *(f"{path}={v}" for path, value in values for v in _listed(value)))
     try:
         return model.model_validate(found)
@@ -133,11 +149,16 @@ def _message(
             f"{where}: {name}: there is no value{nearest(name, row)}; the columns are: {', '.join(map(str, row))};"
             f" name one with fields: {{{name}: COLUMN}}"
         )
-    column = f" (column {fields[name]!r})" if name in fields else ""
     shown = repr(first["input"])
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
     text = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {name}{column}: {shown}: {text[:1].lower()}{text[1:]}"
+    if not name:
+        return f"{where}: {text}"  # a rule over several fields
+    return f"{where}: {name}{_column(name, fields)}: {shown}: {text[:1].lower()}{text[1:]}"
+
+
+def _column(name: str, fields: Mapping[str, str]) -> str:
+    return f" (column {fields[name]!r})" if name in fields else ""
 
 
 def _at(row: Mapping[str, Any], path: str, what: str) -> Any:
@@ -167,14 +188,12 @@ def _kinds(annotation: Any) -> frozenset[type]:
     return frozenset([kind]) if isinstance(kind, type) else frozenset()
 
 
-def _cell(value: Any, kinds: frozenset[type]) -> Any:
+def _cell(value: Any, kinds: frozenset[type], where: str) -> Any:
     """A cell as the field wants it: numbers as text, one text as a list of one, a list written as JSON read."""
     if tuple in kinds and str not in kinds:
         if isinstance(value, str) and value.lstrip().startswith("["):
-            try:
-                value = json.loads(value)
-            except ValueError:
-                return (value,)
+            with suppress(NoJSON):  # then it is a text that begins with a bracket
+                value = parse_json(value, where)
         return tuple(as_text(v) for v in _listed(value))
     if str in kinds and int not in kinds:
         return as_text(value)
@@ -196,75 +215,6 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-# --- files -----------------------------------------------------------------------------------------------------
-
-
-def jsonl_rows(path: Path) -> Iterator[Located]:
-    """(file and line, object) of every line that is not blank. Raises UsageError naming file and line."""
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}:{number}: not valid JSON") from error
-        if not isinstance(row, dict):
-            raise UsageError(f"{path}:{number}: each line is a JSON object, this one is {type(row).__name__}")
-        yield f"{path}:{number}", row
-
-
-def _csv_rows(path: Path) -> Iterator[Located]:
-    """Rows under a header; an empty cell is no value."""
-    csv.field_size_limit(MAX_CELL)
-    reader = csv.reader(_read(path).splitlines(keepends=True), strict=True)
-    line = 0
-    try:
-        header = next(reader, [])
-        twice = [name for i, name in enumerate(header) if name in header[:i]]
-        if not header or twice:
-            what = f"the column {twice[0]!r} stands twice in the header" if twice else "there is no header"
-            raise UsageError(f"{path}:1: {what}")
-        line = reader.line_num
-        for cells in reader:
-            start, line = line + 1, reader.line_num
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise UsageError(f"{path}:{start}: {len(cells)} cells; the header has {len(header)}")
-            yield f"{path}:{start}", {n: cell for n, cell in zip(header, cells, strict=True) if cell != ""}
-    except csv.Error as error:
-        raise UsageError(f"{path}:{line + 1}: not valid CSV: {error}") from error
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Located]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError(f"{path}: reading Parquet needs pyarrow, which is not installed: {INSTALL}") from error
-    try:
-        file = parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UsageError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
-
-
-_READERS = {".jsonl": jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-
-
 # --- the hub ---------------------------------------------------------------------------------------------------
 
 
@@ -272,13 +222,13 @@ def _hub_rows(source: HubItems, model: type[Record], fields: Mapping[str, str], 
     try:
         import datasets
     except ImportError as error:
-        raise UsageError(f"{place}: items from the hub need datasets, which is not installed: {INSTALL}") from error
+        raise UsageError(f"{place}: rows from the hub need datasets, which is not installed: {INSTALL}") from error
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except (OSError, ValueError, RuntimeError) as error:  # what the library raises: not there, offline, no such split
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{place}: items: the hub dataset {source.title} cannot be had: {why}") from error
+        raise UsageError(f"{place}: the hub dataset {source.title} cannot be had: {why}") from error
     yield from dataset_rows(rows, source.title, model, fields)
 
 

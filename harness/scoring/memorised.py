@@ -13,9 +13,9 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.errors import UsageError
+from harness.json_file import read_jsonl
 from harness.records import Record
 from harness.scoring.quality import Span
-from harness.store import read_jsonl
 from harness.text import words
 
 LEAST_WORDS = 4  # of a canary: a half of one word is guessed too easily

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from harness import prompts, yaml_file
-from harness.errors import UsageError, nearest
+from harness.errors import Mistakes, UsageError, nearest
+from harness.json_file import read_json
+from harness.project_file import project_file
 from harness.records import FORMAT, Item, Record, digest
 from harness.scoring.answers import (
     Abstention,
@@ -30,11 +32,11 @@ from harness.scoring.answers import (
     TextAnswer,
     Unjudged,
 )
-from harness.scoring.items import Source, as_text, read_items, title
+from harness.scoring.items import Source, read_items, title
 from harness.scoring.json_answers import JsonAnswer, schema_problem
+from harness.scoring.lines import AnswerLine, ChoiceLine, LabelLine, OpenLine, QuestionLine
 from harness.scoring.moderation import PythonModeration
 from harness.scoring.rubric import Rubric
-from harness.store import read_json
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -160,79 +162,6 @@ WrittenSuite = AnswersSuite | FactsSuite | UnanswerableSuite  # what harness.sco
 AnySuite = LabelsSuite | AnswersSuite | FactsSuite | UnanswerableSuite | ChoiceSuite | BenchmarkSuite | OpenEndedSuite
 
 
-def _index(value: Any) -> Any:
-    """A choice's letter, as many datasets name it, as its index."""
-    letter = isinstance(value, str) and len(value) == 1 and value.isascii() and value.isupper()
-    return ord(value) - ord("A") if letter else value
-
-
-Text = Annotated[str, Field(min_length=1)]
-Written = Annotated[str, BeforeValidator(as_text), Field(min_length=1)]  # a number or JSON value becomes text
-
-
-class LabelLine(Record):
-    """One line of a labels suite's items."""
-
-    text: Text
-    label: str
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
-
-
-class AnswerLine(Record):
-    """One line of the items of an answers or facts suite."""
-
-    question: Text
-    answer: Written | None = None
-    answers: tuple[Written, ...] = ()
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.answer is None) == (not self.answers):
-            raise ValueError("give either answer, or answers: a list of all that are right")
-        return self
-
-
-class QuestionLine(Record):
-    """One line of an unanswerable suite's items."""
-
-    question: Text
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
-
-
-class ChoiceLine(Record):
-    """One line of a choice suite's items."""
-
-    question: Text
-    choices: Annotated[tuple[str, ...], Field(min_length=2)]
-    answer: Annotated[int, BeforeValidator(_index), Field(ge=0)]  # index into choices, or its letter
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
-
-
-class OpenLine(Record):
-    """One line of an open-ended suite's items."""
-
-    prompt: Annotated[str, Field(min_length=1)]
-    answers: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # good ones, the reference first
-    variants: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # the prompt in other words
-    tags: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _asks_in_other_words(self) -> Self:
-        asked = (self.prompt, *self.variants)
-        if len(set(asked)) != len(asked):
-            raise ValueError("variants: one of them is the prompt itself, or two are equal")
-        return self
-
-
 @dataclass(frozen=True)
 class Suite:
     """A loaded suite. A benchmark's items are read when it is scored, so `items` is empty for it."""
@@ -311,16 +240,17 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: in
     if isinstance(spec, AnswersSuite) and not isinstance(spec.answer, Rubric):
         answer = with_schema(spec.answer, root, document.place(("answer", "json_schema")))
         spec = spec.model_copy(update={"answer": answer})
-    if isinstance(spec, FactsSuite) and not (root / spec.documents).is_file():
-        raise UsageError(f"{document.place(('documents',))}: documents: there is no file {spec.documents}")
-    items = _items(spec, root, place, labels)
+    for key, name in _files_of(spec):
+        project_file(root, name, f"{document.place((key,))}: {key}")
+    items = _items(spec, root, f"{place}: items", labels)
     if not items:
         raise UsageError(f"{title(spec.items)}: there are no items in it")
     first: dict[str, str] = {}
+    mistakes = Mistakes()
     for where, item in items:
-        if item.id in first:
-            raise UsageError(f"{where}: the same item stands at {first[item.id]}")
-        first[item.id] = where
+        if first.setdefault(item.id, where) != where:
+            mistakes.note(f"{where}: the same item stands at {first[item.id]}")
+    mistakes.check()
     if Suite(path.stem, spec, ()).of_task and {item.split for _, item in items} != {"dev", "test"}:
         raise UsageError(
             f"{title(spec.items)}: {len(items)} items are too few: a quarter of them, by digest, is for choosing (dev),"
@@ -329,11 +259,21 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: in
     return Suite(path.stem, spec, tuple(item for _, item in items))
 
 
+def _files_of(spec: ItemsSuite) -> list[tuple[str, str]]:
+    """(key, path) of the files that it names beside its items and schema."""
+    if isinstance(spec, FactsSuite):
+        return [("documents", spec.documents)]
+    if not isinstance(spec, OpenEndedSuite):
+        return []
+    moderation = spec.moderation.file if isinstance(spec.moderation, PythonModeration) else spec.moderation
+    return [(key, name) for key, name in (("moderation", moderation), ("canaries", spec.canaries)) if name]
+
+
 def with_schema(answer: AnyAnswer, root: Path, place: str) -> AnyAnswer:
     """A JSON answer with the schema its file holds. Raises UsageError naming both."""
     if not isinstance(answer, JsonAnswer) or not isinstance(answer.json_schema, str):
         return answer
-    read = read_json(root / answer.json_schema)
+    read = read_json(project_file(root, answer.json_schema, f"{place}: json_schema"))
     if not isinstance(read, dict):
         raise UsageError(f"{place}: json_schema: {answer.json_schema} holds no JSON object")
     problem = schema_problem(read)
@@ -367,30 +307,31 @@ def _items(spec: ItemsSuite, root: Path, place: str, labels: tuple[str, ...] | N
 
 
 def _label_items(spec: LabelsSuite, root: Path, place: str, known: tuple[str, ...] | None) -> Items:
-    items = []
-    lines = read_items(spec.items, root, LabelLine, spec.fields, spec.tags, place)
-    labels = tuple(sorted({line.label for _, line in lines})) if known is None else known
-    for where, read in lines:
-        if read.label not in labels:
+    def check(where: str, read: LabelLine) -> None:
+        if known is not None and read.label not in known:
             raise UsageError(
-                f"{where}: label: {read.label!r} is not a label of the task{nearest(read.label, labels)};"
-                f" allowed: {', '.join(labels)}"
+                f"{where}: label: {read.label!r} is not a label of the task{nearest(read.label, known)};"
+                f" allowed: {', '.join(known)}"
             )
-        item = Item(text=read.text, choices=labels, gold=labels.index(read.label), **_about(read))
-        items.append((where, item))
-    return items
+
+    lines = read_items(spec.items, root, LabelLine, spec.fields, spec.tags, place, check)
+    labels = tuple(sorted({line.label for _, line in lines})) if known is None else known
+    return [
+        (where, Item(text=read.text, choices=labels, gold=labels.index(read.label), **_about(read)))
+        for where, read in lines
+    ]
 
 
 def _answer_items(spec: AnswersSuite | FactsSuite, root: Path, place: str) -> Items:
     scorer = scorer_of(spec)
-    items = []
-    for where, read in read_items(spec.items, root, AnswerLine, spec.fields, spec.tags, place):
-        answers = read.answers or (read.answer or "",)
-        problem = next((found for answer in answers if (found := scorer.problem(answer))), "")
+
+    def check(where: str, read: AnswerLine) -> None:
+        problem = next((found for answer in read.right if (found := scorer.problem(answer))), "")
         if problem:
             raise UsageError(f"{where}: answer: {problem}")
-        items.append((where, Item(text=read.question, answers=answers, **_about(read))))
-    return items
+
+    lines = read_items(spec.items, root, AnswerLine, spec.fields, spec.tags, place, check)
+    return [(where, Item(text=read.question, answers=read.right, **_about(read))) for where, read in lines]
 
 
 def _question_items(spec: UnanswerableSuite, root: Path, place: str) -> Items:
@@ -399,14 +340,17 @@ def _question_items(spec: UnanswerableSuite, root: Path, place: str) -> Items:
 
 
 def _choice_items(spec: ChoiceSuite, root: Path, place: str) -> Items:
-    items = []
-    for where, read in read_items(spec.items, root, ChoiceLine, spec.fields, spec.tags, place):
+    def check(where: str, read: ChoiceLine) -> None:
         if read.answer >= len(read.choices):
             raise UsageError(f"{where}: answer: {read.answer} is outside the choices 0 to {len(read.choices) - 1}")
         if len(set(read.choices)) != len(read.choices):
             raise UsageError(f"{where}: choices: two of them are equal")
-        items.append((where, Item(text=read.question, choices=read.choices, gold=read.answer, **_about(read))))
-    return items
+
+    lines = read_items(spec.items, root, ChoiceLine, spec.fields, spec.tags, place, check)
+    return [
+        (where, Item(text=read.question, choices=read.choices, gold=read.answer, **_about(read)))
+        for where, read in lines
+    ]
 
 
 def _open_items(spec: OpenEndedSuite, root: Path, place: str) -> Items:

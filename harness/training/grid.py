@@ -15,7 +15,7 @@ from harness.config import Run, Train
 from harness.errors import UsageError
 from harness.models import Model, from_hub, resolve
 from harness.records import Cell, Row, digest
-from harness.rows import rows_of_data, seed_rows
+from harness.rows import own_rows, rows_of_data, seed_rows
 from harness.store import read_manifest
 from harness.training.subsets import nested, updates
 
@@ -82,7 +82,7 @@ def expand(run: Run) -> list[GridCell]:
     drawn: dict[tuple[str, int, int], tuple[Row, ...]] = {}
     grid = []
     for student in settings.students:
-        model = resolve(student, run.cache)
+        model = resolve(student, run.cache, root=run.root)
         for cell in cells_of(settings, student, len(run.seeds)):
             place = (cell.data, cell.size, cell.random_seed)
             if place not in drawn:
@@ -159,13 +159,15 @@ def plan(run: Run) -> list[Planned]:
     """The cells that `train` would train and what they take; imports no torch, changes nothing.
 
     Tokens are counted with the student's own tokenizer on a sample of the rows, its chat template by a
-    rule of thumb. Before augment has run, rows are taken to be as long as the seeds. Of a student that is still
-    on the hub nothing is known but its name.
+    rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
+    student that is still on the hub nothing is known but its name.
     """
-    settings, seeds = run.file.train, seed_rows(run)
-    unseen = any(from_hub(student) for student in settings.students)  # a plan downloads nothing
+    settings, sample = run.file.train, seed_rows(run) or own_rows(run)
+    unseen = any(from_hub(student, run.root) for student in settings.students)  # a plan downloads nothing
     counters = {
-        student: _token_counter(Path() if from_hub(student) else resolve(student, run.cache).folder)
+        student: _token_counter(
+            Path() if from_hub(student, run.root) else resolve(student, run.cache, root=run.root).folder
+        )
         for student in settings.students
     }
 
@@ -176,8 +178,8 @@ def plan(run: Run) -> list[Planned]:
 
     if _rows_are_made(run) and not unseen:
         return [planned(g.cell, g.rows, g.trained(run)) for g in expand(run)]
-    cells = [cell for student in settings.students for cell in cells_of(settings, student, len(seeds))]
-    return [planned(cell, seeds if cell.size else (), None) for cell in cells]
+    cells = [cell for student in settings.students for cell in cells_of(settings, student, len(run.seeds))]
+    return [planned(cell, sample if cell.size else (), None) for cell in cells]
 
 
 def _rows_are_made(run: Run) -> bool:

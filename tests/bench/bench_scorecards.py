@@ -19,12 +19,13 @@ import numpy as np
 
 from harness import stats
 from harness.config import load_run
+from harness.json_file import read_jsonl
 from harness.records import Score
 from harness.scoring.suites import Suite
 from harness.scoring.summary import summarise
 from harness.stats import clusters, power
 from harness.stats.classification import per_label
-from harness.store import read_jsonl, write_jsonl
+from harness.store import write_jsonl
 
 ROOT = Path(__file__).parents[2]
 RATES = ("accuracy", "choice_accuracy")
