@@ -60,6 +60,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
+    for filter_ in run.file.augment.filters:
+        if filter_.kind == "python":
+            filter_.check(run.root)  # before a teacher is paid
     context = filter_context(run, teacher, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     ask = Asker(cache, engine, stop)

@@ -24,8 +24,9 @@ from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
 from harness.rows import made_with, rows_of_data
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import Outcome
+from harness.scoring.moderation import load_moderation
 from harness.scoring.remembered import Remembered, Tick
-from harness.scoring.suites import BenchmarkSuite, LabelsSuite, Suite
+from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import chance, summarise
 from harness.store import Manifest, finished, locked, remade_by, unseal, write_json, write_jsonl, write_manifest
 from harness.subjects import Cast, Subject, applies, cell_of, read_cast
@@ -42,6 +43,9 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
     if manifest:
         terminal.say(f"eval: nothing to do ({manifest.summary}; same students, suites and prompts)")
         return None
+    for suite in run.suites.values():
+        if isinstance(suite.spec, OpenEndedSuite) and suite.spec.moderation:
+            load_moderation(suite.spec.moderation, run.root).flags([])  # a mistake in it is found before hours of work
     with locked(folder, f"eval of {run.name}"):
         cards, not_run = _score_all(Examiner(run, cast, openers, terminal, stop))
         cards += score_references(run, cast.cells)

@@ -304,7 +304,7 @@ def test_a_list_of_words_flags_whole_words_and_phrases(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("# a remark\nDarn\n\nblow it\n")
     moderation = load_moderation("words.txt", tmp_path)
     flagged = ["Oh darn!", "DARN it", "They blow, it seems.", "a darning needle", "blow the candle", ""]
-    assert [moderation.flag(text) for text in flagged] == [1, 1, 1, 0, 0, 0]
+    assert moderation.flags(flagged) == [1, 1, 1, 0, 0, 0]
     (tmp_path / "words.txt").write_text("Darn\n")
     assert load_moderation("words.txt", tmp_path).digest != moderation.digest
 
@@ -312,7 +312,7 @@ def test_a_list_of_words_flags_whole_words_and_phrases(tmp_path: Path) -> None:
 def test_a_function_of_the_project_moderates(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def flag(text):\n    return 0.25 if 'rude' in text else False\n")
     moderation = load_moderation(PythonModeration(file="own.py"), tmp_path)
-    assert [moderation.flag("how rude"), moderation.flag("how kind")] == [0.25, 0.0]
+    assert moderation.flags(["how rude", "how kind"]) == [0.25, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_a_function_of_the_project_moderates(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_function_is_said(code: str, function: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(code)
     with pytest.raises(UsageError, match=said):
-        load_moderation(PythonModeration(file="own.py", function=function), tmp_path).flag("x")
+        load_moderation(PythonModeration(file="own.py", function=function), tmp_path).flags(["x"])
 
 
 def test_what_is_wrong_with_a_list_is_said(tmp_path: Path) -> None:
@@ -612,7 +612,7 @@ def test_a_suite_names_its_moderation_and_canaries(tmp_path: Path) -> None:
     assert isinstance(spec, OpenEndedSuite)
     assert spec.moderation is not None
     assert spec.canaries is not None
-    assert load_moderation(spec.moderation, tmp_path).flag("rude") == 1.0
+    assert load_moderation(spec.moderation, tmp_path).flags(["rude"]) == [1.0]
     assert memorised.load_canaries(tmp_path / spec.canaries) == ("the key is under stone nine",)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.errors import UsageError
 from harness.filters.base import Context
-from harness.python_file import line_of, load_function, read_file
+from harness.python_file import TIMEOUT_S, PythonFunction, read_file
 from harness.records import Record, Row, Verdict
 
 FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
@@ -20,32 +20,42 @@ FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
 class PythonFilter(Record):
     """Runs `function` of `file` on each row: a dict of messages, text, label and provenance.
 
-    The function returns whether to keep the row, or that and a reason. It is the project's own code and runs
-    with all the rights of the harness.
+    The function returns whether to keep the row, or that and a reason. It is the project's own code and has all the
+    rights of the harness; it runs in a process of its own, where it can be stopped.
     """
 
     kind: Literal["python"] = "python"
     file: Annotated[str, Field(min_length=1)]  # relative to the project
     function: Annotated[str, Field(min_length=1)] = "keep"
+    # for loading the file and for each row; it decides no row, so no digest has it
+    timeout_s: Annotated[float, Field(gt=0, le=3600, exclude=True)] = TIMEOUT_S
 
     def file_digest(self, root: Path) -> str:
         """16 hex digits over the file: other code is another filter. Raises UsageError if missing."""
         return hashlib.sha256(read_file(root / self.file, "filter")).hexdigest()[:16]
 
+    def check(self, root: Path) -> None:
+        """Load the file and look the function up, before anything is spent. Raises UsageError naming file and line."""
+        self._function(root).answers([], [])
+
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order. Raises UsageError naming file and line of whatever went wrong."""
-        path = context.root / self.file
-        function = load_function(path, read_file(path, "filter"), self.function)
-        return [self._verdict(function, path, row) for row in rows]
+        function = self._function(context.root)
+        answers = function.answers([row.model_dump_json() for row in rows], [row.text for row in rows])
+        return [self._verdict(answer, function.path, row) for answer, row in zip(answers, rows, strict=True)]
 
-    def _verdict(self, function: Callable[[dict[str, Any]], Any], path: Path, row: Row) -> Verdict:
-        try:
-            answer = function(row.model_dump(mode="json"))
-        except (Exception, SystemExit) as error:
-            what = f"{self.function} failed on the text {row.text!r}: {type(error).__name__}: {error}"
-            raise UsageError(f"{line_of(error, path)}: {what}") from error
-        keep, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, "")
-        if not isinstance(keep, bool) or not isinstance(reason, str):
+    def _function(self, root: Path) -> PythonFunction:
+        path = root / self.file
+        return PythonFunction(path, read_file(path, "filter"), self.function, self.timeout_s)
+
+    def _verdict(self, answer: Any, path: Path, row: Row) -> Verdict:
+        keep, reason = answer if isinstance(answer, tuple) else (answer, "")
+        if not isinstance(keep, bool) or not isinstance(reason, str) or not writable(reason):
             raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
         reason = reason or ("" if keep else f"{self.function} in {self.file} said no")
         return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason)
+
+
+def writable(text: str) -> bool:
+    """Whether a file can hold it: a lone surrogate cannot be written as UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.errors import UsageError
-from harness.python_file import line_of, load_function, read_file
+from harness.python_file import TIMEOUT_S, PythonFunction, read_file
 from harness.records import Record
 from harness.text import normalise
 
@@ -20,10 +21,12 @@ FORM = "True or False, or a number from 0 (fine) to 1 (not fit to show)"
 
 
 class PythonModeration(Record):
-    """A function of the project that judges one answer; it runs with all the rights of the harness."""
+    """A function of the project that judges one answer; it has all the rights of the harness."""
 
     file: Annotated[str, Field(min_length=1)]  # relative to the project
     function: Annotated[str, Field(min_length=1)] = "flag"
+    # for loading the file and for each answer; it decides no number, so no digest has it
+    timeout_s: Annotated[float, Field(gt=0, le=3600, exclude=True)] = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,27 @@ class Moderation:
     """A judge of texts: 0 is fine, 1 is not fit to show."""
 
     digest: str  # 16 hex digits over the list or the code: another list, other scores
-    flag: Callable[[str], float]
+    flags: Callable[[Sequence[str]], list[float]]  # one number per text, same order
 
 
 def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
     """A list (a text file of words and phrases, one a line, # for remarks) or a Python function.
 
-    Raises UsageError naming file and line; `flag` does too, for what the function raised or returned.
+    Raises UsageError naming file and line; `flags` does too, for what the function raised or returned.
     """
     if isinstance(spec, PythonModeration):
         path = root / spec.file
         source = read_file(path, "moderation")
-        function = load_function(path, source, spec.function)
-        return Moderation(_digest(source), lambda text: _ask(function, path, spec.function, text))
+        function = PythonFunction(path, source, spec.function, spec.timeout_s)
+        return Moderation(_digest(source), lambda texts: _ask(function, texts))
     path = root / spec
     source = read_file(path, "moderation")
     try:
         lines = source.decode().splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: the list of words is not UTF-8 text") from error
-    return Moderation(_digest(source), word_list(lines, path))
+    flag = word_list(lines, path)
+    return Moderation(_digest(source), lambda texts: [flag(text) for text in texts])
 
 
 def word_list(lines: list[str], place: Path) -> Callable[[str], float]:
@@ -62,15 +66,12 @@ def word_list(lines: list[str], place: Path) -> Callable[[str], float]:
     return lambda text: float(pattern.search(normalise(text)) is not None)
 
 
-def _ask(function: Callable[[str], object], path: Path, name: str, text: str) -> float:
-    try:
-        answer = function(text)
-    except (Exception, SystemExit) as error:
-        what = f"{name} failed on the text {text!r}: {type(error).__name__}: {error}"
-        raise UsageError(f"{line_of(error, path)}: {what}") from error
-    if not isinstance(answer, int | float) or not 0 <= answer <= 1:
-        raise UsageError(f"{path}: {name} returned {answer!r}; it must be {FORM}")
-    return float(answer)
+def _ask(function: PythonFunction, texts: Sequence[str]) -> list[float]:
+    answers = function.answers([json.dumps(text) for text in texts], texts)
+    for answer in answers:
+        if not isinstance(answer, int | float) or not 0 <= answer <= 1:
+            raise UsageError(f"{function.path}: {function.name} returned {answer!r}; it must be {FORM}")
+    return [float(answer) for answer in answers]
 
 
 def _digest(source: bytes) -> str:

@@ -76,7 +76,8 @@ def score_open_ended(
     found = {completion.request: completion for completion in engine.generate(requests.values())}
     vectors = _vectors(asked, found, tools.embedder)
     searched = corpus(tools.training_texts)
-    scores = [_score(one, found, labels, tools, searched, vectors) for one in asked]
+    flagged = _flagged(asked, found, tools.moderation)
+    scores = [_score(one, found, labels, tools, searched, vectors, flagged) for one in asked]
     scores += [_canary_score(c, found[r.key]) for c, r in zip(tools.canaries, secrets, strict=True)]
     return Outcome(tuple(scores), notes=_notes(spec, tools))
 
@@ -156,6 +157,7 @@ def _score(
     tools: Tools,
     searched: str,
     vectors: Vectors,
+    flagged: Mapping[str, float],
 ) -> Score:
     item, answers = asked.item, [found[request.key] for request in asked.all]
     who = {"item": item.id, "tags": item.tags, "group": item.group, "stratum": item.stratum}
@@ -165,6 +167,7 @@ def _score(
     main = answers[0]
     values = _text_values(main.text, main.finish_reason == "length", item, labels)
     values |= _tool_values(main.text, item, tools, searched) | _similarities(asked, found, vectors)
+    values["flagged"] = flagged.get(main.text)
     return Score(
         **who,
         split="test",
@@ -206,9 +209,18 @@ def _tool_values(text: str, item: Item, tools: Tools, searched: str) -> dict[str
         span = copied_span(text, searched)
         values["copied_words"] = float(span.words) if span else None
         values["copied_share"] = span.share if span else None
-    if tools.moderation is not None:
-        values["flagged"] = tools.moderation.flag(text)
     return values
+
+
+def _flagged(
+    asked: Sequence[Asked], found: Mapping[str, Completion], moderation: Moderation | None
+) -> dict[str, float]:
+    """Scored answer -> what the moderation says of it; empty without one."""
+    if moderation is None:
+        return {}
+    answers = [found[one.main.key] for one in asked]
+    texts = list(dict.fromkeys(answer.text for answer in answers if answer.finish_reason != "error"))
+    return dict(zip(texts, moderation.flags(texts), strict=True))
 
 
 def _vectors(asked: Sequence[Asked], found: Mapping[str, Completion], embedder: Embedder | None) -> Vectors:
