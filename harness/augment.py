@@ -11,8 +11,9 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import ceil
 
 from harness import prompts
@@ -44,7 +45,7 @@ from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 1
 SAMPLES_SHOWN = 10
-BLOCK = 256  # requests asked before their rows are judged
+BLOCK = 256  # requests asked before their rows are judged, at least
 
 
 def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
@@ -179,17 +180,17 @@ def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
 # --- asking ---------------------------------------------------------------------------------------------
 
 
-def requests_for(run: Run, teacher: str, count: dict[str, int]) -> list[Request]:
+def requests_for(run: Run, teacher: str, count: dict[str, int]) -> Iterator[Request]:
     """The teacher's requests for `count` rows of each label, in the order that decides everything after.
 
     The j-th request of a label depends on nothing but the run file, the label and j: asking for more
-    later leaves the earlier ones as they were.
+    later leaves the earlier ones as they were. Each is made when it is wanted.
     """
     loaded = [(use, prompts.load(run.root / use.path)) for use in run.file.augment.templates]
-    order = sorted((j, label) for label, n in count.items() for j in range(n))
-    position = {label: i for i, label in enumerate(asked_labels(run))}
-    order.sort(key=lambda pair: (pair[0], position[pair[1]]))
-    return [_request(run, teacher, *loaded[j % len(loaded)], label, j) for j, label in order]
+    for j in range(max(count.values())):
+        for label in asked_labels(run):
+            if j < count.get(label, 0):
+                yield _request(run, teacher, *loaded[j % len(loaded)], label, j)
 
 
 def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label: str, j: int) -> Request:
@@ -286,19 +287,20 @@ def _rounds(
         return judged, _funnel(run, judged, Parsed(rows), len(rows), calibrations, ask)
     count: dict[str, int] | None = first_round(run)
     while count is not None:
-        requests = requests_for(run, teacher, count)
-        parsed, judged = _round(run, requests, context, calibrations, ask, terminal)
+        total = sum(count.values())
+        parsed, judged = _round(run, requests_for(run, teacher, count), total, context, calibrations, ask, terminal)
         kept = Counter("" if run.task.free else r.row.label for r in judged if all(v.keep for v in r.verdicts))
-        asked, count = count, None if ask.stop() else next_round(run, count, kept)
+        count = None if ask.stop() else next_round(run, count, kept)
         if count is not None:
-            more = sum(count.values()) - sum(asked.values())
+            more = sum(count.values()) - total
             terminal.say(f"{sum(kept.values())} of {run.file.augment.rows} rows so far; asking {more} more")
-    return judged, _funnel(run, judged, parsed, len(requests), calibrations, ask)
+    return judged, _funnel(run, judged, parsed, total, calibrations, ask)
 
 
 def _round(
     run: Run,
-    requests: Sequence[Request],
+    requests: Iterator[Request],
+    total: int,
     context: Context,
     calibrations: dict[int, Calibration],
     ask: Asker,
@@ -306,17 +308,20 @@ def _round(
 ) -> tuple[Parsed, list[Rejected]]:
     """Ask and judge block by block, so that progress shows kept rows and a stopped run has judged ones."""
     judges = sum(c.usable for c in calibrations.values())
-    block = max(BLOCK, len(requests) // 16)
+    asked: list[Request] = []
     before, kept, started, tokens = len(ask.answers), 0, time.monotonic(), ask.fresh_tokens
-    with terminal.progress("augment", len(requests) * (1 + judges)) as advance:
+    with terminal.progress("augment", total * (1 + judges)) as advance:
 
         def tick(answered: int) -> None:
             speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)
             advance(answered - before, f"rows kept {kept}/{run.file.augment.rows}, {speed:.0f} tokens/s")
 
-        for end in range(block, len(requests) + block, block):
-            ask(requests[end - block : end], tick)
-            parsed = parse(run, requests[:end], ask.answers)
+        while len(asked) < total:
+            # never more than was asked so far: memory grows with the work that is done
+            block = list(islice(requests, max(BLOCK, min(total // 16, len(asked)))))
+            asked += block
+            ask(block, tick)
+            parsed = parse(run, asked, ask.answers)
             judged = judge_rows(run, parsed.rows, context, calibrations, ask, tick)
             kept = sum(all(v.keep for v in r.verdicts) for r in judged)
             if ask.stop():

@@ -73,7 +73,7 @@ class Augment(Record):
     """Where rows come from and which are kept."""
 
     seeds: Examples | None = None  # a handful of human-written examples; only own rows can do without
-    rows: Annotated[int, Field(ge=1)] = 600  # kept rows wanted
+    rows: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # kept rows wanted
     oversample: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
     max_requests: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
     templates: tuple[TemplateUse, ...] = ()
@@ -114,7 +114,7 @@ class Train(Record):
     random_seeds: Annotated[tuple[RandomSeed, ...], Field(min_length=1)] = (0,)
     epochs: Annotated[int, Field(ge=1)] = 2
     min_updates: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
-    batch_rows: Annotated[int, Field(ge=1)] = 8  # rows of one update
+    batch_rows: Annotated[int, Field(ge=1, le=65_536)] = 8  # rows of one update
     micro_batch_tokens: Annotated[int, Field(ge=64)] = 1024  # tokens of one forward pass; memory, not results
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the updates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from statistics import mean
 
 from harness.augment import first_round, inputs_digest, requests_for
@@ -20,6 +21,8 @@ from harness.store import finished
 from harness.subjects import TEACHER, read_cast
 from harness.training.grid import base_key
 
+COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
+
 Count = Callable[[str], int]
 
 
@@ -34,22 +37,21 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
     augment = run.file.augment
     own = own_rows(run)
-    asked = [] if own else requests_for(run, teacher, first_round(run))
+    total_rows = len(own) or sum(first_round(run).values())
+    asked = [] if own else list(islice(requests_for(run, teacher, first_round(run)), COUNTED))
     lines: list[tuple[str, int, float]] = []
     if asked:
-        prompt_tokens = sum(count(_prompt(r)) for r in asked)
-        text_tokens = mean(count(seed.text) for seed in run.seeds) + 1
-        lines.append(("generate", len(asked), prompt_tokens + text_tokens * len(asked)))
+        each = mean(count(_prompt(r)) for r in asked) + mean(count(seed.text) for seed in run.seeds) + 1
+        lines.append(("generate", total_rows, total_rows * each))
     calibration: list[Request] = []
     for judge in (f for f in augment.filters if isinstance(f, Judge)):
         requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
         own_requests = list({r.key: r for r in requests}.values())
         calibration += own_requests
         lines.append(("calibrate the judge", len(own_requests), sum(count(_prompt(r)) + 1 for r in own_requests)))
-        rows = len(own) or len(asked)  # at most: rows with equal texts are asked once
         sample = judge.ask(seed_rows(run), context)
         each = mean(count(_prompt(r)) + 1 for r in sample)
-        lines.append(("judge", rows, rows * each))
+        lines.append(("judge", total_rows, total_rows * each))  # at most: rows with equal texts are asked once
     total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
     stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*asked, *calibration)}))
     out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
@@ -59,8 +61,9 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         out.append(f"  {len(own)} rows are read from {path_of(augment.own_rows)}, and no teacher writes any")
     else:
         most = int(augment.rows * augment.max_requests)
+        which = f"the first {len(asked)}" if len(asked) < total_rows else "the"
         out.append(
-            f"  {stored} of the generations and calibrations are stored already; what was judged is not counted."
+            f"  {stored} of {which} generations and calibrations are stored already; what was judged is not counted."
         )
         out.append(f"  Should rows be missing after this round, more are asked, up to {most} rows requested.")
     if calibration:

@@ -20,6 +20,7 @@ from harness.plan import plan_augment
 from harness.records import Completion, Generator, Request, Row
 from harness.rows import Rejected
 from harness.terminal import Stop
+from tests.process import COMMAND, harness
 from tests.project import Quiet, write_project
 
 TEACHER = "script@1"
@@ -116,8 +117,8 @@ def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
 
 def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> None:
     run = load(tmp_path)
-    few = requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 5))
-    many = requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 9))
+    few = list(requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 5)))
+    many = list(requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 9)))
     assert [r.key for r in many][: len(few)] == [r.key for r in few]
     assert len({r.key for r in many}) == len(many)
 
@@ -210,3 +211,34 @@ def test_money_is_counted_when_prices_are_given(tmp_path: Path) -> None:
     assert funnel is not None
     expected = (funnel.prompt_tokens * 2 + funnel.completion_tokens * 4) / 1e6
     assert funnel.cost == pytest.approx(expected)
+
+
+def test_a_plan_takes_no_more_memory_for_more_rows(tmp_path: Path) -> None:
+    write_project(tmp_path, "smollm2-135m-instruct")
+    limit = 2 * 2**30  # bytes; the requests of so many rows would take a hundred times as much
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n{COMMAND}"
+    words = ["augment", "shop", "--dry-run", "--set", "augment.max_requests=2.5", "--set"]
+    most = harness(tmp_path, *words, "augment.rows=10000000", program=program)
+    assert most.returncode == 0, most.stderr
+    assert "25000002 requests" in most.stdout
+    more = harness(tmp_path, *words, "augment.rows=10000001", program=program)
+    assert (more.returncode, "augment.rows" in more.stderr) == (2, True)
+    assert "10000000" in more.stderr
+
+
+def test_memory_grows_with_what_was_asked(tmp_path: Path) -> None:
+    """A run of ten million rows that is stopped after its first answers has made few requests."""
+    run = load_run(write_project(tmp_path, "nobody"), ["augment.rows=10000000", "augment.filters=[]"])
+    stop, inner, made = Stop(), ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json"), 0
+
+    class Stopping:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            nonlocal made
+            for made, completion in enumerate(inner.generate(requests), start=1):
+                if made == 40:
+                    stop._since = 1e18
+                yield completion
+
+    with pytest.raises(Interrupted, match="of 10000000 rows"):
+        augment(run, TEACHER, Stopping, Quiet(), stop)
+    assert 40 <= made < 100

@@ -77,7 +77,7 @@ def _teacher(run: Run) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
         path.write_text(source)
         try:
-            return requests_for(run, "teacher@1", {"parcel": 1})[0].prompt
+            return next(requests_for(run, "teacher@1", {"parcel": 1})).prompt
         finally:
             path.write_text(before)
 
