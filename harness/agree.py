@@ -23,12 +23,12 @@ from harness.prompting import asked_with
 from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
 from harness.scoring.asking import Asked, Prompt
 from harness.scoring.base import StudentEngine
-from harness.scoring.quality import named_label
 from harness.scoring.suites import LabelsSuite
 from harness.stats import Interval
 from harness.store import write_json
 from harness.subjects import read_cast
 from harness.terminal import Terminal
+from harness.text import named_label
 
 FILE = "agree.json"
 ITEMS = 200

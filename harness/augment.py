@@ -17,6 +17,7 @@ from itertools import islice
 from math import ceil
 
 from harness import prompts
+from harness.augment_summary import tell, too_few
 from harness.calls import CallCache, cached
 from harness.config import Run, TemplateUse
 from harness.environment import environment
@@ -27,6 +28,7 @@ from harness.funnel import Funnel, count_drops
 from harness.prompts import Template
 from harness.reading import Parsed, parse
 from harness.records import (
+    PROBES,
     Completion,
     Generator,
     Message,
@@ -36,23 +38,25 @@ from harness.records import (
     Seed,
     Verdict,
     digest,
+    lack_logprobs,
 )
-from harness.rows import Rejected, own_rows, rows_settings
+from harness.rows import Lost, Rejected, own_rows, rows_settings
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
 from harness.store import Manifest, finished, unseal, write_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 
-STAGE_VERSION = 1
-SAMPLES_SHOWN = 10
+STAGE_VERSION = 2
 BLOCK = 256  # requests asked before their rows are judged, at least
+HOPELESS = 64  # requests without a single row after which no more are asked
 
 
 def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
     """Make the run's rows; None when there was nothing to do.
 
     `teacher` is name@revision; `engine` builds the teacher's engine, and is called only if a call is missing.
-    Raises Interrupted after writing what there is, MachineError when every call fails.
+    Raises Interrupted after writing what there is, MachineError when every call fails. Raises after writing, too, when
+    no training could use what is kept: see `augment_summary.too_few`.
     """
     folder = run.folder / "augment"
     inputs = inputs_digest(run, teacher)
@@ -69,7 +73,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     ask = Asker(cache, engine, stop)
     try:
         calibrations = calibrate_judges(run, context, ask, terminal)
-        rows, funnel = _rounds(run, teacher, context, calibrations, ask, terminal)
+        rows, lost, funnel = _rounds(run, teacher, context, calibrations, ask, terminal)
     finally:
         cache.close()
 
@@ -77,8 +81,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     rejected = [r for r in rows if not all(v.keep for v in r.verdicts)]
     unseal(folder)
     write_jsonl(folder / "train.jsonl", kept)
-    write_jsonl(folder / "rejected.jsonl", rejected)
+    write_jsonl(folder / "rejected.jsonl", [*rejected, *(one for one in lost if one.lost != "failed")])
     write_json(folder / "funnel.json", funnel.model_dump())
+    problem = too_few(run, funnel, rejected, lost)
     summary = f"{funnel.kept} rows kept of {funnel.requested} asked"
     write_manifest(
         folder,
@@ -86,18 +91,21 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
             stage="augment",
             inputs=inputs,
             settings=rows_settings(run),
-            partial=stop() or (bool(funnel.failed) and funnel.kept < funnel.wanted),  # failures are asked again
+            # failures are asked again
+            partial=stop() or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted),
             summary=summary,
             environment=environment(run.root),
         ),
         [folder / name for name in ("train.jsonl", "rejected.jsonl", "funnel.json")],
     )
-    _tell(run, funnel, kept, rejected, terminal)
+    tell(run, funnel, kept, rejected, lost, terminal)
     if stop():
         raise Interrupted(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
             f" every finished call is kept; go on with: make augment RUN={run.name}"
         )
+    if problem is not None:
+        raise problem
     return funnel
 
 
@@ -236,7 +244,8 @@ def next_round(run: Run, asked: dict[str, int], kept: Counter[str]) -> dict[str,
     """Requests per label so far plus what is still missing, by each label's own keep rate; None when done."""
     wanted = run.file.augment.rows
     room = int(wanted * run.file.augment.max_requests) - sum(asked.values())
-    if sum(kept.values()) >= wanted or room <= 0:
+    hopeless = not sum(kept.values()) and sum(asked.values()) >= HOPELESS
+    if sum(kept.values()) >= wanted or room <= 0 or hopeless:
         return None
     target = ceil(wanted / len(asked))
     more: dict[str, int] = {}
@@ -255,13 +264,25 @@ def calibrate_judges(run: Run, context: Context, ask: Asker, terminal: Terminal)
         if not isinstance(filter_, Judge):
             continue
         rows = filter_.calibration_rows(context)
-        requests = filter_.ask(rows, context, purpose="calibrate")
-        with terminal.progress("calibrating the judge", len({r.key for r in requests})) as advance:
-            found = ask(requests, lambda answered: advance(answered, ""))
-        answers = [found.get(request.key, missing(request)) for request in requests]
+        answers = _asked_of_judge(filter_.ask(rows, context, purpose="calibrate"), ask, terminal)
+        if lack_logprobs(answers):
+            terminal.say("judge: the teacher gives no log-probabilities, so its written choice is read, as 0 or 1")
+            requests = filter_.ask(rows, context, purpose="calibrate", written=True)
+            answers = _asked_of_judge(requests, ask, terminal)
         calibrations[i] = filter_.calibrate(rows, answers, context, random_seed=run.file.random_seed)
         terminal.say(calibrations[i].sentence())
     return calibrations
+
+
+def _asked_of_judge(requests: Sequence[Request], ask: Asker, terminal: Terminal) -> list[Completion]:
+    """One completion per request; only those of the first few where these show that no log-probabilities come."""
+    wanted = len({r.key for r in requests})
+    with terminal.progress("calibrating the judge", wanted) as advance:
+        before = len(ask.answers)
+        found = ask(requests[:PROBES], lambda answered: advance(answered - before, ""))
+        if not (requests and requests[0].sampling.logprobs and lack_logprobs(list(found.values()))):
+            found = ask(requests, lambda answered: advance(answered - before, ""))
+    return [found.get(request.key, missing(request)) for request in requests]
 
 
 def missing(request: Request) -> Completion:
@@ -279,22 +300,23 @@ def _rounds(
     calibrations: dict[int, Calibration],
     ask: Asker,
     terminal: Terminal,
-) -> tuple[list[Rejected], Funnel]:
+) -> tuple[list[Rejected], tuple[Lost, ...], Funnel]:
     """Ask, filter, and ask again for what is missing. A `Rejected` here is a row with its verdicts."""
     if run.file.augment.own_rows:
         rows = list(own_rows(run))
         judged = judge_rows(run, rows, context, calibrations, ask)
-        return judged, _funnel(run, judged, Parsed(rows), len(rows), calibrations, ask)
+        return judged, (), _funnel(run, judged, Parsed(rows), len(rows), calibrations, ask)
     count: dict[str, int] | None = first_round(run)
     while count is not None:
         total = sum(count.values())
-        parsed, judged = _round(run, requests_for(run, teacher, count), total, context, calibrations, ask, terminal)
+        requests = requests_for(run, teacher, count)
+        parsed, judged, requested = _round(run, requests, total, context, calibrations, ask, terminal)
         kept = Counter("" if run.task.free else r.row.label for r in judged if all(v.keep for v in r.verdicts))
         count = None if ask.stop() else next_round(run, count, kept)
         if count is not None:
             more = sum(count.values()) - total
             terminal.say(f"{sum(kept.values())} of {run.file.augment.rows} rows so far; asking {more} more")
-    return judged, _funnel(run, judged, parsed, total, calibrations, ask)
+    return judged, parsed.lost, _funnel(run, judged, parsed, requested, calibrations, ask)
 
 
 def _round(
@@ -305,8 +327,11 @@ def _round(
     calibrations: dict[int, Calibration],
     ask: Asker,
     terminal: Terminal,
-) -> tuple[Parsed, list[Rejected]]:
-    """Ask and judge block by block, so that progress shows kept rows and a stopped run has judged ones."""
+) -> tuple[Parsed, list[Rejected], int]:
+    """Ask and judge block by block, so that progress shows kept rows and a stopped run has judged ones.
+
+    The number is that of the requests: fewer than all where whole blocks give not a single row.
+    """
     judges = sum(c.usable for c in calibrations.values())
     asked: list[Request] = []
     before, kept, started, tokens = len(ask.answers), 0, time.monotonic(), ask.fresh_tokens
@@ -326,7 +351,9 @@ def _round(
             kept = sum(all(v.keep for v in r.verdicts) for r in judged)
             if ask.stop():
                 break
-    return parsed, judged
+            if not kept:
+                return parsed, judged, len(asked)
+    return parsed, judged, total
 
 
 def judge_rows(
@@ -345,7 +372,7 @@ def judge_rows(
             continue
         answers: list[Completion] = []
         if calibrations[i].usable:
-            requests = filter_.ask(rows, context)
+            requests = filter_.ask(rows, context, written=calibrations[i].written)
             found = ask(requests, tick)
             answers = [found.get(request.key, missing(request)) for request in requests]
         columns.append(filter_.verdicts(rows, answers, context, calibrations[i]))
@@ -362,6 +389,7 @@ def _funnel(
 ) -> Funnel:
     rejected = [r for r in judged if not all(v.keep for v in r.verdicts)]
     kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
+    lost = Counter(one.lost for one in parsed.lost)
     dropped, would_drop = count_drops(rejected, [f.kind for f in run.file.augment.filters])
     teacher, answers = run.file.teacher, ask.answers.values()
     prompt_tokens = sum(c.prompt_tokens for c in answers)
@@ -373,9 +401,10 @@ def _funnel(
     return Funnel(
         wanted=requested if run.file.augment.own_rows else run.file.augment.rows,
         requested=requested,
-        pending=requested - len(parsed.rows) - parsed.failed - parsed.unparsed,
-        failed=parsed.failed,
-        unparsed=parsed.unparsed,
+        pending=requested - len(parsed.rows) - len(parsed.lost),
+        failed=lost["failed"],
+        no_answer=lost["no answer"],
+        unparsed=lost["unparsed"],
         dropped=dropped,
         would_drop=would_drop,
         kept=sum(kept.values()),
@@ -388,27 +417,3 @@ def _funnel(
         seconds=round(ask.seconds, 1),
         cost=cost,
     )
-
-
-# --- telling ------------------------------------------------------------------------------------------------
-
-
-def _tell(run: Run, funnel: Funnel, kept: list[Row], rejected: list[Rejected], terminal: Terminal) -> None:
-    draw = random.Random(run.file.random_seed)
-    terminal.say(f"\n{min(SAMPLES_SHOWN, len(kept))} of the {len(kept)} kept rows:")
-    for row in draw.sample(kept, min(SAMPLES_SHOWN, len(kept))):
-        terminal.say(f"  [{row.label}] {row.text}")
-    terminal.say(f"\n{min(SAMPLES_SHOWN, len(rejected))} of the {len(rejected)} dropped rows:")
-    for reject in draw.sample(rejected, min(SAMPLES_SHOWN, len(rejected))):
-        verdict = next(v for v in reject.verdicts if not v.keep)
-        against = f" <- {verdict.against}" if verdict.against else ""
-        terminal.say(
-            f"  [{reject.row.label}] {reject.row.text or '(empty)'}\n      {verdict.filter}: {verdict.reason}{against}"
-        )
-    terminal.say("\nfunnel:\n" + funnel.table())
-    if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.own_rows:
-        share = max(funnel.kept / max(funnel.requested, 1), 0.01)
-        terminal.say(
-            f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: at this keep rate augment.max_requests"
-            f" would have to be {ceil(10 / share) / 10:g} (now {run.file.augment.max_requests:g})"
-        )

@@ -43,7 +43,7 @@ class NoJson:
 NO_JSON = NoJson()
 
 
-def read_json(text: str) -> Any:
+def find_json(text: str) -> Any:
     """The JSON value of an answer: the whole of it, a fenced block, or the first object (else list) among the words.
 
     NO_JSON where there is none. NaN and Infinity are not JSON.

@@ -13,7 +13,7 @@ from harness.errors import Interrupted, UsageError
 from harness.gate.shipped import ship_cells
 from harness.json_file import read_jsonl
 from harness.prompting import asked_with, nearest_rows
-from harness.records import Generator, Score, digest
+from harness.records import PROBES, Completion, Generator, Request, Score, digest, lack_logprobs
 from harness.scoring import benchmarks, forgetting
 from harness.scoring.asking import Prompt
 from harness.scoring.base import Embedder, Outcome, StudentEngine
@@ -149,8 +149,15 @@ def _judged(examiner: Examiner, suite: Suite, scores: Sequence[Score]) -> Outcom
     judge = examiner.openers.judge(rubric.judge)
     cache = CallCache(run.cache / "calls.sqlite", examiner.terminal.say)
     try:
+        engine = _once(lambda: examiner.alone(judge.open))
+
+        def answers(requests: Sequence[Request]) -> list[Completion]:
+            return [completion for completion, _ in cached(requests, cache, engine, examiner.stop)]
+
         requests = rubric.ask(items, outputs, judge.identity)
-        found = [c for c, _ in cached(requests, cache, lambda: examiner.alone(judge.open), examiner.stop)]
+        if lack_logprobs(answers(requests[:PROBES])):  # then its letter is read as it is written
+            requests = rubric.ask(items, outputs, judge.identity, written=True)
+        found = answers(requests)
     finally:
         cache.close()
     if examiner.stop():

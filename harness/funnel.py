@@ -20,6 +20,7 @@ class Funnel(Record):
     requested: int  # rows asked of the teacher, or own rows read
     pending: int = 0  # not returned because the work was stopped
     failed: int = 0  # the engine reported an error
+    no_answer: int = 0  # answered without a text: refused, empty, only thinking
     unparsed: int = 0  # returned, but not in the form asked for
     dropped: dict[str, int] = {}  # filter -> rows it was the first to drop
     would_drop: dict[str, int] = {}  # filter -> rows it drops whatever the others say
@@ -35,7 +36,7 @@ class Funnel(Record):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        out = self.pending + self.failed + self.unparsed + sum(self.dropped.values()) + self.kept
+        out = self.pending + self.failed + self.no_answer + self.unparsed + sum(self.dropped.values()) + self.kept
         if out != self.requested:
             raise ValueError(f"the funnel does not add up: {self.requested} requested, {out} accounted for")
         if sum(self.kept_by_label.values()) != self.kept:
@@ -49,6 +50,7 @@ class Funnel(Record):
         steps = [
             ("not returned (stopped)", self.pending),
             ("failed", self.failed),
+            ("no answer", self.no_answer),
             ("unparsed", self.unparsed),
         ]
         for name, out in [s for s in steps if s[1]] + list(self.dropped.items()):

@@ -26,10 +26,11 @@ from harness.gate.shipped import ship_cells
 from harness.records import Cell, Item, Score, Scorecard
 from harness.results import Results, load_results
 from harness.scoring.open_ended import CANARY
-from harness.scoring.quality import loop_length, named_label, rep_n
+from harness.scoring.quality import loop_length, rep_n
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.store import write_atomic
 from harness.terminal import Terminal, printable
+from harness.text import named_label
 
 CAUSES = ("repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
 REPEATED = 1 / 3  # share of repeated three-word runs

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from harness.completions import NO_JSON, find_json, without_thinking
 from harness.config import Run
 from harness.records import Completion, Provenance, Request, Row
-from harness.rows import make_row
+from harness.rows import Lost, Step, make_row
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Rows in request order, and what became of the requests that gave none."""
+    """Rows in request order, and the requests that gave none, each with its reason."""
 
     rows: list[Row]
-    failed: int = 0
-    unparsed: int = 0
+    lost: tuple[Lost, ...] = ()
 
 
 def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]) -> Parsed:
@@ -25,17 +25,18 @@ def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]
     template = run.task.student_template(run.root)
     outputs = {use.path: use.output for use in run.file.augment.templates}
     rows: list[Row] = []
-    failed = unparsed = 0
+    lost: list[Lost] = []
     for request in requests:
         completion = found.get(request.key)
         if completion is None:
             continue
-        if completion.finish_reason == "error":
-            failed += 1
+        if completion.error or completion.no_answer:
+            step: Step = "failed" if completion.error else "no answer"
+            lost.append(_lost(step, completion.error or completion.no_answer, request, completion))
             continue
-        read = _read(completion.text, outputs[request.origin.template], request.origin.label, run.task.free)
-        if read is None:
-            unparsed += 1
+        read = _read(completion, outputs[request.origin.template], request.origin.label, run.task.free)
+        if isinstance(read, str):
+            lost.append(_lost("unparsed", read, request, completion))
             continue
         text, label = read
         provenance = Provenance(
@@ -49,25 +50,55 @@ def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]
             completion_tokens=completion.completion_tokens,
         )
         rows.append(make_row(run.task, template, text, label, provenance))
-    return Parsed(rows, failed, unparsed)
+    return Parsed(rows, tuple(lost))
 
 
-def _read(completion: str, output: str, label: str, free: bool) -> tuple[str, str] | None:
-    """(the new text, its answer) in a completion, or None when it is not in the form asked for."""
+def _lost(step: Step, reason: str, request: Request, completion: Completion) -> Lost:
+    return Lost(
+        lost=step,
+        reason=reason,
+        text=_writable(completion.text or completion.thinking),
+        request=request.key,
+        template=request.origin.template,
+        label=request.origin.label,
+    )
+
+
+def _read(completion: Completion, output: str, label: str, free: bool) -> tuple[str, str] | str:
+    """(the new text, its answer) in a completion, or why it is not in the form asked for."""
     if output == "text":
-        return _clean(completion).strip("\"' "), label
-    try:
-        value = json.loads(completion)
-    except (ValueError, RecursionError):  # not JSON, a number of thousands of digits, or nested without end
-        return None
+        text = _clean(completion.text).strip("\"' ")
+        return (text, label) if text else "it has no words"
+    cut = " (it was cut at sampling.max_tokens)" if completion.finish_reason == "length" else ""
+    value = find_json(completion.text)
+    if value is NO_JSON:
+        return f"there is no JSON in it{cut}"
     if not isinstance(value, dict):
-        return None
-    text, answer = value.get("text"), value.get("label") if free else label
-    if not isinstance(text, str) or not isinstance(answer, str) or not (answer := _clean(answer)):
-        return None
-    return _clean(text), answer
+        return f"the JSON in it is no object{cut}"
+    problem = next((p for name in (("text", "label") if free else ("text",)) if (p := _problem(value, name))), "")
+    if problem:
+        return problem + cut
+    return _value(value["text"]), _value(value["label"]) if free else label
+
+
+def _problem(value: dict[str, Any], name: str) -> str:
+    if name not in value:
+        return f"its JSON has no {name!r}"
+    if not isinstance(value[name], str):
+        return f"{name!r} in its JSON is no text"
+    return "" if _value(value[name]) else f"{name!r} in its JSON is empty"
+
+
+def _value(text: str) -> str:
+    """A value of JSON; an escaped mark of thinking shows only now."""
+    return _clean(without_thinking(text))
 
 
 def _clean(text: str) -> str:
-    """One line, in characters that a file can hold: a lone surrogate cannot be written as UTF-8."""
-    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    """One line, in characters that a file can hold."""
+    return " ".join(_writable(text).split())
+
+
+def _writable(text: str) -> str:
+    """A lone surrogate cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -19,6 +19,7 @@ from harness.completions import without_thinking
 
 FORMAT = 1
 THINKING_KEPT = 300  # characters
+PROBES = 8  # requests that tell whether an engine gives log-probabilities
 
 
 class Record(BaseModel):
@@ -135,6 +136,12 @@ class Completion(Record):
             limit = ", up to the limit of tokens (sampling.max_tokens)" if self.finish_reason == "length" else ""
             return f"it is only thinking{limit}"
         return "it is empty"
+
+
+def lack_logprobs(completions: Iterable[Completion]) -> bool:
+    """Whether there are answers, and none of them has log-probabilities."""
+    answers = [completion for completion in completions if not completion.error]
+    return bool(answers) and not any(answer.first_logprobs for answer in answers)
 
 
 class Provenance(Record):

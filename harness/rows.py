@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import RootModel
 
 from harness import prompts
 from harness.config import Run, TaskFile
@@ -19,6 +23,30 @@ class Rejected(Record):
 
     row: Row
     verdicts: tuple[Verdict, ...]
+
+
+Step = Literal["failed", "no answer", "unparsed"]
+
+
+class Lost(Record):
+    """A request that gave no row. Those that were answered are lines of rejected.jsonl too: what came, and why not."""
+
+    lost: Step
+    reason: str
+    text: str = ""  # what the teacher wrote; of one that only thought, the beginning
+    request: str  # its key
+    template: str = ""
+    label: str = ""
+
+
+class _Line(RootModel[Rejected | Lost]):
+    """A line of rejected.jsonl."""
+
+
+def read_rejected(path: Path) -> tuple[tuple[Rejected, ...], tuple[Lost, ...]]:
+    """(dropped rows, completions that gave no row) of a rejected.jsonl. Raises UsageError naming the line."""
+    lines = [line.root for _, line in read_jsonl(path, _Line)]
+    return tuple(x for x in lines if isinstance(x, Rejected)), tuple(x for x in lines if isinstance(x, Lost))
 
 
 def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Message, ...]:
@@ -110,4 +138,4 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
         kept = tuple(row for _, row in read_jsonl(kept_path, Row))
         if data == "filtered":
             return kept
-        return kept + tuple(line.row for _, line in read_jsonl(folder / "rejected.jsonl", Rejected))
+        return kept + tuple(line.row for line in read_rejected(folder / "rejected.jsonl")[0])

@@ -11,9 +11,9 @@ from harness import stats
 from harness.analysis import Arm, matrix, ordered, ties, unknown
 from harness.results import Results
 from harness.scoring.open_ended import quantiles
-from harness.scoring.quality import named_label
 from harness.stats import Interval, classification, clusters
 from harness.stats.ties import finite
+from harness.text import named_label
 
 MOST_CONFUSED = 8  # pairs of labels listed
 SPREAD = (

@@ -61,6 +61,7 @@ class Endpoint:
     hang_s: float = 30.0
     delay_s: float = 0.0  # before each good answer
     guided: bool = True  # choices are honoured
+    no_logprobs: bool = False  # they are left out, asked for or not
     base_url: str = ""  # set while serving
     posts: list[dict[str, Any]] = field(default_factory=list)  # bodies, as they came
 
@@ -127,7 +128,7 @@ class Endpoint:
         prompt = json.dumps(asked.get("messages") or asked["prompt"])
         choice: dict[str, Any] = {"index": 0, "finish_reason": ended, "logprobs": None}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        if asked.get("logprobs"):
+        if asked.get("logprobs") and not self.no_logprobs:
             choice["logprobs"] = _logprobs(chat, words[0], logprobs)
         used = {"prompt_tokens": len(prompt.split()), "completion_tokens": min(len(words), limit)}
         return {"id": seed[:8], "model": asked["model"], "choices": [choice], "usage": used}

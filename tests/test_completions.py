@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.completions import NO_JSON, read_json, without_thinking
+from harness.completions import NO_JSON, find_json, without_thinking
 from harness.records import Completion
 
 MARKS = ("<think>", "</think>", "<thinking>", "</Thought>", "[THINK]", "[/THINK]", "<seed:think>", "<b>", "a", " b\n")
@@ -71,25 +71,25 @@ def test_a_completion_holds_the_answer_alone_wherever_it_comes_from() -> None:
     ],
 )
 def test_json_is_found_in_fences_and_among_words(written: str, value: Any) -> None:
-    assert read_json(written) == value
+    assert find_json(written) == value
 
 
 @pytest.mark.parametrize("written", ["", "no", "{", '{"a": NaN}', "[" * 3000, "9" * 5000, '{"a": 1', "``` ```"])
 def test_what_is_no_json_is_nothing(written: str) -> None:
-    assert read_json(written) is NO_JSON
+    assert find_json(written) is NO_JSON
 
 
 @given(st.recursive(st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)).map(lambda v: {"v": v}))
 def test_an_object_is_read_alone_fenced_and_among_words(value: dict[str, Any]) -> None:
     text = json.dumps(value, ensure_ascii=False)
-    assert read_json(text) == read_json(f"Sure!\n{text}\nBye.") == value
+    assert find_json(text) == find_json(f"Sure!\n{text}\nBye.") == value
     if "`" not in text:
-        assert read_json(f"```json\n{text}\n```") == value
+        assert find_json(f"```json\n{text}\n```") == value
 
 
 def test_hostile_texts_are_read_in_time() -> None:
     started = time.monotonic()
     without_thinking("<think>" * 30_000 + "</think>x" * 10_000)
     for text in ("[{" * 20_000, '{"a":' * 20_000, "```" * 20_000, "[1," * 20_000):
-        read_json(text)
+        find_json(text)
     assert time.monotonic() - started < 3

@@ -179,7 +179,52 @@ def test_silent_judgements_are_counted(tmp_path: Path) -> None:
     failed = [Completion(request=r.key, finish_reason="error", error="down") for r in rule.ask(rows, where)]
     found = rule.calibrate(rows, failed, where)
     assert not found.usable
-    assert found.sentence() == ("judge: it answered for no seed; not used; 36 judgements had no usable answer")
+    assert "not used" in found.sentence()
+    assert "36 judgements had no usable answer, the first: down" in found.sentence()
+
+
+@pytest.mark.parametrize("wrongly", [0, 8])
+def test_without_log_probabilities_the_written_choice_is_measured_and_read(tmp_path: Path, wrongly: int) -> None:
+    where = context(tmp_path, seeds(16))
+    rule = judge(tmp_path, "{{ text }}", form="chat")
+    rows = rule.calibration_rows(where)
+    requests = rule.ask(rows, where, written=True)
+    assert {(r.sampling.logprobs, r.sampling.max_tokens > 64) for r in requests} == {(0, True)}
+    first = {row.text for row in rows[: wrongly * 3 : 3]}
+
+    def says(row: Row) -> Completion:
+        topic = row.text.split()[0] if row.text not in first else "none of them"
+        return Completion(request="r", text=f"<think>hm</think>The topic is **{topic}**.", finish_reason="stop")
+
+    found = rule.calibrate(rows, [says(row) for row in rows], where)
+    assert found.written
+    assert found.usable
+    assert "by its written choice" in found.sentence()
+    assert found.unanswered == wrongly * 3
+    good, bad, silent = (row("repair message 1"), row("repair message 2", "billing"), row("nothing"))
+    texts = ("repair", "Repair!", "no idea")
+    answers = [Completion(request="r", text=text, finish_reason="stop") for text in texts]
+    verdicts = rule.verdicts([good, bad, silent], answers, where, found)
+    assert [(v.keep, v.score) for v in verdicts] == [(True, 1.0), (False, 0.0), (False, None)]
+
+
+def test_of_written_choices_the_threshold_lies_between_and_what_it_costs_is_said() -> None:
+    found = calibrate([1.0] * 15 + [0.0] * 5, [[0.0]] * 20, 0.9, written=True)
+    assert (found.threshold, found.kept, found.usable) == (0.5, 0.75, True)
+    assert "25% of the rightly labelled seeds" in found.sentence()
+
+
+def test_where_the_task_has_no_labels_other_seeds_answers_are_the_wrong_ones(tmp_path: Path) -> None:
+    given_seeds = tuple(Seed(text=f"question {i}", label=f"answer {i}") for i in range(9))
+    where = Context(root=tmp_path, seeds=given_seeds, labels={}, protected=(), teacher="t@1")
+    rule = judge(tmp_path, choices=["yes", "no"], accept="yes", wrong_labels=2)
+    rows = rule.calibration_rows(where)
+    assert len(rows) == 27
+    fits = [row.text.split()[1] == row.label.split()[1] for row in rows]
+    texts = ["yes" if fit else "no" for fit in fits]
+    answers = [Completion(request="r", text=text, finish_reason="stop") for text in texts]
+    assert sum(fits) == 9
+    assert rule.calibrate(rows, answers, where).auc == 1.0
 
 
 def test_many_seeds_are_sampled_evenly(tmp_path: Path) -> None:

@@ -27,13 +27,13 @@ from harness.scoring.quality import (
     distinct_n,
     longest_repeat,
     loop_length,
-    named_label,
     rep_n,
     token_kl,
 )
 from harness.scoring.refusals import refuses
 from harness.scoring.spelling import english, spelling, words_of
 from harness.scoring.suites import OpenEndedSuite, Suite, load_suite
+from harness.text import named_label
 
 ROOT = Path(__file__).parent.parent
 WORDS = st.lists(st.sampled_from("abcd"), max_size=24)

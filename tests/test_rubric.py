@@ -123,6 +123,32 @@ def test_a_silent_judge_gives_no_value_and_is_counted() -> None:
     assert "did not answer 12 of 12" in quality.notes[0]
 
 
+@pytest.mark.parametrize("form", ["{}", "**{}**", "Answer {}: it is better.", "<think>A or B?</think>{}."])
+def test_without_log_probabilities_the_written_letter_is_read(form: str) -> None:
+    outputs = [f"{t} {t}" for t in TOPICS]
+
+    def answer(request: Request) -> Completion:
+        letter = "A" if knows(*parts(request)) > 0.5 else "B"
+        return Completion(request=request.key, text=form.format(letter), finish_reason="stop")
+
+    requests = RUBRIC.ask(ITEMS, outputs, "judge@1", written=True)
+    assert {r.sampling.logprobs for r in requests} == {0}
+    completions = [answer(request) for request in requests]
+    quality = RUBRIC.judge_quality(ITEMS, outputs, completions, "judge@1", "teacher@1")
+    assert (quality.self_agreement, quality.silent) == (1.0, 0)
+    assert quality.gold_agreement is not None
+    assert quality.gold_agreement.estimate == 1.0
+    assert any("no log-probabilities" in note for note in quality.notes)
+    assert all(v["preferred"] == 1.0 for v in RUBRIC.values(ITEMS, outputs, completions, "judge@1"))
+
+
+@pytest.mark.parametrize("text", ["", "A better answer is B", "neither", "I cannot say which"])
+def test_a_letter_that_cannot_be_told_is_no_answer(text: str) -> None:
+    requests = RUBRIC.ask(ITEMS[:1], ["x"], "judge@1", written=True)
+    completions = [Completion(request=r.key, text=text, finish_reason="stop") for r in requests]
+    assert RUBRIC.values(ITEMS[:1], ["x"], completions, "judge@1") == [{}]
+
+
 def test_planted_pairs_are_the_same_for_every_student_and_capped() -> None:
     few = Rubric(rubric="x", planted=3)
     one = {r.key for r in few.ask(ITEMS, ["a"] * len(ITEMS), "judge@1")}

@@ -23,6 +23,9 @@ class Calibration(Record):
     threshold: float = 0.0  # a row below it is dropped
     seeds: Annotated[int, Field(ge=0)]  # seeds whose right and wrong labels were both answered
     unanswered: int = 0  # judgements without a usable answer
+    why_silent: str = ""  # of the first of those
+    written: bool = False  # the choices were read as written, since no log-probabilities came: scores are 0 or 1
+    kept: float = 1.0  # share of the rightly labelled seeds at or above the threshold
     prior: dict[str, float] = {}  # choice -> how likely the judge finds it whatever the text; see `weigh`
 
     @property
@@ -32,20 +35,29 @@ class Calibration(Record):
 
     def weighed(self, prior: Mapping[str, float], right: Sequence[float] | None, keep: float) -> Calibration:
         """The same judge with its prior, and its threshold set on `right`, scores weighed by that prior."""
-        if not right:
+        if not right or self.written:
             return self
         return self.model_copy(update={"prior": dict(prior), "threshold": threshold_keeping(right, keep)})
 
     def sentence(self) -> str:
         """One line for people."""
         silent = f"; {self.unanswered} judgements had no usable answer" if self.unanswered else ""
+        silent += f", the first: {self.why_silent}" if silent and self.why_silent else ""
         if self.auc is None:
-            return f"judge: it answered for no seed; not used{silent}"
-        measured = f"judge: AUC {self.auc:.2f} [{self.low:.2f}, {self.high:.2f}]"
+            return (
+                f"judge: not used, and no row is judged: no seed was answered both rightly and wrongly labelled{silent}"
+            )
+        way = " by its written choice (it gives no log-probabilities)" if self.written else ""
+        measured = f"judge{way}: AUC {self.auc:.2f} [{self.low:.2f}, {self.high:.2f}]"
         if self.seeds < MIN_SEEDS:
             return f"{measured} on {self.seeds} seeds: too few to tell, {MIN_SEEDS} are needed; not used{silent}"
         if not self.usable:
             return f"{measured} on {self.seeds} seeds: no better than chance; not used{silent}"
+        if self.written:
+            return (
+                f"{measured} on {self.seeds} seeds; drops what it answers otherwise, as {1 - self.kept:.0%} of the"
+                f" rightly labelled seeds{silent}"
+            )
         return f"{measured} on {self.seeds} seeds; drops below {self.threshold:.3g}{silent}"
 
 
@@ -55,20 +67,27 @@ def calibrate(
     keep: float,
     unanswered: int = 0,
     random_seed: int = 0,
+    written: bool = False,
 ) -> Calibration:
-    """The calibration of a judge that gave seed i the scores `right[i]` and, mislabelled, `wrong[i]`."""
+    """The calibration of a judge that gave seed i the scores `right[i]` and, mislabelled, `wrong[i]`.
+
+    Of `written` choices a score is 1 or 0, and no threshold but the one between can be set, whatever `keep` says.
+    """
     if not right:
-        return Calibration(seeds=0, unanswered=unanswered)
+        return Calibration(seeds=0, unanswered=unanswered, written=written)
     own = [str(seed) for seed in range(len(right))]
     others = [str(seed) for seed, scores in enumerate(wrong) for _ in scores]
+    threshold = 0.5 if written else threshold_keeping(right, keep)
     found = stats.auc_interval(right, [score for scores in wrong for score in scores], own, others, random_seed)
     return Calibration(
         auc=found.estimate,
         low=found.low,
         high=found.high,
-        threshold=threshold_keeping(right, keep),
+        threshold=threshold,
         seeds=len(right),
         unanswered=unanswered,
+        written=written,
+        kept=sum(score >= threshold for score in right) / len(right),
     )
 
 

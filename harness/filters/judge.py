@@ -1,5 +1,7 @@
 """A model as judge: asked for one choice per row, read by its probabilities, measured on the seeds first.
 
+Where an engine gives no log-probabilities, the choice is read as it is written: its score is 1 or 0.
+
 The judge picks one word; how sure it is of the accepted one is the row's score. On the seeds people already
 know the answer, so they tell whether the judge can tell right from wrong labels at all, and where to draw the
 line. A judge no better than chance is not used.
@@ -29,13 +31,15 @@ from harness.records import (
     Seed,
     Verdict,
     digest,
+    lack_logprobs,
 )
-from harness.text import normalise
+from harness.text import named_label, normalise
 
 __all__ = ["Calibration", "Judge", "choice_probabilities"]
 
 UNUSED = "judge not used"
 SILENT = "the judge did not answer"
+WRITTEN_TOKENS = 512  # of a written choice: models that think need them, others stop by themselves
 
 
 class Judge(Record):
@@ -70,11 +74,17 @@ class Judge(Record):
         return self
 
     def ask(
-        self, rows: Sequence[Row], context: Context, purpose: Literal["judge", "calibrate"] = "judge"
+        self,
+        rows: Sequence[Row],
+        context: Context,
+        purpose: Literal["judge", "calibrate"] = "judge",
+        *,
+        written: bool = False,
     ) -> list[Request]:
         """One request per row, same order; rows whose prompts are equal give requests of equal keys.
 
-        One token is asked for: its probabilities are all that is read. Raises UsageError for a bad template.
+        One token is asked for, since its probabilities are all that is read; or the choice `written` out, for an
+        engine that gives none. Raises UsageError for a bad template.
         """
         template = prompts.load(context.root / self.template)
         by_label = _shots_by_label(context)
@@ -83,6 +93,9 @@ class Judge(Record):
         space = " " if self.form == "completion" else ""
         choices = tuple(space + choice for choice in self._choices(context))
         sampling = Sampling(temperature=0, max_tokens=1, choices=choices, logprobs=20)
+        if written:
+            stop = ("\n",) if self.form == "completion" else ()
+            sampling = Sampling(temperature=0, max_tokens=WRITTEN_TOKENS, choices=choices, stop=stop)
         requests: list[Request] = []
         for row in rows:
             text = template.render(
@@ -141,15 +154,18 @@ class Judge(Record):
     def calibration_rows(self, context: Context) -> list[Row]:
         """Each seed with its right label, then with `wrong_labels` wrong ones picked by digest.
 
+        Where the task has no labels, the wrong ones are other seeds' answers.
+
         Of more than `calibration_seeds` seeds, those with the smallest digests, evenly over the labels.
         """
         queues = {label: sorted(own, key=_place) for label, own in _by_label(context.seeds).items()}
         chosen = [
             own[i] for i in range(max(map(len, queues.values()), default=0)) for own in queues.values() if i < len(own)
         ]
+        answers = tuple(context.labels) or tuple(queues)
         rows: list[Row] = []
         for seed in chosen[: self.calibration_seeds]:
-            wrong = sorted((label for label in context.labels if label != seed.label), key=lambda x: digest(seed.id, x))
+            wrong = sorted((label for label in answers if label != seed.label), key=lambda x: digest(seed.id, x))
             rows += [_labelled(seed, label) for label in (seed.label, *wrong[: self.wrong_labels])]
         return rows
 
@@ -182,16 +198,21 @@ class Judge(Record):
             else:
                 bad.setdefault(seed, []).append(score)
         both = [seed for seed in good if seed in bad]
+        written = lack_logprobs(completions)
+        silent = (c for c, chances in zip(completions, answers, strict=True) if not chances)
+        why = next((c.error or c.no_answer or f"{c.text[:60]!r} names no choice" for c in silent), "")
         prior = prior_of(list(favours.values()))
         # rows are weighed by the whole prior, so the threshold must be set on seeds weighed the same way
         as_rows = [weigh(favours[seed], prior).get(right[seed], 0.0) for seed in both] if favours else None
-        return calibrate(
+        found = calibrate(
             [good[seed] for seed in both],
             [bad[seed] for seed in both],
             self.keep_seeds,
             sum(not chances for chances in answers),
             random_seed,
+            written,
         ).weighed(prior, as_rows, self.keep_seeds)
+        return found.model_copy(update={"why_silent": why})
 
     def _choices(self, context: Context) -> tuple[str, ...]:
         return tuple(context.labels) if self.choices == "labels" else self.choices
@@ -214,13 +235,17 @@ class Judge(Record):
 def choice_probabilities(completion: Completion, choices: Sequence[str]) -> dict[str, float]:
     """choice -> probability among the choices, summing to 1; empty when the completion cannot tell.
 
-    Reads the log-probabilities of the first position, which engines report before the guided mask. A token
+    Without log-probabilities, or with those of a thought's first token, all of it goes to the choice that is written.
+    Otherwise reads the log-probabilities of the first position, which engines report before the guided mask. A token
     belongs to the one choice that begins with it, spaces and case aside. Tokens that begin no choice are left
     out. So are those that begin several, and when they hold at least as much probability as all that belong,
     nothing can be told. A choice without a token is given the smallest probability reported: it has no more.
     """
-    if completion.finish_reason == "error" or not completion.first_logprobs:
+    if completion.finish_reason == "error":
         return {}
+    if completion.thinking or not completion.first_logprobs:
+        written = named_label(completion.text, choices)
+        return {choice: float(choice == written) for choice in choices} if written is not None else {}
     folded = {choice: _fold(choice) for choice in choices}
     mass: dict[str, float] = {}
     unclear = 0.0

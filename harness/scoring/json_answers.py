@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from harness.completions import NO_JSON, read_json, refuse_constant
+from harness.completions import NO_JSON, find_json, refuse_constant
 from harness.errors import UsageError
 from harness.records import Item, Record
 from harness.text import normalise
@@ -60,7 +60,7 @@ class JsonAnswer(Record):
         Texts are equal without case and punctuation; numbers by value; true is not 1. Raises UsageError when
         jsonschema is not installed.
         """
-        found = read_json(output)
+        found = find_json(output)
         if found is NO_JSON:
             return None
         try:

@@ -10,7 +10,7 @@ from harness.records import Completion, Item, Loglikelihood, Pair, Score
 from harness.scoring.asking import Prompt, answer_ids, ask, context_ids
 from harness.scoring.base import StudentEngine
 from harness.scoring.choices import shares
-from harness.scoring.quality import named_label
+from harness.text import named_label
 
 
 def score_labels(

@@ -98,24 +98,6 @@ def compression_ratio(text: str) -> float | None:
 # --- labels ---------------------------------------------------------------------------------------------------
 
 
-def named_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label an answer gives: it is the label, or the only label among its words; else None.
-
-    Generous on purpose: an untuned model that writes "Topic: billing." has answered. Of labels inside one another, such
-    as `bike` and `bike theft`, the longest one that the answer says is meant.
-    """
-    names = {normalise(label): label for label in labels}
-    clean = normalise(text)
-    if clean in names:
-        return names[clean]
-    apart = clean.replace("/", " ")  # "billing/refund" names two
-    for said in (f" {clean} / {apart} ", f" {apart.replace('*', ' ')} "):  # "**billing" names one, unless A* is a label
-        named = sorted((name for name in names if f" {name} " in said), key=len)
-        if named:
-            return names[named[-1]] if all(f" {name} " in f" {named[-1]} " for name in named) else None
-    return None
-
-
 def collapsed(text: str, labels: Sequence[str]) -> bool:
     """Whether an answer to an open instruction is nothing but a label of the task."""
     return normalise(text) in {normalise(label) for label in labels}

@@ -1,6 +1,7 @@
 """Free text judged by a model: the student's answer against the item's reference, asked in both orders.
 
-The judge picks "A" or "B" and is read by the probabilities of the two, so that nothing it writes is parsed. Judges
+The judge picks "A" or "B" and is read by the probabilities of the two, so that nothing it writes is parsed; only where
+an engine gives no log-probabilities, the letter it writes is read. Judges
 lean to a position (Zheng et al. 2023, "Judging LLM-as-a-judge with MT-Bench and Chatbot Arena"): an answer wins
 only where it wins from both. Whether the judge can judge at all is measured on planted pairs, an item's own
 reference against another item's, where everybody knows which one must win.
@@ -11,6 +12,7 @@ A comparison that needs no judge is not asked: an empty answer loses, the refere
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +24,13 @@ from pydantic import Field, model_validator
 from harness import stats
 from harness.errors import UsageError
 from harness.prompts import Template, compile_template
-from harness.records import Completion, Item, Message, Origin, Record, Request, Sampling, digest
+from harness.records import Completion, Item, Message, Origin, Record, Request, Sampling, digest, lack_logprobs
 from harness.stats import Interval
-from harness.text import normalise
+from harness.text import named_label, normalise
 
 LETTERS = ("A", "B")
+_LETTER = re.compile(r"\W*(?:answer\W+)?([AB])(?:\W*$|[^\w\s'])", re.IGNORECASE)  # "A", "**B**", "Answer A: ..."
+WRITTEN_TOKENS = 512  # of a written letter: models that think need them, others stop by themselves
 CHANCE = 0.5  # no judge that ignores the answers gets more of the planted pairs right, however it picks
 PROMPT = """\
 Two answers to one instruction are compared by this rule: {{ rubric }}
@@ -66,13 +70,14 @@ class Rubric(Record):
         """The prompt, compiled. Raises UsageError for one that is no template."""
         return compile_template(Path("prompt"), self.prompt)
 
-    def ask(self, items: Sequence[Item], outputs: Sequence[str], model: str) -> list[Request]:
+    def ask(self, items: Sequence[Item], outputs: Sequence[str], model: str, *, written: bool = False) -> list[Request]:
         """What the judge must answer: comparisons of `outputs` (one per item), then planted ones; equal ones once.
 
-        `model` is the judge's identity. Raises UsageError for an item without a reference or a bad prompt.
+        `model` is the judge's identity; `written` asks for the letter in writing, for an engine without
+        log-probabilities. Raises UsageError for an item without a reference or a bad prompt.
         """
         pairs = [*_compared(items, outputs), *self._planted(items)]
-        asked = [request for pair in pairs if pair.known is None for request in self._requests(pair, model)]
+        asked = [request for pair in pairs if pair.known is None for request in self._requests(pair, model, written)]
         return list({request.key: request for request in asked}.values())
 
     def values(
@@ -104,6 +109,8 @@ class Rubric(Record):
         own = sum(agreed) / len(agreed) if agreed else None
         silent = asked - len(agreed)
         notes = _notes(gold, silent, asked, model, teacher)
+        if lack_logprobs(completions):
+            notes += ("the judge gives no log-probabilities: the letter it writes is read",)
         return JudgeQuality(
             judge=model, compared=asked, silent=silent, self_agreement=own, gold_agreement=gold, notes=notes
         )
@@ -115,18 +122,20 @@ class Rubric(Record):
         pairs = [_Pair(item, _reference(item), _reference(other)) for item, other in zip(ordered, turned, strict=True)]
         return [pair for pair in pairs if normalise(pair.ours) != normalise(pair.other)][: self.planted]
 
-    def _requests(self, pair: _Pair, model: str) -> Iterator[Request]:
+    def _requests(self, pair: _Pair, model: str, written: bool) -> Iterator[Request]:
         """The two orders: ours first, then ours second."""
         space = " " if self.form == "completion" else ""  # what follows a plain prompt begins with a space
+        letters = tuple(space + letter for letter in LETTERS)
+        sampling = Sampling(temperature=0, max_tokens=1, choices=letters, logprobs=20)
+        if written:
+            sampling = Sampling(temperature=0, max_tokens=WRITTEN_TOKENS, choices=letters)
         for a, b in ((pair.ours, pair.other), (pair.other, pair.ours)):
             text = self.template.render(rubric=self.rubric, question=pair.item.text, a=a.strip(), b=b.strip())
             yield Request(
                 model=model,
                 prompt=text.rstrip() if self.form == "completion" else "",
                 messages=(Message(role="user", content=text.strip()),) if self.form == "chat" else (),
-                sampling=Sampling(
-                    temperature=0, max_tokens=1, choices=tuple(space + letter for letter in LETTERS), logprobs=20
-                ),
+                sampling=sampling,
                 template_digest=self.template.digest,
                 origin=Origin(purpose="judge", row=pair.item.id),
             )
@@ -134,8 +143,11 @@ class Rubric(Record):
     def _read(self, pair: _Pair, answers: Mapping[str, Completion], model: str) -> dict[str, float]:
         if pair.known is not None:
             return {"preferred": pair.known, "preference": pair.known}
-        first, second = (_probability_of_a(answers.get(r.key)) for r in self._requests(pair, model))
-        if first is None or second is None:
+        for written in (False, True):
+            first, second = (_probability_of_a(answers.get(r.key)) for r in self._requests(pair, model, written))
+            if first is not None and second is not None:
+                break
+        else:
             return {}
         chances = (first, 1 - second)  # that ours is the better one
         picks = [1.0 if chance > 0.5 else 0.0 if chance < 0.5 else 0.5 for chance in chances]
@@ -187,6 +199,10 @@ def _probability_of_a(completion: Completion | None) -> float | None:
     """The probability of A among the two letters; None when the judge was not reached or gives neither."""
     if completion is None or completion.finish_reason == "error":
         return None
+    if completion.thinking or not completion.first_logprobs:
+        alone = _LETTER.match(completion.text)
+        letter = alone[1].upper() if alone else named_label(completion.text, LETTERS)
+        return None if letter is None else float(letter == "A")
     mass = dict.fromkeys(LETTERS, 0.0)
     for token, logprob in completion.first_logprobs.items():
         if token.strip().upper() in mass:

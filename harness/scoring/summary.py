@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from harness.records import Score
 from harness.scoring.open_ended import suite_metrics
-from harness.scoring.quality import named_label
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.stats.classification import macro_f1
 from harness.stats.ties import Ties
+from harness.text import named_label
 
 LOWER_IS_BETTER = (
     "rep_2", "rep_3", "rep_4", "repeat_words", "repeat_share", "loop", "loop_length", "compression_ratio",
