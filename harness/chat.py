@@ -6,14 +6,17 @@ generation prompt, and what is learned after it is the answer and the token that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.model_files import load, read_settings
 from harness.records import Message, Row
+
+PROMPT_DATE = date(2024, 7, 26)  # the one that Llama's templates fall back to
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,43 @@ class Example:
 
 
 def load_chat(name: str, folder: Path) -> Chat:
-    """A model's tokenizer and its stop tokens. Raises UsageError when it has no chat template or no stop."""
+    """A model's tokenizer and its stop tokens.
+
+    Raises UsageError when it cannot be loaded, has no chat template or no stop, or a token beyond the embedding.
+    """
+    tokenizer = load_tokenizer(name, folder)
+    return of_tokenizer(name, tokenizer, stop_tokens(folder, tokenizer.eos_token_id))
+
+
+def load_tokenizer(name: str, folder: Path) -> Any:
+    """A model's tokenizer, every token of which its embedding has. Raises UsageError when there is none."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return of_tokenizer(name, tokenizer, stop_tokens(folder, tokenizer.eos_token_id))
+    tokenizer = load(AutoTokenizer, name, folder)
+    check_tokens(name, tokenizer, folder)
+    return tokenizer
+
+
+def check_tokens(name: str, tokenizer: Any, folder: Path) -> None:
+    """Raises UsageError naming a token that the tokenizer has and the model's embedding has not."""
+    config = read_settings(name, folder / "config.json")
+    rows = (config.get("text_config") or config).get("vocab_size")
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if rows is not None and i >= rows)
+    if beyond:
+        i, token = beyond[0]
+        raise UsageError(
+            f"{name}: its tokenizer has {len(beyond)} tokens more than its embedding ({rows} rows), the first of them"
+            f" {token!r} (id {i}): take the tokenizer that belongs to these weights, or resize the embedding"
+        )
 
 
 def of_tokenizer(name: str, tokenizer: Any, stops: frozenset[int]) -> Chat:
     """The same for a tokenizer that is loaded already. Raises as `load_chat`."""
     if not tokenizer.chat_template:
         raise UsageError(f"{name}: its tokenizer has no chat template; a student needs an instruct model")
+    if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        names = ", ".join(sorted(map(repr, tokenizer.chat_template)))
+        raise UsageError(f"{name}: none of its chat templates ({names}) is called 'default', which is the one to use")
     if not stops:
         raise UsageError(f"{name}: neither its tokenizer nor its generation_config.json names an eos token")
     return Chat(name, tokenizer, stops)
@@ -54,7 +83,7 @@ def of_tokenizer(name: str, tokenizer: Any, stops: frozenset[int]) -> Chat:
 def stop_tokens(folder: Path, eos: int | None) -> frozenset[int]:
     """Ids that end a generated answer: the tokenizer's eos and what generation_config.json adds to it."""
     path = folder / "generation_config.json"
-    named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    named = read_settings(folder.name, path).get("eos_token_id") if path.is_file() else None
     more = named if isinstance(named, list) else [named]
     return frozenset(token for token in [eos, *more] if token is not None)
 
@@ -63,6 +92,19 @@ def prompt_text(chat: Chat, messages: Sequence[Message]) -> str:
     """The text after which the model answers `messages`. Raises UsageError when the template refuses them."""
     # Templates that can think switch it off by this name; the others ignore it.
     return _render(chat, messages, add_generation_prompt=True, enable_thinking=False)
+
+
+def left_out(chat: Chat, messages: Sequence[Message]) -> list[str]:
+    """A warning for each message that the chat template does not write: it would reach no prompt, in silence.
+
+    Raises as `prompt_text`.
+    """
+    text = prompt_text(chat, messages)
+    return [
+        f"warning: {chat.name}: its chat template leaves out the {role} message, or changes it: what is said there"
+        " reaches no prompt, neither in tuning nor in scoring"
+        for role in dict.fromkeys(m.role for m in messages if m.content.strip() not in text)
+    ]
 
 
 def tokenize_row(chat: Chat, row: Row) -> Example:
@@ -125,15 +167,26 @@ def _named(chat: Chat, tokens: Iterable[int]) -> str:
 
 
 def _render(chat: Chat, messages: Sequence[Message], **settings: bool) -> str:
+    """The template's text. It is given plain data only: dicts of strings, true and false."""
     import jinja2
 
-    turns = [message.model_dump() for message in messages]
+    turns = [{"role": str(message.role), "content": message.content} for message in messages]
+    roles = ", ".join(message.role for message in messages)
     try:
-        text = chat.tokenizer.apply_chat_template(turns, tokenize=False, **settings)
+        text = chat.tokenizer.apply_chat_template(turns, tokenize=False, strftime_now=_fixed_date, **settings)
+    except jinja2.TemplateSyntaxError as error:
+        raise UsageError(f"{chat.name}: its chat template is broken at line {error.lineno}: {error.message}") from error
     except jinja2.TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
         raise UsageError(f"{chat.name}: its chat template refuses a conversation of {roles}: {error}") from error
+    except Exception as error:  # whatever it is, the template did it
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"{chat.name}: its chat template fails on a conversation of {roles}: {said}") from error
     return str(text)
+
+
+def _fixed_date(form: str) -> str:
+    """The date that templates are told which write today's: a prompt must not change from day to day."""
+    return PROMPT_DATE.strftime(form)
 
 
 def _ids(chat: Chat, text: str) -> tuple[int, ...]:

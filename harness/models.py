@@ -1,7 +1,6 @@
 """From a model's name to a local folder of weights: bundled, local, or from the hub. Safetensors only.
 
-Code that comes with a model is never run (`trust_remote_code` is used nowhere), and weights in formats that
-can hold code (.bin, .pt) are neither loaded nor downloaded.
+What a folder must not hold is in `model_files`.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import MachineError, UsageError, nearest
+from harness.model_files import check_model
 from harness.records import digest
 from harness.store import disk_errors, folder_atomic, locked, write_json
 
 WANTED = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.tiktoken")
 UNWANTED = ("*/*", "consolidated*", "*.bin", "*.pt", "*.py")  # folders hold other formats of the same weights
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-OTHER_FORMATS = {".bin", ".pt", ".pth", ".gguf", ".h5"}
 
 
 @dataclass(frozen=True)
@@ -102,30 +101,9 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 
 
 def _local(name: str, folder: Path, cache: Path) -> Model:
-    _check_folder(name, folder)
+    check_model(name, folder)
     found = _weights_digest(folder, cache)
     return Model(name, folder, found[:16], found)
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    """Raises UsageError unless the folder holds a config and whole safetensors weights."""
-    if not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        what = "an adapter alone, without its base" if adapter else "no config.json"
-        raise UsageError(f"model {name!r}: {folder} holds {what}; it must hold config.json and *.safetensors")
-    if not any(folder.glob("*.safetensors")):
-        others = sorted(p.name for p in folder.iterdir() if p.suffix in OTHER_FORMATS)
-        has = f"only {', '.join(others[:3])}" if others else "no weights"
-        raise UsageError(
-            f"model {name!r}: {folder} holds {has}; weights must be *.safetensors"
-            " (model.save_pretrained(folder) of transformers writes them)"
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(part for part in named if not (folder / part).is_file())
-        if missing:
-            raise UsageError(f"model {name!r}: {folder} lacks {missing[0]}, which {index.name} names")
 
 
 def _weights_digest(folder: Path, cache: Path) -> str:
@@ -221,5 +199,5 @@ def _hub(name: str, cache: Path, revision: str | None) -> Model:
             f"model {name!r}: there is no local folder of that name, and the hub cannot be reached"
             f" and has left no copy here{hint}; {_allowed()}"
         ) from error
-    _check_folder(name, folder)
+    check_model(name, folder)
     return Model(name, folder, folder.name, _weights_digest(folder, cache))

@@ -77,10 +77,10 @@ def tokens_of_teacher(run: Run, unseen: bool) -> Count:
     teacher = run.file.teacher
     if unseen or teacher is None or teacher.engine in ("openai", "scripted"):
         return lambda text: len(text) // 4 + 1
-    from transformers import AutoTokenizer
+    from harness.chat import load_tokenizer
 
-    folder = resolve(teacher.model, run.cache, teacher.revision, run.root).folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = resolve(teacher.model, run.cache, teacher.revision, run.root)
+    tokenizer = load_tokenizer(model.name, model.folder)
     return lambda text: len(tokenizer(text)["input_ids"])
 
 

@@ -82,14 +82,17 @@ def _missing(run: Run, grid: Sequence[GridCell], terminal: Terminal) -> list[Gri
 
 def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, stop: Stop) -> int:
     """Check every student's rows, then train cell after cell; returns how many were finished."""
-    from harness.chat import load_chat
+    from harness.chat import left_out, load_chat
     from harness.training.loop import load_base
     from harness.training.preflight import preflight
 
     examples: dict[Model, Mapping[str, Example]] = {}
     for model, cells in _by_model(missing).items():
         rows = [row for g in cells for row in g.rows]
-        examples[model] = preflight(load_chat(model.name, model.folder), rows, run.file.train)
+        chat = load_chat(model.name, model.folder)
+        for note in left_out(chat, rows[0].messages[:-1]):
+            terminal.say(f"train: {note}")
+        examples[model] = preflight(chat, rows, run.file.train)
     finished = done = 0
     total = sum(g.updates for g in missing)
     with locked(run.cache / "training", "training"), terminal.progress("train", total) as advance:

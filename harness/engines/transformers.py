@@ -6,6 +6,7 @@ What sequences share is computed once in both: see `tree`. Nothing here is tuned
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from harness import chat
@@ -24,6 +25,7 @@ from harness.engines.likelihood import TreeReader
 from harness.engines.passes import Passes
 from harness.engines.tree import grow
 from harness.errors import HarnessError, UsageError
+from harness.model_files import check_adapter, check_model, load
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
 from harness.scoring.base import NextTokens
 
@@ -31,6 +33,7 @@ CPU_NODES = 1024  # of one pass, measured: more save no time, and their logits t
 AHEAD = {"cpu": 64, "cuda": 256}  # requests pulled ahead and answered together
 CACHE_BYTES = {"cpu": 2**30, "cuda": 2**34}  # keys and values of the answers being written
 PROBE = "The quick brown fox asks: what is 2 + 2?"
+PROBE_CHAT = (Message(role="system", content="Answer in one word."), Message(role="user", content="Which word?"))
 SMALLER = "eval.batch_tokens"  # the setting that decides how much memory is taken
 MERGE_TOLERANCE = 1e-3  # of the spread of the logits, in float32; measured: 6e-6
 
@@ -56,8 +59,11 @@ class TransformersEngine:
         self._name = folder.name
         budget = min(batch_tokens, CPU_NODES) if self.device == "cpu" else batch_tokens
         logging.disable_progress_bar()
+        check_model(folder.name, folder)
+        if adapter:
+            check_adapter(adapter)
         with memory_errors(f"loading {folder.name}", SMALLER):
-            self.tokenizer: Any = _loaded(AutoTokenizer, folder)
+            self.tokenizer: Any = chat.load_tokenizer(folder.name, folder)
             self._model = self._adapted(folder, adapter, dtype) if adapter else self._load(folder, dtype)
         self._config = self._model.config.get_text_config()
         self._passes = Passes(self._model, self.device, budget)
@@ -65,11 +71,13 @@ class TransformersEngine:
         self.max_length = int(min(lengths))  # tokens of prompt and completion
         self._reader = TreeReader(self._passes, self.max_length)
         self.end_ids = _end_ids(self._model, self.tokenizer)
+        with suppress(UsageError):  # no chat template, or one that refuses: said where a chat is asked
+            self.notes += chat.left_out(self._chat, PROBE_CHAT)
 
     # --- loading -------------------------------------------------------------------------------------------
 
     def _load(self, folder: Path, dtype: str) -> Any:
-        model = _loaded(AutoModelForCausalLM, folder, dtype=getattr(torch, dtype), use_safetensors=True)
+        model = load(AutoModelForCausalLM, folder.name, folder, dtype=getattr(torch, dtype), use_safetensors=True)
         return model.to(self.device).eval()
 
     def _adapted(self, folder: Path, adapter: Path, dtype: str) -> Any:
@@ -251,13 +259,6 @@ class TransformersEngine:
             columns[row, longest - len(path) :] = path
         cache = NodeCache.gathered(parts, self._passes.tensor(columns))
         return cache, torch.cat(logits)[self._passes.tensor(np.searchsorted(wanted, ends))]
-
-
-def _loaded(kind: Any, folder: Path, **settings: Any) -> Any:
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder.name}: transformers cannot load it: {error}") from error
 
 
 def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

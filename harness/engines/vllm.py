@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import logging
 import math
 import os
@@ -33,8 +32,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.chat import Chat, prompt_ids
+from harness.chat import Chat, check_tokens, prompt_ids
 from harness.errors import MachineError, UsageError, nearest
+from harness.model_files import check_adapter, check_model
 from harness.records import Completion, Request, Sampling
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class VLLMEngine:
         adapters: Mapping[str, Path | None] | None = None,
         dtype: str = "bfloat16",
     ) -> None:
+        check_model(model.name, model)
         self._random_seed = random_seed
         self._max_model_len = max_model_len
         self._concurrency = concurrency
@@ -109,6 +110,7 @@ class VLLMEngine:
         self._engine = _load(self._vllm, settings)
         self._torch = importlib.import_module("torch")
         self._tokenizer = self._engine.get_tokenizer()
+        check_tokens(model.name, self._tokenizer, model)
         self._chat = Chat(model.name, self._tokenizer, frozenset())  # what ends a turn is vLLM's own business
         vocabulary = self._engine.model_config.get_vocab_size()
         self._first_tokens = FirstTokens(lambda: _spellings(self._tokenizer, vocabulary))
@@ -300,10 +302,10 @@ def _lora_settings(folders: Sequence[Path]) -> dict[str, Any]:
     """What the engine must be told of its adapters. Raises UsageError for a folder it cannot serve."""
     largest = 1
     for folder in folders:
+        config = check_adapter(folder)
         try:
-            config = json.loads((folder / "adapter_config.json").read_text())
             largest = max(largest, int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{folder}: not a LoRA adapter as PEFT saves it (adapter_config.json)") from error
         if config.get("use_dora"):
             raise UsageError(f"{folder}: vLLM does not serve DoRA adapters; merge it into its base")

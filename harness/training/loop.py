@@ -25,6 +25,7 @@ from harness.chat import Example
 from harness.config import Lora, Train
 from harness.device import device_of, memory_errors
 from harness.errors import MachineError, UsageError
+from harness.model_files import load
 from harness.models import Model
 from harness.records import Record, Row
 from harness.training.packing import answer_tokens, keeps_rows_apart, micro_batches, pack, token_losses
@@ -64,21 +65,22 @@ class CellLog(Record):
 def load_base(source: Model, examples: Sequence[Example], device: str = "auto") -> Base:
     """Load a student's weights, and try on two examples whether its rows can be packed.
 
-    `device` is auto, cpu or cuda. Raises MachineError when the weights do not fit the memory.
+    `device` is auto, cpu or cuda. Raises UsageError for files that are no model, MachineError when the weights do not
+    fit the memory.
     """
     place = torch.device(device_of(device))
     dtype = _dtype(place)
-    config = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    config = load(AutoConfig, source.name, source.folder)
     # transformers' fused attention leaves out the soft cap of the models that have one
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
     with memory_errors(f"loading {source.name}", SMALLER):
-        network = AutoModelForCausalLM.from_pretrained(
+        network = load(
+            AutoModelForCausalLM,
+            source.name,
             source.folder,
             dtype=dtype,
             attn_implementation=attention,
-            local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,
         ).to(place)
     network.requires_grad_(False)
     # PEFT writes this name into what it saves; a path would be true on this machine only
