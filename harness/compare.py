@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from harness import stats
-from harness.analysis import WATCHED
+from harness.broke import WATCHED
 from harness.config import Run
 from harness.errors import UsageError
 from harness.gate import Evidence, Question, announce

@@ -1,76 +1,92 @@
-"""The learning curve as a picture: accuracy against rows, with what one would do otherwise as lines."""
+"""The learning curve as a picture: a suite's primary metric against rows, with what one would do otherwise as lines."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from harness.analysis import Arm, Panel, Point
+from harness import wording
+from harness.analysis import Point
+from harness.broke import Panel
+from harness.headline import Line
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, BROWN = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a", "#8a6d1a"
 
 
 def learning_curve(
-    student: str, points: Sequence[Point], arms: Sequence[Arm], chance: float | None, caption: str,
-    data: str = "filtered", metric: str = "accuracy",
+    student: str, suite: str, points: Sequence[Point], reference: Sequence[tuple[int, float]], across: Sequence[Line],
+    chance: float | None, caption: str, data: str, metric: str,
 ) -> bytes:  # fmt: skip
-    """A PNG: rows of one kind of data as points with intervals and seeds as dots; alternatives as lines."""
+    """A PNG: rows of one kind of data as points with intervals and seeds as dots; alternatives as lines.
+
+    `reference`: (rows, value) of the cheap reference on the same rows; `across`: what does not change with rows.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5.2), dpi=130)
+    figure, axes = pyplot.subplots(figsize=(9.5, 5.2), dpi=130)
     sizes = [p.size for p in points]
     axes.errorbar(
         sizes,
-        [p.accuracy for p in points],
-        yerr=[[max(0.0, p.accuracy - p.low) for p in points], [max(0.0, p.high - p.accuracy) for p in points]],
+        [p.value for p in points],
+        yerr=[[max(0.0, p.value - p.low) for p in points], [max(0.0, p.high - p.value) for p in points]],
         color=BLUE, marker="o", markersize=5, linewidth=1.8, capsize=4, zorder=3,
-        label=f"{data.replace('_', ' ')} rows",
+        label=f"tuned on {data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {sizes[-1]}",
     )  # fmt: skip
     if any(len(p.seeds) > 1 for p in points):
         dots = [(p.size, seed) for p in points for seed in p.seeds]
         rows, levels = zip(*dots, strict=True)
         axes.scatter(rows, levels, s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
-    reference = [a for a in arms if a.kind == "reference" and a.data == data]
     if reference:
-        axes.plot(
-            [a.size for a in reference], [a.metric(metric) or 0.0 for a in reference],
-            color=GREEN, marker="s", markersize=4, linewidth=1.2, label="TF-IDF + logistic regression, same rows",
-        )  # fmt: skip
-    for arm in (a for a in arms if a.kind == "base" and a.student == student):
-        for reading, style in ((metric, "-"), ("choice_accuracy", ":")):
-            value = arm.metric(reading)
-            if value is not None:
-                colour = {"zero_shot": GREY, "few_shot": ORANGE}.get(arm.prompting, BROWN)
-                how = "log-likelihood" if reading == "choice_accuracy" else "written"
-                axes.axhline(
-                    value, color=colour, linestyle=style, linewidth=1.2,
-                    label=f"untuned, {arm.prompting.replace('_', '-')} ({how})",
-                )  # fmt: skip
-    for arm in (a for a in arms if a.data == "seeds_only" and (a.kind == "reference" or a.student == student)):
-        colour, who = (GREEN, "TF-IDF") if arm.kind == "reference" else (PURPLE, "tuned")
-        value = arm.metric(metric)
-        if value is not None:
-            label = f"{who} on the {arm.size} seeds alone"
-            axes.axhline(value, color=colour, linestyle="--", linewidth=1.3, label=label)
+        rows, levels = zip(*reference, strict=True)
+        label = "TF-IDF + logistic regression, same rows"
+        axes.plot(rows, levels, color=GREEN, marker="s", markersize=4, linewidth=1.2, label=label)
+    for line in across:
+        style, width = ("--" if line.reading.arm.size else "-"), (2.2 if line.strongest else 1.1)
+        axes.axhline(
+            line.value, color=_colour(line), linestyle=style, linewidth=width, label=_plain(_wrapped(line.label))
+        )
     if chance is not None:
-        axes.axhline(chance, color="#bbbbbb", linewidth=1, label="chance")
+        axes.axhline(chance, color="#bbbbbb", linewidth=1, linestyle=":", label=f"chance: {100 * chance:.1f}%")
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_xlabel("rows the student was tuned on (log scale)")
-    axes.set_ylabel(f"{metric.replace('_', ' ')} of the written answer, test items")
-    axes.set_ylim(-0.02, 1)  # a line at 0 must not lie under the axis
-    axes.set_title(" on ".join([student, *{arm.cards[0].suite for arm in arms}]), fontsize=11)
+    axes.set_ylabel(f"{wording.title(metric)}, test items")
+    if wording.bounded(metric):
+        axes.set_ylim(-0.02, 1.02)  # a line at 0 or 1 must not lie under the axis
+    axes.set_title(_plain(f"{student} on {suite}"), fontsize=11)
     axes.grid(axis="y", color="#eeeeee")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.text(0.01, 0.005, caption, fontsize=7, color="#444444", va="bottom", wrap=True)
+    figure.text(0.01, 0.005, _plain(caption), fontsize=7, color="#444444", va="bottom", wrap=True)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     return _png(figure)
+
+
+def _colour(line: Line) -> str:
+    """By what is asked and how."""
+    arm = line.reading.arm
+    if arm.kind == "reference":
+        return GREEN
+    if arm.kind == "student":
+        return PURPLE
+    return {"zero_shot": GREY, "few_shot": ORANGE}.get(arm.prompting, BROWN)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib draws as it is: a dollar would begin a formula, an underscore hides a line's label."""
+    shown = "".join(c if c.isprintable() or c == "\n" else " " for c in text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
+def _wrapped(text: str) -> str:
+    """A legend's entry on lines of moderate length."""
+    return "\n".join(textwrap.wrap(text, 44))
 
 
 def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
@@ -97,14 +113,14 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
         axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=7)
         axes.minorticks_off()
         axes.tick_params(axis="y", labelsize=7)
-        axes.set_title(f"{panel.suite}\n{panel.metric.replace('_', ' ')}", fontsize=8)
+        axes.set_title(_plain(f"{panel.suite}\n{wording.title(panel.metric)}"), fontsize=8)
         axes.grid(axis="y", color="#eeeeee")
         axes.spines[["top", "right"]].set_visible(False)
     first = {panel.chance is not None: i for i, panel in reversed(list(enumerate(panels)))}
     for place in first.values():  # one legend without chance, one with it
         grid.flat[place].legend(fontsize=7, frameon=False)
     figure.supxlabel("rows the student was tuned on (log scale); bars: 95% of the paired difference", fontsize=7)
-    figure.suptitle(student, fontsize=9)
+    figure.suptitle(_plain(student), fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     return _png(figure)
 

@@ -23,6 +23,7 @@ from harness.analysis import Arm, arms
 from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.gate.shipped import ship_cells
+from harness.markdown import escaped
 from harness.records import Cell, Item, Score, Scorecard
 from harness.results import Results, load_results
 from harness.scoring.open_ended import CANARY
@@ -94,7 +95,7 @@ def mistakes(run: Run, suite: str | None, terminal: Terminal) -> list[Mistakes]:
     if not found:
         raise UsageError(f"{results.folder}: no stored scores of {suite or run.name}; make eval RUN={run.name}")
     path = run.folder / "eval" / "errors.md"
-    title = f"# {run.name}: what {_plain(cell.name)} gets wrong\n\n"
+    title = f"# {_plain(run.name)}: what {_plain(cell.name)} gets wrong\n\n"
     write_atomic(path, title + "\n".join(_markdown(one) for one in found))
     for one in found:
         terminal.say(_text(one))
@@ -293,12 +294,5 @@ def _short(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as itself on one line of Markdown: no markup, no HTML, no links, no control characters.
-
-    CommonMark takes a backslash before any ASCII punctuation as that character; `&` and `<` become entities, for
-    readers that look for HTML first.
-    """
-    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-    kept = " .,;:'\"?/%-()"  # no markup inside a line (a link needs its bracket), and unreadable when escaped
-    escaped = (c if c.isalnum() or not c.isascii() or c in kept else entities.get(c, "\\" + c) for c in _short(text))
-    return "".join(escaped).replace("www.", "www\\.").replace("://", "\\://")  # bare addresses become links
+    """A text's beginning, as itself on one line of Markdown."""
+    return escaped(_short(text))

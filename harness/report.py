@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from harness import figure, stats, tables
-from harness.analysis import (
-    NEUTRAL,
-    WATCHED,
-    Arm,
-    Change,
-    Point,
-    arms,
-    changes,
-    curve,
-    headline,
-    matrix,
-    ordered,
-    panels,
-    ties,
-)
+from harness import broke, figure, stats, tables, wording
+from harness.analysis import Arm, Point, arms, curve, matrix, mean, name_of, ties
+from harness.broke import WATCHED, Change
 from harness.config import Run
 from harness.errors import UsageError
 from harness.funnel import Funnel
+from harness.headline import Headline, headline
+from harness.headline import lines as alternative_lines
 from harness.json_file import read_json
+from harness.markdown import escaped, fenced
+from harness.records import digest
 from harness.results import Results, load_cells, load_results
 from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
-from harness.scoring.summary import chance
-from harness.stats import Floats, clusters, scaling
+from harness.scoring.summary import RATES, chance
+from harness.stats import Floats, clusters, contrasts, scaling
+from harness.stats.ties import Ties
 from harness.store import remade_by, write_atomic
-from harness.tables import value_interval
 from harness.terminal import Terminal
 
 
@@ -42,7 +35,7 @@ def report(run: Run, terminal: Terminal) -> None:
     results = load_results(run.folder)
     cells = load_cells(run.folder)
     folder = run.folder / "eval"
-    parts = [f"# {run.name}: how much data does the student need?\n"]
+    parts = [f"# {escaped(run.name)}: how much data does the student need?\n"]
     for suite in (s for s in run.suites.values() if s.of_task):
         found = arms(results, suite.name)
         for student in run.file.train.students:
@@ -65,21 +58,60 @@ def _student_section(
     data = main_data(run)
     answer = headline(results, found, student, run.file.random_seed, data, suite.primary)
     points = curve(results, found, student, data, suite.primary)
-    lines = [f"## {student} on {suite.name}\n"]
-    lines.append(f"**{answer.sentence()}**\n" if answer else "No tuned student to speak of.\n")
+    lines = [f"## {escaped(student)} on {escaped(suite.name)}\n"]
+    lines += [f"**{escaped(_answered(answer))}**\n", *_beside(run, answer)]
     if points:
-        name = f"learning_curve.{suite.name}.{student.strip('/').replace('/', '--')}.png"
+        name = f"learning_curve.{file_name(suite.name)}.{file_name(student)}.png"
         caption = _caption(run, cells, student, points)
-        picture = figure.learning_curve(student, points, found, chance(suite), caption, data, suite.primary)
+        reference = [(a.size, mean(matrix(results, a, suite.primary, "test"))) for a in _reference(found, data)]
+        across = alternative_lines(results, found, student, suite.primary, answer)
+        guess = chance(suite) if suite.primary in RATES else None
+        picture = figure.learning_curve(
+            student, suite.name, points, reference, across, guess, caption, data, suite.primary
+        )
         write_atomic(run.folder / "eval" / name, picture)
-        lines += [f"![learning curve]({name})\n", caption + "\n", _slope(run, results, found, student, suite.primary)]
-        lines.append(_scaling(run, results, found, student))
+        lines += [f"![learning curve]({name})\n", escaped(caption) + "\n"]
+        lines += [escaped(_slope(run, results, found, student, suite.primary)) + "\n"]
+        lines.append(escaped(_scaling(run, results, found, student)) + "\n")
     others = [
         a for a in found if a.student != student and a.kind == "base" and a.student not in run.file.train.students
     ]
     shown = [*others, *(a for a in found if a.student == student or a.kind == "reference")]
-    lines.append(_table(results, shown, suite.primary))
+    lines.append(tables.main(results, shown, suite.primary, answer, suite.labels))
     return "\n".join(lines)
+
+
+def _answered(answer: Headline | str) -> str:
+    return answer.sentence() if isinstance(answer, Headline) else answer
+
+
+def _beside(run: Run, answer: Headline | str) -> list[str]:
+    """Which alternatives there were, and how to see the headline's pair alone."""
+    if not isinstance(answer, Headline):
+        return []
+    lines = []
+    if len(answer.alternatives) > 1:
+        said = "; ".join(f"{a.reading.title} {wording.value(a.reading.metric, a.value)}" for a in answer.alternatives)
+        lines.append(
+            escaped(f"The alternatives that dev items could not tell from the best, on test items: {said}.") + "\n"
+        )
+    i = answer.alone.interval
+    if math.isfinite(i.low):
+        change = wording.change(answer.reading.metric, i.estimate, i.low, i.high)
+        rival, own = (f"'{run.name}:{name_of(r.arm)}'" for r in (answer.rival.reading, answer.reading))
+        lines.append(escaped(f"This pair alone: {change}, as harness compare {rival} {own} prints it.") + "\n")
+    return lines
+
+
+def _reference(found: Sequence[Arm], data: str) -> list[Arm]:
+    return [a for a in found if a.kind == "reference" and a.data == data]
+
+
+def file_name(text: str) -> str:
+    """A name that others chose, as a part of a file's name that needs no escaping in a link."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", text.strip("/").replace("/", "--"))
+    same = text.strip("/").replace("/", "--") == plain
+    return plain if same else f"{plain}.{digest(text)[:6]}"
 
 
 def main_data(run: Run) -> str:
@@ -110,15 +142,13 @@ def _own(run: Run, found: Sequence[Arm], student: str) -> list[Arm]:
     return [a for a in found if a.kind == "student" and (a.student, a.data) == (student, main_data(run))]
 
 
-def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> Floats | None:
-    """Values of shape (seeds, sizes, units): items as good as independent, that all arms have; None for too few."""
+def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> tuple[Floats, Ties]:
+    """Values of shape (seeds, sizes, items) that all arms have, and what ties the items together."""
     by_size = [matrix(results, arm, metric, "test") for arm in own]
     seeds = min(map(len, by_size))
     values = np.array([[size[seed] for size in by_size] for seed in range(seeds)])
     there = np.isfinite(values).all(axis=(0, 1))
-    if there.sum() < 2:
-        return None
-    return clusters.units(values[:, :, there], **ties(results, own[0]).of(there).named)
+    return values[:, :, there], ties(results, own[0]).of(there)
 
 
 def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metric: str) -> str:
@@ -126,15 +156,20 @@ def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metri
     own = _own(run, found, student)
     if len(own) < 2:
         return ""
-    values = _by_seed(results, own, metric)
-    if values is None:
-        return "Per doubling of rows: not estimable, too few items or passages.\n"
-    slope = stats.slope_per_doubling([a.size for a in own], values, run.file.random_seed)
+    values, tied = _by_seed(results, own, metric)
+    sizes, enough = [a.size for a in own], values.shape[2] > 1
+    slope = contrasts.slope_per_doubling(sizes, values, run.file.random_seed, **tied.named) if enough else None
+    if slope is None:
+        return "Per doubling of rows: not estimable, too few items or passages."
     i = slope.interval
-    words = {"rises": "more rows help", "falls": "more rows hurt"}.get(slope.verdict, slope.verdict)
+    words = {
+        "rises": "more rows help",
+        "falls": "more rows hurt",
+        "inconclusive": f"inconclusive: only {slope.changed} of {slope.units} items changed",
+    }
     return (
-        f"Per doubling of rows, {own[0].size} to {own[-1].size}: {100 * i.estimate:+.1f} points"
-        f" [{100 * i.low:+.1f}, {100 * i.high:+.1f}] ({slope.question}): {words}.\n"
+        f"Per doubling of rows, {own[0].size} to {own[-1].size}: {wording.change(metric, i.estimate, i.low, i.high)}"
+        f" ({slope.question}): {words.get(slope.verdict, slope.verdict)}."
     )
 
 
@@ -143,7 +178,8 @@ def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> 
     own = _own(run, found, student)
     if len(own) < 2 or any(arm.metric("gold_nll") is None for arm in own):
         return ""
-    values = _by_seed(results, own, "gold_nll")
+    raw, tied = _by_seed(results, own, "gold_nll")
+    values = clusters.units(raw, **tied.named) if raw.shape[2] > 1 else None
     if values is None:
         return ""
     fitted = scaling.fit_scaling([a.size for a in own], values, run.file.random_seed)
@@ -152,43 +188,7 @@ def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> 
         alone = arm.metric("gold_nll")
         if alone is not None:
             said.append(f"as low as with the {arm.size} seeds alone: {fitted.rows_to_reach(alone).sentence}")
-    return f"Loss of the gold answers over rows: {'; '.join(said)}.\n"
-
-
-COLUMNS = (
-    ("preferred", "preferred"),
-    ("accuracy", "written answer"),
-    ("choice_accuracy", "by log-likelihood"),
-    ("macro_f1", "macro-F1"),
-    ("token_f1", "token F1"),
-    ("abstained", "abstained"),
-    ("wrong", "wrong"),
-    ("made_up", "made up"),
-    ("gold_probability", "p(gold)"),
-    ("stop_rate", "stopped"),
-    ("words", "words"),
-)
-
-
-def _table(results: Results, found: Sequence[Arm], primary: str) -> str:
-    """One line per arm; what sums the suite up comes first, with its interval."""
-    if not found:
-        return ""
-    columns = [(name, head) for name, head in COLUMNS if any(arm.metric(name) is not None for arm in found)]
-    columns.sort(key=lambda column: column[0] != primary)
-    rows = []
-    for arm in found:
-        row = [arm.title]
-        for name, _ in columns:
-            value = arm.metric(name)
-            row.append("" if value is None else f"{value:.1f}" if name == "words" else f"{value:.3f}")
-        if columns and columns[0][0] == primary:
-            row[1] = tables.share(value_interval(results, arm, primary)) if arm.complete else "incomplete"
-        row.append(str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards))))
-        rows.append(row)
-    count = len(ordered(results, found[0].cards[0], "test"))
-    text = tables.markdown(["asked", *(head for _, head in columns), "unparsed"], rows)
-    return f"{text}\n\n{count} test items; rates divide by all of them. Unparsed counts all items, dev too.\n"
+    return f"Loss of the gold answers over rows: {'; '.join(said)}."
 
 
 def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> str:
@@ -200,11 +200,14 @@ def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> s
             continue
         largest = max(own, key=lambda a: a.size)
         if isinstance(suite.spec, LabelsSuite):
-            lines += [f"### {largest.title}, label by label\n", tables.by_label(results, largest, suite.labels) + "\n"]
+            lines += [
+                f"### {escaped(largest.title)}, label by label\n",
+                tables.by_label(results, largest, suite.labels) + "\n",
+            ]
         base = [a for a in found if a.kind == "base" and a.student == student]
         tagged = tables.by_tag(results, [*base, largest], suite.primary)
         if tagged:
-            lines += [f"### {suite.primary.replace('_', ' ')}, tag by tag\n", tagged + "\n"]
+            lines += [f"### {escaped(wording.title(suite.primary))}, tag by tag\n", tagged + "\n"]
     return "\n".join([*lines, "### What an answer takes\n", tables.costs(found) + "\n"])
 
 
@@ -214,7 +217,7 @@ def _others(run: Run, results: Results) -> str:
     for suite in (s for s in run.suites.values() if not s.of_task):
         found = arms(results, suite.name)
         if found:
-            lines += [f"### {suite.name}\n", tables.other_suite(results, found, suite.primary) + "\n"]
+            lines += [f"### {escaped(suite.name)}\n", tables.other_suite(results, found, suite.primary) + "\n"]
             lines += [tables.distributions(results, found) + "\n"] if isinstance(suite.spec, OpenEndedSuite) else []
     return "\n".join(["## The other suites\n", *lines]) if lines else ""
 
@@ -224,49 +227,21 @@ def _broke(run: Run, results: Results) -> str:
     rows: list[Change] = []
     for suite in (s for s in run.suites.values() if not s.of_task):
         watched = [metric for metric in WATCHED if metric != "label_collapse" or run.task.labels]
-        rows += changes(results, suite.name, run.file.random_seed, watched)
-    lines = ["## What tuning broke\n"]
-    broken = [c for c in rows if c.broke]
-    if not rows:
-        lines.append("No other suite was run on both a tuned student and its untuned base.\n")
-    elif not broken:
-        lines.append("Nothing measurable; each line says how small a change its items would have shown.\n")
-    else:
-        named = dict.fromkeys(f"{c.suite} {c.metric}" for c in broken)
-        lines.append(f"Measurably worse: {', '.join(named)}.\n")
+        rows += broke.changes(results, suite.name, run.file.random_seed, list(dict.fromkeys((suite.primary, *watched))))
+    lines = ["## What tuning broke\n", escaped(broke.summary(rows)) + "\n"]
     for student in run.file.train.students:
-        drawn = panels(rows, student, main_data(run))
+        drawn = broke.panels(rows, student, main_data(run))
         if drawn:
-            name = f"forgetting.{student.strip('/').replace('/', '--')}.png"
+            name = f"forgetting.{file_name(student)}.png"
             write_atomic(run.folder / "eval" / name, figure.forgetting(student, drawn))
             lines.append(f"![what tuning broke]({name})\n")
-    shown = [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
-    if shown:
-        heads = ("suite", "metric", "student", "before", "after", "difference", "verdict", "could have seen")
-        lines.append(tables.markdown(heads, [_change_row(c) for c in shown]) + "\n")
-        lines.append("The largest size of each kind of data; the figure shows the others.\n")
+    if rows:
+        lines.append(broke.section(rows))
+        lines.append(
+            "The largest size of each kind of data; the figure shows the others. Every interval is a 95% one of its"
+            f" own: of {len(rows)} comparisons about {len(rows) / 20:.0f} would seem to have changed by chance alone.\n"
+        )
     return "\n".join(lines) + "\n"
-
-
-def _alike(a: Change, b: Change) -> bool:
-    """Whether two changes are of one student and one kind of data."""
-    return (a.arm.student, a.arm.data) == (b.arm.student, b.arm.data)
-
-
-def _change_row(c: Change) -> list[str]:
-    i, seen = c.difference.interval, c.difference.smallest
-    better = "changed" if c.metric in NEUTRAL else "changed for the better"
-    verdict = "broke" if c.broke else c.difference.verdict if i.covers(0.0) else better
-    return [
-        c.suite,
-        c.metric,
-        c.arm.title,
-        f"{c.before:.3f}",
-        f"{c.after:.3f}",
-        f"{i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}]",
-        verdict,
-        f"{seen:.3f}" if seen else "",
-    ]
 
 
 def _cost(run: Run, cells: dict[str, Any]) -> str:
@@ -277,7 +252,7 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
         try:
             with remade_by(f"make augment RUN={run.name}"):
                 funnel = read_json(path)
-            lines += ["```", Funnel.model_validate(funnel).table(), "```\n"]
+            lines.append(fenced(Funnel.model_validate(funnel).table()) + "\n")
         except ValidationError as error:
             raise UsageError(f"{path}: not a funnel of this version; make augment RUN={run.name}") from error
     tuned = [cell for cell in cells["cells"] if cell["size"]]
@@ -292,26 +267,36 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
 
 def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
     """What a reader must know to trust the numbers."""
-    lines = ["## Notes\n"]
-    for name, why in results.not_run.items():
-        lines.append(f"- The suite {name} was not run: {why}")
+    notes = [f"The suite {name} was not run: {why}" for name, why in results.not_run.items()]
     if results.partial:
-        lines.append("- Eval was stopped: students or suites are missing, and the largest size may be one of them.")
+        notes.append("Eval was stopped: students or suites are missing, and the largest size may be one of them.")
     shared = dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)
-    for note in (*cells.get("notes", ()), *results.notes, *shared):
-        lines.append(f"- {note}")
-    incomplete = [card for card in results.cards if not card.complete]
-    for card in incomplete:
+    notes += [*cells.get("notes", ()), *results.notes, *shared]
+    for card in (card for card in results.cards if not card.complete):
         why = next((score.error for score in results.scores(card) if score.status == "failed"), "")
-        lines.append(
-            f"- {card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
+        notes.append(
+            f"{card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
             f" failed, the first because: {why}"
         )
     known = {name: suite.digest for name, suite in run.suites.items()}
     for name in dict.fromkeys(c.suite for c in results.cards if known.get(c.suite, c.suite_digest) != c.suite_digest):
-        lines.append(f"- suites/{name}.yaml or its items changed since it was scored: make eval RUN={run.name}")
+        notes.append(f"suites/{name}.yaml or its items changed since it was scored: make eval RUN={run.name}")
     if run.file.shuffle_labels:
-        lines.append("- Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
-    lines.append(f"- Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternative and the")
-    lines.append("  reference's settings; every number above is on the other items.")
-    return "\n".join(lines) + "\n"
+        notes.append("Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
+    if run.file.ship is None:
+        notes.append(_no_ship(run))
+    notes.append(
+        f"Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternatives, how an untuned"
+        " model is read, and the reference's settings; every number above is on the other items."
+    )
+    return "\n".join(["## Notes\n", *(f"- {escaped(note)}" for note in notes)]) + "\n"
+
+
+def _no_ship(run: Run) -> str:
+    """What a run without a ship section does not get, and how to get it."""
+    sizes = [size for size in run.file.train.sizes if size]
+    wanted = f"ship: {{student: {run.file.train.students[0]}, data: {main_data(run)}, size: {max(sizes, default=0)}}}"
+    return (
+        f"runs/{run.name}.yaml has no ship section, so that check, bless, noise, agree and compare with the run's bare"
+        f" name do not know which student is judged; for a verdict add: {wanted}"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Results:
     not_run: dict[str, str]  # suite -> why it could not be run
     partial: bool  # stopped by hand: some students or suites are missing
     notes: tuple[str, ...] = ()  # who was not scored, and why
+    sheets: dict[tuple[str, str], object] = field(default_factory=dict, compare=False, repr=False)  # read scores
 
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""

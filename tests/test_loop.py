@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis import arms, headline
+from harness.analysis import arms
 from harness.ask import ask
 from harness.augment import augment
 from harness.bless import bless
@@ -28,6 +28,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
 from harness.evaluate import evaluate
 from harness.examiner import Openers
+from harness.headline import Headline, headline
 from harness.plan import plan_eval
 from harness.prompting import most_shots
 from harness.records import Completion, Request, Score, Seed
@@ -155,9 +156,9 @@ def test_a_grown_run_pays_only_for_what_is_new(done: tuple[Run, Quiet]) -> None:
     assert any("this recipe" in said for said in terminal.said)
     results = load_results(grown.folder)
     found = headline(results, arms(results, "shop"), grown.file.train.students[0], 0)
-    assert found is not None
-    assert found.difference.question == "this recipe"
-    assert len(found.arm.cards) == MIN_SEEDS
+    assert isinstance(found, Headline)
+    assert found.rival.difference.question == "this recipe"
+    assert len(found.reading.arm.cards) == MIN_SEEDS
 
 
 DAMAGED: dict[
@@ -303,11 +304,11 @@ def null(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
 def test_the_null_run_finds_nothing(null: Run) -> None:
     results = load_results(null.folder)
     found = headline(results, arms(results, "shop"), null.file.train.students[0], 0)
-    assert found is not None
-    assert found.difference.verdict == "no difference found"
-    assert found.difference.interval.covers(0.0)
+    assert isinstance(found, Headline)
+    assert found.rival.difference.interval.covers(0.0)
+    assert found.verdict in ("no difference found", "inconclusive")
     text = (null.folder / "eval" / "report.md").read_text()
-    assert "no measurable slope" in text
+    assert "more rows" not in text
     assert "Null run" in text
 
 

@@ -189,7 +189,10 @@ def test_three_seeds_ask_about_the_recipe(tmp_path: Path) -> None:
 
 
 def test_numbers_below_zero_and_neutral_ones(tmp_path: Path) -> None:
-    run = shop(tmp_path)
+    shop(tmp_path)
+    prompts = "".join(json.dumps({"prompt": f"Say {n}."}) + "\n" for n in range(12))
+    (tmp_path / "suites/talk.jsonl").write_text(prompts)
+    run = load_run(tmp_path / "runs/shop.yaml")
 
     def talk(level: float, kl: float) -> Answer:
         return valued(reference_similarity=lambda i: level + i / 100, kl_from_base=lambda i: kl * (i + 1))
@@ -204,8 +207,8 @@ def test_numbers_below_zero_and_neutral_ones(tmp_path: Path) -> None:
         ],
     )
     broken = next(line for line in text.splitlines() if line.startswith(("Measurably worse", "Nothing measurable")))
-    assert "kl_from_base" not in broken  # moving is what tuning does
-    assert "reference_similarity" in broken
+    assert "distance from the base" not in broken  # moving is what tuning does
+    assert "likeness to the reference" in broken
     assert (run.folder / "eval/forgetting.tiny.png").is_file()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from harness import stats
 from harness.stats import clusters
@@ -206,30 +206,6 @@ def test_two_way_grows_with_the_spread_of_seeds() -> None:
     assert (same.low, same.high) == (1.0, 1.0)
 
 
-def curve(seeds: int, per_doubling: float, items: int = 300) -> NDArray[np.float64]:
-    """Scores of shape (seeds, 3 sizes, items) that rise by `per_doubling`."""
-    rng = np.random.default_rng(7)
-    hard = rng.random(items)
-    rates = 0.4 + per_doubling * np.array([0, 2, 4])[None, :, None] + np.zeros((seeds, 1, 1))
-    return (hard + rng.normal(0, 0.1, (seeds, 3, items)) < rates).astype(float)
-
-
-def test_slope_names_its_question_and_its_verdict() -> None:
-    rising = stats.slope_per_doubling([16, 64, 256], curve(3, 0.04), random_seed=0)
-    assert (rising.verdict, rising.question) == ("rises", "this recipe")
-    assert rising.interval.covers(0.04)
-    one = stats.slope_per_doubling([16, 64, 256], curve(1, -0.05), random_seed=0)
-    assert (one.verdict, one.question) == ("falls", "these weights")
-    flat = stats.slope_per_doubling([16, 64, 256], curve(2, 0.0), random_seed=0)
-    assert (flat.verdict, flat.question) == ("no measurable slope", "these weights")
-
-
-def test_slope_by_hand() -> None:
-    scores = [[[0.1, 0.3], [0.2, 0.4], [0.4, 0.6]]]  # 0.1 more for each doubling of 1, 2, 8 rows
-    found = stats.slope_per_doubling([1, 2, 8], scores, random_seed=0)
-    assert found.interval.estimate == pytest.approx(0.1)
-
-
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -245,8 +221,6 @@ def test_slope_by_hand() -> None:
         (lambda: stats.auc([], [1.0]), "scores of both kinds"),
         (lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0), "each score needs one group"),
         (lambda: stats.smallest_difference(0, 0.1), "n=0"),
-        (lambda: stats.slope_per_doubling([4, 4], np.ones((1, 2, 5)), 0), "do not go with scores"),
-        (lambda: stats.slope_per_doubling([0, 4], np.ones((1, 2, 5)), 0), "do not go with scores"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(call: Callable[[], object], said: str) -> None:

@@ -23,7 +23,7 @@ HEAVY = {
     "rensa",
 }
 STAGES = {"augment", "train", "evaluate", "report", "check"}
-FOUNDATION = {"errors", "text", "completions"}  # import nothing of ours
+FOUNDATION = {"errors", "text", "completions", "markdown", "wording"}  # import nothing of ours
 READERS = {"errors", "json_file", "yaml_file", "table_file", "project_file"}  # of files that people wrote
 MAY = {  # shelf -> the modules of ours it may use, besides itself
     "json_file": {"errors"},
@@ -35,7 +35,7 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "call_file": {"records", "errors", "store"},
     "leases": {"errors"},
     "calls": {"records", "call_file", "leases"},
-    "gate": {"stats", "records", "errors", "store", "json_file", "config", "results", "scoring", "rows"},
+    "gate": {"stats", "records", "errors", "markdown", "store", "json_file", "config", "results", "scoring", "rows"},
     "python_child": set(),
     "python_file": {"errors", "terminal"},
     "sandbox": {"errors"},

@@ -8,6 +8,7 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from harness.gate import Decision, Verdict, overall
+from harness.markdown import escaped, table_lines
 from harness.stats import Interval
 
 Unsure = Literal["fail", "pass"]  # what "not enough data" comes to
@@ -135,16 +136,15 @@ def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure)
 def markdown(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure, limit: int = SUMMARY_BYTES) -> str:
     """A summary to read in CI, at most `limit` bytes: rows that do not fit are counted instead."""
     code = exit_code(decisions, unsure)
-    head = (
-        f"## check {_cell(run)}: {overall(decisions)} (exit {code})\n\n{_cell(student)}; question:"
-        f" {decisions[0].question}; difference: now minus before, each end a one-sided 95% bound.\n\n"
-        f"| {' | '.join(HEADS)} |\n{'|---' * len(HEADS)}|\n"
-    )
     order: tuple[Verdict, ...] = ("failed", "regressed", "not enough data", "pass")
     worst = sorted(decisions, key=lambda d: order.index(d.verdict))
-    lines = [f"| {' | '.join(map(_cell, row(d)))} |\n" for d in worst]
-    notes = [f"\n- {_cell(d.rule.suite)} {_cell(d.rule.metric)} {d.limit}: {_cell(d.note)}" for d in worst if d.note]
-    return _within(head, [*lines, "\n" if notes else "", *notes, "\n"], limit)
+    heads, rule, *lines = table_lines(HEADS, [row(d) for d in worst])
+    head = (
+        f"## check {escaped(run)}: {overall(decisions)} (exit {code})\n\n{escaped(student)}; question:"
+        f" {decisions[0].question}; difference: now minus before, each end a one-sided 95% bound.\n\n{heads}\n{rule}\n"
+    )
+    notes = [f"\n- {escaped(f'{d.rule.suite} {d.rule.metric} {d.limit}: {d.note}')}" for d in worst if d.note]
+    return _within(head, [*(f"{line}\n" for line in lines), "\n" if notes else "", *notes, "\n"], limit)
 
 
 def _within(head: str, parts: Sequence[str], limit: int) -> str:
@@ -187,15 +187,6 @@ def _message(d: Decision) -> str:
 def _plain(text: str) -> str:
     """Text without what XML and UTF-8 cannot hold: control characters, halves of surrogate pairs."""
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell and stays text."""
-    flat = " ".join(_plain(text).split())
-    for special in "\\`*|":
-        flat = flat.replace(special, f"\\{special}")
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;")
-    return flat.replace("](", "]\\(")  # what would be a link; an interval's brackets stay as they are
 
 
 def _property(text: str) -> str:

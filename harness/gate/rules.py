@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 
 from harness import stats
-from harness.stats import Estimate, Floats, Interval, clusters, power
+from harness.stats import Estimate, Floats, Interval, clusters, contrasts, power
 from harness.stats.rates import quantile
 from harness.stats.ties import ALONE, Bools, Ties, finite
 
@@ -101,8 +101,8 @@ class Evidence:
         if not kept.any():
             return None
         if question == "this recipe":
-            units = clusters.units(now, **self.ties.of(kept).named)
-            return None if units is None else stats.recipe_estimate(units, self.random_seed)
+            enough = len(now) >= stats.MIN_SEEDS
+            return contrasts.level(now, random_seed=self.random_seed, **self.ties.of(kept).named) if enough else None
         found = clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.ties.of(kept).named)
         return widened(found, self.noise / math.sqrt(2)) if found else None  # of one scoring, not of two
 

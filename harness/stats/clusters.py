@@ -145,6 +145,11 @@ def units(values: ArrayLike, *, groups: Names = None, strata: Names = None) -> F
     return layout.units(x) if layout.estimable else None
 
 
+def freedom(items: int, groups: Names = None, strata: Names = None) -> int:
+    """The degrees of freedom of a variance between as many items: of their clusters, less their strata."""
+    return _layout(items, groups, strata).freedom
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Which cluster each item is in, and which stratum each cluster is in (collapsed where it was alone)."""
@@ -192,7 +197,7 @@ class _Design:
     words: str
 
     def quantile(self, level: float) -> float:
-        return _t(level, self.freedom)
+        return t_quantile(level, self.freedom)
 
     def method(self, name: str) -> str:
         return f"{name}{self.words}"
@@ -226,7 +231,7 @@ def _real(x: Floats, random_seed: int, groups: Names, strata: Names) -> Estimate
     error = math.sqrt(float(layout.units(x).var(ddof=1)) / count)
 
     def ends(level: float) -> tuple[float, float]:
-        half = _t(level, layout.freedom) * error
+        half = t_quantile(level, layout.freedom) * error
         return mean - half, mean + half
 
     return Estimate(mean, f"t{_words(layout)}", count, ends)
@@ -273,7 +278,7 @@ def _collapsed(subject: Codes, names: Sequence[str]) -> Codes:
     return np.asarray(home[subject], dtype=np.int64)
 
 
-def _t(level: float, freedom: float) -> float:
+def t_quantile(level: float, freedom: float) -> float:
     """The two-sided quantile of t, normal for infinite degrees of freedom."""
     if math.isinf(freedom):
         return quantile(level)

@@ -1,4 +1,4 @@
-"""Intervals, paired differences and slopes. Pure: arrays in, numbers out; every random draw takes a seed.
+"""Intervals and paired differences. Pure: arrays in, numbers out; every random draw takes a seed.
 
 "These weights": two trained students are compared, only the items vary. "This recipe": training again would
 give other weights, so items and random seeds both vary. Items are independent here (harness/stats/clusters.py has
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,6 @@ from harness.records import Record
 from harness.stats.rates import first_true, quantile, tango_ends, wilson_ends
 
 Floats = NDArray[np.float64]
-Verdict = Literal["rises", "falls", "no measurable slope"]
 
 RESAMPLES = 2000  # draws of a bootstrap
 CELLS = 2_000_000  # weights held at once while resampling: 16 MB
@@ -89,14 +88,6 @@ class Estimate:
 
         tail = self.finest if excludes(self.finest) else first_true(excludes, self.finest, 0.5)
         return OneSided(tail, 1 - tail) if shift < self.value else OneSided(1 - tail, tail)
-
-
-class Slope(Record):
-    """How a score changes each time the number of rows doubles."""
-
-    interval: Interval
-    verdict: Verdict
-    question: Literal["these weights", "this recipe"]
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -172,7 +163,7 @@ def two_way_bootstrap(
 
     `a`, `b`: shape (seeds, items); the sides may have different numbers of seeds. `b_varies=False` is for
     what no random seed touches (the base): its rows are averaged. None, "not enough data", when a side that
-    varies has fewer than MIN_SEEDS seeds. Raises ValueError for other shapes. Method: `_crossed`.
+    varies has fewer than MIN_SEEDS seeds. Raises ValueError for other shapes. Method: `crossed_estimate`.
     """
     found = two_way_estimate(a, b, random_seed, b_varies)
     return found.interval(level) if found else None
@@ -187,7 +178,7 @@ def two_way_estimate(a: ArrayLike, b: ArrayLike, random_seed: int, b_varies: boo
         return None
     if not b_varies:
         second = second.mean(axis=0, keepdims=True)
-    return _crossed([first, -second], random_seed)
+    return crossed_estimate([first, -second], random_seed)
 
 
 def recipe_interval(scores: ArrayLike, random_seed: int, level: float = 0.95) -> Interval | None:
@@ -199,7 +190,7 @@ def recipe_interval(scores: ArrayLike, random_seed: int, level: float = 0.95) ->
 def recipe_estimate(scores: ArrayLike, random_seed: int) -> Estimate | None:
     """`recipe_interval` at every level."""
     x = _finite(scores, 2)
-    return _crossed([x], random_seed) if x.shape[0] >= MIN_SEEDS else None
+    return crossed_estimate([x], random_seed) if x.shape[0] >= MIN_SEEDS else None
 
 
 def auc(positive: ArrayLike, negative: ArrayLike) -> float:
@@ -263,24 +254,6 @@ def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: f
     return first_true(found, 0.0, flips_share) if flips_share and found(flips_share) else None
 
 
-def slope_per_doubling(sizes: Sequence[int], scores: ArrayLike, random_seed: int, level: float = 0.95) -> Slope:
-    """The least-squares slope of a score against log2(rows), and whether it can be told from zero.
-
-    `sizes`: rows, above 0, at least two; `scores`: shape (seeds, sizes, items), the same items throughout.
-    One linear contrast per seed and item, so sizes are paired. With MIN_SEEDS seeds or more items and seeds
-    vary, else items only. Raises ValueError otherwise.
-    """
-    x, values = np.asarray(sizes, dtype=float), _finite(scores, 3)
-    if len(set(sizes)) < 2 or min(sizes) < 1 or values.shape[1] != len(sizes):
-        raise ValueError(f"sizes {list(sizes)} do not go with scores of shape {values.shape}")
-    doublings = np.log2(x) - np.log2(x).mean()
-    slopes = np.einsum("k,ski->si", doublings / (doublings**2).sum(), values)
-    recipe = recipe_interval(slopes, random_seed, level)
-    found = recipe or mean_interval(slopes.mean(axis=0), random_seed, level)
-    verdict: Verdict = "rises" if found.low > 0 else "falls" if found.high < 0 else "no measurable slope"
-    return Slope(interval=found, verdict=verdict, question="this recipe" if recipe else "these weights")
-
-
 def _between(estimate: float, low: float, high: float, method: str, n: int, level: float) -> Interval:
     """An interval; its ends are not let past the estimate, neither by rounding nor by a skewed bootstrap."""
     low, high = min(low, estimate), max(high, estimate)
@@ -334,18 +307,12 @@ def _bca(shifts: Floats, acceleration: float, level: float) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _crossed(sides: Sequence[Floats], random_seed: int) -> Estimate:
-    """The sum over sides of the mean of (seeds, items), where items are shared and seeds are each side's own.
+def crossed_variance(sides: Sequence[Floats]) -> tuple[float, float]:
+    """The unbiased variance of the sum over sides of their means, and Satterthwaite's (1946) degrees of freedom.
 
-    Items and seeds are resampled independently (two-way, "pigeonhole" bootstrap: Owen 2007), seeds rescaled
-    for being few (Rao and Wu 1988). That counts the seed-by-item noise up to three times and uses normal
-    tails, so its spread is set to the unbiased variance of the crossed layout, with the t tails of
-    Satterthwaite's (1946) degrees of freedom. A side with one row has no seed variance. Above LARGE items the
-    same variance and tails without resampling.
+    `sides`: shape (seeds, items) each, items shared, seeds each side's own; a side with one row has no seed variance.
     """
-    from scipy.special import stdtrit
-
-    n, estimate = sides[0].shape[1], sum(float(side.mean()) for side in sides)
+    n = sides[0].shape[1]
     if n < 2:
         raise ValueError(f"{n} items have no interval")
     parts = [(float(sum(side.mean(axis=0) for side in sides).var(ddof=1)) / n, n - 1)]  # (variance, freedom)
@@ -356,9 +323,24 @@ def _crossed(sides: Sequence[Floats], random_seed: int) -> Estimate:
         rest = side - side.mean(axis=0) - side.mean(axis=1, keepdims=True) + side.mean()
         twice += float((rest**2).sum()) / ((seeds - 1) * (n - 1) * n * seeds)
     total = max(sum(v for v, _ in parts) - twice, parts[0][0], sum(v for v, _ in parts[1:]))
+    squares = sum(v**2 / f for v, f in parts)
+    return total, total**2 / squares if squares > 0 else float(n - 1)
+
+
+def crossed_estimate(sides: Sequence[Floats], random_seed: int) -> Estimate:
+    """The sum over sides of the mean of (seeds, items), where items are shared and seeds are each side's own.
+
+    Items and seeds are resampled independently (two-way, "pigeonhole" bootstrap: Owen 2007), seeds rescaled
+    for being few (Rao and Wu 1988). That counts the seed-by-item noise up to three times and uses normal
+    tails, so its spread is set to the variance of `crossed_variance`, with its t tails. Above LARGE items the
+    same variance and tails without resampling.
+    """
+    from scipy.special import stdtrit
+
+    n, estimate = sides[0].shape[1], sum(float(side.mean()) for side in sides)
+    total, freedom = crossed_variance(sides)
     if total <= 1e-24:  # rounding
         return Estimate(estimate, "all values equal", n, lambda level: (estimate, estimate))
-    freedom = total**2 / sum(v**2 / f for v, f in parts)
 
     def tail(level: float) -> float:
         return float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.records import Record
-from harness.stats.intervals import MIN_SEEDS, Floats, Interval, slope_per_doubling
+from harness.stats.contrasts import slope_per_doubling
+from harness.stats.intervals import MIN_SEEDS, Floats, Interval
 
 Name = Literal["power", "rectified"]
 Verdict = Literal["rises", "falls", "no measurable slope", "not estimable"]
@@ -308,7 +309,8 @@ def _means(values: Floats, random_seed: int, level: float) -> list[Floats]:
 def _slope(sizes: list[int], values: Floats, random_seed: int, level: float) -> Interval | None:
     """Nats per doubling: `slope_per_doubling` with items, else a t interval over seeds; None for too few of those."""
     if values.ndim == 3:
-        return slope_per_doubling(sizes, values, random_seed, level).interval
+        found = slope_per_doubling(sizes, values, random_seed, level)
+        return found.interval if found else None
     from scipy.special import stdtrit
 
     seeds = len(values)
