@@ -421,6 +421,10 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
             memory=teacher.memory,
             tensor_parallel=teacher.tensor_parallel,
         )
+    if any(template.output == "json" for template in run.file.augment.templates):
+        terminal.say(
+            "the transformers engine does not guide JSON: what holds not the JSON asked for gives no row"
+        )
 
     def build() -> Generator:
         from harness.engines.transformers import TransformersEngine

@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import terminal
-from harness.terminal import Stop, Terminal, printable
+from harness.terminal import Stop, Terminal, printable, tell
+from tests.process import harness
+from tests.project import write_project
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,6 +24,50 @@ def test_what_a_model_wrote_cannot_drive_the_terminal(capsys: pytest.CaptureFixt
     Terminal().say("[bold]hi[/bold] \x1b[31mred\x07 [link=x]y[/link]")
     assert capsys.readouterr().out == "[bold]hi[/bold]  [31mred  [link=x]y[/link]\n"
     assert printable("a\tb\nc\x00") == "a b\nc "
+
+
+DRIVES = ("\x1b[2J", "\x1b]0;owned\x07", "\x9b31m", "\u202eevil", "\u2066x", "a\rb", "\x7f", "\u2028", "\u200b", "\x08")
+
+
+@given(st.text() | st.lists(st.sampled_from(DRIVES)).map("".join))
+def test_nothing_but_printable_characters_and_line_ends_is_left(text: str) -> None:
+    shown = printable(text)
+    assert len(shown) == len(text)
+    assert all(c == "\n" or c.isprintable() for c in shown)
+    assert all(a == b for a, b in zip(text, shown, strict=True) if a == "\n" or a.isprintable())
+
+
+@pytest.mark.parametrize("text", DRIVES)
+def test_every_way_to_a_person_is_clean(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().say(text)
+    tell(text)
+    with Terminal().progress(text, 1) as advance:
+        advance(1, text)
+    written = capsys.readouterr()
+    for line in (written.out + written.err).splitlines():
+        assert line.isprintable()
+
+
+def test_on_a_terminal_foreign_words_are_no_markup(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Terminal().progress("[red]title[/red]", 1) as advance:
+        advance(1, "[/] [bold]note\x1b]0;owned\x07")
+    written = capsys.readouterr().err
+    assert "[red]title[/red]" in written
+    assert "[/] [bold]note" in written
+    assert "\x1b]0" not in written
+
+
+def test_an_error_with_a_strangers_words_drives_no_terminal(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    with path.open("a") as file:
+        file.write('"\\e[2J\\e]0;evil\\a\\u202e": 1\n')
+    done = harness(tmp_path, "augment", "shop", "--dry-run")
+    assert done.returncode == 2
+    assert "unknown key" in done.stderr
+    assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines())
 
 
 def test_progress_in_a_log_is_a_line_with_the_time_left(

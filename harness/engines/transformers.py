@@ -163,7 +163,8 @@ class TransformersEngine:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Answer requests in batches, short prompts first; yields each answer when it is finished.
 
-        What cannot be asked (a prompt longer than the context, a JSON schema) is an error completion.
+        What cannot be asked (a prompt longer than the context) is an error completion. A JSON schema guides nothing
+        here: the model writes what it writes.
         With `choices`, `max_tokens` does not apply: the answer is one of them, whole.
         """
         waiting = iter(requests)
@@ -181,8 +182,6 @@ class TransformersEngine:
     def _answer(self, request: Request) -> Answer:
         """Raises UsageError for what this engine cannot answer."""
         sampling = request.sampling
-        if sampling.json_schema is not None:
-            raise UsageError("the transformers engine has no JSON-guided decoding; use engine vllm or openai")
         ids = self.prompt_ids(request.messages) if request.messages else tuple(self.tokenizer(request.prompt).input_ids)
         choices: dict[tuple[int, ...], str] = {}
         for choice in sampling.choices:
