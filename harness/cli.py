@@ -214,11 +214,12 @@ def errors(
     run: RunName = "helpdesk",
     settings: Settings = None,
     suite: Annotated[str | None, typer.Option(metavar="SUITE", help="Only this suite.")] = None,
+    student: Annotated[str | None, typer.Option(metavar="STUDENT", help="This student, or a part of its name.")] = None,
 ) -> None:
-    """Wrong items by cause, with the answers of the base and of every size side by side."""
+    """Wrong items by cause, with the answers of the base, of every size and of the seeds alone side by side."""
     from harness.mistakes import mistakes
 
-    mistakes(_load(run, settings), suite, Terminal())
+    mistakes(_load(run, settings), suite, student, Terminal())
 
 
 @app.command()

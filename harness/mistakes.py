@@ -1,8 +1,9 @@
-"""Wrong test items of the run's best student, grouped by cause, with everybody's answers side by side.
+"""Wrong test items of one student, grouped by cause, with everybody's answers side by side.
 
 Read from stored scores alone: no model is loaded. An item may have several causes; it is listed under the first
 that applies, in the order of CAUSES, and its other causes are named beside it:
 
+    empty            it says nothing
     repeated         a third of its three-word runs repeat earlier ones, or it loops
     cut              it ran into the limit of tokens
     misspelt         a tenth of its words are in no dictionary, or it nearly spells a label
@@ -25,19 +26,22 @@ from harness.errors import UsageError, nearest
 from harness.gate.shipped import ship_cells
 from harness.markdown import escaped
 from harness.records import Cell, Item, Score, Scorecard
-from harness.results import Results, load_results
+from harness.results import Results, load_results, resolve_student
+from harness.scoring.metrics import metric_of
 from harness.scoring.open_ended import CANARY
 from harness.scoring.quality import loop_length, rep_n
-from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
+from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite, WrittenSuite
 from harness.store import write_atomic
 from harness.terminal import Terminal, printable
 from harness.text import named_label
 
-CAUSES = ("repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
+CAUSES = ("empty", "repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
 REPEATED = 1 / 3  # share of repeated three-word runs
 MISSPELT = 0.1  # share of words
+HALF = 0.5  # of a share: from here on an answer is right
 ALIKE = 0.8  # of difflib: "bateries" is "batteries"
 SHOWN = {"terminal": 3, "file": 25}  # items of a group
+SEEDS_ONLY = "seeds_only"
 LONGEST = 300  # characters of a text shown
 
 
@@ -63,6 +67,7 @@ class Mistakes:
     failed: int  # of these, never answered: no mistakes of the student's
     found: tuple[Mistake, ...]
     by_arm: tuple[tuple[str, dict[str, int]], ...]  # (who, cause -> items) of every arm
+    wrong: str = "wrong"  # what they are, in words
 
     @property
     def groups(self) -> dict[str, list[Mistake]]:
@@ -77,11 +82,12 @@ class Mistakes:
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def mistakes(run: Run, suite: str | None, terminal: Terminal) -> list[Mistakes]:
+def mistakes(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[Mistakes]:
     """Print the groups and write runs/NAME/eval/errors.md; all suites of the run unless one is named.
 
-    The student is the one that `ship` names, else the largest filtered size. Raises UsageError for a suite the
-    run has not, for missing scores, and when there is no tuned student.
+    The student is `student` (a part of its name is enough), else the one that `ship` names, else the largest filtered
+    size. Raises UsageError for a suite or a student the run has not, for missing scores, and when there is no tuned
+    student.
     """
     if suite is not None and suite not in run.suites:
         known = ", ".join(run.suites)
@@ -89,7 +95,7 @@ def mistakes(run: Run, suite: str | None, terminal: Terminal) -> list[Mistakes]:
             f"--suite {suite!r}: {run.name} has no such suite{nearest(suite, run.suites)}; it has: {known}"
         )
     results = load_results(run.folder)
-    cell = _student(run, results)
+    cell = _student(run, results, student)
     wanted = [run.suites[suite]] if suite else list(run.suites.values())
     found = [study(results, one, cell) for one in wanted if any(c.suite == one.name for c in results.cards)]
     if not found:
@@ -104,7 +110,7 @@ def mistakes(run: Run, suite: str | None, terminal: Terminal) -> list[Mistakes]:
 
 
 def study(results: Results, suite: Suite, cell: Cell) -> Mistakes:
-    """The mistakes of one student on one suite, beside the base and the other sizes of its data.
+    """The mistakes of one student on one suite, beside the base, the other sizes of its data and the seeds alone.
 
     Raises UsageError when the student was not scored on it.
     """
@@ -133,21 +139,36 @@ def study(results: Results, suite: Suite, cell: Cell) -> Mistakes:
         found.append(Mistake(key, prompt, _gold(score, item), why, given_label(score, suite), answers))
     counts = [(title, dict(Counter(why[0] for why in by_item.values()))) for title, by_item in wrong.items()]
     failed = sum(score.status == "failed" for score in scores[own].values())
-    return Mistakes(suite.name, own, len(scores[own]), failed, tuple(found), tuple(counts))
+    return Mistakes(suite.name, own, len(scores[own]), failed, tuple(found), tuple(counts), _called(suite))
 
 
 def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
-    """Whether an answered item is not right: unparsed or below one half of accuracy; without a right answer,
-    whether the text itself has a fault."""
+    """Whether an answered item is not right: empty, unparsed, or below one half of the suite's primary metric.
+
+    Where that is no share of which more is better, accuracy counts; without a right answer, whether the text itself has
+    a fault.
+    """
     if score.status == "failed" or CANARY in score.tags:
         return False
-    if score.status == "unparsed":
+    if score.status == "unparsed" or _says_nothing(score, suite):
         return True
-    if "accuracy" in score.values:
-        return score.values["accuracy"] < 0.5
-    if "preferred" in score.values:  # by a judge, to the reference
-        return score.values["preferred"] < 0.5
-    return causes(score, item, suite) != ("other",)
+    metric = metric_of(suite.primary)
+    primary = (metric.name,) if metric.kind != "amount" and metric.better == "higher" else ()
+    rated = next((name for name in (*primary, "accuracy", "preferred") if name in score.values), None)
+    return score.values[rated] < HALF if rated else causes(score, item, suite) != ("other",)
+
+
+def _called(suite: Suite) -> str:
+    """What `is_wrong` found, in words."""
+    metric = metric_of(suite.primary)
+    graded = isinstance(suite.spec, WrittenSuite) and metric.kind == "share" and metric.better == "higher"
+    return f"below {HALF:g} of {metric.title}" if graded else "wrong"
+
+
+def _says_nothing(score: Score, suite: Suite) -> bool:
+    """Whether a text was wanted and none came; choices are picked by log-likelihood, without a text."""
+    written = isinstance(suite.spec, LabelsSuite | WrittenSuite | OpenEndedSuite)
+    return written and score.status != "failed" and not score.output.strip()
 
 
 def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
@@ -155,12 +176,13 @@ def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
     values = score.values
     share = values.get("rep_3", rep_n(score.output, 3)) or 0.0
     applies = {
+        "empty": _says_nothing(score, suite),
         "repeated": share >= REPEATED or loop_length(score.output) is not None,
         "cut": score.cut,
         "misspelt": values.get("misspelling_rate", 0.0) >= MISSPELT or _nearly_a_label(score, item, suite),
         "off-topic": _says(score, "off_topic"),
         "confused labels": given_label(score, suite) is not None,
-        "unparsed": score.status == "unparsed",
+        "unparsed": score.status == "unparsed" and not _says_nothing(score, suite),
     }
     return tuple(cause for cause in CAUSES if applies.get(cause)) or ("other",)
 
@@ -182,7 +204,7 @@ def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
 
 def _says(score: Score, name: str) -> bool:
     """Whether a yes-or-no value was stored and is yes."""
-    return score.values.get(name, 0.0) >= 0.5
+    return score.values.get(name, 0.0) >= HALF
 
 
 def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
@@ -192,8 +214,11 @@ def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
     return any(difflib.get_close_matches(word, labels, n=1, cutoff=ALIKE) for word in score.output.casefold().split())
 
 
-def _student(run: Run, results: Results) -> Cell:
+def _student(run: Run, results: Results, name: str | None) -> Cell:
     """The cell whose mistakes are studied."""
+    if name is not None:
+        named = {c.cell.name: c.cell for c in results.cards if c.cell and c.prompting == "zero_shot"}
+        return named[resolve_student(name, named)]
     if run.file.ship and run.file.ship.size:
         return ship_cells(run)[0]
     tuned = {card.cell for card in results.cards if card.cell and card.cell.size and card.prompting == "zero_shot"}
@@ -204,10 +229,10 @@ def _student(run: Run, results: Results) -> Cell:
 
 
 def _beside(found: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
-    """The base in each prompting, then each size of the same data: one random seed of each, the cell's if there."""
+    """The base in each prompting, each size of the same data, the seeds alone: one random seed, the cell's if there."""
     picked: list[tuple[str, Scorecard]] = []
     for arm in found:
-        if arm.student != cell.student or (arm.kind == "student" and arm.data != cell.data):
+        if arm.student != cell.student or (arm.kind == "student" and arm.data not in (cell.data, SEEDS_ONLY)):
             continue
         same = [c for c in arm.cards if c.cell and c.cell.random_seed == cell.random_seed]
         picked.append((arm.title, (same or list(arm.cards))[0]))
@@ -254,7 +279,7 @@ def _text(found: Mistakes) -> str:
 
 def _headline(found: Mistakes) -> str:
     failed = f" ({found.failed} more were never answered: an engine failure, see the report)" if found.failed else ""
-    return f"{found.suite}: {found.student}: {len(found.found)} of {found.items} test items wrong{failed}"
+    return f"{found.suite}: {found.student}: {len(found.found)} of {found.items} test items {found.wrong}{failed}"
 
 
 def _also(one: Mistake) -> str:

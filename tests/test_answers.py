@@ -33,7 +33,17 @@ from harness.scoring.answers import (
 from harness.scoring.base import NextTokens
 from harness.scoring.documents import facts_in_documents
 from harness.scoring.json_answers import JsonAnswer
-from harness.scoring.suites import Suite, load_suite
+from harness.scoring.metrics import METRICS, metric_of
+from harness.scoring.suites import (
+    AnswersSuite,
+    FactsSuite,
+    OpenEndedSuite,
+    Suite,
+    UnanswerableSuite,
+    load_suite,
+    metrics_of,
+)
+from harness.scoring.summary import LOWER_IS_BETTER, RATES
 from harness.scoring.written import plain_prompt, score_written
 
 CAT = "the cat sat on the mat"
@@ -462,6 +472,60 @@ def test_suites_know_whether_they_are_of_the_task(tmp_path: Path) -> None:
     asked = [{"question": f"how many of {i}?", "tags": ["x"]} for i in range(12)]
     silent = loaded(tmp_path, "kind: unanswerable\n", asked)
     assert (silent.scorer, silent.items[0]) == (Abstention(), Item(text="how many of 0?", tags=("x",)))
+
+
+@pytest.mark.parametrize(
+    ("words", "primary"),
+    [((1, 2, 3), "accuracy"), ((3, 3, 50), "accuracy"), ((2, 3, 4, 5), "token_f1"), ((9, 10, 11), "token_f1"),
+     ((11, 11, 1), "rouge_l"), ((48, 60), "rouge_l")],
+)  # fmt: skip
+def test_the_primary_metric_goes_by_the_length_of_the_references(
+    tmp_path: Path, words: tuple[int, ...], primary: str
+) -> None:
+    lines = [{"question": f"{i}?", "answers": ["w " * words[i % len(words)], "w"]} for i in range(12)]
+    assert loaded(tmp_path, "kind: answers\n", lines).primary == primary
+    assert loaded(tmp_path, "kind: answers\nanswer: {kind: text, match: contains}\n", lines).primary == "accuracy"
+    stated = loaded(tmp_path, "kind: answers\nprimary: exact\n", lines)
+    assert stated.primary == "exact"
+    assert stated.digest == loaded(tmp_path, "kind: answers\n", lines).digest, "it decides no score"
+
+
+def test_a_primary_metric_is_one_of_every_item(tmp_path: Path) -> None:
+    line = {"question": "q", "answer": "a", "text": "a", "label": "b", "prompt": "p", "choices": ["a", "b"]}
+    spec = "answer: {{kind: json, json_schema: {{properties: {{age: {{}}}}}}}}\n"
+    for kind, wrong, near in (
+        ("answers", "rogue_l", "rouge_l"),
+        ("answers", "macro_f1", ""),
+        ("facts\ndocuments: s.yaml", "abstain", "abstained"),
+        ("labels", "macro_f1", ""),
+        ("choice", "rouge_l", ""),
+        ("open_ended", "repeat_shar", "repeat_share"),
+        (f"answers\n{spec.format()}", "field_aga", "field_age"),
+    ):
+        with pytest.raises(UsageError, match=rf"s\.yaml:\d+: primary: '{wrong}' is no metric of its items") as caught:
+            loaded(tmp_path, f"kind: {kind}\nprimary: {wrong}\n", [line], ("b",))
+        assert (f"did you mean {near!r}" in str(caught.value)) == bool(near)
+
+
+def test_what_a_kind_computes_is_what_is_listed(tiny_model: Path) -> None:
+    engine = TransformersEngine(tiny_model, device="cpu", dtype="float32")
+    for scorer, answered in ((TextAnswer(), item("yes")), (NumberAnswer(), item("3")), (Fact(), item("yes"))):
+        (score,) = score_written([answered], plain_prompt, engine, "tiny", 4, scorer)
+        facts = FactsSuite(kind="facts", items="x", documents="x")
+        spec = facts if isinstance(scorer, Fact) else AnswersSuite(kind="answers", items="x", answer=scorer)
+        assert set(metrics_of(spec)) == set(score.values)
+
+
+def test_one_table_knows_every_metric() -> None:
+    for spec in (
+        AnswersSuite(kind="answers", items="x"),
+        OpenEndedSuite(kind="open_ended", items="x"),
+        UnanswerableSuite(kind="unanswerable", items="x"),
+    ):
+        assert set(metrics_of(spec)) <= set(METRICS)
+    assert {"accuracy", "choice_accuracy"} <= set(RATES)
+    assert {"rep_3", "wrong", "gold_nll"} <= set(LOWER_IS_BETTER)
+    assert metric_of("field_age").kind == "share"
 
 
 BAD = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from harness.config import Run, load_run
 from harness.errors import UsageError
-from harness.mistakes import CAUSES, Mistakes, _plain, causes, mistakes, study
+from harness.mistakes import CAUSES, Mistakes, _plain, causes, is_wrong, mistakes, study
 from harness.records import Cell, Item, Score
 from harness.results import load_results
-from harness.scoring.suites import Suite
+from harness.scoring.suites import Suite, load_suite
 from harness.terminal import Terminal
 from tests.project import write_project
 from tests.stored import SHIP, write_cards
@@ -110,6 +111,65 @@ def test_a_likeliest_label_is_no_written_answer(run: Run) -> None:
     assert [shown[item.id] for item in items] == ["(nothing; likeliest: parcel)", "(nothing)"]
 
 
+def test_a_student_is_named_by_a_part_of_its_name(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = run.suites["shop"]
+    _, seeds = wrong(shop, [{"output": "no idea"}] * 2)
+    _, small = wrong(shop, [{"output": "no idea"}] * 3)
+    write_cards(run, [(shop, SHIP, right(shop)), (shop, SMALL, small), (shop, BASE, right(shop)), (shop, SEEDS, seeds)])
+    counts = {}
+    for name in (None, "seeds_only", "filtered.4", "tiny.base", "tiny.filtered.12.s0"):
+        (found,) = mistakes(run, "shop", name, Terminal())
+        counts[name] = (found.student, len(found.found))
+    assert counts == {
+        None: ("tiny, 12 rows (filtered)", 0),
+        "seeds_only": ("tiny, 12 rows (seeds only)", 2),
+        "filtered.4": ("tiny, 4 rows (filtered)", 3),
+        "tiny.base": ("tiny untuned, zero-shot", 0),
+        "tiny.filtered.12.s0": ("tiny, 12 rows (filtered)", 0),
+    }
+    with pytest.raises(UsageError, match=r"no student 'filtred\.4'"):
+        mistakes(run, "shop", "filtred.4", Terminal())
+    with pytest.raises(UsageError, match=r"may be any of tiny\.filtered\.12\.s0, tiny\.filtered\.4\.s0"):
+        mistakes(run, "shop", "filtered", Terminal())
+
+
+WRITTEN = [
+    ("kind: answers\n", {"question": "?", "answer": "yes"}),
+    ("kind: answers\nanswer: {kind: number}\n", {"question": "?", "answer": "3"}),
+    ("kind: answers\nanswer: {kind: json, json_schema: {type: object}}\n", {"question": "?", "answer": "{}"}),
+    ("kind: answers\nanswer: {kind: rubric, rubric: be short}\n", {"question": "?", "answer": "yes"}),
+    ("kind: unanswerable\n", {"question": "?"}),
+    ("kind: open_ended\n", {"prompt": "?", "answers": ["yes"]}),
+    ("kind: labels\n", {"text": "?", "label": "parcel"}),
+]
+
+
+@pytest.mark.parametrize("status", ["scored", "unparsed"])
+@pytest.mark.parametrize(("spec", "line"), WRITTEN, ids=[str(i) for i in range(len(WRITTEN))])
+def test_saying_nothing_is_never_right(tmp_path: Path, spec: str, line: dict[str, Any], status: Any) -> None:
+    lines = [json.dumps(line).replace("?", f"{i}?") for i in range(30)]
+    (tmp_path / "items.jsonl").write_text("\n".join(lines))
+    (tmp_path / "s.yaml").write_text(f"items: items.jsonl\n{spec}")
+    suite = load_suite(tmp_path / "s.yaml", tmp_path, ("parcel", "invoice"))
+    for output in ("", " \n"):
+        for values in ({}, {"accuracy": 1.0, "preferred": 1.0}):  # whatever a scorer gave it
+            silent = Score(item="i", split="test", status=status, output=output, values=values)
+            assert is_wrong(silent, suite.items[0], suite)
+            assert causes(silent, suite.items[0], suite)[0] == "empty"
+
+
+def test_long_answers_are_wrong_below_half_of_their_metric(tmp_path: Path) -> None:
+    answer = "the shop lends a pump to everybody who leaves a name and a number at the desk"
+    (tmp_path / "items.jsonl").write_text(
+        "".join(json.dumps({"question": f"q{i}", "answer": answer}) + "\n" for i in range(9))
+    )
+    (tmp_path / "s.yaml").write_text("items: items.jsonl\nkind: answers\n")
+    suite = load_suite(tmp_path / "s.yaml", tmp_path, ())
+    values = [{"accuracy": 0.0, "rouge_l": value} for value in (0.49, 0.5)]
+    scores = [Score(item="i", split="test", status="scored", output="x", values=v) for v in values]
+    assert [is_wrong(one, suite.items[0], suite) for one in scores] == [True, False]
+
+
 def test_a_failed_item_is_no_mistake_and_dev_items_stay_out(run: Run) -> None:
     items, found = one(run, [{"output": "", "status": "failed", "error": "gone"}, {"output": "account or parcel"}])
     assert found.failed == 1
@@ -133,6 +193,7 @@ def test_answers_of_base_and_each_size_stand_side_by_side(run: Run) -> None:
         ("tiny untuned, zero-shot", gold, True),
         ("tiny, 4 rows (filtered)", "also no idea", False),
         ("tiny, 12 rows (filtered)", "no idea", False),
+        ("tiny, 12 rows (seeds only)", gold, True),
     )
 
 
@@ -157,7 +218,7 @@ def test_the_file_holds_everything_and_nothing_that_runs(run: Run, capsys: pytes
     bad = "<script>alert(1)</script> | **bold** [x](http://evil) \x1b[31mred\x07 & `code`"
     _, scores = wrong(shop, [{"output": bad}, *[{"output": f"no idea {i}"} for i in range(5)]])
     write_cards(run, [(shop, SHIP, scores)])
-    mistakes(run, None, Terminal())
+    mistakes(run, None, None, Terminal())
     text = (run.folder / "eval" / "errors.md").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -173,15 +234,15 @@ def test_the_file_holds_everything_and_nothing_that_runs(run: Run, capsys: pytes
 
 def test_what_cannot_be_studied_says_why(run: Run) -> None:
     with pytest.raises(UsageError, match=r"no such suite \(did you mean 'shop'\?\); it has: shop, talk, facts"):
-        mistakes(run, "shp", Terminal())
+        mistakes(run, "shp", None, Terminal())
     with pytest.raises(UsageError, match="there are no stored scores; make eval RUN=shop"):
-        mistakes(run, None, Terminal())
+        mistakes(run, None, None, Terminal())
     shop = run.suites["shop"]
     write_cards(run, [(shop, BASE, right(shop))])
     with pytest.raises(UsageError, match=r"no stored scores of tiny\.filtered\.12\.s0 on shop"):
-        mistakes(run, "shop", Terminal())
+        mistakes(run, "shop", None, Terminal())
     with pytest.raises(UsageError, match="no stored scores of talk"):
-        mistakes(run, "talk", Terminal())
+        mistakes(run, "talk", None, Terminal())
 
 
 @given(st.text(max_size=80), st.booleans(), st.floats(0, 1), st.floats(0, 1))

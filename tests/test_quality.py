@@ -536,7 +536,12 @@ def test_what_is_missing_is_absent(tmp_path: Path) -> None:
         "no dictionary: misspelling rate not computed",
     )
     (score,) = by_hand(suite, {"a question": "", "another": "b"}, Tools(Compass())).scores
-    assert not {"consistency", "off_topic"} & set(score.values)  # an empty answer has no topic
+    assert {name: score.values[name] for name in ("prompt_similarity", "off_topic", "consistency")} == {
+        "prompt_similarity": 0,
+        "off_topic": 1,
+        "consistency": 0,
+    }  # nobody gains by saying nothing
+    assert "reference_similarity" not in score.values
 
 
 def test_consistency_over_other_words_and_over_repeats(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from harness.gate.rules import Bound, Question, Rule
 from harness.gate.shipped import Shipped, better, fresh, ship_cells, shipped
 from harness.results import Results, load_results
 from harness.rows import made_with
+from harness.scoring.metrics import metric_of
 from harness.scoring.suites import Limit, Suite
-from harness.scoring.summary import RATES
 from harness.store import read_manifest
 
-SHARES = (*RATES, "gold_probability", "stop_rate", "label_collapse", "off_topic", "abstained", "wrong", "made_up")
 BOUNDS: tuple[Bound, ...] = ("margin", "margin_share", "min", "max")
 
 
@@ -25,7 +24,7 @@ def rules_of(suite: Suite) -> list[Rule]:
         set_ = [(bound, getattr(limit, bound)) for bound in BOUNDS if getattr(limit, bound) is not None]
         if not set_:
             raise UsageError(f"suites/{suite.name}.yaml: limits: {metric}: it sets none of {', '.join(BOUNDS)}")
-        wrong = [value for _, value in set_ if metric in SHARES and not 0 <= value <= 1]
+        wrong = [value for _, value in set_ if metric_of(metric).kind != "amount" and not 0 <= value <= 1]
         if wrong:
             raise UsageError(
                 f"suites/{suite.name}.yaml: limits: {metric}: {wrong[0]:g}: as a share its limits lie between 0 and 1"
@@ -54,9 +53,10 @@ def stored(run: Run) -> Stored:
     cells = ship_cells(run)
     gated = {name: suite for name, suite in run.suites.items() if suite.spec.limits}
     if not gated:
+        metric = next((suite.primary for suite in run.suites.values()), "accuracy")
         raise UsageError(
             f"runs/{run.name}.yaml: none of its suites ({', '.join(run.suites)}) has limits: nothing to"
-            " check; write in a suite file, e.g.: limits: {accuracy: {margin: 0.05}}"
+            f" check; write in a suite file, e.g.: limits: {{{metric}: {{margin: 0.05}}}}"
         )
     for suite in gated.values():
         rules_of(suite)

@@ -234,7 +234,10 @@ def _vectors(asked: Sequence[Asked], found: Mapping[str, Completion], embedder: 
 
 
 def _similarities(asked: Asked, found: Mapping[str, Completion], vectors: Vectors) -> dict[str, float | None]:
-    """Cosines, -1 to 1; None where a text is empty or nothing is there to compare with."""
+    """Cosines, -1 to 1; None without embeddings or where nothing is there to compare with.
+
+    An empty answer is like nothing, 0, and off the topic: left out, a model would gain by saying nothing.
+    """
     item, text = asked.item, found[asked.main.key].text
     topic = _cosine([item.text, text], vectors)
     return {
@@ -247,10 +250,12 @@ def _similarities(asked: Asked, found: Mapping[str, Completion], vectors: Vector
 
 
 def _cosine(texts: Sequence[str], vectors: Vectors) -> float | None:
-    """The mean over all pairs of texts; None unless there are two and every one has a vector."""
-    if len(texts) < 2 or any(text not in vectors for text in texts):
+    """The mean over all pairs of texts, a pair with an empty one 0; None without vectors, or unless there are two."""
+    if len(texts) < 2 or not vectors:
         return None
-    pairs = [float(vectors[a] @ vectors[b]) for a, b in combinations(texts, 2)]
+    pairs = [
+        float(vectors[a] @ vectors[b]) if a in vectors and b in vectors else 0.0 for a, b in combinations(texts, 2)
+    ]
     return sum(pairs) / len(pairs)
 
 

@@ -35,6 +35,7 @@ from harness.scoring.answers import (
 from harness.scoring.items import Source, read_items, title
 from harness.scoring.json_answers import JsonAnswer, schema_problem
 from harness.scoring.lines import AnswerLine, ChoiceLine, LabelLine, OpenLine, QuestionLine
+from harness.scoring.metrics import by_length
 from harness.scoring.moderation import PythonModeration
 from harness.scoring.rubric import Rubric
 
@@ -63,6 +64,7 @@ class SuiteBase(Record):
     version: Annotated[int, Field(ge=1)] = 1
     changes: dict[str, str] = {}  # version -> dated note
     limits: dict[str, Limit] = {}  # metric -> what `check` allows
+    primary: str | None = None  # the metric that sums the suite up; None: as `Suite.primary` says
 
 
 class ItemsSuite(SuiteBase):
@@ -191,9 +193,16 @@ class Suite:
 
     @property
     def primary(self) -> str:
-        """The metric that sums it up."""
+        """The metric that sums it up: the one the suite file states, else one by its kind.
+
+        Written texts go by the length of their reference answers, unless the file states a `match`.
+        """
+        if self.spec.primary is not None:
+            return self.spec.primary
         if self.rubric is not None:
             return "preferred"
+        if isinstance(self.scorer, TextAnswer) and "match" not in self.scorer.model_fields_set:
+            return by_length(item.answers[0] for item in self.items)
         return "repeat_share" if isinstance(self.spec, OpenEndedSuite) else "accuracy"
 
     @property
@@ -209,7 +218,23 @@ class Suite:
 
 
 # where items come from and what is allowed decide no score; an item's id holds what is asked and what is right
-_NO_RULES = {"limits", "changes", "items", "fields", "tags", "documents"}
+_NO_RULES = {"limits", "changes", "items", "fields", "tags", "documents", "primary"}
+
+
+def metrics_of(spec: AnySuite) -> tuple[str, ...]:
+    """What a suite of this kind computes for every item, so that items can be paired and resampled."""
+    if isinstance(spec, LabelsSuite):
+        return ("accuracy", "choice_accuracy", "gold_probability", "gold_nll", "stop_rate", "words")
+    if isinstance(spec, ChoiceSuite | BenchmarkSuite):
+        return ("accuracy", "gold_probability", "gold_nll")
+    if isinstance(spec, OpenEndedSuite):
+        return (
+            *("words", "stop_rate", "label_collapse", "empty", "loop", "repeat_words", "repeat_share", "refusal"),
+            *("compression_ratio", "rep_2", "rep_3", "rep_4", "length_ratio", "misspelling_rate", "copied_share"),
+            *("flagged", "prompt_similarity", "off_topic", "reference_similarity", "consistency", "repeat_consistency"),
+        )
+    judged = ("preferred", "preference") if isinstance(spec, AnswersSuite) and spec.answer.kind == "rubric" else ()
+    return (*judged, *scorer_of(spec).unread, "gold_nll", "empty", "stop_rate", "words")
 
 
 def scorer_of(spec: WrittenSuite) -> AnswerScorer:
@@ -229,6 +254,14 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: in
     """
     document = yaml_file.load(path)
     spec = _parse(document)
+    if isinstance(spec, AnswersSuite) and not isinstance(spec.answer, Rubric):
+        answer = with_schema(spec.answer, root, document.place(("answer", "json_schema")))
+        spec = spec.model_copy(update={"answer": answer})
+    if spec.primary is not None and spec.primary not in metrics_of(spec):
+        raise UsageError(
+            f"{document.place(('primary',))}: primary: {spec.primary!r} is no metric of its items"
+            f"{nearest(spec.primary, metrics_of(spec))}; allowed: {', '.join(metrics_of(spec))}"
+        )
     if isinstance(spec, BenchmarkSuite):
         caps = [n for n in (spec.limit, limit) if n is not None]
         return Suite(path.stem, spec.model_copy(update={"limit": min(caps, default=None)}), ())
@@ -237,9 +270,6 @@ def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: in
         raise UsageError(
             f"{document.place(('kind',))}: kind: the task has no labels; its own suites are of kind answers"
         )
-    if isinstance(spec, AnswersSuite) and not isinstance(spec.answer, Rubric):
-        answer = with_schema(spec.answer, root, document.place(("answer", "json_schema")))
-        spec = spec.model_copy(update={"answer": answer})
     for key, name in _files_of(spec):
         project_file(root, name, f"{document.place((key,))}: {key}")
     items = _items(spec, root, f"{place}: items", labels)

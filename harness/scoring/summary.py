@@ -6,18 +6,15 @@ import math
 from collections.abc import Sequence
 
 from harness.records import Score
+from harness.scoring.metrics import METRICS
 from harness.scoring.open_ended import suite_metrics
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.stats.classification import macro_f1
 from harness.stats.ties import Ties
 from harness.text import named_label
 
-LOWER_IS_BETTER = (
-    "rep_2", "rep_3", "rep_4", "repeat_words", "repeat_share", "loop", "loop_length", "compression_ratio",
-    "label_collapse", "empty", "misspelling_rate", "refusal", "copied_words", "copied_share", "flagged", "off_topic",
-    "canary", "kl_from_base", "gold_nll", "wrong", "made_up",
-)  # fmt: skip
-RATES = ("accuracy", "choice_accuracy", "acc", "acc_norm")  # an item without one counts as wrong
+LOWER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "lower")
+RATES = tuple(name for name, metric in METRICS.items() if metric.kind == "rate")  # an item without one is wrong
 
 
 def value_of(score: Score, metric: str) -> float:
