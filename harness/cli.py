@@ -423,9 +423,7 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
             tensor_parallel=teacher.tensor_parallel,
         )
     if any(template.output == "json" for template in run.file.augment.templates):
-        terminal.say(
-            "the transformers engine does not guide JSON: what holds not the JSON asked for gives no row"
-        )
+        terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
 
     def build() -> Generator:
         from harness.engines.transformers import TransformersEngine

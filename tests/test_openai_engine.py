@@ -269,6 +269,13 @@ def test_an_error_inside_a_good_status_is_said_in_its_own_words_at_once() -> Non
     assert (one.text, len(posts)) == ("x", 2)
 
 
+def test_an_answer_that_is_not_utf8_is_said_at_once() -> None:
+    handle, posts = answering(httpx.Response(200, content=b'{"choices": [{"text": "caf\xe9"}]}'))
+    (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle).generate([ask()])
+    assert "not UTF-8" in done.error
+    assert len(posts) == 1
+
+
 def test_server_sent_events_are_joined() -> None:
     chunks = [
         {"choices": [{"delta": {"role": "assistant", "content": "hello "}, "finish_reason": None}]},

@@ -168,6 +168,9 @@ class OpenAIEngine:
             if response is not None and status == 200:
                 try:
                     answer = wire.answer_of(response)
+                except UnicodeDecodeError:
+                    reason = f"{wire.GARBAGE}: it is not UTF-8"
+                    break
                 except wire.ODD:
                     reason = wire.GARBAGE  # a proxy's page, half an answer: try again
                     if self._listing_is_a_page and not self._answered:
