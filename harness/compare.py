@@ -7,17 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from harness import stats
+from harness.analysis import Arm
 from harness.broke import WATCHED
 from harness.config import Run
 from harness.errors import UsageError
-from harness.gate import Evidence, Question, announce
+from harness.gate import Question, announce
 from harness.gate.baseline import cut
+from harness.gate.rules import widened
 from harness.gate.shipped import Shipped, ship_cells, shipped
+from harness.headline import reading
 from harness.noise import noise_of_mean
 from harness.records import Cell
 from harness.results import Results, load_results, resolve_student
-from harness.stats import Estimate, Interval
-from harness.stats.ties import could_have_seen
+from harness.stats import Estimate, Interval, contrasts
+from harness.stats.ties import could_have_seen, finite
 from harness.terminal import Terminal
 
 HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "could have seen")
@@ -30,6 +33,7 @@ class Side:
     run: Run
     results: Results
     cells: tuple[Cell, ...]
+    prompting: str = "zero_shot"
 
     @property
     def is_base(self) -> bool:
@@ -38,18 +42,28 @@ class Side:
 
     def on(self, suite: str) -> Shipped | None:
         """Its scores on a suite; None where it has none."""
-        if any(self.results.card(suite, cell.name, "zero_shot") is None for cell in self.cells):
+        if any(self.results.card(suite, cell.name, self.prompting) is None for cell in self.cells):
             return None
-        return shipped(self.results, self.cells, suite, self.run)
+        return shipped(self.results, self.cells, suite, self.run, self.prompting)
+
+    def reads(self, scored: Shipped) -> str:
+        """The metric that it is read by on a suite, as the report reads it; the suite's primary one mostly."""
+        suite, cell = self.run.suites.get(scored.suite), self.cells[0]
+        primary = suite.primary if suite else "accuracy"
+        if suite is None or not suite.of_task:
+            return primary
+        arm = Arm(cell.student, cell.data, cell.size, self.prompting, scored.cards)
+        return reading(self.results, arm, primary).metric
 
 
 def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: Terminal) -> None:
     """Print how B differs from A on every suite that both were scored on.
 
     `a`, `b`: RUN (its ship student), RUN:STUDENT (a cell's name), or RUN:STUDENT without the random seed at its
-    end (all its seeds); resolve_student says which part of a name is enough. With three seeds a side, or against a
-    base, the question is about the recipe; else about these weights, and then of the seeds that both have. Raises
-    UsageError for a student nobody has, and where no suite can be compared.
+    end (all its seeds); resolve_student says which part of a name is enough. RUN:STUDENT@PROMPTING is an untuned
+    model asked otherwise than zero_shot. What sums a suite up comes first, each side read as the report reads it.
+    With three seeds a side, or against a base, the question is about the recipe; else about these weights, and then
+    of the seeds that both have. Raises UsageError for a student nobody has, and where no suite can be compared.
     """
     left, right, question = asked(side(a, load), side(b, load))
     rows: list[tuple[str, ...]] = []
@@ -61,14 +75,10 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
         if failed:
             terminal.say(f"{suite}: not compared: {failed} items failed; make eval again")
             continue
-        shared = shared_items(one, other, common, terminal)
+        shared = shared_items(one, other, common, terminal, _asked_alike(left, right, suite))
         if shared:
-            watched = dict.fromkeys((*WATCHED, *_limits(left.run, suite), *_limits(right.run, suite)))
-            metrics = [name for name in watched if name in one.metrics and name in other.metrics]
-            rows += [
-                _row(one, other, metric, shared, question, _noise(left, right, one, other, metric))
-                for metric in metrics
-            ]
+            _tell_changes(suite, ((left, one), (right, other)), terminal)
+            rows += _rows(left, right, one, other, shared)
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
@@ -101,6 +111,9 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     results = load_results(run.folder)
     if not student:
         return Side(run, results, ship_cells(run))
+    before, _, way = student.rpartition("@")
+    ways = {card.prompting for card in results.cards}
+    student, prompting = (before, way) if before and way in ways else (student, "zero_shot")
     cells = {card.cell.name: card.cell for card in results.cards if card.cell is not None}
     seedless = {found: found.removesuffix(f".s{cell.random_seed}") for found, cell in cells.items()}
     try:
@@ -108,13 +121,40 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     except UsageError as error:
         raise UsageError(f"{name}: run {run_name}: {error}") from error
     own = [cell for found, cell in cells.items() if meant in (found, seedless[found])]
-    return Side(run, results, tuple(sorted(own, key=lambda cell: cell.random_seed)))
+    asked_as = {card.prompting for card in results.cards if card.cell in own}
+    if prompting == "zero_shot" and prompting not in asked_as:  # the cheap reference is not asked at all
+        prompting = sorted(asked_as)[0]
+    return Side(run, results, tuple(sorted(own, key=lambda cell: cell.random_seed)), prompting)
 
 
-def shared_items(one: Shipped, other: Shipped, common: bool, terminal: Terminal) -> list[str]:
-    """The test items that both have; none, and said so, where the suite differs and `common` is not asked for."""
+def _asked_alike(left: Side, right: Side, suite: str) -> bool:
+    """Whether both are asked in one form, so that notes on how must agree; what nobody tuned is asked its own way."""
+    of_task = suite in left.run.suites and left.run.suites[suite].of_task
+    return not of_task or (left.is_base, left.prompting) == (right.is_base, right.prompting)
+
+
+def _tell_changes(suite: str, sides: Sequence[tuple[Side, Shipped]], terminal: Terminal) -> None:
+    """Say where a run's suite is another one now than it was scored with."""
+    for run in {side.run.name: side.run for side, scored in sides if _changed(side, scored)}.values():
+        terminal.say(
+            f"{suite}: suites/{suite}.yaml or its items changed since {run.name} was scored: these are numbers of the"
+            f" suite as it was; make eval RUN={run.name}"
+        )
+
+
+def _changed(side: Side, scored: Shipped) -> bool:
+    suite = side.run.suites.get(scored.suite)
+    return suite is not None and suite.digest != scored.cards[0].suite_digest
+
+
+def shared_items(one: Shipped, other: Shipped, common: bool, terminal: Terminal, alike: bool = True) -> list[str]:
+    """The test items that both have; none, and said so, where the suite differs and `common` is not asked for.
+
+    `alike`: whether both should have been asked in one way.
+    """
     mine, theirs = {cut(item) for item in one.ids}, {cut(item) for item in other.ids}
-    alike = one.cards[0].suite_digest == other.cards[0].suite_digest and one.cards[0].notes == other.cards[0].notes
+    same_notes = not alike or one.cards[0].notes == other.cards[0].notes
+    alike = one.cards[0].suite_digest == other.cards[0].suite_digest and same_notes
     if alike and mine == theirs:
         return sorted(mine)
     if not common:
@@ -138,27 +178,44 @@ def negated(found: Estimate) -> Estimate:
     return replace(found, value=-found.value, ends=ends)
 
 
-def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metric: str) -> float:
+def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str]) -> float:
     """Standard deviation of the difference that scoring alone makes, where `harness noise` has measured it."""
-    sides = ((left, one), (right, other))
-    return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored in sides))
+    sides = zip((left, right), (one, other), metrics, strict=True)
+    return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored, metric in sides))
+
+
+def _rows(left: Side, right: Side, one: Shipped, other: Shipped, shared: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every metric of one suite as cells under HEADS: what sums it up first, then all that is watched or limited."""
+    reads = (left.reads(one), right.reads(other))
+    likely = [side for side, metric in zip("AB", reads, strict=True) if metric == "choice_accuracy"]
+    how = f" ({' and '.join(likely)} by log-likelihood)" if likely else ""
+    primary = "accuracy" if likely else reads[0]
+    rows = [_row(left, right, one, other, reads, shared, f"{primary}{how}")]
+    watched = dict.fromkeys((*WATCHED, *_limits(left.run, one.suite), *_limits(right.run, one.suite)))
+    for metric in watched:
+        if metric != primary and metric in one.metrics and metric in other.metrics:
+            rows.append(_row(left, right, one, other, (metric, metric), shared, metric))
+    return rows
 
 
 def _row(
-    one: Shipped, other: Shipped, metric: str, shared: Sequence[str], question: Question, noise: float
+    left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str], shared: Sequence[str], name: str
 ) -> tuple[str, ...]:
-    """One metric as cells under HEADS."""
-    bases = [all(card.cell is not None and card.cell.size == 0 for card in side.cards) for side in (one, other)]
-    a, b = one.matrix(metric, shared), other.matrix(metric, shared)
-    turned = bases[1]  # the side that no random seed touches comes first
-    evidence = Evidence(*((b, a) if turned else (a, b)), one.ties(shared), before_varies=not any(bases), noise=noise)
-    found, kept = evidence.difference(question), evidence.there
-    if found is not None and turned:
-        found = negated(found)
-    before, now = a[:, kept], b[:, kept]
+    """One line as cells under HEADS; the interval is the report's own, for this pair alone."""
+    a, b = one.matrix(metrics[0], shared), other.matrix(metrics[1], shared)
+    kept = finite(a) & finite(b)
+    before, now, tied = a[:, kept], b[:, kept], one.ties(shared).of(kept).named
+    turned = right.is_base and not left.is_base  # the side that no random seed touches comes second here
+    pair, varies = ((before, now) if turned else (now, before)), not (left.is_base or right.is_base)
+    enough = int(kept.sum()) > 1
+    seed = left.run.file.random_seed
+    found = contrasts.difference(*pair, random_seed=seed, b_varies=varies, **tied).estimate if enough else None
+    if found is not None:
+        noise = _noise(left, right, one, other, metrics)
+        found = widened(negated(found) if turned else found, noise)
     return (
         one.suite,
-        metric,
+        name,
         announce.number(float(before.mean()) if kept.any() else None),
         announce.number(float(now.mean()) if kept.any() else None),
         announce.interval(found.interval(0.95) if found else None),

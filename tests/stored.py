@@ -42,12 +42,7 @@ class Stored:
 
     def items(self, count: int = ITEMS, **more: Callable[[int], str]) -> None:
         """Rewrite the items; `more` gives other fields of an item by its place."""
-        lines = [
-            {"text": f"message number {i} of many", "label": ("parcel", "invoice")[i % 2]}
-            | {name: value(i) for name, value in more.items()}
-            for i in range(count)
-        ]
-        (self.root / "suites/shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_items(self.root, count, **more)
 
     def run(self, *settings: str) -> Run:
         """Load the run."""
@@ -82,6 +77,16 @@ class Stored:
     def check(self, *settings: str, options: Options | None = None) -> int:
         """The exit code of a check."""
         return check(self.run(*settings), Terminal(), options)
+
+
+def write_items(root: Path, count: int = ITEMS, **more: Callable[[int], str]) -> None:
+    """Write the items of the suite `shop`; `more` gives other fields of an item by its place."""
+    lines = [
+        {"text": f"message number {i} of many", "label": ("parcel", "invoice")[i % 2]}
+        | {name: value(i) for name, value in more.items()}
+        for i in range(count)
+    ]
+    (root / "suites/shop.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]], key: str = "k", **fields: Any) -> None:

@@ -72,12 +72,12 @@ def better(metric: str, limit: Limit | None = None) -> Better:
     return "lower" if metric in LOWER_IS_BETTER else "higher"
 
 
-def shipped(results: Results, cells: Sequence[Cell], name: str, run: Run) -> Shipped:
+def shipped(results: Results, cells: Sequence[Cell], name: str, run: Run, prompting: str = "zero_shot") -> Shipped:
     """A student's cards on the suite `name`, one per cell. Raises UsageError when they are missing or differ."""
     again = f"make eval RUN={run.name}"
     cards = []
     for cell in cells:
-        card = results.card(name, cell.name, "zero_shot")
+        card = results.card(name, cell.name, prompting)
         if card is None:
             known = sorted({c.student for c in results.cards if c.suite == name})
             stored = f"it has {', '.join(known)}{nearest(cell.name, known)}" if known else "the suite was not run"

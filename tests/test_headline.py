@@ -1,0 +1,169 @@
+"""The headline: which alternatives are looked at, one rival and one number in every place, an interval that holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.analysis import arms, curve
+from harness.compare import compare
+from harness.config import Run, load_run
+from harness.headline import Headline, headline, lines, reading, within_chance
+from harness.records import Cell, Item
+from harness.report import report
+from harness.results import load_results
+from harness.scoring.reference import NAME as REFERENCE
+from harness.stats import Floats
+from harness.stats.ties import ALONE
+from harness.terminal import Terminal
+from tests.bench.bench_headline import World, covered
+from tests.project import Quiet, write_project
+from tests.stored import write_items
+from tests.test_report import Answer, cell, drawn, labelled, store
+
+SAID = r"([\d.]+)% of \d+ test items right.*: ([\d.]+)%\."  # (the student's percent, the rival's)
+
+
+def shop(root: Path, items: int = 400) -> Run:
+    path = write_project(root, "tiny", eval={"suites": ["shop"], "reference": None})
+    write_items(root, items)
+    return load_run(path)
+
+
+def reference(size: int, data: str) -> Cell:
+    return Cell(student=REFERENCE, data=data, size=size, random_seed=0)
+
+
+def read_two_ways(written: float, likely: float, salt: int) -> Answer:
+    """An untuned model that says less than it knows."""
+
+    def answer(i: int, item: Item) -> dict[str, object]:
+        hits = [float(drawn(i, salt) < rate) for rate in (written, likely)]
+        return {
+            "status": "scored",
+            "output": "x",
+            "values": dict(zip(("accuracy", "choice_accuracy"), hits, strict=True)),
+        }
+
+    return answer
+
+
+def told(run: Run, student: Answer, base: Answer, seeds: Answer, tfidf: Answer) -> tuple[Headline, str]:
+    scored = [
+        ("shop", cell(0), base),
+        ("shop", cell(4), labelled(0.5, 9)),
+        ("shop", cell(12), student),
+        ("shop", cell(12, "seeds_only"), seeds),
+        ("shop", reference(12, "seeds_only"), tfidf),
+        ("shop", reference(12, "filtered"), labelled(0.3, 8)),
+    ]
+    store(run, scored)
+    report(run, Quiet())
+    results = load_results(run.folder)
+    found = headline(results, arms(results, "shop"), "tiny", 0)
+    assert isinstance(found, Headline)
+    return found, (run.folder / "eval/report.md").read_text()
+
+
+@pytest.mark.parametrize(("likely", "rival"), [(0.7, "log-likelihood"), (0.2, "TF-IDF")])
+def test_headline_figure_table_and_compare_say_one_number_of_one_rival(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], likely: float, rival: str
+) -> None:
+    run = shop(tmp_path)
+    found, text = told(run, labelled(0.75, 1), read_two_ways(0.1, likely, 5), labelled(0.45, 3), labelled(0.6, 4))
+    said = next(line for line in text.splitlines() if line.startswith("**tiny, 12 rows"))
+    assert rival in found.rival.reading.title
+    own, other = (float(number) for number in re.findall(r"([\d.]+)% of \d+ test items right.*: ([\d.]+)%\.", said)[0])
+    assert other == pytest.approx(100 * found.rival.value, abs=0.05)
+    # the figure's line
+    results = load_results(run.folder)
+    drawn_lines = lines(results, arms(results, "shop"), "tiny", "accuracy", found)
+    (strongest,) = [line for line in drawn_lines if line.strongest]
+    assert strongest.value == found.rival.value
+    assert f"{other:.1f}%" in strongest.label
+    points = curve(results, arms(results, "shop"), "tiny", "filtered", "accuracy")
+    assert 100 * points[-1].value == pytest.approx(own, abs=0.05)
+    # the table's cells in bold
+    table = text[text.index("| asked |") : text.index("| 95% interval of |")]
+    bold = sorted(float(number) for number in re.findall(r"\*\*([\d.]+) \[[\d.]+, [\d.]+\]\*\*", table))
+    assert bold == pytest.approx(sorted((own / 100, other / 100)), abs=0.001)
+    # compare, called as the report says
+    names = re.search(r"harness compare '(\S+)' '(\S+)' prints", text)
+    alone = re.search(r"This pair alone: (\S+) points \[(\S+), (\S+)\]", text)
+    assert names is not None
+    assert alone is not None
+    capsys.readouterr()
+    compare(names[1].replace("\\", ""), names[2].replace("\\", ""), lambda name: run, False, Terminal())
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shop"))
+    numbers = [float(number) for number in re.findall(r"(?<![\w.])[-+]?\d[\d.]*", row)]
+    assert numbers[:2] == pytest.approx([other / 100, own / 100], abs=0.001)
+    assert numbers[2:5] == pytest.approx([float(alone[n]) / 100 for n in (1, 2, 3)], abs=0.001)
+    assert ("by log-likelihood" in row) == (rival == "log-likelihood")
+
+
+def test_every_alternative_within_chance_of_the_best_on_dev_is_looked_at(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    found, text = told(run, labelled(0.8, 1), read_two_ways(0.1, 0.2, 5), labelled(0.7, 3), labelled(0.69, 4))
+    names = {a.reading.arm.kind for a in found.alternatives}
+    assert names == {"student", "reference"}  # not the base, which dev calls worse
+    assert found.rival.value == max(a.value for a in found.alternatives)
+    assert "strongest of the 2 alternatives within chance of the best on dev" in text
+    assert "allowing for 2 alternatives" in text
+    wide, alone = found.rival.difference.interval, found.alone.interval
+    assert wide.level == pytest.approx(0.975)
+    assert wide.low < alone.low < alone.high < wide.high
+
+
+def test_tuned_students_are_read_by_what_they_write(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    both = read_two_ways(0.5, 0.9, 1)
+    told(run, both, both, both, both)
+    results = load_results(run.folder)
+    for arm in arms(results, "shop"):
+        metric = reading(results, arm, "accuracy").metric
+        assert metric == ("choice_accuracy" if arm.kind == "base" else "accuracy")
+
+
+def test_no_headline_says_why(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    store(run, [("shop", cell(12), labelled(0.7, 1))])
+    report(run, Quiet())
+    text = (run.folder / "eval/report.md").read_text()
+    assert "No headline: there is nothing to compare with. train.sizes: 0" in text
+    assert "ship section" not in text
+
+
+def test_a_run_without_ship_has_its_headline_and_is_told_what_ship_is_for(tmp_path: Path) -> None:
+    shop(tmp_path)
+    run = load_run(tmp_path / "runs/shop.yaml", ["ship=null"])
+    _, text = told(run, labelled(0.8, 1), labelled(0.3, 2), labelled(0.6, 3), labelled(0.5, 4))
+    assert "**tiny, 12 rows (filtered): " in text
+    assert "for a verdict add: ship: {student: tiny, data: filtered, size: 12}" in text.replace("\\", "")
+
+
+def right(*wrong: int) -> Floats:
+    """Values of 80 items, all right but these."""
+    return np.array([[float(i not in wrong) for i in range(80)]])
+
+
+def test_what_dev_items_cannot_tell_apart_stays() -> None:
+    best, one_worse, other = right(*range(20)), right(*range(21)), right(*range(15, 36))
+    poor = right(*range(60))
+    assert within_chance([one_worse, best, poor, other], ALONE, 0) == [0, 1, 3]
+    assert within_chance([best], ALONE, 0) == [0]
+    assert within_chance([np.full((1, 80), np.nan), poor], ALONE, 0) == [0, 1]  # what cannot be told stays
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alternatives", [1, 3, 6])
+@pytest.mark.parametrize(("items", "each", "seeds"), [(60, 1, 1), (342, 1, 1), (120, 6, 1), (120, 1, 3)])
+def test_the_interval_holds_whichever_alternative_is_named(
+    alternatives: int, items: int, each: int, seeds: int
+) -> None:
+    # without an allowance six near-equal alternatives are called better than an equal student 12% of the time
+    found = covered(World(items, alternatives, each, seeds), count=300)
+    assert found.coverage >= 0.925
+    assert found.better + found.worse <= 0.075
