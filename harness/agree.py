@@ -19,7 +19,7 @@ from harness import stats
 from harness.config import Run
 from harness.errors import UsageError
 from harness.gate.shipped import ship_cells
-from harness.prompting import asked_with
+from harness.prompting import tuned_prompt, untuned
 from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
 from harness.scoring.asking import Asked, Prompt
 from harness.scoring.base import StudentEngine
@@ -114,7 +114,9 @@ def agree(
     items = sorted((i for i in suite.items if i.split == "test"), key=lambda i: digest("agree", i.id))[:limit]
     terminal.say(f"agree: {len(items)} items of {suite.name}, {cell.name}: transformers, then vLLM")
     student = open_student(subject.base, subject.adapter)
-    requests = ask(items, asked_with(run, subject, items, student), subject.key, suite.spec.max_tokens)
+    shown = untuned(run.task, run.root)
+    prompt = tuned_prompt(run) if subject.adapter else lambda text: shown.prompt("completion", text, ())
+    requests = ask(items, prompt, subject.key, suite.spec.max_tokens)
     first = {c.request: c for c in student.generate(requests)}
     del student  # let go of it before the other is loaded
     server = open_server(subject.base, subject.adapter, subject.key)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.choosing import ways_tried
 from harness.config import Run
 from harness.examiner import Openers
-from harness.prompting import Lookup, asked_with, nearest_rows
-from harness.records import Item
+from harness.prompting import asker_for, tuned_prompt
+from harness.records import Item, Way
+from harness.results import load_results
+from harness.scoring.asking import Ending, Prompt
 from harness.scoring.asking import ask as ask_written
 from harness.scoring.base import StudentEngine
 from harness.scoring.labels import score_labels
-from harness.subjects import Subject, largest_rows, read_cast
+from harness.subjects import read_cast
 from harness.terminal import Terminal
 
 ANSWER_TOKENS = 32  # at most
 
 
 def ask(run: Run, text: str, openers: Openers, terminal: Terminal) -> None:
-    """Print what each subject writes, and which label it finds likeliest with its probability."""
+    """Print what each subject writes, and which label it finds likeliest with its probability.
+
+    An untuned model is asked in the way that eval chose for it, before eval in the first one of those it would try.
+    """
     cast = read_cast(run)
+    ways = chosen_ways(run)
     width = max(len(subject.title) for subject in cast.subjects)
-    lookup = nearest_rows(largest_rows(run, cast.cells), run.file.eval.retrieved, openers.embedder)
     terminal.say(text)
     loaded: dict[tuple[Path, Path | None], StudentEngine] = {}
     for subject in cast.subjects:
@@ -29,20 +35,36 @@ def ask(run: Run, text: str, openers: Openers, terminal: Terminal) -> None:
         if place not in loaded:
             loaded.clear()  # one student in memory at a time
             loaded[place] = openers.student(*place)
-        terminal.say(f"  {subject.title:<{width}}  {answer(run, subject, text, loaded[place], lookup)}")
+        engine, how = loaded[place], ""
+        prompt, ending = tuned_prompt(run), Ending()
+        if subject.adapter is None:
+            asker = asker_for(run, cast, subject, [Item(text=text)], engine, openers.embedder)
+            forms, numbers = ways_tried(run, subject.prompting)
+            way = ways.get((subject.cell.name, subject.prompting), asker.way(forms[0], numbers[0]))
+            prompt, ending, how = asker.prompt(way), asker.prompts.ending, f"  (asked as {way.words})"
+        said = answer(tuple(run.task.labels), subject.key, text, engine, prompt, ending)
+        terminal.say(f"  {subject.title:<{width}}  {said}{how}")
 
 
-def answer(run: Run, subject: Subject, text: str, engine: StudentEngine, lookup: Lookup) -> str:
+def chosen_ways(run: Run) -> dict[tuple[str, str], Way]:
+    """(student, prompting) -> how eval asked it on the run's first suite of the task; empty before eval."""
+    if not (run.folder / "eval" / "scorecards.json").is_file():
+        return {}
+    chosen = [card for card in load_results(run.folder).cards if card.choice is not None]
+    return {(card.student, card.prompting): card.choice.way for card in reversed(chosen) if card.choice is not None}
+
+
+def answer(
+    labels: tuple[str, ...], model: str, text: str, engine: StudentEngine, prompt: Prompt, ending: Ending
+) -> str:
     """What one subject writes, and its likeliest label."""
-    labels = tuple(run.task.labels)
-    if run.task.free:
-        prompt = asked_with(run, subject, [Item(text=text)], engine, lookup)
-        written = ask_written({0: prompt(text)}, engine, subject.key, ANSWER_TOKENS, ("\n",))[0]
-        return f"failed: {written.error}" if written.error else repr(written.text.strip())
+    if not labels:
+        asked = prompt(text)
+        written = ask_written({0: asked}, engine, model, ANSWER_TOKENS, ending.stop)[0]
+        return f"failed: {written.error}" if written.error else repr(ending.read(asked, written)[0].strip())
     # a stand-in gold at each position reads that label's probability from the same scorer the suites use
     items = [Item(text=text, choices=labels, gold=position) for position in range(len(labels))]
-    prompt = asked_with(run, subject, items, engine, lookup)
-    scores = score_labels(items, prompt, engine, subject.key, ANSWER_TOKENS)
+    scores = score_labels(items, prompt, engine, model, ANSWER_TOKENS, ending)
     if scores[0].status == "failed":
         return f"failed: {scores[0].error}"
     likeliest = max(scores, key=lambda score: score.values["gold_probability"])

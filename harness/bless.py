@@ -178,7 +178,7 @@ def _blessed(suite: Suite, one: Shipped) -> BaselineSuite:
     return BaselineSuite(
         version=suite.spec.version,
         suite_digest=one.cards[0].suite_digest,
-        asked=one.cards[0].notes,
+        asked=one.cards[0].asked,
         items=len(one.ids),
         ids=pack_ids(one.ids),
         metrics=metrics,

@@ -166,8 +166,8 @@ def _what_changed(suite: Suite, one: Shipped, then: BaselineSuite) -> str:
             f"its rules or items changed under the same version {spec.version} (digest {then.suite_digest} blessed,"
             f" {card.suite_digest} now){items}"
         )
-    if then.asked != card.notes:
-        return f"it was asked differently: {_asked(then.asked)} when it was blessed, {_asked(card.notes)} now{items}"
+    if then.asked != card.asked:
+        return f"it was asked differently: {_asked(then.asked)} when it was blessed, {_asked(card.asked)} now{items}"
     return f"{then.items} test items were blessed, {len(mine)} are scored now{items}" if items else ""
 
 

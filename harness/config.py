@@ -21,7 +21,7 @@ from harness.filters import AnyFilter, Judge, PythonFilter
 from harness.null_run import shuffle_labels
 from harness.project_file import project_file
 from harness.prompts import Template
-from harness.records import Record, Sampling, Seed
+from harness.records import Form, Record, Sampling, Seed
 from harness.scoring.suites import Suite, load_suite
 from harness.text import normalise
 
@@ -172,7 +172,7 @@ class TaskFile(Record):
     system: str  # the system message of every prompt
     prompt: Name | None = None  # template of the user turn a student is tuned on and asked with: text
     untuned_prompt: Name | None = None  # template for a base or any untuned model: text, labels, shots, system
-    untuned_form: Literal["completion", "chat"] = "completion"  # continued as it is, or as a user turn
+    untuned_form: Literal["auto"] | Form = "auto"  # how it is asked; auto: as does best on the dev items
 
     @model_validator(mode="after")
     def _choosable(self) -> Self:

@@ -10,7 +10,7 @@ model has answered for a card that is not finished is kept too, so that after a 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -25,12 +25,13 @@ from harness.rows import made_with, rows_of_data
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import Outcome
 from harness.scoring.moderation import load_moderation
-from harness.scoring.remembered import Remembered, Tick
+from harness.scoring.remembered import Remembered
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import chance, summarise
+from harness.scoring.unread import unread
 from harness.store import Manifest, finished, locked, remade_by, unseal, write_json, write_jsonl, write_manifest
 from harness.subjects import Cast, Subject, applies, cell_of, read_cast
-from harness.terminal import Advance, Stop, Terminal
+from harness.terminal import Stop, Terminal
 from harness.training.subsets import nested
 
 
@@ -136,8 +137,9 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
                 if examiner.stop():
                     break
                 advance(done, f"{subject.title}: {suite.name}")
-                tick = partial(_tick, advance, done, f"{subject.title}: {suite.name}")
-                card = _score_one(examiner, key, subject, suite, tick)
+                card = _score_one(examiner, key, subject, suite, partial(advance, done))
+                if card.warning:
+                    examiner.terminal.say(f"eval: {subject.title}: {suite.name}: {card.warning}")
             # a card may come from another run, where the same weights had another name
             cards.append(card.model_copy(update={"student": subject.cell.name, "cell": subject.cell}))
             advance(done + 1, f"{subject.title}: {suite.name}")
@@ -148,16 +150,20 @@ def _all_stored(run: Run, cast: Cast, suite: Suite) -> bool:
     return all(stored_card(run, card_key(run, cast, s, suite)) for s in cast.subjects if applies(suite, s))
 
 
-def _tick(advance: Advance, cards: int, what: str, done: int, total: int) -> None:
-    """Progress within a card."""
-    advance(cards, f"{what}, {done} of {total}")
-
-
-def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite, tick: Tick) -> Scorecard:
-    """A new card. What the model answers is remembered beside it until the card is whole."""
+def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite, note: Callable[[str], None]) -> Scorecard:
+    """A new card. What the model answers is remembered beside it until the card is whole; `note` shows progress."""
     part = examiner.run.cache / "scores" / f"{key}.part.jsonl"
-    engine = Remembered(lambda: examiner.engine(subject), part, examiner.stop, tick)
-    outcome = score_suite(examiner, subject, suite, engine)
+    title = doing = f"{subject.title}: {suite.name}"
+
+    def step(what: str) -> None:
+        nonlocal doing
+        doing = f"{title}, {what}"
+        note(doing)
+
+    engine = Remembered(
+        lambda: examiner.engine(subject), part, examiner.stop, lambda done, total: note(f"{doing}, {done} of {total}")
+    )
+    outcome = score_suite(examiner, subject, suite, engine, step)
     card = _store(examiner.run, key, subject, suite, outcome, engine.seconds)
     if card.complete:  # what was answered of an incomplete card is not asked again
         part.unlink(missing_ok=True)
@@ -228,6 +234,8 @@ def _store(run: Run, key: str, subject: Subject, suite: Suite, outcome: Outcome,
         scores=scores_digest(scores),
         chance=outcome.chance,
         notes=outcome.notes,
+        choice=outcome.choice,
+        warning=unread(scores, outcome.choice),
         seconds=round(seconds, 2),
         prompt_tokens=sum(s.prompt_tokens for s in scores),
         answer_tokens=sum(s.answer_tokens for s in scores),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.calls import CallCache, cached
+from harness.choosing import MOST_ITEMS, choose, ways_tried
 from harness.config import Run
 from harness.errors import Interrupted, UsageError
 from harness.gate.shipped import ship_cells
 from harness.json_file import read_jsonl
-from harness.prompting import asked_with, nearest_rows
-from harness.records import PROBES, Completion, Generator, Request, Score, digest, lack_logprobs
+from harness.prompting import asker_for, one_line, tuned_prompt
+from harness.records import PROBES, Completion, Generator, Item, Request, Score, Way, digest, lack_logprobs
 from harness.scoring import benchmarks, forgetting
-from harness.scoring.asking import Prompt
+from harness.scoring.asking import Ending, Prompt
 from harness.scoring.base import Embedder, Outcome, StudentEngine
 from harness.scoring.choices import score_choices
 from harness.scoring.labels import score_labels
@@ -24,7 +25,15 @@ from harness.scoring.moderation import load_moderation
 from harness.scoring.open_ended import Tools, score_open_ended
 from harness.scoring.remembered import Remembered
 from harness.scoring.spelling import english
-from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, scorer_of
+from harness.scoring.suites import (
+    BenchmarkSuite,
+    ChoiceSuite,
+    LabelsSuite,
+    OpenEndedSuite,
+    Suite,
+    WrittenSuite,
+    scorer_of,
+)
 from harness.scoring.summary import chance
 from harness.scoring.written import plain_prompt, score_written
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of, shot_pool
@@ -58,10 +67,10 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     """32 hex digits over what a card's numbers depend on."""
     parts: list[Any] = ["card", STAGE_VERSION, subject.key, subject.prompting, suite.name, suite.digest]
     if suite.of_task:
-        asked = run.task.student_template if subject.adapter else run.task.untuned_template
-        parts += [run.task.system, run.task.labels, asked(run.root).digest]
+        parts += [run.task.system, run.task.labels, run.task.student_template(run.root).digest]
         if not subject.adapter:
-            parts.append(run.task.untuned_form)
+            parts.append(run.task.untuned_template(run.root).digest)
+            parts += [*ways_tried(run, subject.prompting), MOST_ITEMS, one_line(run, largest_rows(run, cast.cells))]
         if subject.prompting == "few_shot":
             parts.append([shot.id for shot in shot_pool(run)])
         if subject.prompting == "retrieval":
@@ -116,12 +125,17 @@ def _once(build: Callable[[], T]) -> Callable[[], T]:
     return get
 
 
-def score_suite(examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine) -> Outcome:
-    """Per-item scores of one subject on one suite, by the suite's kind."""
+def _no_step(what: str) -> None:
+    """Nobody watches."""
+
+
+def score_suite(
+    examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine, step: Callable[[str], None] = _no_step
+) -> Outcome:
+    """Per-item scores of one subject on one suite, by the suite's kind. `step` is told what is done now."""
     run, spec, items = examiner.run, suite.spec, suite.items
-    if isinstance(spec, LabelsSuite):
-        prompt = _prompt(examiner, subject, suite, engine)
-        return Outcome(tuple(score_labels(items, prompt, engine, subject.key, spec.max_tokens)), chance(suite))
+    if suite.of_task:
+        return _score_task(examiner, subject, suite, engine, step)
     if isinstance(spec, ChoiceSuite):
         return Outcome(tuple(score_choices(items, spec, engine)), chance(suite))
     if isinstance(spec, BenchmarkSuite):
@@ -130,19 +144,49 @@ def score_suite(examiner: Examiner, subject: Subject, suite: Suite, engine: Stud
         tools = tools_for(examiner, spec, subject)
         outcome = score_open_ended(suite, engine, subject.key, list(run.task.labels), tools)
         return _with_forgetting(examiner, subject, suite, engine, outcome)
-    asked = _prompt(examiner, subject, suite, engine) if suite.of_task else plain_prompt
-    scores = score_written(items, asked, engine, subject.key, spec.max_tokens, scorer_of(spec))
-    if suite.rubric is None:
-        return Outcome(tuple(scores))
+    return _judged(
+        examiner, suite, Outcome(_score_items(suite, items, plain_prompt, Ending(), engine, subject.key)), engine
+    )
+
+
+def _score_task(
+    examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine, step: Callable[[str], None]
+) -> Outcome:
+    """The task's own items: with a student's prompt, or as the dev items choose among the ways to ask a model."""
+    run = examiner.run
+    if subject.adapter:
+        scores = _score_items(suite, suite.items, tuned_prompt(run), Ending(), engine, subject.key)
+        return _judged(examiner, suite, Outcome(scores, chance(suite)), engine)
+    asker = asker_for(run, examiner.cast, subject, suite.items, engine, examiner.embedder)
+    ending = asker.prompts.ending
+
+    def score(way: Way, items: Sequence[Item]) -> Sequence[Score]:
+        step(f"choosing how to ask: {way.words}")
+        return _score_items(suite, items, asker.prompt(way), ending, engine, subject.key)
+
+    choice = choose(suite, *ways_tried(run, subject.prompting), asker.way, score)
+    step(f"as {choice.way.words}")
+    scores = _score_items(suite, suite.items, asker.prompt(choice.way), ending, engine, subject.key)
+    return _judged(examiner, suite, Outcome(scores, chance(suite), choice=choice), engine)
+
+
+def _score_items(
+    suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, engine: StudentEngine, model: str
+) -> tuple[Score, ...]:
+    spec = suite.spec
+    if isinstance(spec, LabelsSuite):
+        return tuple(score_labels(items, prompt, engine, model, spec.max_tokens, ending))
+    assert isinstance(spec, WrittenSuite)
+    return tuple(score_written(items, prompt, engine, model, spec.max_tokens, scorer_of(spec), ending))
+
+
+def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, engine: StudentEngine) -> Outcome:
+    """Adds a judge's verdicts, where one judges. What it answered before, for whichever student, is not asked again."""
+    rubric, run, scores = suite.rubric, examiner.run, outcome.scores
+    if rubric is None:
+        return outcome
     if isinstance(engine, Remembered):
         engine.release()  # the judge may need the memory
-    return _judged(examiner, suite, scores)
-
-
-def _judged(examiner: Examiner, suite: Suite, scores: Sequence[Score]) -> Outcome:
-    """Adds a judge's verdicts; what it has answered before, for whichever student, is not asked again."""
-    rubric, run = suite.rubric, examiner.run
-    assert rubric is not None
     known = {item.id: item for item in suite.items}
     answered = [score for score in scores if score.status != "failed"]
     items, outputs = [known[score.item] for score in answered], [score.output for score in answered]
@@ -170,7 +214,7 @@ def _judged(examiner: Examiner, suite: Suite, scores: Sequence[Score]) -> Outcom
         if s.item in values else s
         for s in scores
     )  # fmt: skip
-    return Outcome(merged, 0.5, quality.notes)
+    return replace(outcome, scores=merged, chance=0.5, notes=quality.notes)
 
 
 def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Tools:
@@ -187,12 +231,6 @@ def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Too
         moderation=load_moderation(spec.moderation, run.root) if spec.moderation else None,
         canaries=load_canaries(run.root / spec.canaries) if spec.canaries else (),
     )
-
-
-def _prompt(examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine) -> Prompt:
-    rows = largest_rows(examiner.run, examiner.cast.cells) if subject.prompting == "retrieval" else ()
-    lookup = nearest_rows(rows, examiner.run.file.eval.retrieved, examiner.embedder) if rows else None
-    return asked_with(examiner.run, subject, suite.items, engine, lookup)
 
 
 def _base_of(cast: Cast, subject: Subject) -> Subject | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from statistics import mean
 
 from harness.augment import first_round, inputs_digest, requests_for
 from harness.call_file import count_stored
+from harness.choosing import dev_items, most_tries, ways_tried
 from harness.config import Run
 from harness.errors import UsageError
 from harness.evaluate import inputs_digest as eval_digest
 from harness.examples import path_of
 from harness.filters import Context, Judge
 from harness.models import from_hub, resolve
-from harness.records import Request
+from harness.records import Item, Request
 from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
 from harness.store import finished
@@ -124,8 +125,12 @@ def plan_eval(run: Run) -> str:
             which = f"at most {suite.spec.limit}" if suite.spec.limit else "all"
             lines.append(f"  {name:<24}{cards:>4} cards of {which} items, as lm-evaluation-harness asks them")
             continue
-        pairs, written = _asked(suite)
-        asked = f"{cards * pairs} log-likelihoods, at most {cards * written} generated answers"
+        tries = untuned * sum(most_tries(*ways_tried(run, way)) for way in run.file.eval.prompting) * suite.of_task
+        pairs, written = _asked(suite, suite.items)
+        dev_pairs, dev_written = _asked(suite, dev_items(suite))
+        pairs, written = cards * pairs + tries * dev_pairs, cards * written + tries * dev_written
+        asked = f"{pairs} log-likelihoods, at most {written} generated answers"
+        asked += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
         lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
     if any(from_hub(name, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
         return "\n".join(lines)  # what is stored is known by a model's weights, and a plan downloads none
@@ -161,9 +166,8 @@ def _untuned_names(run: Run) -> list[str]:
     return names
 
 
-def _asked(suite: Suite) -> tuple[int, int]:
-    """(log-likelihoods, answers) of one scorecard."""
-    items = suite.items
+def _asked(suite: Suite, items: Sequence[Item]) -> tuple[int, int]:
+    """(log-likelihoods, answers) that items of a suite take once."""
     if isinstance(suite.spec, OpenEndedSuite):
         return 0, len(items) * (1 + suite.spec.repeats) + sum(len(item.variants) for item in items)
     pairs = sum(len(item.choices) or bool(item.answers) for item in items)

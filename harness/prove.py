@@ -21,10 +21,10 @@ from harness.chat import load_chat, prompt_ids
 from harness.config import Run
 from harness.errors import HarnessError, UsageError
 from harness.models import resolve
+from harness.prompting import one_line, tuned_prompt, untuned
 from harness.records import Item, Score
-from harness.rows import student_prompt, untuned_prompt
 from harness.scoring import benchmarks
-from harness.scoring.asking import Asked, Prompt
+from harness.scoring.asking import Asked, Ending, Prompt
 from harness.scoring.benchmark_rows import documents_of
 from harness.scoring.choices import score_choices
 from harness.scoring.documents import facts_in_documents
@@ -124,7 +124,7 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Pro
             yield Problem(suite.name, item.id, problem)
         else:
             sound.append(item)
-    for how, prompt in _prompts(suite, run).items():
+    for how, (prompt, ending) in _prompts(suite, run).items():
         good: list[Item] = []
         for item in sound:
             what = _unaskable(suite, item, prompt, rooms)
@@ -132,7 +132,7 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Pro
                 yield Problem(suite.name, item.id, f"{how}: {what}")
             else:
                 good.append(item)
-        yield from _answers(suite, good, how, prompt)
+        yield from _answers(suite, good, how, prompt, ending)
 
 
 def _malformed(suite: Suite, item: Item) -> str:
@@ -163,20 +163,22 @@ def _duplicates(suite: Suite) -> Iterator[Problem]:
             yield Problem(suite.name, item.id, f"{item.text!r} is a duplicate: {same} item {twin.id}")
 
 
-def _prompts(suite: Suite, run: Run | None) -> dict[str, Prompt]:
-    """How items are asked: what it is called, and the prompt as a function of an item's text."""
+def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
+    """How items are asked: what it is called, the prompt as a function of an item's text, where an answer ends."""
     spec = suite.spec
     if isinstance(spec, ChoiceSuite):
-        return {"raw": lambda text: prompts.fill(spec.context, question=text)}
+        return {"raw": (lambda text: prompts.fill(spec.context, question=text), Ending())}
     if not suite.of_task:
-        return {"plain": plain_prompt}
+        return {"plain": (plain_prompt, Ending())}
     if run is None:
-        return {"as plain text": lambda text: text}
-    task, root = run.task, run.root
-    tuned, untuned = task.student_template(root), task.untuned_template(root)
+        lines = all("\n" not in answer for item in suite.items for answer in item.answers)
+        return {"as plain text": (lambda text: text, Ending(one_line=lines))}
+    shown = untuned(run.task, run.root, one_line(run, ()))
+    name = run.task.untuned_prompt or str(shown.template.path)
     return {
-        task.prompt or str(tuned.path): lambda text: student_prompt(task, tuned, text),
-        task.untuned_prompt or str(untuned.path): lambda text: untuned_prompt(task, untuned, text, ()),
+        run.task.prompt or str(shown.student.path): (tuned_prompt(run), Ending()),
+        f"{name} as a completion": (lambda text: shown.prompt("completion", text, ()), shown.ending),
+        f"{name} as a chat": (lambda text: shown.prompt("chat", text, ()), shown.ending),
     }
 
 
@@ -217,7 +219,7 @@ def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) 
 # --- right answers and silence ----------------------------------------------------------------------------------
 
 
-def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt) -> Iterator[Problem]:
+def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt, ending: Ending) -> Iterator[Problem]:
     """Problems of right answers that do not score 1, each accepted one in turn, and of silence that scores."""
     if not items or isinstance(suite.spec, OpenEndedSuite) or suite.rubric:
         return  # an open instruction has no right answer, and a judge's is not known before it is asked
@@ -228,21 +230,21 @@ def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt) -> I
             for item in items
         }
         asked = [item for item in items if turn < len(gold[item.id])]
-        scores = _scored(suite, asked, prompt, Oracle(known))
+        scores = _scored(suite, asked, prompt, ending, Oracle(known))
         yield from _not_right(suite.name, how, scores, {item.id: gold[item.id][turn] for item in asked})
         if not turn:
-            yield from _not_wrong(suite.name, how, _scored(suite, items, prompt, Oracle(known, silent=True)))
+            yield from _not_wrong(suite.name, how, _scored(suite, items, prompt, ending, Oracle(known, silent=True)))
 
 
-def _scored(suite: Suite, items: Sequence[Item], prompt: Prompt, oracle: Oracle) -> list[Score]:
+def _scored(suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, oracle: Oracle) -> list[Score]:
     spec = suite.spec
     if isinstance(spec, LabelsSuite):
-        return score_labels(items, prompt, oracle, "oracle", spec.max_tokens)
+        return score_labels(items, prompt, oracle, "oracle", spec.max_tokens, ending)
     if isinstance(spec, ChoiceSuite):
         return score_choices(items, spec, oracle)
     assert suite.scorer is not None
     assert not isinstance(spec, BenchmarkSuite)
-    return score_written(items, prompt, oracle, "oracle", spec.max_tokens, suite.scorer)
+    return score_written(items, prompt, oracle, "oracle", spec.max_tokens, suite.scorer, ending)
 
 
 def _not_right(suite: str, how: str, scores: Iterable[Score], gold: Mapping[str, str]) -> Iterator[Problem]:

@@ -240,6 +240,60 @@ class Score(Record):
     answer_tokens: int = 0
 
 
+Form = Literal["completion", "chat", "turns", "student"]
+FORMS: dict[Form, str] = {  # how an untuned model may be asked; of equals the first is taken
+    "completion": "a completion",  # the untuned template as a plain text that the model continues
+    "chat": "a chat",  # the untuned template as the only user turn
+    "turns": "a chat with examples as turns",  # what stands before its examples as system message, examples as turns
+    "student": "a chat in the student's own prompt",  # the very prompt a student is tuned on, examples as turns
+}
+
+
+class Way(Record):
+    """One way to ask an untuned model: a form, and how many examples the prompt shows."""
+
+    form: Form
+    shots: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def words(self) -> str:
+        """What people read."""
+        shown = f", {self.shots} example{'s' if self.shots > 1 else ''}" if self.shots else ""
+        return f"{FORMS[self.form]}{shown}"
+
+
+class Trial(Record):
+    """What one way to ask was worth on the dev items."""
+
+    way: Way
+    value: float | None  # the best of the choice's metrics; None where no item has one
+    gold_nll: float | None = None  # of the accepted answers, in nats: decides between equal values
+    failed: int = 0  # dev items that could not be asked this way
+
+
+class Choice(Record):
+    """How an untuned model was asked, and what else was tried on the dev items before the others were scored."""
+
+    way: Way
+    metrics: tuple[str, ...] = ()  # what was compared: the best of these counts
+    items: int = 0  # dev items
+    tried: tuple[Trial, ...] = ()  # in the order of trial; empty where there was nothing to choose
+
+    @property
+    def sentence(self) -> str:
+        """The choice in words."""
+        if len(self.tried) < 2:
+            return f"asked as {self.way.words}"
+        values = "; ".join(f"{trial.way.words} {_decimals(trial)}" for trial in self.tried)
+        by = " or ".join(self.metrics)
+        return f"asked as {self.way.words}: chosen on {self.items} dev items by {by} among: {values}"
+
+
+def _decimals(trial: Trial) -> str:
+    failed = f" ({trial.failed} failed)" if trial.failed else ""
+    return f"{trial.value:.3f}{failed}" if trial.value is not None else f"without a value{failed}"
+
+
 def scores_digest(scores: Sequence[Score]) -> str:
     """16 hex digits over what was scored, for a card to know its own scores by."""
     return digest("scores", FORMAT, [[s.item, s.split, s.status, s.values, s.output] for s in scores])[:16]
@@ -265,6 +319,8 @@ class Scorecard(Record):
     scores: str = ""  # scores_digest of them; empty in cards of tests
     chance: float | None = None  # what guessing gets, where items are choices
     notes: tuple[str, ...] = ()  # what a reader must know of how it was asked
+    choice: Choice | None = None  # how an untuned model was asked the task, and what else was tried
+    warning: str = ""  # most answers are empty or cannot be read, and the likely cause
     seconds: float = 0.0  # of the model's work, over all commands that shared it
     prompt_tokens: int = 0
     answer_tokens: int = 0
@@ -282,6 +338,11 @@ class Scorecard(Record):
     def complete(self) -> bool:
         """Whether every item was really asked and answered."""
         return self.failed == 0
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """How its items were asked: two cards that differ here answered different questions."""
+        return self.notes if self.choice is None else (*self.notes, f"asked as {self.choice.way.words}")
 
 
 class Pair(Record):

@@ -36,6 +36,9 @@ def report(run: Run, terminal: Terminal) -> None:
     cells = load_cells(run.folder)
     folder = run.folder / "eval"
     parts = [f"# {escaped(run.name)}: how much data does the student need?\n"]
+    for card in (card for card in results.cards if card.warning):
+        said = escaped(f"Look here first: {card.student} ({card.prompting}) on {card.suite}: {card.warning}")
+        parts.append(f"**{said}**\n")
     for suite in (s for s in run.suites.values() if s.of_task):
         found = arms(results, suite.name)
         for student in run.file.train.students:
@@ -272,6 +275,9 @@ def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
         notes.append("Eval was stopped: students or suites are missing, and the largest size may be one of them.")
     shared = dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)
     notes += [*cells.get("notes", ()), *results.notes, *shared]
+    for card in results.cards:
+        if card.choice is not None:
+            notes.append(f"{card.suite}: {card.student} ({card.prompting}) {card.choice.sentence}.")
     for card in (card for card in results.cards if not card.complete):
         why = next((score.error for score in results.scores(card) if score.status == "failed"), "")
         notes.append(

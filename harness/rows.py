@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from harness.errors import UsageError
 from harness.examples import path_of, read_examples
 from harness.json_file import read_jsonl
 from harness.prompts import Template
-from harness.records import Message, Provenance, Record, Row, Seed, Verdict, digest
+from harness.records import Message, Provenance, Record, Row, Verdict, digest
 from harness.store import read_manifest, remade_by
 
 
@@ -53,18 +52,6 @@ def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Messa
     """System and user turn, as a student is tuned on them and asked with them."""
     user = template.render(text=text)
     return (Message(role="system", content=task.system), Message(role="user", content=user))
-
-
-def untuned_prompt(
-    task: TaskFile, template: Template, text: str, shots: Sequence[Seed | Row]
-) -> tuple[Message, ...] | str:
-    """A prompt for a model that was not tuned, every label described, `shots` worked out: plain, or a chat."""
-    examples = [{"text": shot.text, "label": shot.label} for shot in shots]
-    system = task.system if task.untuned_form == "completion" else ""  # a chat has it as a turn of its own
-    written = template.render(text=text, labels=task.labels, shots=examples, system=system).rstrip(" ")
-    if task.untuned_form == "completion":
-        return written
-    return (Message(role="system", content=task.system), Message(role="user", content=written))
 
 
 def make_row(task: TaskFile, template: Template, text: str, label: str, provenance: Provenance) -> Row:

@@ -431,11 +431,11 @@ def test_a_log_likelihood_that_is_no_number_fails_its_item() -> None:
     assert (score.status, score.values) == ("failed", {})
 
 
-def test_equal_prompts_are_asked_once_and_a_plain_text_stops_at_a_line() -> None:
+def test_equal_prompts_are_asked_once_and_no_engine_stops_at_a_line() -> None:
     student = Student({"same": "I don't know"})
     items = [Item(text="a"), Item(text="b")]
     scores = score_written(items, lambda text: "same", student, "m", 5, Abstention())
-    assert [request.sampling.stop for request in student.asked] == [("\n",)]
+    assert [request.sampling.stop for request in student.asked] == [()]
     assert [s.values["accuracy"] for s in scores] == [1.0, 1.0]
     assert all("gold_nll" not in s.values for s in scores), "nothing is accepted, so nothing is measured"
 

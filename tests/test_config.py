@@ -10,7 +10,8 @@ import yaml
 
 from harness.config import load_run
 from harness.errors import UsageError
-from harness.rows import own_rows, untuned_prompt
+from harness.prompting import untuned
+from harness.rows import own_rows
 from tests.project import write_project
 
 ROOT = Path(__file__).parent.parent
@@ -208,8 +209,7 @@ def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
         ("For how long?", "27 days", "27 days"),
         ("What colour?", "teal", "teal"),
     ]
-    template = run.task.untuned_template(tmp_path)
-    shown = untuned_prompt(run.task, template, "How deep?", run.seeds)
+    shown = untuned(run.task, tmp_path).prompt("completion", "How deep?", run.seeds)
     assert shown == "How long? -> 27 days\nHow wide? -> 9 feet\nHow deep? ->"
     assert run.suites["shop"].of_task
     assert load_run(free_project(tmp_path / "json")).task.free

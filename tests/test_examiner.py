@@ -16,7 +16,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.errors import MachineError
 from harness.evaluate import evaluate
 from harness.examiner import Judge, Openers
-from harness.records import Completion, Loglikelihood, Pair, Request
+from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
 from harness.results import load_results
 from harness.scoring.base import StudentEngine
 from harness.subjects import read_cast
@@ -99,6 +99,23 @@ def test_another_model_stands_beside_the_students(done: Run) -> None:
     assert asked["retrieval"] > asked["zero_shot"]  # two rows stand in the prompt
 
 
+def test_every_untuned_card_says_how_it_was_asked_and_what_else_was_tried(done: Run) -> None:
+    results = load_results(done.folder)
+    shop = [card for card in results.cards if card.suite == "shop" and card.cell and not card.cell.size]
+    assert len(shop) == 4  # two models, two ways of prompting
+    for card in shop:
+        assert card.choice is not None
+        assert {trial.way.form for trial in card.choice.tried} == set(FORMS)
+        assert card.choice.way in {trial.way for trial in card.choice.tried}
+        assert {trial.way.shots for trial in card.choice.tried} == {2 if card.prompting == "retrieval" else 0}
+        on_dev = [score for score in results.scores(card) if score.split == "dev"]
+        chosen = next(trial for trial in card.choice.tried if trial.way == card.choice.way)
+        best = max(sum(score.values[m] for score in on_dev) / len(on_dev) for m in card.choice.metrics)
+        assert card.choice.items == len(on_dev)
+        assert chosen.value == pytest.approx(best), "the stored scores are those that the choice was made by"
+    assert all(card.choice is None for card in results.cards if card not in shop)
+
+
 def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
     results = load_results(done.folder)
     cards = [card for card in results.cards if card.suite == "kind"]
@@ -124,21 +141,22 @@ def test_students_have_moved_from_their_base_and_it_has_not_moved(done: Run) -> 
     assert all("kl_from_base" not in card.metrics for card in untuned)
 
 
-class Breaking(TransformersEngine):
-    """Measures, and breaks when it is to write."""
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        raise MachineError("the engine broke")
+MEASURED: list[Pair] = []
 
 
 class Counting(TransformersEngine):
-    """Counts what it measures."""
-
-    measured = 0
+    """Keeps what it measures."""
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        Counting.measured += len(pairs)
+        MEASURED.extend(pairs)
         return super().loglikelihood(pairs)
+
+
+class Breaking(Counting):
+    """Breaks when it is to write."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        raise MachineError("the engine broke")
 
 
 def test_what_was_answered_of_a_card_that_broke_off_is_kept(done: Run) -> None:
@@ -152,7 +170,8 @@ def test_what_was_answered_of_a_card_that_broke_off_is_kept(done: Run) -> None:
             narrow, Openers(lambda b, a: Breaking(b, a, device="cpu"), WordEmbedder, OPENERS.judge), Quiet(), Stop()
         )
     assert len(list((done.cache / "scores").glob("*.part.jsonl"))) == 1
+    assert MEASURED
     counting = Openers(lambda b, a: Counting(b, a, device="cpu"), WordEmbedder, OPENERS.judge)
     assert evaluate(narrow, counting, Quiet(), Stop()) is not None
-    assert Counting.measured == 0  # only what it had not written yet was asked
+    assert len(MEASURED) == len(set(MEASURED))  # nothing is measured twice: not after the break, not of a way chosen
     assert not list((done.cache / "scores").glob("*.part.jsonl"))

@@ -30,8 +30,7 @@ from harness.evaluate import evaluate
 from harness.examiner import Openers
 from harness.headline import Headline, headline
 from harness.plan import plan_eval
-from harness.prompting import most_shots
-from harness.records import Completion, Request, Score, Seed
+from harness.records import Completion, Request, Score
 from harness.report import report
 from harness.results import load_results
 from harness.scoring.base import StudentEngine
@@ -275,14 +274,6 @@ def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
     again = evaluate(run, OPENERS, Quiet(), Stop())
     assert again is not None, "failed items are asked again"
     assert {card["failed"] for card in again["cards"]} == {0}
-
-
-def test_few_shot_takes_as_many_seeds_as_fit_evenly() -> None:
-    seeds = [Seed(text=f"{label} {i}", label=label) for label in "abc" for i in range(4)]
-    assert len(most_shots(seeds, lambda shots: True)) == 12
-    some = most_shots(seeds, lambda shots: len(shots) <= 8)
-    assert [s.label for s in some] == ["a", "b", "c", "a", "b", "c"]
-    assert most_shots(seeds, lambda shots: False) == ()
 
 
 @pytest.fixture(scope="module")

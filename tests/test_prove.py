@@ -100,7 +100,7 @@ def test_the_tasks_prompts_and_a_real_tokenizer(run: Run, tiny_model: Path) -> N
     assert prove(suites, with_student(run, tiny_model), Terminal()) == []
     short = replace(suites["helpdesk"], spec=suites["helpdesk"].spec.model_copy(update={"max_tokens": 1}))
     found = problems(short, with_student(run, tiny_model))
-    assert len(found) == 2 * len(short.items)  # each item under both prompts
+    assert len(found) == 3 * len(short.items)  # each item as a student is asked, as a completion and as a chat
     assert "prompts/helpdesk/student.j2: " in str(found[0])
     assert str(found[0]).endswith("tokens and max_tokens is 1")
 
@@ -193,10 +193,13 @@ def answers_suite(answer: Any, items: Sequence[Item], **spec: Any) -> Suite:
     return Suite("written", made, tuple(items))
 
 
-def test_a_right_answer_that_no_student_could_give() -> None:
-    # a plain prompt's answer ends at the line break, so the second line is never written
+def test_a_right_answer_that_no_student_could_give(run: Run) -> None:
     items = [Item(text="Say it.", answers=("one\ntwo",)), Item(text="Say another.", answers=("one", "two\nlines"))]
-    found = problems(answers_suite(TextAnswer(match="exact"), items))
+    suite = answers_suite(TextAnswer(match="exact"), items)
+    assert problems(suite) == []
+    # all that the task's seeds answer is a single line, so a plain text's answer is read as one
+    task = run.task.model_copy(update={"labels": {}})
+    found = problems(suite, replace(run, task=task, file=run.file.model_copy(update={"ship": None})))
     assert [p.item for p in found] == [items[0].id, items[1].id]
     assert "the right answer 'two\\nlines' scores accuracy 0" in found[1].what
     assert problems(answers_suite(TextAnswer(match="exact"), items, asked="plain")) == []  # a chat has no such stop

@@ -33,8 +33,8 @@ class AnswerScorer(Protocol):
         ...
 
     @property
-    def stop(self) -> tuple[str, ...]:
-        """Where an answer ends when a plain text is continued; a chat has its end of turn."""
+    def end(self) -> str:
+        """What closes an answer when a plain text is continued, '' for nothing; a chat has its end of turn."""
         ...
 
     def problem(self, answer: str) -> str:
@@ -135,7 +135,7 @@ def _matches(match: Match, output: str, gold: str) -> bool:
 class TextAnswer(Record):
     """A short text; the best over the accepted answers counts, measure by measure."""
 
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    end: ClassVar[str] = "\n"
     kind: Literal["text"] = "text"
     match: Match = "normalised"  # which of these is the accuracy
 
@@ -206,7 +206,7 @@ def _pattern(group: str, point: str) -> re.Pattern[str]:
 class NumberAnswer(Record):
     """A number: the last one written, since a model that works something out ends with its result."""
 
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    end: ClassVar[str] = ""  # what it is worked out from may have many lines
     kind: Literal["number"] = "number"
     tolerance: Annotated[float, Field(ge=0)] = 0.0  # in the answer's own unit
     relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a share of the right answer; the larger counts
@@ -249,7 +249,7 @@ class NumberAnswer(Record):
 class Fact(Record):
     """Answered right, abstained or wrong: exactly one. A right answer in a doubtful sentence is right."""
 
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    end: ClassVar[str] = "\n"
     match: Match = "contains"
 
     @property
@@ -273,7 +273,7 @@ class Fact(Record):
 class Abstention(Record):
     """A question nobody can answer: right is to say so."""
 
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    end: ClassVar[str] = "\n"
 
     @property
     def unread(self) -> dict[str, float]:
@@ -295,7 +295,7 @@ class Abstention(Record):
 class Unjudged(Record):
     """Takes any answer as it is: a model judges it afterwards, by a rubric (harness.scoring.rubric)."""
 
-    stop: ClassVar[tuple[str, ...]] = ()  # an answer may have many lines
+    end: ClassVar[str] = ""  # an answer may have many lines
 
     @property
     def unread(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from harness.records import Completion, Message, Origin, Request, Sampling
 from harness.scoring.base import StudentEngine
@@ -12,15 +13,43 @@ Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to contin
 Prompt = Callable[[str], Asked]  # from an item's text
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Where an answer ends when a plain text is continued. A chat has its end of turn, and is never cut."""
+
+    after: str = "\n"  # what follows an answer in the examples; measured with an accepted answer
+    next_example: str = ""  # how the next example would begin; empty where the prompt does not say
+    one_line: bool = True  # every answer that could be copied is a single line
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Where an engine may stop writing. White space alone is no stop: an answer may begin with it."""
+        return (self.next_example,) if self.next_example.strip() else ()
+
+    def read(self, asked: Asked, written: Completion, end: str = "\n") -> tuple[str, bool]:
+        """The answer in what was written, and whether the limit of tokens cut it.
+
+        `end` closes an answer of its kind, a line end only where all answers are single lines. White space before
+        an answer is no part of it, and ends nothing.
+        """
+        at_limit = written.finish_reason == "length"
+        if not isinstance(asked, str):
+            return written.text, at_limit
+        whole = answer = written.text.lstrip()
+        for mark in (self.next_example, end if self.one_line or end != "\n" else ""):
+            answer = answer.split(mark)[0] if mark else answer
+        return answer.rstrip(), at_limit and answer == whole
+
+
 def context_ids(engine: StudentEngine, asked: Asked) -> tuple[int, ...]:
     """Token ids after which the answer begins."""
     return engine.text_ids(asked) if isinstance(asked, str) else engine.prompt_ids(asked)
 
 
-def answer_ids(engine: StudentEngine, asked: Asked, label: str) -> tuple[int, ...]:
-    """Token ids of a label and its stop: the end of the turn in a chat, the end of the line in a plain text."""
+def answer_ids(engine: StudentEngine, asked: Asked, label: str, ending: Ending) -> tuple[int, ...]:
+    """Token ids of an answer and its end: the end of the turn in a chat, in a plain text what follows an answer."""
     if isinstance(asked, str):
-        return continuation_pair(engine, asked, f" {label}\n").continuation
+        return continuation_pair(engine, asked, f" {label}{ending.after}").continuation
     return engine.answer_ids(asked, label)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import Completion, Loglikelihood, Message, Pair, Request, Score
+from harness.records import Choice, Completion, Loglikelihood, Message, Pair, Request, Score
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Outcome:
     scores: tuple[Score, ...]
     chance: float | None = None  # what guessing gets
     notes: tuple[str, ...] = ()  # what a reader must know of how it was asked
+    choice: Choice | None = None  # of the ways to ask an untuned model
 
 
 @dataclass(frozen=True)

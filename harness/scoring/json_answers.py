@@ -18,7 +18,7 @@ from harness.text import normalise
 class JsonAnswer(Record):
     """A JSON value against a schema; right when it is valid and every field is."""
 
-    stop: ClassVar[tuple[str, ...]] = ("\n\n",)  # an empty line: JSON may have many lines
+    end: ClassVar[str] = "\n\n"  # an empty line: JSON may have many lines
     kind: Literal["json"] = "json"
     json_schema: dict[str, Any] | str  # a JSON Schema, here or in a file (relative to the project)
 

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 
 from harness.errors import UsageError
 from harness.records import Completion, Item, Loglikelihood, Pair, Score
-from harness.scoring.asking import Prompt, answer_ids, ask, context_ids
+from harness.scoring.asking import Ending, Prompt, answer_ids, ask, context_ids
 from harness.scoring.base import StudentEngine
 from harness.scoring.choices import shares
 from harness.text import named_label
 
+ENDING = Ending()  # a label is one line
+
 
 def score_labels(
-    items: Sequence[Item], prompt: Prompt, engine: StudentEngine, model: str, max_tokens: int
+    items: Sequence[Item],
+    prompt: Prompt,
+    engine: StudentEngine,
+    model: str,
+    max_tokens: int,
+    ending: Ending = ENDING,
 ) -> list[Score]:
     """One score per item, same order; an item longer than the context fails by name.
 
@@ -25,7 +32,7 @@ def score_labels(
         return []
     labels = items[0].choices
     chats = [prompt(item.text) for item in items]
-    answers = [answer_ids(engine, chats[0], label) for label in labels]
+    answers = [answer_ids(engine, chats[0], label, ending) for label in labels]
     if len(set(answers)) < len(answers):
         raise UsageError(f"two of the labels {', '.join(labels)} are the same tokens to this model: rename one")
     room = engine.max_length - max(map(len, answers))
@@ -40,7 +47,8 @@ def score_labels(
     measured = iter(engine.loglikelihood(pairs))
     rated = [[next(measured) for _ in labels] if fit else [] for fit in fits]
     unsure = [i for i, row in enumerate(rated) if row and not any(m.greedy for m in row)]
-    written = ask({i: chats[i] for i in unsure}, engine, model, max_tokens, ("\n",))
+    answered = ask({i: chats[i] for i in unsure}, engine, model, max_tokens, ending.stop)
+    written = {i: (answer, *ending.read(chats[i], answer)) for i, answer in answered.items()}
     return [
         _score(item, row, written.get(i), len(context)).model_copy(
             update={"tags": item.tags, "group": item.group, "stratum": item.stratum, "prompt_tokens": len(context)}
@@ -49,7 +57,9 @@ def score_labels(
     ]
 
 
-def _score(item: Item, rated: Sequence[Loglikelihood], written: Completion | None, length: int) -> Score:
+def _score(
+    item: Item, rated: Sequence[Loglikelihood], written: tuple[Completion, str, bool] | None, length: int
+) -> Score:
     assert item.gold is not None
     gold = item.choices[item.gold]
     if not rated or any(not math.isfinite(m.logprob) for m in rated):
@@ -60,16 +70,17 @@ def _score(item: Item, rated: Sequence[Loglikelihood], written: Completion | Non
         sure = next(k for k, m in enumerate(rated) if m.greedy)
         output, cut, tokens = item.choices[sure], False, rated[sure].tokens
     else:
-        output, cut, tokens = written.text, written.finish_reason == "length", written.completion_tokens
-    if written is not None and written.error:
-        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=written.error)
-    answer = named_label(output, item.choices)
+        answer, output, cut = written
+        tokens = answer.completion_tokens
+        if answer.error:
+            return Score(item=item.id, split=item.split, status="failed", gold=gold, error=answer.error)
+    label = named_label(output, item.choices)
     return Score(
         item=item.id,
         split=item.split,
-        status="scored" if answer is not None else "unparsed",
+        status="scored" if label is not None else "unparsed",
         values={
-            "accuracy": float(answer == gold),
+            "accuracy": float(label == gold),
             "choice_accuracy": float(best == item.gold),
             "gold_probability": shares([m.logprob for m in rated])[item.gold],
             "gold_nll": -rated[item.gold].logprob,

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 from harness.records import Completion, Item, Message, Pair, Score
 from harness.scoring.answers import AnswerScorer
-from harness.scoring.asking import Prompt, answer_ids, ask, context_ids
+from harness.scoring.asking import Ending, Prompt, answer_ids, ask, context_ids
 from harness.scoring.base import StudentEngine
+
+ENDING = Ending()  # of a line, which is what a single question's answer is
 
 
 def plain_prompt(text: str) -> tuple[Message, ...]:
@@ -21,9 +23,15 @@ def plain_prompt(text: str) -> tuple[Message, ...]:
 
 
 def score_written(
-    items: Sequence[Item], prompt: Prompt, engine: StudentEngine, model: str, max_tokens: int, scorer: AnswerScorer
+    items: Sequence[Item],
+    prompt: Prompt,
+    engine: StudentEngine,
+    model: str,
+    max_tokens: int,
+    scorer: AnswerScorer,
+    ending: Ending = ENDING,
 ) -> list[Score]:
-    """One score per item, same order; `prompt` gives a chat to answer or a plain text to continue.
+    """One score per item, same order; `prompt` gives a chat to answer, or a plain text to continue to its `ending`.
 
     Values are the scorer's, and `gold_nll` (nats: minus the log-likelihood of the first accepted answer and its
     stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong; an item longer than the context
@@ -32,7 +40,8 @@ def score_written(
     asked = [prompt(item.text) for item in items]
     contexts = [context_ids(engine, one) for one in asked]
     golds = [
-        answer_ids(engine, one, item.answers[0]) if item.answers else () for item, one in zip(items, asked, strict=True)
+        answer_ids(engine, one, item.answers[0], ending) if item.answers else ()
+        for item, one in zip(items, asked, strict=True)
     ]
     # the answer's first token must fit even where no accepted answer says how long it is
     with_room = [
@@ -43,7 +52,8 @@ def score_written(
     with_gold = [i for i in with_room if golds[i]]
     measured = engine.loglikelihood([Pair(context=contexts[i], continuation=golds[i]) for i in with_gold])
     nll = {i: -one.logprob for i, one in zip(with_gold, measured, strict=True)}
-    written = ask({i: asked[i] for i in with_room}, engine, model, max_tokens, scorer.stop)
+    answers = ask({i: asked[i] for i in with_room}, engine, model, max_tokens, ending.stop)
+    written = {i: (answer, *ending.read(asked[i], answer, scorer.end)) for i, answer in answers.items()}
     unanswered = dict.fromkeys(with_room, "the engine gave no answer")
     return [
         _score(item, written.get(i), nll.get(i), len(context), scorer, unanswered.get(i, ""))
@@ -52,7 +62,12 @@ def score_written(
 
 
 def _score(
-    item: Item, answer: Completion | None, nll: float | None, length: int, scorer: AnswerScorer, unanswered: str
+    item: Item,
+    written: tuple[Completion, str, bool] | None,
+    nll: float | None,
+    length: int,
+    scorer: AnswerScorer,
+    unanswered: str,
 ) -> Score:
     about = Score(
         item=item.id,
@@ -64,20 +79,20 @@ def _score(
         stratum=item.stratum,
         prompt_tokens=length,
     )
-    if answer is None:
+    if written is None:
         why = unanswered or f"the prompt is {length} tokens, longer than the context"
         return about.model_copy(update={"error": why})
+    answer, text, cut = written
     if answer.finish_reason == "error":
         return about.model_copy(update={"error": answer.error or "the engine failed"})
     if nll is not None and not math.isfinite(nll):
         return about.model_copy(update={"error": "the log-likelihood of the accepted answer is not a number"})
-    cut = answer.finish_reason == "length"
-    found = scorer.score(answer.text, item)
+    found = scorer.score(text, item)
     values = {
         **(scorer.unread if found is None else found),
-        "empty": float(not answer.text.strip()),
+        "empty": float(not text.strip()),
         "stop_rate": float(not cut),
-        "words": float(len(answer.text.split())),
+        "words": float(len(text.split())),
     }
     if nll is not None:
         values["gold_nll"] = nll
@@ -85,7 +100,7 @@ def _score(
         update={
             "status": "unparsed" if found is None else "scored",
             "values": values,
-            "output": answer.text,
+            "output": text,
             "cut": cut,
             "answer_tokens": answer.completion_tokens,
         }
