@@ -17,7 +17,7 @@ from harness.scoring.summary import LOWER_IS_BETTER, value_of
 from harness.subjects import MOST_SHOTS
 
 NUMBERS = (16, 4, 64)  # examples of few_shot, and all seeds that fit; the forms are compared at the first number
-MOST_ITEMS = 96  # dev items that a choice looks at, the first by digest: more cost more than they tell
+MOST_ITEMS = 64  # dev items that a choice looks at, the first by digest: more cost more than they tell
 
 ScoreWay = Callable[[Way, Sequence[Item]], Sequence[Score]]
 

@@ -24,6 +24,9 @@ LABELS = {"bike": "two wheels", "bike theft": "none left"}
 SHOTS = (Seed(text="it squeaks", label="bike"), Seed(text="it is gone", label="bike theft"))
 
 
+CHATS: tuple[Form, ...] = ("student", "turns")
+
+
 def project(root: Path, template: str, labels: dict[str, str] | None = None) -> Untuned:
     (root / "untuned.j2").write_text(template)
     (root / "student.j2").write_text("{{ text }} ?")
@@ -39,7 +42,9 @@ def test_the_four_forms_hold_the_same_examples(tmp_path: Path) -> None:
     system = Message(role="system", content="Sort.")
     assert shown.prompt("chat", "where is it", SHOTS) == (system, Message(role="user", content=plain))
     said = ("it squeaks ?", "bike", "it is gone ?", "bike theft", "where is it ?")
-    student, turns = shown.prompt("student", "where is it", SHOTS), shown.prompt("turns", "where is it", SHOTS)
+    student, turns = (shown.prompt(form, "where is it", SHOTS) for form in CHATS)
+    assert not isinstance(student, str)
+    assert not isinstance(turns, str)
     assert tuple(turn.content for turn in student) == ("Sort.", *said)
     preface = "Name the topic:\nbike: two wheels\nbike theft: none left"
     assert tuple(turn.content for turn in turns) == (f"Sort.\n\n{preface}", *said)

@@ -16,16 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.runtime import Context, LoopContext, Macro
 
+from harness import prompts
 from harness.augment import requests_for
 from harness.chat import of_tokenizer, prompt_text
 from harness.config import Run, load_run
 from harness.errors import UsageError
 from harness.filters import Context as FilterContext
 from harness.filters import Judge
+from harness.prompting import Untuned
 from harness.prompts import compile_template, load, plain
 from harness.records import Item, Message, Provenance, Record, Row, Seed
-from harness.rows import student_prompt, untuned_prompt
+from harness.rows import student_prompt
 from harness.sandbox import METHODS
+from harness.scoring.asking import Ending
 from harness.scoring.rubric import Rubric
 from tests.project import prompted_row, write_project
 
@@ -64,8 +67,11 @@ def _untuned_rows(run: Run) -> tuple[Render, set[str]]:
 
 def _untuned_with(run: Run, shots: Any) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
-        asked = untuned_prompt(run.task, compile_template(Path("a.j2"), source), "a text", shots)
-        return asked if isinstance(asked, str) else asked[-1].content
+        own = prompts.load(run.root / run.task.prompt)
+        shown = Untuned(run.task, own, compile_template(Path("a.j2"), source), "", Ending())
+        asked = shown.prompt("completion", "a text", shots)
+        assert isinstance(asked, str)
+        return asked
 
     return render, {"text", "labels", "shots"}
 
