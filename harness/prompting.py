@@ -49,10 +49,10 @@ class Untuned:
     def prompt(self, form: Form, text: str, shots: Sequence[Shot]) -> Asked:
         """One item's prompt, `shots` worked out in it."""
         if form in ("completion", "chat"):
-            system = self.task.system if form == "completion" else ""  # a chat has it as a turn of its own
+            said = self.task.system if form == "completion" else ""  # a chat has it as a turn of its own
             examples = [{"text": shot.text, "label": shot.label} for shot in shots]
             labels = self.task.labels
-            written = self.template.render(text=text, labels=labels, shots=examples, system=system).rstrip(" ")
+            written = self.template.render(text=text, labels=labels, shots=examples, system=said).rstrip(" ")
             if form == "completion":
                 return written
             return (Message(role="system", content=self.task.system), Message(role="user", content=written))

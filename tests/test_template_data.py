@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.runtime import Context, LoopContext, Macro
 
-from harness import prompts
 from harness.augment import requests_for
 from harness.chat import of_tokenizer, prompt_text
 from harness.config import Run, load_run
@@ -67,7 +66,7 @@ def _untuned_rows(run: Run) -> tuple[Render, set[str]]:
 
 def _untuned_with(run: Run, shots: Any) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
-        own = prompts.load(run.root / run.task.prompt)
+        own = run.task.student_template(run.root)
         shown = Untuned(run.task, own, compile_template(Path("a.j2"), source), "", Ending())
         asked = shown.prompt("completion", "a text", shots)
         assert isinstance(asked, str)
