@@ -180,13 +180,13 @@ def _score_items(
     return tuple(score_written(items, prompt, engine, model, spec.max_tokens, scorer_of(spec), ending))
 
 
-def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, engine: StudentEngine) -> Outcome:
+def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: StudentEngine) -> Outcome:
     """Adds a judge's verdicts, where one judges. What it answered before, for whichever student, is not asked again."""
     rubric, run, scores = suite.rubric, examiner.run, outcome.scores
     if rubric is None:
         return outcome
-    if isinstance(engine, Remembered):
-        engine.release()  # the judge may need the memory
+    if isinstance(student, Remembered):
+        student.release()  # the judge may need the memory
     known = {item.id: item for item in suite.items}
     answered = [score for score in scores if score.status != "failed"]
     items, outputs = [known[score.item] for score in answered], [score.output for score in answered]
