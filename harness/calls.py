@@ -127,10 +127,13 @@ def cached(
                 cache.say(f"waiting for {len(missing)} calls that another process is asking: none is paid for twice")
             time.sleep(POLL_SECONDS)
             continue
-        built = built or engine()
         handed_out: list[str] = []
-        for completion in _asked(chain([first], claimed), handed_out, cache, built):
-            yield completion, True
+        try:
+            built = built or engine()
+            for completion in _asked(chain([first], claimed), handed_out, cache, built):
+                yield completion, True
+        finally:
+            cache.release()
         for key in handed_out:
             del missing[key]
 
@@ -173,4 +176,3 @@ def _asked(
             yield completion
     finally:
         cache.put(pending)
-        cache.release()
