@@ -171,4 +171,6 @@ def _asked(suite: Suite, items: Sequence[Item]) -> tuple[int, int]:
     if isinstance(suite.spec, OpenEndedSuite):
         return 0, len(items) * (1 + suite.spec.repeats) + sum(len(item.variants) for item in items)
     pairs = sum(len(item.choices) or bool(item.answers) for item in items)
+    if isinstance(suite.spec, ChoiceSuite) and suite.spec.normalise == "pmi":  # each choice without a question too
+        pairs += len({choice for item in items for choice in item.choices})
     return pairs, 0 if isinstance(suite.spec, ChoiceSuite) else len(items)

@@ -553,6 +553,33 @@ def test_a_choice_carries_what_the_item_says_and_what_it_cost() -> None:
     assert score.answer_tokens == len(" a red cart" + " a lamp")
 
 
+@given(st.lists(st.floats(-30, 0), min_size=2, max_size=2), st.lists(st.floats(-20, 20), min_size=2, max_size=2))
+def test_by_pmi_how_likely_a_choice_is_by_itself_decides_nothing(
+    given_question: list[float], alone: list[float]
+) -> None:
+    """Only what the question adds counts, whatever the words, their number and how common they are."""
+    pmi = CHOICE.model_copy(update={"normalise": "pmi"})
+    assert pmi.premise == "Answer:"
+    choices = ("a red cart", "a lamp")
+
+    def weigh(context: str, choice: str) -> float:
+        k = choices.index(choice.strip())
+        return alone[k] + (given_question[k] if "Question" in context else 0.0)
+
+    [score] = score_choices([item(0)], pmi, Letters(weigh))
+    gap = given_question[1] - given_question[0]
+    if abs(gap) > 1e-6:
+        assert score.values["accuracy"] == float(gap > 0)
+    assert score.values["gold_probability"] == pytest.approx(1 / (1 + math.exp(-gap)))
+    assert score.values["gold_nll"] == pytest.approx(-given_question[1] - alone[1])
+
+
+def test_pmi_needs_a_premise(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("kind: choice\nitems: x.jsonl\nnormalise: pmi\ncontext: '{question}'\n")
+    with pytest.raises(UsageError, match=r"s\.yaml:\d+: .*normalise pmi needs words after"):
+        load_suite(tmp_path / "s.yaml", tmp_path, ())
+
+
 def test_choices_that_cannot_be_measured_fail_by_name() -> None:
     items = [item(0), item(1, "a lamp", "a lámp"), item(2, "a lamp", " "), item(3), item(4)]
     items[3] = items[3].model_copy(update={"text": "long " * 100})

@@ -6,7 +6,7 @@ Nothing is ever chosen on these items, so all of them are test.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import MachineError
 from harness.prompts import fill
@@ -52,14 +52,19 @@ def score_choices(items: Sequence[Item], suite: ChoiceSuite, engine: StudentEngi
     ]
     problems = [_problem(item, pairs, engine) for item, pairs in zip(items, grouped, strict=True)]
     flat = [pair for pairs, problem in zip(grouped, problems, strict=True) if not problem for pair in pairs]
+    asked = [item for item, problem in zip(items, problems, strict=True) if not problem]
+    choices = list(dict.fromkeys(c for item in asked for c in item.choices)) if suite.normalise == "pmi" else []
+    alone = [continuation_pair(engine, suite.premise, f" {choice}") for choice in choices]
     try:
-        measured = iter(engine.loglikelihood(flat))
+        measured = iter(engine.loglikelihood([*flat, *alone]))
     except MachineError as error:  # the card becomes incomplete; the items are still counted
         problems = [problem or str(error) for problem in problems]
-        measured = iter(())
+        measured, choices = iter(()), []
+    rated = [[next(measured) for _ in ([] if problem else p)] for p, problem in zip(grouped, problems, strict=True)]
+    prior = {choice: next(measured).logprob for choice in choices}
     return [
-        _score(item, pairs, [] if problem else [next(measured) for _ in pairs], problem, suite.normalise)
-        for item, pairs, problem in zip(items, grouped, problems, strict=True)
+        _score(item, pairs, own, problem, suite.normalise, prior)
+        for item, pairs, own, problem in zip(items, grouped, rated, problems, strict=True)
     ]
 
 
@@ -81,7 +86,14 @@ def _problem(item: Item, pairs: Sequence[Pair], engine: StudentEngine) -> str:
     return ""
 
 
-def _score(item: Item, pairs: Sequence[Pair], rated: Sequence[Loglikelihood], problem: str, normalise: str) -> Score:
+def _score(
+    item: Item,
+    pairs: Sequence[Pair],
+    rated: Sequence[Loglikelihood],
+    problem: str,
+    normalise: str,
+    prior: Mapping[str, float],  # of a choice without the question, where that counts
+) -> Score:
     assert item.gold is not None
     blank = Score(
         item=item.id,
@@ -96,16 +108,17 @@ def _score(item: Item, pairs: Sequence[Pair], rated: Sequence[Loglikelihood], pr
     if problem:
         return blank
     logprobs = [m.logprob for m in rated]
-    if not all(map(math.isfinite, logprobs)):
+    raised = [logprob - prior.get(choice, 0.0) for logprob, choice in zip(logprobs, item.choices, strict=True)]
+    if not all(map(math.isfinite, raised)):
         return blank.model_copy(update={"error": "a log-likelihood is not a number"})
-    lengths = [len(c.encode()) if normalise == "bytes" else 1 for c in item.choices]
-    best = max(range(len(rated)), key=lambda k: logprobs[k] / lengths[k])
+    lengths = [len(choice.encode()) if normalise == "bytes" else 1 for choice in item.choices]
+    best = max(range(len(raised)), key=lambda k: raised[k] / lengths[k])
     return blank.model_copy(
         update={
             "status": "scored",
             "values": {
                 "accuracy": float(best == item.gold),
-                "gold_probability": shares(logprobs)[item.gold],
+                "gold_probability": shares(raised)[item.gold],
                 "gold_nll": -logprobs[item.gold],
             },
             "picked": item.choices[best],

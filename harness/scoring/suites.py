@@ -116,12 +116,14 @@ class UnanswerableSuite(ItemsSuite):
 class ChoiceSuite(ItemsSuite):
     """Questions with choices, {question, choices, answer: index or letter}, scored raw (no chat form).
 
-    The sum per byte of a choice decides.
+    The log-likelihood of a choice decides: as it is (none), per byte (bytes), or by how much the question raises it
+    above that of the choice alone after the premise (pmi: Holtzman et al. 2021, Surface form competition). Only the
+    last is blind to how likely a model finds short or common words.
     """
 
     kind: Literal["choice"]
     context: str = "Question: {question}\nAnswer:"  # what stands before each choice
-    normalise: Literal["none", "bytes"] = "bytes"  # divide a choice's log-likelihood by its length
+    normalise: Literal["none", "bytes", "pmi"] = "bytes"
 
     @model_validator(mode="after")
     def _has_no_other_holes(self) -> Self:
@@ -129,7 +131,14 @@ class ChoiceSuite(ItemsSuite):
             prompts.check_pattern(self.context, "question")
         except ValueError as error:
             raise ValueError(f"context {self.context!r}: {error}") from error
+        if self.normalise == "pmi" and not self.premise:
+            raise ValueError(f"context {self.context!r}: normalise pmi needs words after {{question}}")
         return self
+
+    @property
+    def premise(self) -> str:
+        """What stands before a choice without the question: the end of the context, such as "Answer:"."""
+        return self.context.rpartition("{question}")[2].strip()
 
 
 class BenchmarkSuite(SuiteBase):
