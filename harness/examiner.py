@@ -14,7 +14,7 @@ from harness.errors import Interrupted, UsageError
 from harness.gate.shipped import ship_cells
 from harness.json_file import read_jsonl
 from harness.prompting import asker_for, one_line, tuned_prompt
-from harness.records import PROBES, Completion, Generator, Item, Request, Score, Way, digest, lack_logprobs
+from harness.records import Completion, Generator, Item, Request, Score, Way, digest
 from harness.scoring import benchmarks, forgetting
 from harness.scoring.asking import Ending, Prompt
 from harness.scoring.base import Embedder, Outcome, StudentEngine
@@ -198,10 +198,7 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
         def answers(requests: Sequence[Request]) -> list[Completion]:
             return [completion for completion, _ in cached(requests, cache, engine, examiner.stop)]
 
-        requests = rubric.ask(items, outputs, judge.identity)
-        if lack_logprobs(answers(requests[:PROBES])):  # then its letter is read as it is written
-            requests = rubric.ask(items, outputs, judge.identity, written=True)
-        found = answers(requests)
+        found = rubric.answers(items, outputs, judge.identity, answers)
     finally:
         cache.close()
     if examiner.stop():

@@ -71,6 +71,12 @@ def test_a_hub_id_out_of_reach_says_so(tmp_path: Path) -> None:
         resolve("nobody/no-such-model", tmp_path)
 
 
+def test_a_proxy_variable_that_breaks_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:7897/")
+    with pytest.raises(UsageError, match="the environment variable ALL_PROXY"):
+        resolve("nobody/nothing", tmp_path)
+
+
 def test_a_revision_is_for_hub_ids(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="only hub ids"):
         resolve(str(tiny_model), tmp_path, revision="main")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
-from harness.records import Completion, Item, Request
+from harness.records import PROBES, Completion, Item, Request
 from harness.scoring.rubric import JudgeQuality, Rubric
 
 RUBRIC = Rubric(rubric="answers the instruction and says nothing else")
@@ -131,9 +131,15 @@ def test_without_log_probabilities_the_written_letter_is_read(form: str) -> None
         letter = "A" if knows(*parts(request)) > 0.5 else "B"
         return Completion(request=request.key, text=form.format(letter), finish_reason="stop")
 
-    requests = RUBRIC.ask(ITEMS, outputs, "judge@1", written=True)
-    assert {r.sampling.logprobs for r in requests} == {0}
-    completions = [answer(request) for request in requests]
+    asked: list[Request] = []
+
+    def answers(requests: Sequence[Request]) -> list[Completion]:
+        asked.extend(requests)
+        return [answer(request) for request in requests]
+
+    completions = RUBRIC.answers(ITEMS, outputs, "judge@1", answers)
+    assert sum(r.sampling.logprobs > 0 for r in asked) == PROBES
+    assert {completion.request for completion in completions} == {r.key for r in asked[PROBES:]}
     quality = RUBRIC.judge_quality(ITEMS, outputs, completions, "judge@1", "teacher@1")
     assert (quality.self_agreement, quality.silent) == (1.0, 0)
     assert quality.gold_agreement is not None

@@ -250,7 +250,7 @@ class OpenAIEngine:
         bare = name.rpartition("@")[0] or name
         if not self._known or name in self._known or bare in self._known:
             return name if name in self._known else bare
-        shown = ", ".join(self._known[:MODELS_SHOWN])
+        shown = ", ".join(" ".join(known.split()) for known in self._known[:MODELS_SHOWN])
         more = f" and {len(self._known) - MODELS_SHOWN} more" if len(self._known) > MODELS_SHOWN else ""
         raise UsageError(
             f"teacher.model: {self._shown} serves no model {bare!r}{nearest(bare, self._known)};"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from harness import stats
 from harness.errors import UsageError
 from harness.prompts import Template, compile_template
-from harness.records import Completion, Item, Message, Origin, Record, Request, Sampling, digest, lack_logprobs
+from harness.records import PROBES, Completion, Item, Message, Origin, Record, Request, Sampling, digest, lack_logprobs
 from harness.stats import Interval
 from harness.text import named_label, normalise
 
@@ -79,6 +79,19 @@ class Rubric(Record):
         pairs = [*_compared(items, outputs), *self._planted(items)]
         asked = [request for pair in pairs if pair.known is None for request in self._requests(pair, model, written)]
         return list({request.key: request for request in asked}.values())
+
+    def answers(
+        self,
+        items: Sequence[Item],
+        outputs: Sequence[str],
+        model: str,
+        answer: Callable[[Sequence[Request]], list[Completion]],
+    ) -> list[Completion]:
+        """What the judge answers to `ask(...)`, asked by `answer`; in writing if the first lack log-probabilities."""
+        requests = self.ask(items, outputs, model)
+        if lack_logprobs(answer(requests[:PROBES])):
+            requests = self.ask(items, outputs, model, written=True)
+        return answer(requests)
 
     def values(
         self, items: Sequence[Item], outputs: Sequence[str], completions: Sequence[Completion], model: str
