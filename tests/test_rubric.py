@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -174,6 +174,7 @@ def test_what_cannot_be_judged_is_refused() -> None:
         Rubric.model_validate({"rubric": "x", "judges": "one"})
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["", "rain", "no", "A is better", *REFERENCES]), min_size=12, max_size=12),
     st.floats(0.01, 0.99),
