@@ -11,6 +11,7 @@ import numpy as np
 from harness import markdown, wording
 from harness.analysis import Arm, Difference, arms, difference, has, matrix, ties, untuned
 from harness.results import Results
+from harness.scoring.metrics import METRICS, metric_of
 from harness.scoring.summary import LOWER_IS_BETTER, RATES
 from harness.stats.ties import finite
 
@@ -19,7 +20,7 @@ WATCHED = (
     "label_collapse", "off_topic", "reference_similarity", "consistency", "misspelling_rate", "refusal", "copied_share",
     "flagged", "preferred", "abstained", "wrong", "made_up", "token_f1", "rouge_l",
 )  # fmt: skip
-NEUTRAL = ("words", "kl_from_base", "abstained")  # more is neither better nor worse, or never less
+NEUTRAL = tuple(name for name, metric in METRICS.items() if metric.better == "neither")
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,8 @@ def _row(c: Change) -> list[str]:
     i = c.difference.interval
     said = markdown.Strong(c.verdict) if c.broke else c.verdict
     change = f"{i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}]"
-    words = wording.words_of(c.metric)
-    return [words.title, words.meaning, c.arm.title, f"{c.before:.3f}", f"{c.after:.3f}", change, said]
+    known = metric_of(c.metric)
+    return [known.title, known.meaning, c.arm.title, f"{c.before:.3f}", f"{c.after:.3f}", change, said]
 
 
 def _alike(a: Change, b: Change) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from harness import wording
 from harness.analysis import Arm, Difference, difference, has, matrix, mean, ties
 from harness.results import Results
+from harness.scoring.summary import LOWER_IS_BETTER
 from harness.stats import Floats, contrasts
 from harness.stats.ties import Ties, finite
 
@@ -47,6 +48,12 @@ class Alternative:
     value: float
     difference: Difference  # at a level that allows for all alternatives
 
+    @property
+    def verdict(self) -> str:
+        """Whether the largest size is better or worse, by which way the metric is good."""
+        turned = {"better": "worse", "worse": "better"} if self.reading.metric in LOWER_IS_BETTER else {}
+        return turned.get(self.difference.verdict, self.difference.said)
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -66,7 +73,7 @@ class Headline:
     @property
     def verdict(self) -> str:
         """What holds against the strongest alternative."""
-        return self.rival.difference.verdict
+        return self.rival.verdict
 
     def sentence(self) -> str:
         """The answer in words, whatever it says."""
@@ -89,7 +96,7 @@ class Headline:
         seen = wording.amount(metric, d.smallest) if d.smallest is not None else "none"
         change = wording.change(metric, i.estimate, i.low, i.high)
         return (
-            f"{values} Difference {change} (95%{allowing}{p}), asking about {d.question}: {d.said}."
+            f"{values} Difference {change} (95%{allowing}{p}), asking about {d.question}: {self.verdict}."
             f"{self._others()} The smallest difference these items would likely have shown: {seen}."
         )
 
@@ -97,7 +104,7 @@ class Headline:
         """The alternatives that a claim against the strongest does not hold for."""
         if self.verdict != "better":
             return ""
-        left = [a.reading.title for a in self.alternatives[1:] if a.difference.verdict != "better"]
+        left = [a.reading.title for a in self.alternatives[1:] if a.verdict != "better"]
         return f" Not shown for {'; '.join(left)}." if left else ""
 
 
@@ -134,13 +141,13 @@ def headline(
             "No headline: there is nothing to compare with. train.sizes: 0 scores the untuned model, train.data:"
             " seeds_only a student tuned on the seeds alone, eval.reference a classifier (for labels)."
         )
-    kept = within_chance(
-        [matrix(results, r.arm, r.metric, "dev") for r in known], ties(results, arm, "dev"), random_seed
-    )
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    on_dev = [sign * matrix(results, r.arm, r.metric, "dev") for r in known]
+    kept = within_chance(on_dev, ties(results, arm, "dev"), random_seed)
     level = 1 - (1 - LEVEL) / len(kept)
     a = matrix(results, arm, metric, "test")
     found = [_alternative(results, Reading(arm, metric), known[place], random_seed, level) for place in kept]
-    found.sort(key=lambda one: -math.inf if math.isnan(one.value) else -one.value)
+    found.sort(key=lambda one: math.inf if math.isnan(one.value) else -sign * one.value)
     rival = found[0].reading
     both = int((finite(a) & finite(matrix(results, rival.arm, rival.metric, "test"))).sum())
     alone = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
@@ -150,8 +157,8 @@ def headline(
 def within_chance(on_dev: Sequence[Floats], tied: Ties, random_seed: int) -> list[int]:
     """The places of the alternatives that dev items do not call worse than the best of them.
 
-    `on_dev`: values of shape (seeds, items) of each, the same items. Seeds are averaged: the choice is among these
-    weights. What cannot be compared (too few passages) stays in.
+    `on_dev`: values of shape (seeds, items) of each, the same items, more is better. Seeds are averaged: the choice is
+    among these weights. What cannot be compared (too few passages) stays in.
     """
     means = [mean(values) for values in on_dev]
     best = max(range(len(means)), key=lambda place: -math.inf if math.isnan(means[place]) else means[place])

@@ -23,7 +23,7 @@ from harness.markdown import escaped, fenced
 from harness.records import digest
 from harness.results import Results, load_cells, load_results
 from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
-from harness.scoring.summary import RATES, chance
+from harness.scoring.summary import LOWER_IS_BETTER, RATES, chance
 from harness.stats import Floats, clusters, contrasts, scaling
 from harness.stats.ties import Ties
 from harness.store import remade_by, write_atomic
@@ -165,10 +165,11 @@ def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metri
     if slope is None:
         return "Per doubling of rows: not estimable, too few items or passages."
     i = slope.interval
+    helps, hurts = ("falls", "rises") if metric in LOWER_IS_BETTER else ("rises", "falls")
     words = {
-        "rises": "more rows help",
-        "falls": "more rows hurt",
-        "inconclusive": f"inconclusive: only {slope.changed} of {slope.units} items changed",
+        helps: "more rows help",
+        hurts: "more rows hurt",
+        "inconclusive": f"inconclusive, only {slope.changed} of {slope.units} items changed",
     }
     return (
         f"Per doubling of rows, {own[0].size} to {own[-1].size}: {wording.change(metric, i.estimate, i.low, i.high)}"

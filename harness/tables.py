@@ -18,10 +18,10 @@ from harness.stats.ties import ALONE, Ties, finite
 from harness.text import named_label
 
 COLUMNS = (
-    "preferred", "accuracy", "choice_accuracy", "macro_f1", "token_f1", "rouge_l", "abstained", "wrong", "made_up",
-    "gold_probability", "stop_rate", "words",
+    "preferred", "accuracy", "choice_accuracy", "macro_f1", "token_f1", "rouge_l", "exact", "valid", "abstained",
+    "wrong", "made_up", "gold_probability", "stop_rate", "words",
 )  # fmt: skip
-HEADS = {"accuracy": "written answer", "choice_accuracy": "by log-likelihood"}
+HEADS = {"accuracy": "written answer", "choice_accuracy": "by log-likelihood", "preferred": "preferred"}
 MOST_CONFUSED = 8  # pairs of labels listed
 SPREAD = (
     "words",

@@ -23,7 +23,7 @@ HEAVY = {
     "rensa",
 }
 STAGES = {"augment", "train", "evaluate", "report", "check"}
-FOUNDATION = {"errors", "text", "completions", "markdown", "wording"}  # import nothing of ours
+FOUNDATION = {"errors", "text", "completions", "markdown"}  # import nothing of ours
 READERS = {"errors", "json_file", "yaml_file", "table_file", "project_file"}  # of files that people wrote
 MAY = {  # shelf -> the modules of ours it may use, besides itself
     "json_file": {"errors"},
