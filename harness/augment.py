@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -25,6 +25,7 @@ from harness.errors import Interrupted, MachineError
 from harness.filters import Context, Judge, Protected
 from harness.filters.judge import Calibration
 from harness.funnel import Funnel, count_drops
+from harness.inputs import guarded_suites, rows_source, still_guarded
 from harness.prompts import Template
 from harness.reading import Parsed, parse
 from harness.records import (
@@ -40,10 +41,10 @@ from harness.records import (
     digest,
     lack_logprobs,
 )
-from harness.rows import Lost, Rejected, own_rows, rows_settings
+from harness.rows import DROPPED, KEPT, Lost, Rejected, own_rows
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
-from harness.store import Manifest, finished, unseal, write_json, write_jsonl, write_manifest
+from harness.store import Manifest, finished, read_manifest, unseal, write_json, write_jsonl, write_manifest
 from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 2
@@ -59,9 +60,10 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     no training could use what is kept: see `augment_summary.too_few`.
     """
     folder = run.folder / "augment"
-    inputs = inputs_digest(run, teacher)
-    manifest = finished(folder, inputs)
+    manifest, gone = finished_rows(run, teacher)
     if manifest:
+        for name in gone:
+            terminal.say(f"augment: the rows of {name} are not at hand now; what was checked against them stands")
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
@@ -80,8 +82,8 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     kept = [r.row for r in rows if all(v.keep for v in r.verdicts)]
     rejected = [r for r in rows if not all(v.keep for v in r.verdicts)]
     unseal(folder)
-    write_jsonl(folder / "train.jsonl", kept)
-    write_jsonl(folder / "rejected.jsonl", [*rejected, *(one for one in lost if one.lost != "failed")])
+    write_jsonl(folder / KEPT, kept)
+    write_jsonl(folder / DROPPED, [*rejected, *(one for one in lost if one.lost != "failed")])
     write_json(folder / "funnel.json", funnel.model_dump())
     problem = too_few(run, funnel, rejected, lost)
     summary = f"{funnel.kept} rows kept of {funnel.requested} asked"
@@ -89,14 +91,15 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         folder,
         Manifest(
             stage="augment",
-            inputs=inputs,
-            settings=rows_settings(run),
+            inputs=inputs_digest(run, teacher, guarded_suites(run)),
+            settings=rows_source(run),
+            suites=guarded_suites(run),
             # failures are asked again
             partial=stop() or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted),
             summary=summary,
             environment=environment(run.root),
         ),
-        [folder / name for name in ("train.jsonl", "rejected.jsonl", "funnel.json")],
+        [folder / name for name in (KEPT, DROPPED, "funnel.json")],
     )
     tell(run, funnel, kept, rejected, lost, terminal)
     if stop():
@@ -149,21 +152,17 @@ class Asker:
         return found
 
 
-def inputs_digest(run: Run, teacher: str) -> str:
-    """All that could change the rows: 64 hex digits."""
-    file = run.file
-    templates = [[t.model_dump(mode="json"), prompts.load(run.root / t.path).digest] for t in file.augment.templates]
-    judged = [prompts.load(run.root / f.template).digest for f in file.augment.filters if isinstance(f, Judge)]
-    doors = [f.file_digest(run.root) for f in file.augment.filters if f.kind == "python"]
-    own = [row.id for row in own_rows(run)]
-    return digest(
-        "augment", STAGE_VERSION, teacher, file.random_seed, file.shuffle_labels,
-        run.task.labels, run.task.system, run.task.student_template(run.root).digest,
-        [[seed.text, seed.label] for seed in run.seeds],
-        file.augment.model_dump(mode="json", exclude={"seeds", "templates"}),
-        templates, judged, doors, own, [s.digest for s in run.suites.values()],
-        benchmarks.fingerprint() if any(isinstance(s.spec, BenchmarkSuite) for s in run.suites.values()) else "",
-    )  # fmt: skip
+def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:
+    """The manifest where the stored rows are those of the run as it is now; benchmarks that are no longer at hand."""
+    folder = run.folder / "augment"
+    before = read_manifest(folder)
+    guarded, gone = still_guarded(run, before.suites if before else {})
+    return finished(folder, inputs_digest(run, teacher, guarded)), gone
+
+
+def inputs_digest(run: Run, teacher: str, guarded: Mapping[str, str]) -> str:
+    """All that could change the rows: 64 hex digits. `guarded`: the suites that they are checked against."""
+    return digest("augment", STAGE_VERSION, teacher, rows_source(run), dict(guarded))
 
 
 def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:

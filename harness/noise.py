@@ -20,12 +20,12 @@ from harness.config import Run
 from harness.errors import UsageError
 from harness.gate.shipped import ship_cells
 from harness.json_file import read_json
-from harness.records import FORMAT, Cell, Record, Score, Scorecard
-from harness.results import Results, load_results
+from harness.records import FORMAT, Cell, Record, Score, Scorecard, digest
+from harness.results import Results, results_of
 from harness.scoring.suites import BenchmarkSuite, Suite
 from harness.scoring.summary import value_of
 from harness.stats import Floats
-from harness.store import write_json
+from harness.store import remade_by, write_json
 from harness.terminal import Terminal
 
 FILE = "noise.json"
@@ -70,6 +70,11 @@ class NoiseFile(Record):
     batch_tokens: int  # of the stored scores, as the run file has it now
     passes: tuple[Pass, ...]
     suites: dict[str, SuiteNoise]
+    digest: str = ""  # over all the rest: check widens its intervals by these numbers
+
+    def sealed(self) -> str:
+        """The digest that an untouched file carries: 64 hex digits."""
+        return digest("noise", self.model_dump(mode="json", exclude={"digest"}))
 
 
 def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) -> NoiseFile:
@@ -79,7 +84,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     without stored scores of it, or where a suite changed since.
     """
     cell, *others = ship_cells(run)
-    results = load_results(run.folder)
+    results = results_of(run)
     batch = run.file.eval.batch_tokens
     plan = [
         Pass(random_seed=run.file.random_seed + i, batch_tokens=max(64, min(batch, CPU_NODES) >> i))
@@ -87,6 +92,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     ]
     own = [suite for suite in run.suites.values() if not isinstance(suite.spec, BenchmarkSuite)]
     cards = {suite.name: _card(run, results, suite, cell) for suite in own}
+    stored = {name: results.scores(card) for name, card in cards.items()}
     found: dict[str, SuiteNoise] = {}
     with terminal.progress("noise", len(own) * passes) as advance:
         for place, suite in enumerate(own):
@@ -94,15 +100,16 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
             for i, how in enumerate(plan):
                 advance(place * passes + i, suite.name)
                 again.append(rescore(shuffled(suite, how.random_seed), how.batch_tokens))
-            found[suite.name] = measure(cards[suite.name], results.scores(cards[suite.name]), again)
+            found[suite.name] = measure(cards[suite.name], stored[suite.name], again)
         advance(len(own) * passes, "")
-    stored = NoiseFile(student=cell.name, batch_tokens=batch, passes=tuple(plan), suites=found)
-    write_json(run.folder / "eval" / FILE, stored.model_dump(mode="json"))
-    terminal.say(_table(stored))
+    floor = NoiseFile(student=cell.name, batch_tokens=batch, passes=tuple(plan), suites=found)
+    floor = floor.model_copy(update={"digest": floor.sealed()})
+    write_json(run.folder / "eval" / FILE, floor.model_dump(mode="json"))
+    terminal.say(_table(floor))
     if others:
         terminal.say(f"  measured on the first of {len(others) + 1} random seeds")
     terminal.say(f"noise: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
-    return stored
+    return floor
 
 
 def noise_of_mean(run_folder: Path, cards: Sequence[Scorecard], metric: str) -> float:
@@ -114,16 +121,19 @@ def noise_of_mean(run_folder: Path, cards: Sequence[Scorecard], metric: str) -> 
 def noise_floor(run_folder: Path, card_key: str) -> dict[str, float] | None:
     """Metric -> standard deviation of its mean over repeated scoring; None where this card's was not measured.
 
-    Raises UsageError for a file of another version.
+    Raises UsageError for a file that was edited or damaged, or is of another version.
     """
     path = run_folder / "eval" / FILE
     if not path.is_file():
         return None
-    found: Any = read_json(path)
+    with remade_by(f"harness noise {run_folder.name}"):
+        found: Any = read_json(path)
     try:
         stored = NoiseFile.model_validate(found)
     except ValidationError as error:
         raise UsageError(f"{path}: not a noise floor of this version: harness noise {run_folder.name}") from error
+    if stored.digest != stored.sealed():
+        raise UsageError(f"{path} was edited or damaged; harness noise {run_folder.name} makes it again")
     own = next((suite for suite in stored.suites.values() if suite.card == card_key), None)
     return {name: metric.deviation for name, metric in own.metrics.items()} if own else None
 

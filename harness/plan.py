@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from statistics import mean
 
-from harness.augment import first_round, inputs_digest, requests_for
+from harness.augment import finished_rows, first_round, requests_for
 from harness.call_file import count_stored
 from harness.choosing import dev_items, most_tries, ways_tried
 from harness.config import Run
@@ -32,7 +32,7 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
 
     Prompts are counted as they will be sent; a new text is taken to be as long as a seed.
     """
-    done = finished(run.folder / "augment", inputs_digest(run, teacher))
+    done, _ = finished_rows(run, teacher)
     if done:
         return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)

@@ -21,18 +21,21 @@ from harness.headline import lines as alternative_lines
 from harness.json_file import read_json
 from harness.markdown import escaped, fenced
 from harness.records import digest
-from harness.results import Results, load_cells, load_results
+from harness.results import Results, load_cells, results_of
 from harness.scoring.suites import LabelsSuite, OpenEndedSuite, Suite
 from harness.scoring.summary import LOWER_IS_BETTER, RATES, chance
 from harness.stats import Floats, clusters, contrasts, scaling
 from harness.stats.ties import Ties
-from harness.store import remade_by, write_atomic
+from harness.store import Manifest, read_manifest, require_same, require_sealed, write_atomic, write_manifest
 from harness.terminal import Terminal
+
+REPORT = "report.md"
+SEAL = "report.manifest.json"
 
 
 def report(run: Run, terminal: Terminal) -> None:
     """Write runs/NAME/eval/report.md and its figures, print the headline and the tables."""
-    results = load_results(run.folder)
+    results = results_of(run)
     cells = load_cells(run.folder)
     folder = run.folder / "eval"
     parts = [f"# {escaped(run.name)}: how much data does the student need?\n"]
@@ -49,9 +52,32 @@ def report(run: Run, terminal: Terminal) -> None:
     parts.append(_cost(run, cells))
     parts.append(_notes(run, results, cells))
     text = "\n".join(parts)
-    write_atomic(folder / "report.md", text)
+    write_atomic(folder / REPORT, text)
+    write_manifest(folder, Manifest(stage="report", inputs=results.manifest.seal), [folder / REPORT], name=SEAL)
+    _say(text, terminal)
+    terminal.say(f"report: {(folder / REPORT).relative_to(run.root)}")
+
+
+def show(run: Run, terminal: Terminal) -> None:
+    """Print the stored report again.
+
+    Raises UsageError where there is none, where it was edited, and where it is of other scores than are stored now.
+    """
+    folder, command = run.folder / "eval", f"make report RUN={run.name}"
+    path = folder / REPORT
+    if not path.is_file():
+        raise UsageError(f"{run.name} has no report yet: make eval RUN={run.name}")
+    results = results_of(run)
+    manifest = read_manifest(folder, SEAL)
+    if manifest is None or manifest.inputs != results.manifest.seal:
+        raise UsageError(f"{path}: it is of other scores than are stored now, or its seal is gone; {command}")
+    require_same(folder, REPORT, manifest, command)
+    _say(path.read_text(encoding="utf-8"), terminal)
+
+
+def _say(text: str, terminal: Terminal) -> None:
+    """A report without its pictures."""
     terminal.say("\n".join(line for line in text.splitlines() if not line.startswith("![")))
-    terminal.say(f"report: {(folder / 'report.md').relative_to(run.root)}")
 
 
 def _student_section(
@@ -254,8 +280,8 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
     path = run.folder / "augment" / "funnel.json"
     if path.is_file():
         try:
-            with remade_by(f"make augment RUN={run.name}"):
-                funnel = read_json(path)
+            require_sealed(path.parent, [path.name], f"make augment RUN={run.name}")
+            funnel = read_json(path)
             lines.append(fenced(Funnel.model_validate(funnel).table()) + "\n")
         except ValidationError as error:
             raise UsageError(f"{path}: not a funnel of this version; make augment RUN={run.name}") from error

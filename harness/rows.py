@@ -7,14 +7,16 @@ from typing import Literal
 
 from pydantic import RootModel
 
-from harness import prompts
 from harness.config import Run, TaskFile
 from harness.errors import UsageError
 from harness.examples import path_of, read_examples
+from harness.inputs import rows_source, unguarded_suites
 from harness.json_file import read_jsonl
 from harness.prompts import Template
-from harness.records import Message, Provenance, Record, Row, Verdict, digest
-from harness.store import read_manifest, remade_by
+from harness.records import Message, Provenance, Record, Row, Verdict
+from harness.store import read_manifest, remade_by, require_same
+
+KEPT, DROPPED = "train.jsonl", "rejected.jsonl"
 
 
 class Rejected(Record):
@@ -86,43 +88,28 @@ def own_rows(run: Run) -> tuple[Row, ...]:
     return tuple(make_row(run.task, template, own.text, own.label, Provenance(source="own")) for own in found)
 
 
-def rows_settings(run: Run) -> str:
-    """A digest of everything in the run that a person wrote and that decides the rows."""
-    file = run.file
-    teacher = (file.teacher.model, file.teacher.revision) if file.teacher else (None, None)
-    return digest(
-        "rows",
-        [file.random_seed, file.shuffle_labels, *teacher],
-        file.augment.model_dump(mode="json", exclude={"seeds"}),
-        [[seed.text, seed.label] for seed in run.seeds],
-        [run.task.labels, run.task.system, run.task.student_template(run.root).digest],
-        [prompts.load(run.root / use.path).digest for use in file.augment.templates],
-    )
-
-
-def made_with(run: Run) -> str:
-    """A digest of everything a person wrote that decides how a run's students come about: rows and training."""
-    chosen = {"students", "data", "sizes", "random_seeds", "micro_batch_tokens"}  # which cells, and memory
-    return digest("made", rows_settings(run), run.file.train.model_dump(mode="json", exclude=chosen))
-
-
 def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
-    """The rows a kind of data draws from, as augment stored them. Raises UsageError when it has not run."""
+    """The rows a kind of data draws from, as augment stored them.
+
+    Raises UsageError where augment has not finished, a file that it wrote was edited, or anything that a person
+    wrote for it has changed since.
+    """
     if data == "seeds_only":
         return seed_rows(run)
-    folder = run.folder / "augment"
-    kept_path = folder / "train.jsonl"
+    folder, first = run.folder / "augment", f"augment first (make augment RUN={run.name})"
     manifest = read_manifest(folder)
-    if not kept_path.is_file() or manifest is None:
-        where = kept_path.relative_to(run.root)
-        raise UsageError(f"{where} is not there or not finished: augment first (make augment RUN={run.name})")
-    if manifest.settings != rows_settings(run):
-        raise UsageError(
-            f"{kept_path.relative_to(run.root)} was made with other seeds, templates, filters or settings than"
-            f" {run.name} has now: augment first (make augment RUN={run.name})"
-        )
+    where = (folder / KEPT).relative_to(run.root)
+    if not (folder / KEPT).is_file() or manifest is None:
+        raise UsageError(f"{where} is not there, not finished, or its seal is damaged: {first}")
+    changed = [f"the items of {name}" for name in unguarded_suites(run, manifest.suites)]
+    if manifest.settings != rows_source(run):
+        changed.append("seeds, own rows, templates, filters, prompts or settings")
+    if changed:
+        raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
+    for name in (KEPT, DROPPED):
+        require_same(folder, name, manifest, f"augment first: make augment RUN={run.name}")
     with remade_by(f"make augment RUN={run.name}"):
-        kept = tuple(row for _, row in read_jsonl(kept_path, Row))
+        kept = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
         if data == "filtered":
             return kept
-        return kept + tuple(line.row for line in read_rejected(folder / "rejected.jsonl")[0])
+        return kept + tuple(line.row for line in read_rejected(folder / DROPPED)[0])

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 
 from harness.errors import MachineError, UsageError
-from harness.records import Record
+from harness.records import Record, digest
 
 
 @contextmanager
@@ -107,45 +107,87 @@ class Manifest(Record):
     stage: str
     inputs: str  # digest of all that could change the outputs
     settings: str = ""  # digest of the part of it that a person wrote, for the next stage to compare
+    suites: dict[str, str] = {}  # the suites it read -> digest of what it took of each, for the same
     partial: bool = False  # stopped by hand; usable, and to be continued
     summary: str = ""  # one line for the next caller to print when it skips
     outputs: dict[str, str] = {}  # file, relative to the folder -> 16 hex digits over its content
     environment: dict[str, Any] = {}
+    seal: str = ""  # digest of all the rest
+
+    def sealed(self) -> str:
+        """The seal of an untouched manifest; a field at its default is left out, so that adding one breaks none."""
+        return digest("manifest", self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True))
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a stage's folder, or None when the stage has not finished there."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return None
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError:
-        return None  # another version wrote it: do the stage again
-
-
-def write_manifest(folder: Path, manifest: Manifest, outputs: Sequence[Path]) -> None:
-    """Seal a stage's folder and what it wrote there."""
-    sealed = {str(path.relative_to(folder)): _content(path) for path in outputs}
-    record = manifest.model_copy(update={"outputs": sealed})
-    write_atomic(folder / "manifest.json", record.model_dump_json(indent=1) + "\n")
-
-
-def finished(folder: Path, inputs: str) -> Manifest | None:
-    """The manifest where a stage has nothing to do: made from `inputs`, not stopped, its files as it left them."""
-    found = read_manifest(folder)
-    if found is None or found.inputs != inputs or found.partial:
-        return None
-    changed = (name for name, sealed in found.outputs.items() if _content(folder / name) != sealed)
-    return None if any(changed) else found
-
-
-def _content(path: Path) -> str:
-    """16 hex digits over a file; '' where it is not there."""
+def file_digest(path: Path) -> str:
+    """16 hex digits over a file; '' where there is none."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest | None:
+    """The manifest of a stage's folder; None where it is missing, edited, damaged or of another version."""
+    path = folder / name
+    try:
+        found = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return found if found.outputs and found.seal == found.sealed() else None
+
+
+def write_manifest(
+    folder: Path,
+    manifest: Manifest,
+    outputs: Sequence[Path],
+    content: Callable[[Path], str] = file_digest,
+    name: str = "manifest.json",
+) -> None:
+    """Seal a stage's folder and what it wrote there; `content` gives the digest of a file."""
+    files = {str(path.relative_to(folder)): content(path) for path in outputs}
+    record = manifest.model_copy(update={"outputs": files})
+    record = record.model_copy(update={"seal": record.sealed()})
+    write_atomic(folder / name, record.model_dump_json(indent=1) + "\n")
+
+
+def finished(folder: Path, inputs: str, content: Callable[[Path], str] = file_digest) -> Manifest | None:
+    """The manifest where a stage has nothing to do: made from `inputs`, not stopped, its files as it left them."""
+    found = read_manifest(folder)
+    if found is None or found.inputs != inputs or found.partial:
+        return None
+    changed = (name for name, sealed in found.outputs.items() if content(folder / name) != sealed)
+    return None if any(changed) else found
+
+
+def require_sealed(folder: Path, names: Iterable[str], command: str) -> Manifest:
+    """The manifest that vouches for the files `names` of a stage's folder.
+
+    Raises UsageError naming the file that is missing, edited or damaged, or the manifest that is, and `command`,
+    which makes it again.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        what = (
+            "was edited or damaged, or another version wrote it"
+            if (folder / "manifest.json").exists()
+            else "is missing"
+        )
+        raise UsageError(
+            f"{folder / 'manifest.json'} {what}: nothing vouches for the files beside it; {command} makes them again"
+        )
+    for name in names:
+        require_same(folder, name, manifest, command)
+    return manifest
+
+
+def require_same(folder: Path, name: str, manifest: Manifest, command: str) -> None:
+    """Raises UsageError where a file is not as the stage that wrote the manifest left it."""
+    path = folder / name
+    if not path.is_file():
+        raise UsageError(f"{path} is missing; {command} makes it again")
+    if file_digest(path) != manifest.outputs.get(name):
+        raise UsageError(f"{path} was edited or damaged since {manifest.stage} wrote it; {command} makes it again")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from harness.records import Cell, Row, Seed
 from harness.results import load_cells
 from harness.rows import rows_of_data
 from harness.scoring.suites import Suite
+from harness.training.adapters import require_whole
 from harness.training.grid import BASE, base_key, expand
 from harness.training.subsets import nested
 
@@ -58,7 +59,10 @@ def models_exist(run: Run) -> None:
 
 
 def read_cast(run: Run) -> Cast:
-    """The subjects of a trained run. Raises UsageError when train has not made the run's own cells."""
+    """The subjects of a trained run.
+
+    Raises UsageError when train has not made the run's own cells, and for an adapter that was edited or damaged.
+    """
     path = run.folder / "train" / "cells.json"
     cells: list[dict[str, Any]] = load_cells(run.folder)["cells"]
     if {cell["key"] for cell in cells} != {planned.key for planned in expand(run)}:
@@ -69,6 +73,8 @@ def read_cast(run: Run) -> Cast:
     subjects: list[Subject] = []
     for cell in cells:
         adapter = run.root / cell["folder"] if cell["folder"] else None
+        if adapter:
+            require_whole(adapter, cell["key"], cell["name"], run.name)
         ways = ("zero_shot",) if adapter else run.file.eval.prompting
         subjects += [Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way) for way in ways]
     others, notes = _others(run, {subject.key for subject in subjects})

@@ -35,6 +35,10 @@ class Terminal:
         with suppress(SystemExit, OSError):
             self._out.print(printable(text), markup=False, emoji=False)
 
+    def warn(self, text: str) -> None:
+        """Print to stderr what went wrong without changing the outcome."""
+        print(f"harness: warning: {printable(text)}", file=sys.stderr, flush=True)
+
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
         """Show how far work is; the block calls what it is given with (done, note)."""

@@ -19,6 +19,7 @@ from harness.models import Model
 from harness.records import digest
 from harness.store import Manifest, finished, folder_atomic, locked, unseal, write_json, write_manifest
 from harness.terminal import Advance, Stop, Terminal
+from harness.training.adapters import seal_adapter
 from harness.training.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance, plan
 
 if TYPE_CHECKING:
@@ -38,16 +39,17 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
     grid = expand(run)
     inputs = digest("train", STAGE_VERSION, [[g.cell.model_dump(), g.key] for g in grid])
     manifest = finished(folder, inputs)
-    if manifest and all(g.trained(run) for g in grid):
+    missing = {g.key: g for g in grid if not g.trained(run)}
+    if manifest and not missing:
         terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
         return None
     with locked(folder, f"train of {run.name}"):
         notes = no_sampling_variance(grid)
         for note in notes:
             terminal.say(f"train: {note}")
-        missing = _missing(run, grid, terminal)
-        trained = _train_missing(run, missing, terminal, stop) if missing else 0
-        done = [g for g in grid if g.trained(run)]
+        _say_what_is_there(run, grid, missing, terminal)
+        trained = _train_missing(run, list(missing.values()), terminal, stop) if missing else 0
+        done = [g for g in grid if g.key not in missing or g.trained(run)]
         cells = [_line(run, g) for g in done]
         settings = run.file.train
         unseal(folder)
@@ -70,14 +72,24 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
 # --- training what is missing
 
 
-def _missing(run: Run, grid: Sequence[GridCell], terminal: Terminal) -> list[GridCell]:
-    """Cells to train, each key once; says which were trained before."""
+def _say_what_is_there(run: Run, grid: Sequence[GridCell], missing: Mapping[str, GridCell], terminal: Terminal) -> None:
+    """Say which cells were trained before, and which must be trained again."""
     tuned = [g for g in grid if g.rows]
-    there = [g for g in tuned if g.trained(run)]
+    there = [g for g in tuned if g.key not in missing]
     if there:
-        names = ", ".join(g.cell.name for g in there[:4]) + (", ..." if len(there) > 4 else "")
-        terminal.say(f"train: {len(there)} of {len(tuned)} cells are trained already, in this run or another: {names}")
-    return list({g.key: g for g in tuned if not g.trained(run)}.values())
+        terminal.say(
+            f"train: {len(there)} of {len(tuned)} cells are trained already, in this run or another: {_names(there)}"
+        )
+    damaged = [g for g in missing.values() if g.folder(run).exists()]
+    if damaged:
+        terminal.say(
+            "train: adapters that were edited or damaged, or that an older version left without a seal, are trained"
+            f" again: {_names(damaged)}"
+        )
+
+
+def _names(cells: Sequence[GridCell]) -> str:
+    return ", ".join(g.cell.name for g in cells[:4]) + (", ..." if len(cells) > 4 else "")
 
 
 def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, stop: Stop) -> int:
@@ -142,6 +154,7 @@ def _train_one(
                 "environment": environment(run.root),
             }
             write_json(folder / "cell.json", record)
+            seal_adapter(folder, g.key)
     except Interrupted:
         return False
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import yaml
 from harness.bless import bless
 from harness.check import Options, check
 from harness.config import Run, load_run
+from harness.inputs import scores_source, suite_source
 from harness.records import Cell, Item, Score, Scorecard, scores_digest
 from harness.scoring.suites import Suite
 from harness.scoring.summary import summarise
+from harness.store import Manifest, write_json, write_manifest
 from harness.terminal import Terminal
 from tests.project import write_project
 
@@ -59,7 +61,11 @@ class Stored:
             (suite, cell, [_score(item, i, values, failed) for i, item in enumerate(suite.items[drop:])])
             for cell, values in zip(cells, students, strict=True)
         ]
-        write_cards(run, scored, key, **{"metrics": {"macro_f1": 0.5}, **more})
+        write_cards(run, scored, key, **more)
+
+    def seal(self, *settings: str) -> None:
+        """Seal what is stored as eval does: for a test that has changed it by hand."""
+        seal(self.run(*settings))
 
     def scores(self, place: int = 0) -> Path:
         """The file of one student's scores."""
@@ -96,6 +102,7 @@ def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]],
     cards = []
     for place, (suite, cell, scores) in enumerate(scored):
         counts = {status: sum(s.status == status for s in scores) for status in ("scored", "unparsed", "failed")}
+        counts["cut"] = sum(s.cut for s in scores)
         card = Scorecard(
             key=f"card{place}", suite=suite.name, suite_digest=suite.digest, student=cell.name, cell=cell,
             student_key=f"{key}{place}", prompting="zero_shot", items=len(scores), metrics=summarise(scores, suite),
@@ -104,6 +111,22 @@ def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]],
         cards.append(card.model_dump() | fields)
         (folder / f"scores/{card.key}.jsonl").write_text("".join(s.model_dump_json() + "\n" for s in scores))
     (folder / "scorecards.json").write_text(json.dumps({"digest": "d", "not_run": {}, "cards": cards}))
+    seal(run)
+
+
+def write_cells(run: Run, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Write and seal cells.json as train does."""
+    folder = run.folder / "train"
+    write_json(folder / "cells.json", {"cells": cells, "epochs": 1, "min_updates": 2})
+    write_manifest(folder, Manifest(stage="train", inputs="by hand"), [folder / "cells.json"])
+
+
+def seal(run: Run) -> None:
+    """Write the manifest that vouches for what lies in a run's eval folder now."""
+    folder = run.folder / "eval"
+    suites = {name: suite_source(suite, run.root) for name, suite in run.suites.items()}
+    manifest = Manifest(stage="eval", inputs="by hand", settings=scores_source(run), suites=suites)
+    write_manifest(folder, manifest, [folder / "scorecards.json", *sorted(folder.glob("scores/*.jsonl"))])
 
 
 def _score(item: Item, place: int, values: Values, failed: int) -> Score:

@@ -25,10 +25,11 @@ from harness.scoring.suites import Suite
 from harness.store import write_json
 from harness.subjects import read_cast
 from harness.terminal import Terminal
+from harness.training.adapters import seal_adapter
 from harness.training.grid import expand
 from tests.needs import needs_vllm
 from tests.project import LABELS, write_project
-from tests.stored import SHIP, write_cards
+from tests.stored import SHIP, write_cards, write_cells
 
 ROOT = Path(__file__).parent.parent
 ITEMS = [Item(text=f"message {n}", choices=tuple(LABELS), gold=n % 3) for n in range(12)]
@@ -150,11 +151,14 @@ def trained(root: Path, student: Path, **changes: Any) -> Run:
     cells = []
     for planned in expand(run):
         folder = f"runs/.cache/students/{planned.key}" if planned.cell.size else ""
+        if folder:
+            write_json(root / folder / "adapter_config.json", {})
+            seal_adapter(root / folder, planned.key)
         cells.append(
             planned.cell.model_dump()
             | {"name": planned.cell.name, "key": planned.key, "base": str(planned.model.folder), "folder": folder}
         )
-    write_json(run.folder / "train" / "cells.json", {"cells": cells})
+    write_cells(run, cells)
     return run
 
 

@@ -18,9 +18,8 @@ from harness.check import Options, check
 from harness.config import load_run
 from harness.errors import UsageError
 from harness.gate.baseline import Baseline
+from harness.noise import NoiseFile
 from harness.records import Cell
-from harness.rows import made_with
-from harness.store import Manifest, write_manifest
 from harness.terminal import Terminal
 from tests.process import COMMAND, ROOT, harness
 from tests.stored import MARGIN, NAME, STUDENT, Stored, Values, rate, write_stored
@@ -150,13 +149,19 @@ def test_the_noise_floor_widens(gate: Stored, capsys: pytest.CaptureFixture[str]
     suite = {"card": "card0", "items": 300, "failed": 0, "metrics": {"accuracy": metric}}
     noise = {"student": NAME, "batch_tokens": 64, "passes": [], "suites": {"shop": suite}}
     path = gate.root / "runs/shop/eval/noise.json"
-    path.write_text(json.dumps(noise))
+
+    def measured(found: dict[str, Any]) -> None:
+        record = NoiseFile.model_validate(found)
+        path.write_text(record.model_copy(update={"digest": record.sealed()}).model_dump_json())
+
+    measured(noise)
     assert gate.check() == 4
-    noise["suites"] = {"shop": suite | {"card": "of another student"}}
-    path.write_text(json.dumps(noise))
+    path.write_text(path.read_text().replace('"deviation":0.1', '"deviation":0.0'))
+    refused(gate, "noise.json was edited", "harness noise shop makes it again")
+    measured(noise | {"suites": {"shop": suite | {"card": "of another student"}}})
     assert gate.check() == 0
-    path.write_text(json.dumps(noise)[:-9])
-    refused(gate, "noise.json")
+    path.write_text(path.read_text()[:-9])
+    refused(gate, "noise.json", "harness noise shop makes it again")
 
 
 # --- weights or recipe --------------------------------------------------------------------------------------
@@ -357,7 +362,7 @@ def test_another_version_of_the_suite(gate: Stored) -> None:
 
 def test_another_rule_under_the_same_version(gate: Stored) -> None:
     gate.suite(max_tokens=5, limits=MARGIN)
-    refused(gate, "changed since it was scored", "make eval")
+    refused(gate, "changed since it was scored", "make augment train eval")
     gate.store(rate(0.8))
     refused(gate, "same version 1", "harness bless")
 
@@ -378,6 +383,7 @@ def test_random_seeds_scored_on_different_suites(gate: Stored) -> None:
     stored = json.loads(path.read_text())
     stored["cards"][2]["suite_digest"] = "another"
     path.write_text(json.dumps(stored))
+    gate.seal()
     refused(gate, "different items of shop", settings=(RECIPE, "train.random_seeds=[0, 1, 2]"))
 
 
@@ -488,18 +494,25 @@ def test_a_suite_the_baseline_does_not_hold(gate: Stored) -> None:
 def test_damaged_scores(gate: Stored) -> None:
     path = gate.scores()
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines)[: len("".join(lines)) // 2])
-    refused(gate, "card0.jsonl:")
-    path.write_text("".join(lines[:-1]))
-    refused(gate, "card0.jsonl", "399 scores", "counts 400")
-    path.write_text("".join([*lines[:-1], lines[0]]))
-    refused(gate, "card0.jsonl", "400 scores of 399 different items")
-    path.write_text("".join([*lines, lines[0]]))
-    refused(gate, "401 scores of 400 different items")
-    path.write_text(lines[0].replace('"values"', '"numbers"') + "".join(lines[1:]))
-    refused(gate, "card0.jsonl:1: numbers: unknown field", "allowed:")
+
+    def damaged(text: str, *says: str) -> None:
+        path.write_text(text)
+        refused(gate, "card0.jsonl was edited or damaged since eval wrote it; make eval RUN=shop")
+        gate.seal()  # and where the seal was made anew as well
+        refused(gate, "card0.jsonl", "make eval RUN=shop", *says)
+        write_good()
+
+    def write_good() -> None:
+        path.write_text("".join(lines))
+        gate.seal()
+
+    damaged("".join(lines)[: len("".join(lines)) // 2])
+    damaged("".join(lines[:-1]), "399 scores", "counts 400")
+    damaged("".join([*lines[:-1], lines[0]]), "400 scores of 399 different items")
+    damaged("".join([*lines, lines[0]]), "401 scores of 400 different items")
+    damaged(lines[0].replace('"values"', '"numbers"') + "".join(lines[1:]), ":1: numbers: unknown field", "allowed:")
     path.unlink()
-    refused(gate, "card0.jsonl", "cannot read it")
+    refused(gate, "card0.jsonl is missing", "make eval RUN=shop")
 
 
 def test_damaged_scorecards(gate: Stored) -> None:
@@ -508,7 +521,10 @@ def test_damaged_scorecards(gate: Stored) -> None:
     for size in (0, 5, len(whole) // 2, len(whole) - 1):
         path.write_text(whole[:size])
         refused(gate, "scorecards.json")
+        gate.seal()
+        refused(gate, "scorecards.json", "make eval RUN=shop")
     path.write_text("{}")
+    gate.seal()
     refused(gate, "scorecards.json", "make eval RUN=shop")
     path.unlink()
     refused(gate, "make eval RUN=shop")
@@ -550,12 +566,9 @@ def test_edited_scores_are_not_the_cards(gate: Stored) -> None:
 
 
 def test_scores_of_students_made_otherwise(gate: Stored) -> None:
-    run = gate.run()
-    sealed = Manifest(stage="eval", inputs="x", settings=made_with(run))
-    write_manifest(run.folder / "eval", sealed, [])
     assert gate.check() == 0
-    refused(gate, "other rows, templates or training settings", settings=("train.epochs=9",))
-    refused(gate, "other rows, templates or training settings", settings=("augment.rows=25",))
+    refused(gate, "other rows, templates", "make augment train eval RUN=shop", settings=("train.epochs=9",))
+    refused(gate, "other rows, templates", "make augment train eval RUN=shop", settings=("augment.rows=25",))
     assert gate.check("train.random_seeds=[0, 1]") == 0  # which seeds are trained changes none of them
 
 
@@ -567,9 +580,11 @@ def test_a_suite_that_could_not_be_run(gate: Stored) -> None:
     path = gate.root / "runs/shop/eval/scorecards.json"
     stored = json.loads(path.read_text()) | {"not_run": {"arc": "the hub cannot be reached"}}
     path.write_text(json.dumps(stored))
+    gate.seal(two)
     gate.bless(two)
     assert gate.check(two) == 0  # named and left out: it was not blessed either
     path.write_text(json.dumps(stored | {"not_run": {"shop": "why not", "arc": "the hub cannot be reached"}}))
+    gate.seal(two)
     refused(gate, "none of the suites with limits was run", "why not", settings=(two,))
 
 

@@ -16,8 +16,9 @@ from harness.errors import UsageError
 from harness.records import Cell, Item, Score
 from harness.report import report
 from harness.scoring.suites import Suite
+from harness.store import Manifest, write_manifest
 from tests.project import Quiet, write_project
-from tests.stored import write_cards
+from tests.stored import write_cards, write_cells
 
 Answer = Callable[[int, Item], dict[str, Any]]  # (place, item) -> fields of its Score
 Scored = tuple[str, Cell, Answer]  # suite, student, answers
@@ -75,8 +76,7 @@ def store(run: Run, scored: Sequence[Scored]) -> None:
         for _, c, _ in scored
         if c.size
     ]
-    (run.folder / "train").mkdir()
-    (run.folder / "train/cells.json").write_text(json.dumps({"cells": cells, "epochs": 1, "min_updates": 2}))
+    write_cells(run, cells)
 
 
 def reported(run: Run, scored: Sequence[Scored]) -> str:
@@ -221,7 +221,12 @@ def test_a_suite_of_the_task_needs_items_to_choose_on(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path, file: str, text: str) -> None:
     run = shop(tmp_path)
     store(run, [("shop", cell(0), labelled(0.5, 1)), ("shop", cell(12), labelled(0.7, 3))])
-    (run.folder / file).parent.mkdir(exist_ok=True)
-    (run.folder / file).write_text(text)
-    with pytest.raises(UsageError, match=Path(file).name):
+    path = run.folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    with pytest.raises(UsageError, match=f"{path.parent}/.*make {path.parent.name} RUN=shop makes"):
+        report(run, Quiet())
+    stage = path.parent.name
+    write_manifest(path.parent, Manifest(stage=stage, inputs="by hand"), [path])  # sealed, and yet no such file
+    with pytest.raises(UsageError, match=f"{path.name}: not .*make {stage} RUN=shop"):
         report(run, Quiet())

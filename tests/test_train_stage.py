@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pytest
 
 from harness.config import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
 from harness.errors import Interrupted, MachineError, UsageError
+from harness.inputs import rows_source
 from harness.json_file import read_json
 from harness.prompts import load as load_template
 from harness.records import Provenance, Sampling, Seed, Verdict
-from harness.rows import Rejected, make_row, rows_settings
+from harness.rows import Rejected, make_row
 from harness.store import Manifest, locked, write_jsonl, write_manifest
+from harness.subjects import read_cast
 from harness.terminal import Stop
 from harness.train import plan, train
 from harness.training.grid import expand, no_sampling_variance
@@ -74,9 +77,12 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
         for i in range(kept + DROPPED)
     ]
     rejected = [Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]
-    write_jsonl(run.folder / "augment" / "train.jsonl", rows[:kept])
-    write_jsonl(run.folder / "augment" / "rejected.jsonl", rejected)
-    write_manifest(run.folder / "augment", Manifest(stage="augment", inputs="by hand", settings=rows_settings(run)), [])
+    folder = run.folder / "augment"
+    files = [folder / "train.jsonl", folder / "rejected.jsonl"]
+    write_jsonl(files[0], rows[:kept])
+    write_jsonl(files[1], rejected)
+    made = Manifest(stage="augment", inputs="by hand", settings=rows_source(run))
+    write_manifest(folder, made, files)
 
 
 def go(run: Run, stop: Stop | None = None) -> tuple[int | None, Quiet]:
@@ -271,3 +277,79 @@ def test_two_trainings_at_once_are_refused(tiny_model: Path, tmp_path: Path) -> 
         pytest.raises(MachineError, match="another process"),
     ):
         go(run)
+
+
+def _pickled(weights: Path, other: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+
+
+def _zeroed(weights: Path, other: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: 0 * found for name, found in load_file(weights).items()}, weights, metadata={"format": "pt"})
+
+
+DAMAGE: dict[str, Callable[[Path, Path], object]] = {  # what is done to a cell's weights; another cell's
+    "removed": lambda weights, other: weights.unlink(),
+    "cut by a byte": lambda weights, other: weights.write_bytes(weights.read_bytes()[:-1]),
+    "swapped": lambda weights, other: shutil.copy(other, weights),
+    "the whole cell swapped": lambda weights, other: shutil.copytree(other.parent, weights.parent, dirs_exist_ok=True),
+    "zeroed": _zeroed,
+    "a pickle in its place": _pickled,
+    "a pickle beside it": lambda weights, other: weights.with_suffix(".bin").write_bytes(b"cos\n"),
+    "other settings": lambda weights, other: (weights.parent / "adapter_config.json").write_text("{}"),
+    "another log": lambda weights, other: (weights.parent / "cell.json").write_text("{}"),
+    "no manifest": lambda weights, other: (weights.parent / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_adapter_is_never_scored_and_trained_again(tiny_model: Path, tmp_path: Path, damage: str) -> None:
+    run = make_run(tmp_path, tiny_model, data=("filtered",))
+    go(run)
+    read_cast(run)
+    folders = {name: run.root / cell["folder"] for name, cell in cells(run).items() if cell["folder"]}
+    mine, other = (folders[f"filtered.{size}.s0"] / "adapter_model.safetensors" for size in (12, 4))
+    before, untouched = mine.read_bytes(), other.stat().st_mtime_ns
+    DAMAGE[damage](mine, other)
+    with pytest.raises(UsageError, match=r"filtered\.12\.s0 is missing, or was edited.*make train RUN=demo"):
+        read_cast(run)
+    count, heard = go(run)
+    assert count == 1
+    assert "trained again: " in heard.text
+    assert mine.read_bytes() == before
+    assert not mine.with_suffix(".bin").exists()
+    assert other.stat().st_mtime_ns == untouched
+    read_cast(run)
+    assert go(run)[0] is None
+
+
+def test_settings_of_peft_in_another_order_are_the_same_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model, data=("filtered",), sizes=(0, 4))
+    go(run)
+    path = run.root / cells(run)["filtered.4.s0"]["folder"] / "adapter_config.json"
+    settings = read_json(path)
+    settings["target_modules"] = settings["target_modules"][::-1]
+    path.write_text(json.dumps(dict(reversed(settings.items()))))
+    assert go(run)[0] is None
+    path.write_text(json.dumps(settings | {"lora_alpha": 2 * settings["lora_alpha"]}))
+    assert go(run)[0] == 1
+
+
+def test_cells_that_were_edited_name_no_adapters(tiny_model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, tiny_model, data=("filtered",))
+    go(run)
+    path = run.folder / "train" / "cells.json"
+    stored = read_json(path)
+    stored["cells"][1]["folder"] = stored["cells"][2]["folder"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(
+        UsageError, match=r"cells\.json was edited or damaged since train wrote it; make train RUN=demo"
+    ):
+        read_cast(run)
+    assert go(run)[0] == 0
+    read_cast(run)

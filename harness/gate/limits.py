@@ -8,11 +8,9 @@ from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.gate.rules import Bound, Question, Rule
 from harness.gate.shipped import Shipped, better, fresh, ship_cells, shipped
-from harness.results import Results, load_results
-from harness.rows import made_with
+from harness.results import Results, require_current, results_of
 from harness.scoring.metrics import metric_of
 from harness.scoring.suites import Limit, Suite
-from harness.store import read_manifest
 
 BOUNDS: tuple[Bound, ...] = ("margin", "margin_share", "min", "max")
 
@@ -49,7 +47,7 @@ class Stored:
 
 
 def stored(run: Run) -> Stored:
-    """Raises UsageError for scores that are missing, or of students made otherwise than the run file says now."""
+    """Raises UsageError for scores that are missing, edited, or made otherwise than the run file says now."""
     cells = ship_cells(run)
     gated = {name: suite for name, suite in run.suites.items() if suite.spec.limits}
     if not gated:
@@ -60,13 +58,7 @@ def stored(run: Run) -> Stored:
         )
     for suite in gated.values():
         rules_of(suite)
-    results = load_results(run.folder)
-    manifest = read_manifest(results.folder)
-    if manifest and manifest.settings and manifest.settings != made_with(run):
-        raise UsageError(
-            f"{results.folder}: the stored scores are of students made with other rows, templates or training settings"
-            f" than runs/{run.name}.yaml has now: make augment train eval RUN={run.name}"
-        )
+    results = results_of(run)
     not_run = {name: why for name, why in results.not_run.items() if name in gated}
     if len(not_run) == len(gated):
         raise UsageError(f"none of the suites with limits was run: {'; '.join(not_run.values())}")
@@ -75,6 +67,8 @@ def stored(run: Run) -> Stored:
         for name, suite in gated.items()
         if name not in not_run
     }
+    for name in scored:
+        require_current(results, run, gated[name])
     return Stored(results, scored, not_run)
 
 

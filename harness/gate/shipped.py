@@ -102,7 +102,7 @@ def fresh(found: Shipped, suite: Suite, run: Run) -> Shipped:
     if scored != suite.digest:
         raise UsageError(
             f"suites/{suite.name}.yaml: the suite changed since it was scored (digest {scored} then,"
-            f" {suite.digest} now); make eval RUN={run.name}"
+            f" {suite.digest} now); make augment train eval RUN={run.name}"
         )
     return found
 

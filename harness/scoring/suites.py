@@ -21,7 +21,7 @@ from harness import prompts, yaml_file
 from harness.errors import Mistakes, UsageError, nearest
 from harness.json_file import read_json
 from harness.project_file import project_file
-from harness.records import FORMAT, Item, Record, digest
+from harness.records import FORMAT, Item, Record, digest, digested
 from harness.scoring.answers import (
     Abstention,
     AnswerScorer,
@@ -184,7 +184,7 @@ class Suite:
     @property
     def digest(self) -> str:
         """16 hex digits over what decides a score: the rules and the items; limits and notes do not."""
-        rules = self.spec.model_dump(mode="json", exclude=_NO_RULES)
+        rules = digested(self.spec, _NO_RULES)
         worded = [[list(item.variants) for item in self.items]] if any(item.variants for item in self.items) else []
         return digest("suite", FORMAT, rules, [item.id for item in self.items], *worded)[:16]
 

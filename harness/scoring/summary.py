@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness.records import Score
+from harness.records import Score, Scorecard
 from harness.scoring.metrics import METRICS
 from harness.scoring.open_ended import suite_metrics
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
@@ -15,6 +15,9 @@ from harness.text import named_label
 
 LOWER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "lower")
 RATES = tuple(name for name, metric in METRICS.items() if metric.kind == "rate")  # an item without one is wrong
+EXACT = 1e-9  # sums of floats depend on their order
+COMPRESSED = ("compression_all",)  # computed anew from all answers, and machines have other builds of zlib:
+CODEC = 0.05
 
 
 def value_of(score: Score, metric: str) -> float:
@@ -48,6 +51,26 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
     if isinstance(suite.spec, OpenEndedSuite):
         metrics |= suite_metrics(test)
     return metrics
+
+
+def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) -> str:
+    """What a card says of its own scores that they do not bear out, in words; empty where there is nothing.
+
+    Its metrics are judged where `suite` is the one that was scored. A metric that the card lacks is no disagreement:
+    a later version may compute more.
+    """
+    counts = {status: sum(s.status == status for s in scores) for status in ("scored", "unparsed", "failed")}
+    counts |= {"cut": sum(s.cut for s in scores), "items": len(scores)}
+    wrong = [
+        f"{name} {getattr(card, name)} (its scores: {n})" for name, n in counts.items() if getattr(card, name) != n
+    ]
+    own = summarise(scores, suite) if suite is not None else card.metrics
+    for name, value in card.metrics.items():
+        found = own.get(name, math.nan)
+        near = CODEC if name in COMPRESSED else EXACT
+        if not (math.isclose(value, found, rel_tol=near, abs_tol=near) or (math.isnan(value) and math.isnan(found))):
+            wrong.append(f"{name} {value:.6g} (its scores: {found:.6g})")
+    return ", ".join(wrong)
 
 
 def chance(suite: Suite) -> float | None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from harness.config import Run, Train
 from harness.errors import UsageError
 from harness.models import Model, from_hub, resolve
-from harness.records import Cell, Row, digest
+from harness.records import Cell, Row, digest, digested
 from harness.rows import own_rows, rows_of_data, seed_rows
 from harness.store import read_manifest
+from harness.training.adapters import is_whole
 from harness.training.subsets import nested, updates
 
 STAGE_VERSION = 1
@@ -42,8 +43,8 @@ class GridCell:
         return run.cache / "students" / self.key
 
     def trained(self, run: Run) -> bool:
-        """Whether there is nothing left to do for this cell."""
-        return not self.rows or (self.folder(run) / "cell.json").is_file()
+        """Whether there is nothing left to do for this cell: its adapter is there, as training left it."""
+        return not self.rows or is_whole(self.folder(run), self.key)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def cell_key(model: Model, rows: Sequence[Row], settings: Train, updates: int, r
         "batch_rows": settings.batch_rows,
         "learning_rate": settings.learning_rate,
         "warmup": settings.warmup,
-        "lora": settings.lora.model_dump(mode="json"),
+        "lora": digested(settings.lora),
     }
     return digest("cell", STAGE_VERSION, model.weights_digest, [row.id for row in rows], resolved)
 

@@ -1,0 +1,193 @@
+"""Golden keys: what is stored under a key is lost when the key changes, so none may change by itself.
+
+A test here that fails after a field was added says that the field must be left out while it is at its default (see
+records.FIRST_FIELDS). One that fails after a meaning has changed is to be pinned anew, with a new stage version.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, create_model
+
+from harness.config import Lora, Train, load_run
+from harness.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
+from harness.models import Model
+from harness.records import (
+    FIRST_FIELDS,
+    Item,
+    Message,
+    Origin,
+    Provenance,
+    Record,
+    Request,
+    Row,
+    Sampling,
+    Score,
+    Seed,
+    digest,
+    digested,
+    scores_digest,
+)
+from harness.scoring.answers import NumberAnswer, TextAnswer
+from harness.scoring.json_answers import JsonAnswer
+from harness.scoring.moderation import PythonModeration
+from harness.scoring.rubric import Rubric
+from harness.scoring.suites import (
+    AnswersSuite,
+    AnySuite,
+    BenchmarkSuite,
+    ChoiceSuite,
+    FactsSuite,
+    LabelsSuite,
+    OpenEndedSuite,
+    Suite,
+    UnanswerableSuite,
+)
+from harness.training.grid import base_key, cell_key
+
+ORIGIN = Origin(purpose="generate")
+EVERY_WAY = Sampling(
+    temperature=0.5, top_p=0.9, max_tokens=3, stop=("\n",), choices=("a", "b"),
+    json_schema={"type": "object", "x": [1, 2.5]}, logprobs=3,
+)  # fmt: skip
+CHAT = (Message(role="user", content="hé"),)
+ROW = Row(
+    messages=(Message(role="user", content="q"), Message(role="assistant", content="a")), text="q", label="a",
+    provenance=Provenance(source="own"),
+)  # fmt: skip
+ITEM = Item(text="q", choices=("a", "b"), gold=1)
+WORDED = Item(text="q", answers=("a",), variants=("w",))
+MODEL = Model("m", Path("x"), "r", "w")
+TRAIN = Train(students=("s",), sizes=(1,))
+
+
+@pytest.mark.parametrize(
+    ("request_", "key"),
+    [
+        (Request(model="m@1", prompt="p", sampling=Sampling(), origin=ORIGIN), "00e686996f972d454d2837fcbd7988aa"),
+        (
+            Request(model="m@1", messages=CHAT, sampling=EVERY_WAY, template_digest="t", sample_index=4, origin=ORIGIN),
+            "8734f90e4f6ebe766bd8dcbc250e9ace",
+        ),
+    ],
+)
+def test_calls(request_: Request, key: str) -> None:
+    assert request_.key[:32] == key
+
+
+def test_cells() -> None:
+    lora = Lora(r=2, lora_dropout=0.1, target_modules=("q_proj",))
+    keys = [cell_key(MODEL, (ROW,), TRAIN.model_copy(update={"lora": how}), 3, 0) for how in (Lora(), lora)]
+    assert [key[:32] for key in (*keys, base_key(MODEL))] == [
+        "bfddb59be10a3168db67e72a43721111",
+        "932b05ea7c1d7bac7e43deb4b8791275",
+        "04c61e061ebbb740fcd424830e5939f8",
+    ]
+
+
+ITEMS = {"items": "i"}
+SUITES: list[tuple[AnySuite, str]] = [
+    (LabelsSuite(kind="labels", **ITEMS), "7090cb87be7d0af5"),
+    (AnswersSuite(kind="answers", **ITEMS), "ebab8231973cea8d"),
+    (AnswersSuite(kind="answers", answer=NumberAnswer(kind="number", tolerance=0.5), **ITEMS), "af0112ed57cce71b"),
+    (
+        AnswersSuite(kind="answers", answer=JsonAnswer(kind="json", json_schema={"type": "object"}), **ITEMS),
+        "dfe1d69753b6f08d",
+    ),
+    (AnswersSuite(kind="answers", answer=Rubric(kind="rubric", rubric="kind"), **ITEMS), "5331e62c2d619f91"),
+    (FactsSuite(kind="facts", documents="d", **ITEMS), "4dd4ca355dc3a83c"),
+    (UnanswerableSuite(kind="unanswerable", **ITEMS), "a5d05bc957724606"),
+    (ChoiceSuite(kind="choice", **ITEMS), "10e1f4955f96e426"),
+    (BenchmarkSuite(kind="benchmark", benchmark="arc"), "c362ffec14922307"),
+    (OpenEndedSuite(kind="open_ended", moderation=PythonModeration(file="f"), **ITEMS), "174f34a93e231472"),
+    (OpenEndedSuite(kind="open_ended", moderation="w", canaries="c", **ITEMS), "3b219f5653206ec2"),
+]
+
+
+@pytest.mark.parametrize(("spec", "pinned"), SUITES)
+def test_suites(spec: AnySuite, pinned: str) -> None:
+    assert Suite("n", spec, (ITEM, WORDED)).digest == pinned
+
+
+def test_what_has_an_id() -> None:
+    score = Score(item="i", split="test", status="scored", values={"accuracy": 1.0})
+    assert (ITEM.id, WORDED.id, ROW.id, Seed(text="a", label="b").id, scores_digest([score])) == (
+        "230e2e7e5295421c", "c7de9ad8d3b5c274", "1f8a08919c2b8e84", "0f7de82abbe474c2", "8653eaf4eec17864",
+    )  # fmt: skip
+
+
+RUN = """
+task: prompts/task.yaml
+teacher: {model: script, engine: scripted, script: prompts/script.json}
+augment:
+  seeds: prompts/seeds.jsonl
+  rows: 12
+  templates: [{path: prompts/t.j2, sampling: {max_tokens: 8}}]
+  filters: [{kind: finished}, {kind: contamination}, {kind: judge, template: prompts/t.j2}]
+train: {students: [tiny], sizes: [0, 4]}
+eval: {suites: [s]}
+"""
+TASK = """
+labels: {b: second, a: first}
+system: Sort.
+prompt: prompts/p.j2
+untuned_prompt: prompts/p.j2
+"""
+
+
+def test_what_a_person_wrote(tmp_path: Path) -> None:
+    lines = "".join(f'{{"text": "text {i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(12))
+    for name, text in {
+        "runs/r.yaml": RUN,
+        "prompts/task.yaml": TASK,
+        "prompts/script.json": "{}",
+        "prompts/seeds.jsonl": lines,
+        "prompts/t.j2": "{{ label }}",
+        "prompts/p.j2": "{{ text }}",
+        "suites/s.yaml": "kind: labels\nitems: suites/s.jsonl\n",
+        "suites/s.jsonl": lines,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    run = load_run(tmp_path / "runs/r.yaml")
+    sources = (rows_source(run), students_source(run), scores_source(run), suite_source(run.suites["s"], tmp_path))
+    assert [found[:16] for found in (*sources, guarded_suites(run)["s"])] == [
+        "873062b3c1bf14b4", "0cd1fd35ca63fc47", "c8cf22bb4e3846d2", "d28b308aff752058", "1c256ddf44dc6dd6",
+    ]  # fmt: skip
+
+
+DIGESTED: dict[str, BaseModel] = {
+    type(found).__name__: found
+    for found in (
+        CHAT[0], EVERY_WAY, Request(model="m", prompt="p", sampling=Sampling(), origin=ORIGIN), Lora(),
+        *(spec for spec, _ in SUITES), TextAnswer(), NumberAnswer(kind="number"),
+        JsonAnswer(kind="json", json_schema={}), Rubric(kind="rubric", rubric="r"), PythonModeration(file="f"),
+    )
+}  # fmt: skip
+
+
+def test_every_pinned_field_is_there() -> None:
+    assert set(DIGESTED) == set(FIRST_FIELDS)
+    for name, found in DIGESTED.items():
+        assert set(FIRST_FIELDS[name].split()) <= set(type(found).model_fields), "renamed, which changes keys"
+
+
+@pytest.mark.parametrize("name", FIRST_FIELDS)
+def test_a_field_more_changes_no_key_until_it_is_used(name: str) -> None:
+    old = DIGESTED[name]
+    more: Any = {"invented": (str, "as before")}
+    grown = create_model(name, __base__=type(old), **more)
+    values = {field: getattr(old, field) for field in type(old).model_fields}
+    assert digest(digested(grown(**values))) == digest(digested(old))
+    assert digest(digested(grown(**values, invented="another way"))) != digest(digested(old))
+
+
+def test_a_kind_of_record_that_is_new_says_its_kind(tmp_path: Path) -> None:
+    class New(Record):
+        kind: str = "new"
+        size: int = 1
+
+    assert digested(New()) == {"kind": "new"}
