@@ -44,6 +44,8 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
     cast = read_cast(run)
     inputs = inputs_digest(run, cast)
     manifest = finished(folder, inputs)
+    if cast.benchmarks and not benchmarks.fingerprint():
+        terminal.say("eval: the rows of public benchmarks are not at hand now; what was scored with them stands")
     if manifest:
         terminal.say(f"eval: nothing to do ({manifest.summary}; same students, suites and prompts)")
         return None
@@ -61,6 +63,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
             "partial": stop(),
             "not_run": not_run,
             "notes": list(cast.notes),
+            "benchmarks": cast.benchmarks,
             "cards": [card.model_dump() for card in cards],
         }
         write_json(folder / "scorecards.json", result)

@@ -81,7 +81,7 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
         searched = [] if subject.adapter else [row.id for row in largest_rows(run, cast.cells)]
         parts += [list(run.task.labels), _base_of(cast, subject) is not None, watched, secrets, searched]
     if isinstance(suite.spec, BenchmarkSuite):
-        parts.append(benchmarks.fingerprint())
+        parts.append(cast.benchmarks)
     if suite.rubric and not suite.rubric.judge:  # the rows' teacher judges
         parts += [run.teacher.model, run.teacher.revision, run.teacher.engine]
     return digest(*parts)[:32]

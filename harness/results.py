@@ -190,6 +190,14 @@ def card_keys(run_folder: Path) -> set[str]:
         raise UsageError(f"{path}: not what eval writes; make eval RUN={run_folder.name}") from error
 
 
+def scored_benchmarks(run_folder: Path) -> list[tuple[str, int]]:
+    """Which rows of public benchmarks eval last scored, as `benchmark_rows.fingerprint`; none where it has not."""
+    try:
+        return [(str(name), int(size)) for name, size in _read_cards(run_folder).get("benchmarks", [])]
+    except (UsageError, AttributeError, TypeError, ValueError):
+        return []
+
+
 def _read_cards(run_folder: Path) -> Any:
     with remade_by(f"make eval RUN={run_folder.name}"):
         return read_json(run_folder / "eval" / CARDS)

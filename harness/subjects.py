@@ -11,8 +11,9 @@ from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.models import impossible, possible, resolve
 from harness.records import Cell, Row, Seed
-from harness.results import load_cells
+from harness.results import load_cells, scored_benchmarks
 from harness.rows import rows_of_data
+from harness.scoring.benchmark_rows import fingerprint
 from harness.scoring.suites import Suite
 from harness.training.adapters import require_whole
 from harness.training.grid import BASE, base_key, expand
@@ -46,6 +47,7 @@ class Cast:
     subjects: tuple[Subject, ...]
     cells: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    benchmarks: tuple[tuple[str, int], ...] = ()  # the rows of public benchmarks: at hand, else those last scored
 
 
 def models_exist(run: Run) -> None:
@@ -80,7 +82,7 @@ def read_cast(run: Run) -> Cast:
     others, notes = _others(run, {subject.key for subject in subjects})
     # untuned models first: a student is compared with what its base expects
     ordered = sorted((*subjects, *others), key=lambda subject: subject.adapter is not None)
-    return Cast(tuple(ordered), tuple(cells), notes)
+    return Cast(tuple(ordered), tuple(cells), notes, tuple(fingerprint() or scored_benchmarks(run.folder)))
 
 
 def _others(run: Run, known: set[str]) -> tuple[list[Subject], tuple[str, ...]]:

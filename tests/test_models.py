@@ -102,6 +102,8 @@ def test_a_converted_model_needs_neither_torch_nor_its_package(tiny_model: Path,
     name = next(iter(BUNDLED))
     for version in ("0.1.2", "9"):
         shutil.copytree(tiny_model, tmp_path / "models" / f"{name}-{version}")
+        sealed = resolve(str(tmp_path / "models" / f"{name}-{version}"), tmp_path).weights_digest
+        (tmp_path / "models" / f"{name}-{version}.json").write_text(json.dumps({"digest": sealed}))
     program = (
         "import sys, pathlib; from harness.models import resolve;"
         f"print(resolve({name!r}, pathlib.Path({str(tmp_path)!r})).identity, 'torch' in sys.modules)"
@@ -110,6 +112,35 @@ def test_a_converted_model_needs_neither_torch_nor_its_package(tiny_model: Path,
     identity, torch_was_imported = done.stdout.split()
     assert identity.startswith(f"{name}@")
     assert torch_was_imported == "False"
+
+
+@pytest.mark.parametrize("damage", ["cut by a byte", "a file removed", "another's seal", "no seal"])
+def test_a_damaged_conversion_is_no_model(tiny_model: Path, tmp_path: Path, damage: str) -> None:
+    """The package is not installed in the process, so that nothing could be converted again: it says so."""
+    name = next(iter(BUNDLED))
+    folder = tmp_path / "models" / f"{name}-9"
+    shutil.copytree(tiny_model, folder)
+    seal = folder.with_name(f"{folder.name}.json")
+    seal.write_text(json.dumps({"digest": resolve(str(folder), tmp_path).weights_digest}))
+    weights = folder / "model.safetensors"
+    if damage == "cut by a byte":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    if damage == "a file removed":
+        (folder / "tokenizer.json").unlink()
+    if damage == "another's seal":
+        seal.write_text(json.dumps({"digest": "0" * 64}))
+    if damage == "no seal":
+        seal.unlink()
+    program = (
+        "import importlib.metadata as m\n"
+        "def absent(name): raise m.PackageNotFoundError(name)\n"
+        "m.distribution = absent\n"
+        "import pathlib; from harness.models import resolve\n"
+        f"resolve({name!r}, pathlib.Path({str(tmp_path)!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "MachineError" in done.stderr
+    assert "is not installed here" in done.stderr
 
 
 @pytest.mark.slow
