@@ -189,10 +189,32 @@ def test_damaged_scores_are_named_with_the_command_that_makes_them_again(done: t
     run, _ = done
     path = next((run.folder / "eval/scores").glob("*.jsonl"))
     path.write_text(path.read_text()[:-30])
-    with pytest.raises(UsageError, match=rf"{path.name}:\d+: .*damaged; make eval RUN=shop makes it again"):
+    with pytest.raises(UsageError, match=rf"{path.name} was edited or damaged .*make eval RUN=shop makes it again"):
         report(run, Quiet())
     loop(run)
     report(run, Quiet())
+
+
+def test_an_edited_card_is_scored_again_also_where_the_shared_one_was_edited(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    card = next(c for c in load_results(run.folder).cards if c.suite == "facts" and c.cell and c.cell.size)
+    shared = run.cache / "scores" / f"{card.key}.json"
+    edits: list[tuple[Path, str, str]] = [
+        (run.folder / "eval/scorecards.json", f'"accuracy": {card.metrics["accuracy"]}', '"accuracy": 0.99'),
+        (shared, f'"accuracy": {card.metrics["accuracy"]}', '"accuracy": 0.99'),
+        (shared.with_suffix(".jsonl"), '"accuracy":0.0', '"accuracy":1.0'),
+    ]
+    for path, old, new in edits:
+        opened, text = len(OPENED), path.read_text()
+        path.write_text(text.replace(old, new))
+        assert path.read_text() != text
+        if path.parent == shared.parent:
+            (run.folder / "eval/manifest.json").unlink()
+        said = loop(run).text
+        assert load_results(run.folder).card(card.suite, card.student, card.prompting) is not None
+        again = next(c for c in load_results(run.folder).cards if c.key == card.key)
+        assert again.metrics == card.metrics
+        assert (len(OPENED) > opened) == ("scored again" in said) == (path.parent == shared.parent)
 
 
 def test_clean_keeps_what_runs_refer_to(done: tuple[Run, Quiet]) -> None:
