@@ -104,7 +104,8 @@ def write_all(root: Path) -> Run:
 
 def own(root: Path) -> Run:
     """The same project with rows of its user's own."""
-    shutil.copy(root / "prompts/shop/seeds.jsonl", root / "mine.jsonl")
+    seeds = (root / "prompts/shop/seeds.jsonl").read_text().replace('"text": "', '"text": "of my own: ')
+    (root / "mine.jsonl").write_text(seeds)
     (root / "runs/own.yaml").write_text(
         "extends: shop.yaml\naugment: {own_rows: mine.jsonl, templates: [], filters: [{kind: duplicate}]}\n"
     )
