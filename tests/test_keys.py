@@ -155,7 +155,7 @@ def test_what_a_person_wrote(tmp_path: Path) -> None:
     run = load_run(tmp_path / "runs/r.yaml")
     sources = (rows_source(run), students_source(run), scores_source(run), suite_source(run.suites["s"], tmp_path))
     assert [found[:16] for found in (*sources, guarded_suites(run)["s"])] == [
-        "873062b3c1bf14b4", "0cd1fd35ca63fc47", "c8cf22bb4e3846d2", "d28b308aff752058", "1c256ddf44dc6dd6",
+        "873062b3c1bf14b4", "0cd1fd35ca63fc47", "04a5aafec3d198ff", "d28b308aff752058", "1c256ddf44dc6dd6",
     ]  # fmt: skip
 
 

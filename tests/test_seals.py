@@ -41,7 +41,7 @@ VERBS: dict[str, Callable[[Stored], object]] = {
     "compare": lambda gate: compare("shop", "shop", lambda name: gate.run(), False, Terminal()),
     "report": lambda gate: report(gate.run(), Terminal()),
     "show": lambda gate: show(gate.run(), Terminal()),
-    "errors": lambda gate: mistakes(gate.run(), None, Terminal()),
+    "errors": lambda gate: mistakes(gate.run(), None, None, Terminal()),
     "noise": lambda gate: noise(gate.run(), lambda suite, batch: pytest.fail("nothing is scored"), Terminal()),
 }
 EDITS: dict[str, Callable[[Stored], object]] = {
