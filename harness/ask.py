@@ -9,7 +9,7 @@ from harness.config import Run
 from harness.examiner import Openers
 from harness.prompting import asker_for, tuned_prompt
 from harness.records import Item, Way
-from harness.results import load_results
+from harness.results import load_results, resolve_student
 from harness.scoring.asking import Ending, Prompt
 from harness.scoring.asking import ask as ask_written
 from harness.scoring.base import StudentEngine
@@ -20,17 +20,20 @@ from harness.terminal import Terminal
 ANSWER_TOKENS = 32  # at most
 
 
-def ask(run: Run, text: str, openers: Openers, terminal: Terminal) -> None:
+def ask(run: Run, text: str, openers: Openers, terminal: Terminal, student: str | None = None) -> None:
     """Print what each subject writes, and which label it finds likeliest with its probability.
 
     An untuned model is asked in the way that eval chose for it, before eval in the first one of those it would try.
+    `student`: ask this one alone, by any part of its name that resolve_student takes. Raises UsageError.
     """
     cast = read_cast(run)
     ways = chosen_ways(run)
-    width = max(len(subject.title) for subject in cast.subjects)
+    wanted = resolve_student(student, (subject.cell.name for subject in cast.subjects)) if student else None
+    subjects = [subject for subject in cast.subjects if wanted in (None, subject.cell.name)]
+    width = max(len(subject.title) for subject in subjects)
     terminal.say(text)
     loaded: dict[tuple[Path, Path | None], StudentEngine] = {}
-    for subject in cast.subjects:
+    for subject in subjects:
         place = (subject.base, subject.adapter)
         if place not in loaded:
             loaded.clear()  # one student in memory at a time

@@ -27,14 +27,12 @@ def tell(
     draw = random.Random(run.file.random_seed)
     to.say(f"\n{min(SAMPLES_SHOWN, len(kept))} of the {len(kept)} kept rows:")
     for row in draw.sample(kept, min(SAMPLES_SHOWN, len(kept))):
-        to.say(f"  [{row.label}] {row.text}")
+        to.say(f"  {_shown(row, run.task.free)}")
     to.say(f"\n{min(SAMPLES_SHOWN, len(rejected))} of the {len(rejected)} dropped rows:")
     for reject in draw.sample(rejected, min(SAMPLES_SHOWN, len(rejected))):
         verdict = next(v for v in reject.verdicts if not v.keep)
         against = f" <- {verdict.against}" if verdict.against else ""
-        to.say(
-            f"  [{reject.row.label}] {reject.row.text or '(empty)'}\n      {verdict.filter}: {verdict.reason}{against}"
-        )
+        to.say(f"  {_shown(reject.row, run.task.free)}\n      {verdict.filter}: {verdict.reason}{against}")
     if lost:
         to.say(f"\n{min(LOST_SHOWN, len(lost))} of the {len(lost)} requests that gave no row:")
     for one in draw.sample(lost, min(LOST_SHOWN, len(lost))):
@@ -43,6 +41,12 @@ def tell(
     to.say("\nfunnel:\n" + funnel.table())
     if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.own_rows:
         to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {_advice(run, funnel, rejected, lost)}")
+
+
+def _shown(row: Row, free: bool) -> str:
+    """A row on a line: an answer after its question, a label before its text."""
+    text = row.text or "(empty)"
+    return f"{text} -> {row.label}" if free else f"[{row.label}] {text}"
 
 
 def _advice(run: Run, funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) -> str:

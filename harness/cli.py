@@ -281,6 +281,9 @@ def ask(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="A text such as the task is about.")],
     settings: Settings = None,
+    student: Annotated[
+        str | None, typer.Option(metavar="STUDENT", help="Only this one; a part of its name will do.")
+    ] = None,
 ) -> None:
     """Answer one text with the base, the few-shot base and every student, side by side."""
     from harness.ask import ask as stage
@@ -288,7 +291,7 @@ def ask(
     if not text.strip():
         raise UsageError("TEXT is empty: give a text such as the task is about")
     loaded = _load(run, settings)
-    stage(loaded, text, _openers(loaded), Terminal())
+    stage(loaded, text, _openers(loaded), Terminal(), student)
 
 
 @app.command()

@@ -59,8 +59,9 @@ def read_examples(file: str | ExampleFile, root: Path, labels: Iterable[str], pl
     """
     known = tuple(labels)
     source, fields = path_of(file), {} if isinstance(file, str) else file.fields
+    mapping = f"{{path: {source}, fields: {{FIELD: COLUMN}}}}"
     if not known:
-        answered = read_items(source, root, AnswerExample, fields, (), place, _has_words, ANSWERED)
+        answered = read_items(source, root, AnswerExample, fields, (), place, _has_words, ANSWERED, mapping)
         return [Seed(text=line.text, label=line.answer.strip()) for _, line in answered]
 
     def check(where: str, line: LabelExample) -> None:
@@ -71,7 +72,7 @@ def read_examples(file: str | ExampleFile, root: Path, labels: Iterable[str], pl
                 f" allowed: {', '.join(known)}"
             )
 
-    labelled = read_items(source, root, LabelExample, fields, (), place, check, LABELLED)
+    labelled = read_items(source, root, LabelExample, fields, (), place, check, LABELLED, mapping)
     return [Seed(text=line.text, label=line.label) for _, line in labelled]
 
 

@@ -60,7 +60,8 @@ class Funnel(Record):
             lines.append(f"  {name:<22}{left:>7}   -{out}{also}")
         share = f"{self.kept / self.requested:.0%}" if self.requested else "none"
         lines.append(f"  {'kept':<22}{self.kept:>7}   {share} of what was asked; {self.wanted} wanted")
-        lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
+        if self.kept_by_label.keys() != {""}:  # answers are free
+            lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
         lines += [f"  {note}" for note in self.notes]
         tokens = self.prompt_tokens + self.completion_tokens
         if self.kept and tokens:

@@ -213,8 +213,8 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
     text = TUPLE.sub("list", MAPPING.sub("a mapping of keys to values", error["msg"].removeprefix("Value error, ")))
     if error["type"] == "value_error":
         named = (*location, *text.split()[0].rstrip(":").split("."))  # a rule over several keys names its own first
-        where, within = document.places.get(named, place), name if location or named not in document.places else ""
-        return f"{where}: {within}: {text}" if within else f"{where}: {text}"
+        where = document.places.get(named, place)
+        return f"{where}: {name}: {text}" if location else f"{where}: {text}"
     if error["type"] == "literal_error" and isinstance(value, str):
         options = [o.strip(" '") for o in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
         text += nearest(value, options)

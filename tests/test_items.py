@@ -109,7 +109,7 @@ def test_any_text_survives_csv_and_jsonl(rows: list[tuple[str, str]]) -> None:
 
 
 MISTAKES = [
-    ("items.csv", "text,label,q\nhello,parcel,1\n", {}, "items.csv:2: q: unknown column", "map the columns with `fields`"),
+    ("items.csv", "text,label,q\nhello,parcel,1\n", {}, "items.csv:2: q: unknown column", "say which columns to read with fields: {FIELD: COLUMN}"),
     ("items.csv", "q,label\nhello,parcel\n", {"label": "label"}, "items.csv:2: text: there is no value", "the columns are: q, label"),
     ("items.csv", "q,label\nhello,parcel,1\n", {"text": "q"}, "items.csv:2: 3 cells; the header has 2", ""),
     ("items.csv", "q,q\n1,2\n", {"text": "q"}, "items.csv:1: the column 'q' stands twice", ""),

@@ -62,11 +62,13 @@ def read_items(
     place: str,
     check: Check[M] = lambda where, record: None,
     alike: Mapping[str, str] = MappingProxyType({}),
+    mapping: str = "fields: {FIELD: COLUMN}",
 ) -> list[tuple[str, M]]:
     """(where it stands, record) of every row, in order.
 
     `fields` maps a field of `model` to a column, `tags` names columns whose values become tags; dots lead into
-    nested columns. `alike`: other name of a field -> the field. `place` is where `source` is named, and as what.
+    nested columns. `alike`: other name of a field -> the field. `place` is where `source` is named, and as what;
+    `mapping` is how `fields` are written there.
     Raises UsageError naming file, line or row, field, value and the nearest column for every row that is wrong or
     that `check` refuses; for a library that is not installed it says how to get it.
     """
@@ -89,7 +91,7 @@ def read_items(
     found = []
     for where, row in located:
         with mistakes.noted():
-            record = _record(row, where, model, fields, tags, alike)
+            record = _record(row, where, model, fields, tags, alike, mapping)
             check(where, record)
             found.append((where, record))
     mistakes.check()
@@ -106,6 +108,7 @@ def _record(
     fields: Mapping[str, str],
     tags: Sequence[str],
     alike: Mapping[str, str],
+    mapping: str,
 ) -> M:
     if fields or tags:
         found = {name: row[name] for name in (*model.model_fields, *alike) if name in row and name not in fields}
@@ -131,23 +134,28 @@ def _record(
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        raise UsageError(_message(error, where, model, row, fields)) from error
+        raise UsageError(_message(error, where, model, row, fields, mapping)) from error
 
 
 def _message(
-    error: ValidationError, where: str, model: type[Record], row: Mapping[str, Any], fields: Mapping[str, str]
+    error: ValidationError,
+    where: str,
+    model: type[Record],
+    row: Mapping[str, Any],
+    fields: Mapping[str, str],
+    mapping: str,
 ) -> str:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "extra_forbidden":
         return (
             f"{where}: {name}: unknown column{nearest(name, model.model_fields)}; allowed: "
-            f"{', '.join(model.model_fields)}; or map the columns with `fields`"
+            f"{', '.join(model.model_fields)}; or say which columns to read with {mapping}"
         )
     if first["type"] == "missing":
         return (
             f"{where}: {name}: there is no value{nearest(name, row)}; the columns are: {', '.join(map(str, row))};"
-            f" name one with fields: {{{name}: COLUMN}}"
+            f" name one with {mapping.replace('FIELD', name)}"
         )
     shown = repr(first["input"])
     shown = shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -163,7 +163,7 @@ def plan(run: Run) -> list[Planned]:
     rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
     student that is still on the hub nothing is known but its name.
     """
-    settings, sample = run.file.train, seed_rows(run) or own_rows(run)
+    settings, sample = run.file.train, own_rows(run) or seed_rows(run)
     unseen = any(from_hub(student, run.root) for student in settings.students)  # a plan downloads nothing
     counters = {
         student: _token_counter(
@@ -179,6 +179,8 @@ def plan(run: Run) -> list[Planned]:
 
     if _rows_are_made(run) and not unseen:
         return [planned(g.cell, g.rows, g.trained(run)) for g in expand(run)]
+    if run.file.augment.own_rows:
+        _sizes_fit(run, "filtered", len(sample))
     cells = [cell for student in settings.students for cell in cells_of(settings, student, len(run.seeds))]
     return [planned(cell, sample if cell.size else (), None) for cell in cells]
 
