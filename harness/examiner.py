@@ -96,6 +96,7 @@ class Examiner:
         self.dictionary = _once(english)
         self.tasks: dict[str, list[Any]] = {}  # benchmark suite -> its tasks with rows
         self._loaded: tuple[tuple[Path, Path | None], StudentEngine] | None = None
+        self._said: set[str] = set()
 
     def engine(self, subject: Subject) -> StudentEngine:
         """The subject's student, loaded."""
@@ -104,7 +105,9 @@ class Examiner:
             self._loaded = None  # let go of the last one before the next is loaded
             self._loaded = (place, self.openers.student(*place))
             for note in self._loaded[1].notes:
-                self.terminal.say(f"eval: {subject.cell.name}: {note}")
+                if note not in self._said:  # what holds for every student of a base is said once
+                    self.terminal.say(f"eval: {subject.cell.name}: {note}")
+                self._said.add(note)
         return self._loaded[1]
 
     def alone(self, build: Callable[[], Generator]) -> Generator:

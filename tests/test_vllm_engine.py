@@ -229,8 +229,13 @@ def test_nothing_is_printed_over_the_terminal(outcome: Outcome) -> None:
 
 
 def test_adapters_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a LoRA adapter as PEFT saves it"):
+    with pytest.raises(UsageError, match="not an adapter as PEFT saves it"):
         VLLMEngine(tmp_path, adapters={"a": tmp_path})
+    (tmp_path / "adapter_model.bin").touch()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"only adapter_model\.bin"):
+        VLLMEngine(tmp_path, adapters={"a": tmp_path})
+    (tmp_path / "adapter_model.safetensors").touch()
     for settings, said in (({"r": 8, "use_dora": True}, "DoRA"), ({"r": 9000}, "rank 9000")):
         (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
         with pytest.raises(UsageError, match=said):

@@ -81,7 +81,6 @@ class VLLMEngine:
         adapters: Mapping[str, Path | None] | None = None,
         dtype: str = "bfloat16",
     ) -> None:
-        check_model(model.name, model)
         self._random_seed = random_seed
         self._max_model_len = max_model_len
         self._concurrency = concurrency
@@ -107,6 +106,7 @@ class VLLMEngine:
             settings |= {"enforce_eager": True, "block_size": CPU_BLOCK}
             if folders:  # the last slot stays empty
                 settings |= {"max_loras": len(folders) + 1, "max_cpu_loras": len(folders) + 1}
+        check_model(model.name, model)
         self._engine = _load(self._vllm, settings)
         self._torch = importlib.import_module("torch")
         self._tokenizer = self._engine.get_tokenizer()
