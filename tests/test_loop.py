@@ -104,7 +104,7 @@ def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
     run, terminal = done
     text = (run.folder / "eval" / "report.md").read_text()
     for part in (
-        "best alternative",
+        "alternative",
         "these weights",
         "What tuning broke",
         "What it cost",
@@ -112,10 +112,15 @@ def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
         "TF-IDF",
     ):
         assert part in text
+    results = load_results(run.folder)
+    assert all(card.choice.sentence in text for card in results.cards if card.choice is not None)
+    unreadable = [card for card in results.cards if card.warning]
+    assert unreadable, "a random model names no label"
+    assert all(card.warning.partition(":")[0] in text for card in unreadable)
     pictures = list((run.folder / "eval").glob("*.png"))
     assert {picture.name.split(".")[0] for picture in pictures} == {"learning_curve", "forgetting"}
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
-    assert any("best alternative" in said for said in terminal.said)
+    assert any("alternative" in said for said in terminal.said)
 
 
 def test_again_with_nothing_changed_nothing_is_done(done: tuple[Run, Quiet]) -> None:
@@ -253,6 +258,10 @@ def test_ask_answers_side_by_side(done: tuple[Run, Quiet]) -> None:
     terminal = Quiet()
     ask(run, "where is my parcel\x1b[31m", OPENERS, terminal)
     assert sum("likeliest" in said for said in terminal.said) == 5
+    chosen = {card.choice.way.words for card in load_results(run.folder).cards if card.choice is not None}
+    asked = [said.partition("(asked as ")[2].rstrip(")") for said in terminal.said if "(asked as " in said]
+    assert len(asked) == 2, "the untuned model under each prompting"
+    assert set(asked) == chosen
 
 
 def test_a_suite_that_cannot_run_is_named_and_tried_again(
