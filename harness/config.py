@@ -6,7 +6,7 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness import prompts, yaml_file
 from harness.builtin_prompts import student_template, untuned_template
-from harness.errors import UsageError, nearest
+from harness.errors import Mistakes, UsageError, nearest
 from harness.examples import Examples, path_of, read_seeds
 from harness.filters import AnyFilter, Judge, PythonFilter
 from harness.null_run import shuffle_labels
@@ -291,45 +291,26 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     document = _with_parents(path, ())
     document = yaml_file.override(document, settings or [])
     run_file = yaml_file.parse(RunFile, document, "a run file")
-    root = Path(
-        os.path.normpath(path.absolute())
-    ).parent.parent  # of the name that was given: a linked run file belongs here
+    # of the name that was given: a run file that is a link belongs to the project where the link lies
+    root = Path(os.path.normpath(path.absolute())).parent.parent
 
     def at(*key: str | int) -> str:
         return f"{document.place(key)}: {'.'.join(map(str, key))}"
 
-    def existing(value: str, *key: str | int) -> Path:
-        return project_file(root, value, at(*key))
-
     task = _task(run_file.task, root, at("task"))
-    for i, template in enumerate(run_file.augment.templates):
-        existing(template.path, "augment", "templates", i, "path")
-    if run_file.augment.own_rows:
-        existing(path_of(run_file.augment.own_rows), "augment", "own_rows")
-    if run_file.teacher and run_file.teacher.script:
-        existing(run_file.teacher.script, "teacher", "script")
+    mistakes = Mistakes()
+    for key, named in _files_of(run_file):
+        with mistakes.noted():
+            project_file(root, named, at(*key))
     seeds: tuple[Seed, ...] = ()
     if run_file.augment.seeds:
-        seeds = read_seeds(run_file.augment.seeds, root, task.labels, at("augment", "seeds"))
+        with mistakes.noted():
+            seeds = read_seeds(run_file.augment.seeds, root, task.labels, at("augment", "seeds"))
     suites: dict[str, Suite] = {}
     for i, name in enumerate(run_file.eval.suites):
-        known = [p.stem for p in (root / "suites").glob("*.yaml")]
-        if name not in known:
-            allowed = ", ".join(sorted(known))
-            raise UsageError(
-                f"{at('eval', 'suites', i)}: there is no suite {name!r}{nearest(name, known)}; there are: {allowed}"
-            )
-        suite_path = existing(f"suites/{name}.yaml", "eval", "suites", i)
-        suites[name] = load_suite(suite_path, root, tuple(task.labels), run_file.eval.limit)
-        if run_file.teacher is None and (rubric := suites[name].rubric) and not rubric.judge:
-            raise UsageError(
-                f"{suite_path}: answer.judge: the run has no teacher to judge the answers: name a model here"
-            )
-    for i, filter_ in enumerate(run_file.augment.filters):
-        if isinstance(filter_, Judge):
-            existing(filter_.template, "augment", "filters", i, "template")
-        if isinstance(filter_, PythonFilter):
-            existing(filter_.file, "augment", "filters", i, "file")
+        with mistakes.noted():
+            suites[name] = _suite(name, root, at("eval", "suites", i), task, run_file)
+    mistakes.check()
     if task.free:
         _free_answers_fit(run_file, at)
     _templates_render(run_file, task, seeds, root)
@@ -339,6 +320,34 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
     return Run(path.stem, root, run_file, task, seeds, suites)
+
+
+def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(key, path) of the files that a run file names and that are read later than it is."""
+    augment = run_file.augment
+    for i, template in enumerate(augment.templates):
+        yield ("augment", "templates", i, "path"), template.path
+    if augment.own_rows:
+        yield ("augment", "own_rows"), path_of(augment.own_rows)
+    if run_file.teacher and run_file.teacher.script:
+        yield ("teacher", "script"), run_file.teacher.script
+    for i, filter_ in enumerate(augment.filters):
+        if isinstance(filter_, Judge):
+            yield ("augment", "filters", i, "template"), filter_.template
+        if isinstance(filter_, PythonFilter):
+            yield ("augment", "filters", i, "file"), filter_.file
+
+
+def _suite(name: str, root: Path, place: str, task: TaskFile, run_file: RunFile) -> Suite:
+    """One suite of a run. Raises UsageError for one that is not there, and for a rubric that nobody can judge by."""
+    known = sorted(path.stem for path in (root / "suites").glob("*.yaml"))
+    if name not in known:
+        raise UsageError(f"{place}: there is no suite {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+    path = project_file(root, f"suites/{name}.yaml", place)
+    suite = load_suite(path, root, tuple(task.labels), run_file.eval.limit)
+    if run_file.teacher is None and suite.rubric and not suite.rubric.judge:
+        raise UsageError(f"{path}: answer.judge: the run has no teacher to judge the answers: name a model here")
+    return suite
 
 
 def load_suites(root: Path) -> dict[str, Suite]:

@@ -78,6 +78,20 @@ def test_every_mistake_of_a_file_is_listed_at_once(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
+def test_every_file_that_is_missing_or_wrong_is_listed_at_once(tmp_path: Path) -> None:
+    run = edited(tmp_path, "runs/shop.yaml", "prompts/shop/list.j2", "prompts/shop/lists.j2")
+    (tmp_path / "prompts/shop/seeds.jsonl").write_text('{"text": "x"}\n')
+    (tmp_path / "suites/talk.yaml").write_text("kind: talk\n")
+    with pytest.raises(UsageError) as caught:
+        load_run(run)
+    said = str(caught.value).splitlines()
+    assert len(said) == 3
+    for line, place in zip(
+        said, ("augment.templates.0.path", "seeds.jsonl:1: label", "talk.yaml:1: kind"), strict=True
+    ):
+        assert place in line
+
+
 def test_empty_seeds_and_labels_without_seeds(tmp_path: Path) -> None:
     run = write_project(tmp_path, "nobody")
     seeds = tmp_path / "prompts/shop/seeds.jsonl"

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from harness.completions import NO_JSON, find_json, refuse_constant
+from harness.completions import NO_JSON, find_json
 from harness.errors import UsageError
+from harness.json_file import parse_json
 from harness.records import Item, Record
 from harness.text import normalise
 
@@ -44,9 +45,9 @@ class JsonAnswer(Record):
     def problem(self, answer: str) -> str:
         """As AnswerScorer; whether the schema allows it is not looked at where jsonschema is not installed."""
         try:
-            value = json.loads(answer, parse_constant=refuse_constant)
-        except (ValueError, RecursionError):
-            return f"{answer!r} is not JSON"
+            value = parse_json(answer, "in it")
+        except UsageError as error:
+            return f"{answer[:80]!r} is not JSON: {error}"
         try:
             validator = _validator(json.dumps(self.json_schema, sort_keys=True))
         except UsageError:
