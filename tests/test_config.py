@@ -272,6 +272,6 @@ def test_digests_of_shipped_suites_are_pinned() -> None:
     run = load_run(ROOT / "runs/helpdesk.yaml")
     assert {name: run.suites[name].digest for name in ("helpdesk", "general_knowledge", "arc_challenge_short")} == {
         "helpdesk": "8e302242be9ceb0e",
-        "general_knowledge": "44f768723aeca45b",
+        "general_knowledge": "c2cacfee3b780040",
         "arc_challenge_short": "33f5b8278ed89124",
     }

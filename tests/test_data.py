@@ -15,7 +15,8 @@ from harness.rows import own_rows
 from harness.scoring.abstention import abstains
 from harness.scoring.answers import contains
 from harness.scoring.documents import facts_in_documents
-from harness.text import jaccard, shingles
+from harness.scoring.suites import ChoiceSuite
+from harness.text import jaccard, normalise, shingles
 from harness.training.subsets import nested
 
 ROOT = Path(__file__).parent.parent
@@ -127,18 +128,29 @@ def test_general_knowledge_cannot_be_guessed_by_shape(run: Run) -> None:
 def test_general_knowledge_cannot_be_guessed_without_the_question(run: Run, bundled_model: Path) -> None:
     from harness.engines.transformers import TransformersEngine
     from harness.scoring.choices import score_choices
-    from harness.scoring.suites import ChoiceSuite
 
     suite = run.suites["general_knowledge"]
     assert isinstance(suite.spec, ChoiceSuite)
     engine = TransformersEngine(bundled_model)
     low, high = chance_limits(len(suite.items))
-    for normalise in ("bytes", "none"):
-        blind = suite.spec.model_copy(update={"context": "Answer:", "normalise": normalise})
+    for way in ("bytes", "none"):
+        blind = suite.spec.model_copy(update={"context": "Answer:", "normalise": way})
         guessed = [s.values["accuracy"] for s in score_choices(suite.items, blind, engine)]
         assert low <= sum(guessed) / len(guessed) <= high
     asked = [s.values["accuracy"] for s in score_choices(suite.items, suite.spec, engine)]
-    assert sum(asked) / len(asked) > 0.45, "asked properly it knows more than half"
+    assert sum(asked) / len(asked) > 0.75, "asked in a form that examples show, it knows most of it"
+    shown = suite.spec.model_copy(update={"context": "Question: {question}\nAnswer:"})
+    unshown = [s.values["accuracy"] for s in score_choices(suite.items, shown, engine)]
+    assert sum(asked) - sum(unshown) > 20, "without the examples it guesses at the form of an answer"
+
+
+def test_the_examples_of_general_knowledge_are_none_of_its_items(run: Run) -> None:
+    suite = run.suites["general_knowledge"]
+    assert isinstance(suite.spec, ChoiceSuite)
+    shown = {line.partition(": ")[2] for line in suite.spec.context.splitlines() if line[-1:] not in ("", ":", "}")}
+    assert len(shown) == 10
+    asked = {normalise(text) for item in suite.items for text in (item.text, item.choices[item.gold or 0])}
+    assert not asked & set(map(normalise, shown))
 
 
 # --- the handbook ----------------------------------------------------------------------------------------------
