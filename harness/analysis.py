@@ -84,11 +84,6 @@ def arms(results: Results, suite: str) -> list[Arm]:
     return sorted(found, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.prompting))
 
 
-def ordered(results: Results, card: Scorecard, split: Split) -> list[Score]:
-    """A card's scores of one split, in the order of item ids: the order of every matrix here."""
-    return sorted((s for s in results.scores(card) if s.split == split), key=lambda s: s.item)
-
-
 @dataclass(frozen=True)
 class Sheet:
     """A card's scores of one split as columns, in the order of item ids. Read once, however many tables ask."""
@@ -96,7 +91,10 @@ class Sheet:
     failed: Bools
     values: dict[str, Floats]  # metric -> one per item, NaN where there is none
     ties: Ties
+    items: tuple[str, ...]  # ids
     tags: tuple[tuple[str, ...], ...]
+    gold: tuple[str, ...]
+    said: tuple[str, ...]
 
     def column(self, metric: str) -> Floats:
         """A metric's values; what is missing as `value_of` says."""
@@ -110,8 +108,9 @@ def sheet(results: Results, card: Scorecard, split: Split) -> Sheet:
     """The columns of a card, kept with the results once they were read."""
     found = results.sheets.get((card.key, split))
     if found is None:
+        scores = sorted(results.scores(card), key=lambda score: score.item)
         for part in ("dev", "test"):
-            results.sheets[card.key, part] = _sheet(ordered(results, card, part))
+            results.sheets[card.key, part] = _sheet([score for score in scores if score.split == part])
         found = results.sheets[card.key, split]
     assert isinstance(found, Sheet)
     return found
@@ -123,7 +122,10 @@ def _sheet(scores: Sequence[Score]) -> Sheet:
         np.array([score.status == "failed" for score in scores], dtype=bool),
         {name: np.array([score.values.get(name, math.nan) for score in scores], dtype=float) for name in names},
         ties_of(scores),
+        tuple(score.item for score in scores),
         tuple(score.tags for score in scores),
+        tuple(score.gold for score in scores),
+        tuple(score.output for score in scores),
     )
 
 

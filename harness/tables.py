@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness import wording
-from harness.analysis import Arm, has, matrix, ordered, sheet, ties, unknown
+from harness.analysis import Arm, has, matrix, sheet, ties, unknown
 from harness.headline import Headline, Reading
 from harness.markdown import Strong, escaped, table
 from harness.results import Results
-from harness.scoring.open_ended import quantiles
 from harness.stats import Floats, Interval, classification, contrasts
 from harness.stats.ties import ALONE, Ties, finite
 from harness.text import named_label
@@ -109,9 +108,9 @@ def _f1_values(results: Results, arm: Arm, labels: Sequence[str]) -> Floats:
     """Shape (seeds, items): what each item adds to macro-F1; its mean is macro-F1."""
     rows = []
     for card in arm.cards:
-        scores = ordered(results, card, "test")
-        said = [named_label(score.output, labels) or "" for score in scores]
-        rows.append(classification.macro_f1_values([score.gold for score in scores], said, labels))
+        one = sheet(results, card, "test")
+        said = [named_label(output, labels) or "" for output in one.said]
+        rows.append(classification.macro_f1_values(one.gold, said, labels))
     return np.array(rows)
 
 
@@ -168,8 +167,10 @@ def distributions(results: Results, found: Sequence[Arm]) -> str:
     for metric in SPREAD:
         row = [wording.title(metric)]
         for arm in shown:
-            scores = [score for card in arm.cards for score in ordered(results, card, "test")]
-            row.append(" / ".join(f"{value:.3g}" for value in quantiles(scores, metric, (5, 50, 95))))
+            column = matrix(results, arm, metric, "test")
+            known = column[np.isfinite(column)]
+            spread = np.percentile(known, [5, 50, 95]) if known.size else ()
+            row.append(" / ".join(f"{value:.3g}" for value in spread))
         if any(row[1:]):
             rows.append(row)
     whole = []
@@ -195,11 +196,11 @@ def costs(found: Sequence[Arm]) -> str:
 
 def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
     """Precision, recall and F1 of every label on test items, over all random seeds, and the commonest confusions."""
-    cards = [ordered(results, card, "test") for card in arm.cards]
-    gold = [score.gold for scores in cards for score in scores]
-    said = [named_label(score.output, labels) or "" for scores in cards for score in scores]
+    sheets = [sheet(results, card, "test") for card in arm.cards]
+    gold = [name for one in sheets for name in one.gold]
+    said = [named_label(output, labels) or "" for one in sheets for output in one.said]
     # a passage, or an item that several random seeds answered, counts once
-    groups = [score.group or score.item for scores in cards for score in scores]
+    groups = [name for one in sheets for name in one.ties.groups or one.items]
     tied = Ties.between(groups, [""] * len(groups))
     found = classification.per_label(gold, said, labels)
     rows = []
