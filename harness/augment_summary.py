@@ -94,5 +94,5 @@ def too_few(run: Run, funnel: Funnel, rejected: Sequence[Rejected], lost: Sequen
     said = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
     teacher_failed = not run.file.augment.own_rows and len(lost) >= len(rejected)
     if any(one.lost != "failed" for one in lost) and teacher_failed:
-        said += "; these answers are stored: another template, sampling or teacher.revision asks anew"
+        said = said.rstrip(".") + "; these answers are stored: another template, sampling or teacher.revision asks anew"
     return MachineError(said) if teacher_failed else UsageError(f"runs/{run.name}.yaml: augment: {said}")
