@@ -43,6 +43,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set train.epochs=3."),
 ]
+Student = Annotated[str | None, typer.Option(metavar="STUDENT", help="This student alone; a part of its name will do.")]
 Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, compare on the shared items only.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
 
@@ -214,7 +215,7 @@ def errors(
     run: RunName = "helpdesk",
     settings: Settings = None,
     suite: Annotated[str | None, typer.Option(metavar="SUITE", help="Only this suite.")] = None,
-    student: Annotated[str | None, typer.Option(metavar="STUDENT", help="This student, or a part of its name.")] = None,
+    student: Student = None,
 ) -> None:
     """Wrong items by cause, with the answers of the base, of every size and of the seeds alone side by side."""
     from harness.mistakes import mistakes
@@ -281,9 +282,7 @@ def ask(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="A text such as the task is about.")],
     settings: Settings = None,
-    student: Annotated[
-        str | None, typer.Option(metavar="STUDENT", help="Only this one; a part of its name will do.")
-    ] = None,
+    student: Student = None,
 ) -> None:
     """Answer one text with the base, the few-shot base and every student, side by side."""
     from harness.ask import ask as stage
