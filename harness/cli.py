@@ -244,9 +244,8 @@ def agree(run: RunName = "helpdesk", settings: Settings = None) -> None:
     def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
         from harness.engines.vllm import VLLMEngine
 
-        memory = min(
-            loaded.file.teacher.memory if loaded.file.teacher else 1.0, 0.5
-        )  # on a GPU the student is there as well
+        own = loaded.file.teacher.memory if loaded.file.teacher else 1.0
+        memory = min(own, 0.5)  # on a GPU the student is there as well
         return VLLMEngine(base, adapters={name: adapter}, memory=memory)
 
     stage(loaded, _openers(loaded).student, server, Terminal())
