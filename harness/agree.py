@@ -23,7 +23,7 @@ from harness.prompting import tuned_prompt, untuned
 from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
 from harness.scoring.asking import Asked, Prompt
 from harness.scoring.base import StudentEngine
-from harness.scoring.suites import LabelsSuite
+from harness.scoring.suites import LabelsSuite, Suite
 from harness.stats import Interval
 from harness.store import write_json
 from harness.subjects import read_cast
@@ -103,9 +103,8 @@ def agree(
     The student is the one that `ship` names. Prints and stores the differences; raises UsageError without a ship
     section or a labels suite, and when the student is not trained.
     """
-    suite = next((s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)), None)
-    if suite is None or not isinstance(suite.spec, LabelsSuite):
-        raise UsageError(f"runs/{run.name}.yaml: eval.suites: none is of kind labels, which is what is compared")
+    suite = compared_suite(run)
+    assert isinstance(suite.spec, LabelsSuite)
     cell = ship_cells(run)[0]
     subjects = read_cast(run).subjects
     subject = next((s for s in subjects if s.cell.name == cell.name and s.prompting == "zero_shot"), None)
@@ -130,6 +129,14 @@ def agree(
     terminal.say(_text(found))
     terminal.say(f"agree: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
     return found
+
+
+def compared_suite(run: Run) -> Suite:
+    """The run's first labels suite. Raises UsageError without one."""
+    suite = next((s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)), None)
+    if suite is None:
+        raise UsageError(f"runs/{run.name}.yaml: eval.suites: none is of kind labels, which is what is compared")
+    return suite
 
 
 def ask(items: Sequence[Item], prompt: Prompt, model: str, max_tokens: int) -> list[Request]:

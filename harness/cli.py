@@ -1,25 +1,22 @@
-"""The verbs. The only place that builds engines; everything heavy is imported by the verb that needs it."""
+"""The verbs. Only they build engines (harness.builders); everything heavy is imported by the verb that needs it."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.builders import openers, teacher_of
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.terminal import Stop, Terminal, clean_up_on_signals, tell
 
 if TYPE_CHECKING:
     from harness.config import Run
     from harness.engines.vllm import VLLMEngine
-    from harness.examiner import Judge, Openers
-    from harness.records import Generator
-    from harness.scoring.base import Embedder, StudentEngine
 
 app = typer.Typer(
     add_completion=False,
@@ -63,10 +60,10 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
 
         teacher = loaded.file.teacher
         unseen = bool(teacher and teacher.engine in ("vllm", "transformers") and from_hub(teacher.model, loaded.root))
-        identity = f"{loaded.teacher.model}@newest" if unseen else _teacher(loaded, terminal)[0]
+        identity = f"{loaded.teacher.model}@newest" if unseen else teacher_of(loaded, terminal)[0]
         terminal.say(plan_augment(loaded, identity, tokens_of_teacher(loaded, unseen)))
         return
-    identity, engine = _teacher(loaded, terminal)
+    identity, engine = teacher_of(loaded, terminal)
     from harness.store import locked
 
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
@@ -103,7 +100,7 @@ def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryR
         return
 
     with Stop().listening() as stop:
-        stage(loaded, _openers(loaded), terminal, stop)
+        stage(loaded, openers(loaded), terminal, stop)
     write_report(loaded, terminal)
 
 
@@ -224,22 +221,32 @@ def errors(
 
 
 @app.command()
-def noise(run: RunName = "helpdesk", settings: Settings = None) -> None:
+def noise(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Score the ship student again in another order and batch size: how much changes by itself?"""
     from harness.examiner import rescorer
     from harness.noise import noise as stage
 
     loaded = _load(run, settings)
+    if dry_run:
+        from harness.plan import plan_noise
+
+        Terminal().say(plan_noise(loaded))
+        return
     terminal = Terminal()
-    stage(loaded, rescorer(loaded, lambda tokens: _openers(loaded, tokens), terminal), terminal)
+    stage(loaded, rescorer(loaded, lambda tokens: openers(loaded, tokens), terminal), terminal)
 
 
 @app.command()
-def agree(run: RunName = "helpdesk", settings: Settings = None) -> None:
+def agree(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Do transformers and vLLM say the same on the same items?"""
     from harness.agree import agree as stage
 
     loaded = _load(run, settings)
+    if dry_run:
+        from harness.plan import plan_agree
+
+        Terminal().say(plan_agree(loaded))
+        return
 
     def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
         from harness.engines.vllm import VLLMEngine
@@ -248,7 +255,7 @@ def agree(run: RunName = "helpdesk", settings: Settings = None) -> None:
         memory = min(own, 0.5)  # on a GPU the student is there as well
         return VLLMEngine(base, adapters={name: adapter}, memory=memory)
 
-    stage(loaded, _openers(loaded).student, server, Terminal())
+    stage(loaded, openers(loaded).student, server, Terminal())
 
 
 @app.command()
@@ -289,7 +296,7 @@ def ask(
     if not text.strip():
         raise UsageError("TEXT is empty: give a text such as the task is about")
     loaded = _load(run, settings)
-    stage(loaded, text, _openers(loaded), Terminal(), student)
+    stage(loaded, text, openers(loaded), Terminal(), student)
 
 
 @app.command()
@@ -360,91 +367,3 @@ def _warn_of_other_code(folder: Path) -> None:
 
     if warning := other_code(folder):
         tell(f"harness: warning: {warning}")
-
-
-def _openers(run: Run, batch_tokens: int | None = None) -> Openers:
-    """Builders of what eval needs; nothing is loaded here."""
-    from harness.examiner import Judge, Openers
-
-    file = run.file.eval
-
-    def student(base: Path, adapter: Path | None) -> StudentEngine:
-        from harness.engines.transformers import TransformersEngine
-
-        return TransformersEngine(base, adapter, device=file.device, batch_tokens=batch_tokens or file.batch_tokens)
-
-    def embedder() -> Embedder:
-        from harness.engines.embeddings import MiniLM, minilm_folder
-
-        return MiniLM(minilm_folder())
-
-    def judge(name: str) -> Judge:
-        from harness.models import resolve
-
-        identity, engine = _teacher(run, Terminal())
-        if not name:
-            return Judge(identity, identity, engine)
-        model = resolve(name, run.cache, root=run.root)
-
-        def build() -> Generator:
-            from harness.engines.transformers import TransformersEngine
-
-            return TransformersEngine(model.folder, device=file.device, batch_tokens=file.batch_tokens)
-
-        return Judge(model.identity, identity, build)
-
-    return Openers(student, embedder, judge)
-
-
-def _teacher(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:
-    """name@revision of the run's teacher, and a builder of its engine."""
-    from importlib.util import find_spec
-
-    from harness.models import resolve
-    from harness.store import file_digest
-
-    asks = any(f.kind == "judge" for f in run.file.augment.filters)
-    asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
-    if not run.file.augment.templates and not asks:
-        return "no teacher", _nobody  # own rows and nothing to judge
-    teacher = run.teacher
-    if teacher.engine == "scripted":
-        from harness.engines.scripted import ScriptedEngine
-
-        script = run.root / str(teacher.script)
-        return f"{teacher.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
-    if teacher.engine == "openai":
-        from harness.engines.openai import OpenAIEngine
-        from harness.engines.openai_settings import api_key
-
-        key = api_key(os.environ, teacher.api_key_env)
-        return f"{teacher.model}@{teacher.revision or 'endpoint'}", lambda: OpenAIEngine(
-            str(teacher.base_url), key, concurrency=teacher.concurrency, say=terminal.say
-        )
-    model = resolve(teacher.model, run.cache, teacher.revision, run.root)
-    if teacher.engine == "vllm" and find_spec("vllm") is None:
-        terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
-    elif teacher.engine == "vllm":
-        from harness.engines.vllm import VLLMEngine
-
-        return model.identity, lambda: VLLMEngine(
-            model.folder,
-            random_seed=run.file.random_seed,
-            max_model_len=teacher.max_model_len,
-            concurrency=teacher.concurrency,
-            memory=teacher.memory,
-            tensor_parallel=teacher.tensor_parallel,
-        )
-    if any(template.output == "json" for template in run.file.augment.templates):
-        terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
-
-    def build() -> Generator:
-        from harness.engines.transformers import TransformersEngine
-
-        return TransformersEngine(model.folder)
-
-    return model.identity, build
-
-
-def _nobody() -> Generator:
-    raise MachineError("this run has no teacher, and one was asked")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from statistics import mean
 
+from harness.agree import ITEMS, compared_suite
 from harness.augment import finished_rows, first_round, requests_for
 from harness.call_file import count_stored
 from harness.choosing import dev_items, most_tries, ways_tried
@@ -14,7 +15,9 @@ from harness.errors import UsageError
 from harness.evaluate import inputs_digest as eval_digest
 from harness.examples import path_of
 from harness.filters import Context, Judge
+from harness.gate.shipped import ship_cells
 from harness.models import from_hub, resolve
+from harness.noise import PASSES
 from harness.records import Item, Request
 from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
@@ -142,6 +145,28 @@ def plan_eval(run: Run) -> str:
     if done:
         lines.append(f"  nothing of it is to do: {done.summary} are stored (the cheap reference's among them)")
     return "\n".join(lines)
+
+
+def plan_noise(run: Run) -> str:
+    """What `harness noise` would ask of the ship student again. Raises UsageError without a ship section."""
+    cell, *_ = ship_cells(run)
+    own = [suite for suite in run.suites.values() if not isinstance(suite.spec, BenchmarkSuite)]
+    lines = [f"noise {run.name} would score {cell.name} {PASSES} times again, in other orders and batches:"]
+    for suite in own:
+        pairs, written = _asked(suite, suite.items)
+        asked = f"{PASSES * pairs} log-likelihoods, at most {PASSES * written} generated answers"
+        lines.append(f"  {suite.name:<24}{len(suite.items)} items: {asked}")
+    return "\n".join([*lines, f"  and write runs/{run.name}/eval/noise.json"])
+
+
+def plan_agree(run: Run) -> str:
+    """What `harness agree` would ask of both engines. Raises UsageError without a ship section or a labels suite."""
+    suite, cell = compared_suite(run), ship_cells(run)[0]
+    items = min(ITEMS, sum(item.split == "test" for item in suite.items))
+    return (
+        f"agree {run.name} would ask transformers, then vLLM, about {items} items of {suite.name} with {cell.name}:"
+        f" {2 * items} requests each, and write runs/{run.name}/eval/agree.json"
+    )
 
 
 def _untuned(run: Run) -> int:

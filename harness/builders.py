@@ -1,0 +1,105 @@
+"""Builders of engines from a run file. Only the verbs call them; nothing is loaded before it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import MachineError
+from harness.terminal import Terminal
+
+if TYPE_CHECKING:
+    from harness.config import Run
+    from harness.examiner import Judge, Openers
+    from harness.records import Generator
+    from harness.scoring.base import Embedder, StudentEngine
+
+
+def openers(run: Run, batch_tokens: int | None = None) -> Openers:
+    """Builders of what eval needs; nothing is loaded here."""
+    from harness.examiner import Judge, Openers
+
+    file = run.file.eval
+
+    def student(base: Path, adapter: Path | None) -> StudentEngine:
+        from harness.engines.transformers import TransformersEngine
+
+        return TransformersEngine(base, adapter, device=file.device, batch_tokens=batch_tokens or file.batch_tokens)
+
+    def embedder() -> Embedder:
+        from harness.engines.embeddings import MiniLM, minilm_folder
+
+        return MiniLM(minilm_folder())
+
+    def judge(name: str) -> Judge:
+        from harness.models import resolve
+
+        identity, engine = teacher_of(run, Terminal())
+        if not name:
+            return Judge(identity, identity, engine)
+        model = resolve(name, run.cache, root=run.root)
+
+        def build() -> Generator:
+            from harness.engines.transformers import TransformersEngine
+
+            return TransformersEngine(model.folder, device=file.device, batch_tokens=file.batch_tokens)
+
+        return Judge(model.identity, identity, build)
+
+    return Openers(student, embedder, judge)
+
+
+def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:
+    """name@revision of the run's teacher, and a builder of its engine."""
+    from importlib.util import find_spec
+
+    from harness.models import resolve
+    from harness.store import file_digest
+
+    asks = any(f.kind == "judge" for f in run.file.augment.filters)
+    asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
+    if not run.file.augment.templates and not asks:
+        return "no teacher", _nobody  # own rows and nothing to judge
+    wanted = run.teacher
+    if wanted.engine == "scripted":
+        from harness.engines.scripted import ScriptedEngine
+
+        script = run.root / str(wanted.script)
+        return f"{wanted.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
+    if wanted.engine == "openai":
+        from harness.engines.openai import OpenAIEngine
+        from harness.engines.openai_settings import api_key
+
+        key = api_key(os.environ, wanted.api_key_env)
+        return f"{wanted.model}@{wanted.revision or 'endpoint'}", lambda: OpenAIEngine(
+            str(wanted.base_url), key, concurrency=wanted.concurrency, say=terminal.say
+        )
+    model = resolve(wanted.model, run.cache, wanted.revision, run.root)
+    if wanted.engine == "vllm" and find_spec("vllm") is None:
+        terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
+    elif wanted.engine == "vllm":
+        from harness.engines.vllm import VLLMEngine
+
+        return model.identity, lambda: VLLMEngine(
+            model.folder,
+            random_seed=run.file.random_seed,
+            max_model_len=wanted.max_model_len,
+            concurrency=wanted.concurrency,
+            memory=wanted.memory,
+            tensor_parallel=wanted.tensor_parallel,
+        )
+    if any(template.output == "json" for template in run.file.augment.templates):
+        terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
+
+    def build() -> Generator:
+        from harness.engines.transformers import TransformersEngine
+
+        return TransformersEngine(model.folder)
+
+    return model.identity, build
+
+
+def _nobody() -> Generator:
+    raise MachineError("this run has no teacher, and one was asked")
