@@ -374,21 +374,41 @@ def score_files(root: Path) -> dict[str, list[dict[str, float]]]:
     }
 
 
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
 @pytest.mark.slow
-def test_ctrl_c_in_training_is_a_normal_way_to_stop(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_signal_in_training_is_a_normal_way_to_stop(tmp_path: Path, tiny_model: Path) -> None:
     write_project(tmp_path, str(tiny_model))
     succeed(tmp_path, "augment", "shop")
     run_file = tmp_path / "runs/shop.yaml"
     run_file.write_text(run_file.read_text().replace("min_updates: 2", "min_updates: 4000"))
-    process = start(tmp_path, "train", "shop")
+    for number in STOPPING:
+        stopped(tmp_path, "train", number)
+        assert not [p for p in (tmp_path / "runs/.cache/students").glob("*") if not (p / "cell.json").exists()]
+
+
+@pytest.mark.slow
+def test_a_signal_in_scoring_is_a_normal_way_to_stop(tmp_path: Path, tiny_model: Path) -> None:
+    write_project(tmp_path, str(tiny_model))
+    for stage in ("augment", "train"):
+        succeed(tmp_path, stage, "shop")
+    for number in STOPPING:
+        stopped(tmp_path, "eval", number)
+        shutil.rmtree(tmp_path / "runs/.cache/scores")
+    succeed(tmp_path, "eval", "shop")
+
+
+def stopped(root: Path, stage: str, number: signal.Signals) -> None:
+    """Start a stage and send it a signal at its first line of progress."""
+    process = start(root, stage, "shop")
     assert process.stdout is not None
-    assert any(re.match(r"train: \d+/", line) for line in process.stdout), "it ended without a line of progress"
-    process.send_signal(signal.SIGINT)
+    assert any(re.match(rf"{stage}: \d+/", line) for line in process.stdout), "it ended without a line of progress"
+    process.send_signal(number)
     code, output = finish(process)
     assert code == 130, output
-    assert "go on with: make train RUN=shop" in output
+    assert f"go on with: make {stage} RUN=shop" in output
     assert "Traceback" not in output
-    assert not [p for p in (tmp_path / "runs/.cache/students").glob("*") if not (p / "cell.json").exists()]
 
 
 @pytest.mark.parametrize("committed", [5, 40, 70])
