@@ -19,7 +19,7 @@ from harness.json_file import read_json
 from harness.prompts import load as load_template
 from harness.records import Provenance, Sampling, Seed, Verdict
 from harness.rows import Rejected, make_row
-from harness.store import Manifest, locked, write_jsonl, write_manifest
+from harness.store import Manifest, locked, write_json, write_jsonl, write_manifest
 from harness.subjects import read_cast
 from harness.terminal import Stop
 from harness.train import plan, train
@@ -353,3 +353,21 @@ def test_cells_that_were_edited_name_no_adapters(tiny_model: Path, tmp_path: Pat
         read_cast(run)
     assert go(run)[0] == 0
     read_cast(run)
+
+
+def test_scores_of_benchmark_rows_that_are_gone_keep_their_keys(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "project", tiny_model, data=("filtered",), sizes=(0,))
+    go(run)
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "ARC-Challenge_test.jsonl").write_text("{}\n")
+    monkeypatch.setenv("HARNESS_BENCHMARKS", str(rows))
+    scored = read_cast(run).benchmarks
+    assert scored == (("ARC-Challenge_test.jsonl", 3),)
+    write_json(run.folder / "eval" / "scorecards.json", {"benchmarks": scored, "cards": []})
+    monkeypatch.delenv("HARNESS_BENCHMARKS")
+    assert read_cast(run).benchmarks == scored, "else every card would have another key, and be lost from the results"
+    (run.folder / "eval" / "scorecards.json").write_text("{")
+    assert read_cast(run).benchmarks == ()
