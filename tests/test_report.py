@@ -19,6 +19,7 @@ from harness.scoring.suites import Suite
 from harness.store import Manifest, write_manifest
 from tests.project import Quiet, write_project
 from tests.stored import write_cards, write_cells
+from tests.test_markdown import READER, flat, inlines, seen
 
 Answer = Callable[[int, Item], dict[str, Any]]  # (place, item) -> fields of its Score
 Scored = tuple[str, Cell, Answer]  # suite, student, answers
@@ -230,3 +231,44 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, text: str) -> None:
     write_manifest(path.parent, Manifest(stage=stage, inputs="by hand"), [path])  # sealed, and yet no such file
     with pytest.raises(UsageError, match=f"{path.name}: not .*make {stage} RUN=shop"):
         report(run, Quiet())
+
+
+HOSTILE = ("par|`cel`", "inv<script>alert(1)</script>", "[x](javascript:1) $a$")
+TAGS = ("src=a|b", "<img src=x onerror=alert(1)>", "line\nbreak | x", "# head")
+
+
+def test_hostile_names_leave_every_table_whole(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "tiny", eval={"suites": ["shop", "talk"], "reference": None})
+    names = dict(zip(("parcel", "invoice", "account"), HOSTILE, strict=True))
+    task = yaml.safe_load((tmp_path / "prompts/shop/task.yaml").read_text())
+    task["labels"] = {names[label]: text for label, text in task["labels"].items()}
+    (tmp_path / "prompts/shop/task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+    for file in ("prompts/shop/seeds.jsonl", "suites/shop.jsonl"):
+        lines = [json.loads(line) for line in (tmp_path / file).read_text().splitlines()]
+        for place, line in enumerate(lines):
+            line["label"] = names[line["label"]]
+            line |= {"tags": [TAGS[place % len(TAGS)]]} if "suites" in file else {}
+        (tmp_path / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = load_run(path)
+
+    def wrong(i: int, item: Item) -> dict[str, Any]:
+        fields = labelled(0.5, 1)(i, item)
+        tagged = {"tags": item.tags}
+        return fields | tagged | ({"output": item.choices[i % 3]} if fields["output"] == "nope" else {})
+
+    text = reported(run, [("shop", cell(n), wrong) for n in (0, 4, 12)])
+    assert "<script" not in text
+    assert "<img" not in text
+    tables = [token for token in READER.parse(text) if token.type.startswith(("table", "th_o", "td_o", "tr_o"))]
+    shapes: list[list[int]] = []
+    for token in tables:
+        if token.type == "table_open":
+            shapes.append([])
+        elif token.type == "tr_open":
+            shapes[-1].append(0)
+        elif token.type in ("th_open", "td_open"):
+            shapes[-1][-1] += 1
+    assert all(len(set(shape)) == 1 for shape in shapes)
+    assert text.count("\n|---") == len(shapes)  # every one is read as a table
+    cells = {seen(token) for token in inlines(text) if not any(c.type == "image" for c in token.children or ())}
+    assert {flat(name) for name in (*HOSTILE, *TAGS)} <= cells

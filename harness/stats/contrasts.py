@@ -172,7 +172,9 @@ def _contrast(
     there = [side for side in apart if side is not None]
     if len(there) < len(apart):
         return _held(None, changes, groups, recipe)
-    unit = _unit(_by_group(changes, groups), unit, exact=groups is None and max(map(len, sides)) == 1)
+    by_group, seeds = _by_group(changes, groups), max(map(len, sides))
+    shared = changes.size / by_group.size * seeds  # answers whose mean a unit's change is
+    unit = _unit(by_group, unit, shared)
     if unit is None:
         return _held(_dense(there, recipe, random_seed), changes, groups, recipe)
     count = there[0].shape[1]
@@ -203,18 +205,20 @@ def _variance(sides: Sequence[Floats]) -> tuple[float, float]:
     return float(x.var(ddof=1)) / x.size, x.size - 1
 
 
-def _unit(changes: Floats, largest: float | None, exact: bool) -> float | None:
+def _unit(changes: Floats, largest: float | None, shared: float) -> float | None:
     """How far the imagined units change: an item of 0/1 scores as far as it can, where nothing is averaged.
 
-    Else as far as those that changed, by root mean square. None for real scores of which most changed: they are
-    dense, and the bootstrap holds.
+    A passage, or an item that several seeds answer, as those that changed, by root mean square, and no less than
+    `shared` independent answers would: what changed in few of them says little of the others. None for real scores of
+    which most changed: they are dense, and the bootstrap holds.
     """
     moved = changes[np.abs(changes) > UNCHANGED]
-    if not moved.size or (exact and largest is not None):
+    if not moved.size:
         return largest
-    if largest is None and moved.size > (1 - MOSTLY) * changes.size:
-        return None
-    return math.sqrt(float((moved**2).mean()))
+    typical = math.sqrt(float((moved**2).mean()))
+    if largest is None:
+        return None if moved.size > (1 - MOSTLY) * changes.size else typical
+    return max(typical, largest / math.sqrt(shared))
 
 
 def _by_group(changes: Floats, groups: Names) -> Floats:
