@@ -67,15 +67,16 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
+    own = own_rows(run)  # a mistake in them, or in a filter, is found before a teacher is paid
     for filter_ in run.file.augment.filters:
         if filter_.kind == "python":
-            filter_.check(run.root)  # before a teacher is paid
+            filter_.check(run.root)
     context = filter_context(run, teacher, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     ask = Asker(cache, engine, stop)
     try:
         calibrations = calibrate_judges(run, context, ask, terminal)
-        rows, lost, funnel = _rounds(run, teacher, context, calibrations, ask, terminal)
+        rows, lost, funnel = _rounds(run, teacher, own, context, calibrations, ask, terminal)
     finally:
         cache.close()
 
@@ -295,16 +296,16 @@ def missing(request: Request) -> Completion:
 def _rounds(
     run: Run,
     teacher: str,
+    own: Sequence[Row],
     context: Context,
     calibrations: dict[int, Calibration],
     ask: Asker,
     terminal: Terminal,
 ) -> tuple[list[Rejected], tuple[Lost, ...], Funnel]:
     """Ask, filter, and ask again for what is missing. A `Rejected` here is a row with its verdicts."""
-    if run.file.augment.own_rows:
-        rows = list(own_rows(run))
-        judged = judge_rows(run, rows, context, calibrations, ask)
-        return judged, (), _funnel(run, judged, Parsed(rows), len(rows), calibrations, ask)
+    if own:
+        judged = judge_rows(run, list(own), context, calibrations, ask)
+        return judged, (), _funnel(run, judged, Parsed(list(own)), len(own), calibrations, ask)
     count: dict[str, int] | None = first_round(run)
     while count is not None:
         total = sum(count.values())
