@@ -25,7 +25,7 @@ from harness.inputs import scores_source, suite_source
 from harness.json_file import read_json, read_jsonl
 from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
 from harness.rows import rows_of_data
-from harness.scoring import benchmarks, reference
+from harness.scoring import benchmarks, forgetting, reference
 from harness.scoring.base import Outcome
 from harness.scoring.moderation import load_moderation
 from harness.scoring.remembered import Remembered
@@ -224,7 +224,11 @@ def stored_card(run: Run, key: str, suite: Suite) -> Scorecard | None:
     except (UsageError, ValidationError):
         return None
     own = (card.key, card.suite_digest, card.scores) == (key, suite.digest, scores_digest(scores))
-    return card if own and card.complete and not disagreement(card, scores, suite) else None
+    if not own or not card.complete or disagreement(card, scores, suite):
+        return None
+    # students are measured by what their untuned base expects, which is stored beside its card
+    untuned = isinstance(suite.spec, OpenEndedSuite) and card.cell is not None and not card.cell.size
+    return None if untuned and not forgetting.is_whole(path.with_suffix(".expected.npz")) else card
 
 
 def _store(run: Run, key: str, subject: Subject, suite: Suite, outcome: Outcome, seconds: float) -> Scorecard:

@@ -33,6 +33,7 @@ from harness.plan import plan_eval
 from harness.records import Completion, Request, Score
 from harness.report import report
 from harness.results import load_results
+from harness.scoring import forgetting
 from harness.scoring.base import StudentEngine
 from harness.scoring.reference import NAME as REFERENCE
 from harness.stats import MIN_SEEDS
@@ -220,6 +221,19 @@ def test_an_edited_card_is_scored_again_also_where_the_shared_one_was_edited(don
         again = next(c for c in load_results(run.folder).cards if c.key == card.key)
         assert again.metrics == card.metrics
         assert (len(OPENED) > opened) == ("scored again" in said) == (path.parent == shared.parent)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_what_a_base_expects_is_measured_again_where_it_was_damaged(done: tuple[Run, Quiet], damage: str) -> None:
+    run, _ = done
+    card = next(c for c in load_results(run.folder).cards if c.suite == "talk" and c.cell and not c.cell.size)
+    path = run.cache / "scores" / f"{card.key}.expected.npz"
+    whole = path.read_bytes()
+    path.unlink() if damage == "gone" else path.write_bytes(whole[: len(whole) // 2])
+    (run.folder / "eval/manifest.json").unlink()
+    assert "scored again" in loop(run).text
+    assert forgetting.is_whole(path)
+    assert path.stat().st_size == len(whole)
 
 
 def test_clean_keeps_what_runs_refer_to(done: tuple[Run, Quiet]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,10 +55,19 @@ def store_expected(path: Path, items: Sequence[Item], pairs: Sequence[Pair | Non
 
 def load_expected(path: Path) -> dict[str, NextTokens]:
     """What `store_expected` wrote, by item id; items without an answer are not in it."""
-    with np.load(path) as stored:
+    with path.open("rb") as file, np.load(file) as stored:
         ends = np.cumsum(stored["positions"])[:-1]
         ids, logprobs = np.split(stored["ids"], ends), np.split(stored["logprobs"], ends)
         return {str(n): NextTokens(i, p) for n, i, p in zip(stored["items"], ids, logprobs, strict=False)}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether what `store_expected` wrote is there and can be read."""
+    try:
+        load_expected(path)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return False
+    return True
 
 
 def moved(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> dict[str, float]:
