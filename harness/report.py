@@ -41,7 +41,7 @@ def report(run: Run, terminal: Terminal) -> None:
     parts = [f"# {escaped(run.name)}: how much data does the student need?\n"]
     for card in (card for card in results.cards if card.warning):
         said = escaped(f"Look here first: {card.student} ({card.prompting}) on {card.suite}: {card.warning}")
-        parts.append(f"**{escaped(said)}**\n")
+        parts.append(f"**{said}**\n")
     for suite in (s for s in run.suites.values() if s.of_task):
         found = arms(results, suite.name)
         for student in run.file.train.students:
