@@ -6,17 +6,20 @@ records.FIRST_FIELDS). One that fails after a meaning has changed is to be pinne
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, create_model
 
-from harness.config import Lora, Train, load_run
+from harness.config import Lora, Run, Train, load_run
+from harness.examiner import card_key
 from harness.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
 from harness.models import Model
 from harness.records import (
     FIRST_FIELDS,
+    Cell,
     Item,
     Message,
     Origin,
@@ -46,6 +49,7 @@ from harness.scoring.suites import (
     Suite,
     UnanswerableSuite,
 )
+from harness.subjects import Cast, Subject
 from harness.training.grid import base_key, cell_key
 
 ORIGIN = Origin(purpose="generate")
@@ -138,7 +142,9 @@ untuned_prompt: prompts/p.j2
 """
 
 
-def test_what_a_person_wrote(tmp_path: Path) -> None:
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A project of this file alone, so that no other test's needs change what is pinned here."""
     lines = "".join(f'{{"text": "text {i}", "label": "{"ab"[i % 2]}"}}\n' for i in range(12))
     for name, text in {
         "runs/r.yaml": RUN,
@@ -152,10 +158,23 @@ def test_what_a_person_wrote(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    run = load_run(tmp_path / "runs/r.yaml")
-    sources = (rows_source(run), students_source(run), scores_source(run), suite_source(run.suites["s"], tmp_path))
+    return load_run(tmp_path / "runs/r.yaml")
+
+
+def test_what_a_person_wrote(run: Run) -> None:
+    sources = (rows_source(run), students_source(run), scores_source(run), suite_source(run.suites["s"], run.root))
     assert [found[:16] for found in (*sources, guarded_suites(run)["s"])] == [
         "873062b3c1bf14b4", "0cd1fd35ca63fc47", "04a5aafec3d198ff", "d28b308aff752058", "1c256ddf44dc6dd6",
+    ]  # fmt: skip
+
+
+def test_cards(run: Run) -> None:
+    cell = Cell(student="tiny", data="filtered", size=4, random_seed=0)
+    tuned = Subject(cell, "key", Path("base"), Path("adapter"), "zero_shot")
+    untuned = [replace(tuned, adapter=None, prompting=way) for way in ("zero_shot", "few_shot")]
+    cast = Cast((tuned, *untuned), ())
+    assert [card_key(run, cast, subject, run.suites["s"])[:16] for subject in cast.subjects] == [
+        "aae7d9f9d2d2994f", "efcf03eb1723b76c", "e6354f4d9f360c40",
     ]  # fmt: skip
 
 
