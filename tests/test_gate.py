@@ -356,7 +356,12 @@ def test_nobody_is_improved_and_regressed_and_swapping_an_improvement_is_no_impr
     there = one(margin(limit), evidence)
     back = one(margin(limit), replace(evidence, before=evidence.now, now=evidence.before))
     if there.verdict == "regressed":
-        assert (back.verdict, back.shade) == ("pass", "improved")
+        assert back.verdict == "pass"
+        # a regression is beyond its margin at a one-sided 95%, an improvement above 0 at a two-sided 95%: few items
+        # and a small margin may show the first and not the second
+        found = evidence.difference(there.question)
+        assert found is not None
+        assert back.shade == ("improved" if found.interval(0.95).high < 0 else "")
     if there.shade == "improved":
         assert back.shade != "improved"
     if there.shade == "equivalent":
