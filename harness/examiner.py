@@ -13,7 +13,7 @@ from harness.config import Run
 from harness.errors import Interrupted, UsageError
 from harness.gate.shipped import ship_cells
 from harness.json_file import read_jsonl
-from harness.prompting import asker_for, one_line, tuned_prompt
+from harness.prompting import asker_for, one_line, tuned_prompt, untuned
 from harness.records import Completion, Generator, Item, Request, Score, Way, digest
 from harness.scoring import benchmarks, forgetting
 from harness.scoring.asking import Ending, Prompt
@@ -69,7 +69,8 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     if suite.of_task:
         parts += [run.task.system, run.task.labels, run.task.student_template(run.root).digest]
         if not subject.adapter:
-            parts.append(run.task.untuned_template(run.root).digest)
+            shown = untuned(run.task, run.root)
+            parts += [shown.template.digest, shown.ending.after, shown.ending.next_example, shown.preface]
             parts += [*ways_tried(run, subject.prompting), MOST_ITEMS, one_line(run, largest_rows(run, cast.cells))]
         if subject.prompting == "few_shot":
             parts.append([shot.id for shot in shot_pool(run)])

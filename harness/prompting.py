@@ -98,7 +98,7 @@ def _parts(template: Template, task: TaskFile) -> tuple[str, Ending]:
     bare = between.lstrip()
     space = between[: len(between) - len(bare)]
     mark = "\n" if "\n" in space else space  # however many empty lines the model leaves
-    return preface, Ending(after=space or between, next_example=mark + bare.rstrip() if bare else between)
+    return preface, Ending(after=between + texts[1], next_example=mark + bare.rstrip() if bare else between)
 
 
 @dataclass(frozen=True)

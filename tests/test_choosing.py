@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +16,7 @@ from harness.choosing import MOST_ITEMS, choose, dev_items, most_tries, trial, w
 from harness.config import Run, TaskFile, load_run
 from harness.prompting import Untuned, even_shots, untuned
 from harness.records import FORMS, Completion, Form, Item, Message, Score, Seed, Way
-from harness.scoring.asking import Ending
+from harness.scoring.asking import Ending, answer_ids
 from harness.scoring.suites import AnswersSuite, LabelsSuite, Suite
 from harness.scoring.unread import unread
 from tests.project import write_project
@@ -52,9 +55,9 @@ def test_the_four_forms_hold_the_same_examples(tmp_path: Path) -> None:
 
 
 ENDINGS = [  # template -> what follows an answer, how the next example would begin, what stands before the examples
-    (LISTED + PAIRS, "\n\n", "\nMessage:", "Name the topic:\nbike: two wheels\nbike theft: none left"),
-    ("{% for s in shots %}{{ s.text }} -> {{ s.label }}\n{% endfor %}{{ text }} ->", "\n", "\n", ""),
-    ("{% for s in shots %}{{ s.text }} = {{ s.label }} | {% endfor %}{{ text }} =", " ", " |", ""),
+    (LISTED + PAIRS, "\n\nMessage: example", "\nMessage:", "Name the topic:\nbike: two wheels\nbike theft: none left"),
+    ("{% for s in shots %}{{ s.text }} -> {{ s.label }}\n{% endfor %}{{ text }} ->", "\nexample", "\n", ""),
+    ("{% for s in shots %}{{ s.text }} = {{ s.label }} | {% endfor %}{{ text }} =", " | example", " |", ""),
     ("Sort: {{ text }}\nTopic:", "\n", "", "Sort:"),
     ("{% for s in shots %}{{ s.text | upper }}: {{ s.label }}\n{% endfor %}{{ text }}:", "\n", "", ""),
 ]
@@ -66,8 +69,27 @@ def test_where_an_answer_ends_is_read_off_the_template(
 ) -> None:
     for labels in (LABELS, {}):
         shown = project(tmp_path, template, labels)
-        assert (shown.ending.after, shown.ending.next_example) == (after, begins)
+        assert (shown.ending.after.removesuffix(" text number two"), shown.ending.next_example) == (after, begins)
         assert shown.preface == (preface if labels or "Name" not in preface else "Name the topic:")
+
+
+class Merging:
+    """Two line ends are one token at a text's end and two before more text, as GPT-2's expression cuts them."""
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(zlib.crc32(part.encode()) for part in re.findall(r" ?\w+|[^\w\s]|\s+(?!\S)|\s", text))
+
+
+@pytest.mark.parametrize("after", ["\n", "\n\nMessage: more", "\n\n\nmore", " | more"])
+def test_an_answers_end_is_cut_into_tokens_as_the_examples_hold_it(after: str) -> None:
+    engine: Any = Merging()
+    plain = "Message: it squeaks\nTopic:"
+    ids = answer_ids(engine, plain, "bike", Ending(after=after))
+    assert len(ids) == 2
+    assert engine.text_ids(f"{plain} bike{after}")[: len(engine.text_ids(plain)) + 2] == (*engine.text_ids(plain), *ids)
+    theft = answer_ids(engine, plain, "bike theft", Ending(after=after))
+    assert theft[:1] == ids[:1]
+    assert theft != ids
 
 
 def written(text: str, reason: str = "stop") -> Completion:

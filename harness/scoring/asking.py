@@ -17,7 +17,7 @@ Prompt = Callable[[str], Asked]  # from an item's text
 class Ending:
     """Where an answer ends when a plain text is continued. A chat has its end of turn, and is never cut."""
 
-    after: str = "\n"  # what follows an answer in the examples; measured with an accepted answer
+    after: str = "\n"  # what follows an answer in the examples: its first token is measured with an answer
     next_example: str = ""  # how the next example would begin; empty where the prompt does not say
     one_line: bool = True  # every answer that could be copied is a single line
 
@@ -47,10 +47,17 @@ def context_ids(engine: StudentEngine, asked: Asked) -> tuple[int, ...]:
 
 
 def answer_ids(engine: StudentEngine, asked: Asked, label: str, ending: Ending) -> tuple[int, ...]:
-    """Token ids of an answer and its end: the end of the turn in a chat, in a plain text what follows an answer."""
-    if isinstance(asked, str):
-        return continuation_pair(engine, asked, f" {label}{ending.after}").continuation
-    return engine.answer_ids(asked, label)
+    """Token ids of an answer and its end: the end of the turn in a chat, in a plain text one token of what follows.
+
+    That token is cut as it stands in the examples, where more text follows: at a text's end many tokenizers make
+    one token of two line ends, which no example holds and no model expects.
+    """
+    if not isinstance(asked, str):
+        return engine.answer_ids(asked, label)
+    whole = continuation_pair(engine, asked, f" {label}{ending.after}").continuation
+    bare = continuation_pair(engine, asked, f" {label}").continuation
+    shared = next((i for i, pair in enumerate(zip(whole, bare, strict=False)) if pair[0] != pair[1]), len(bare))
+    return whole[: shared + 1]
 
 
 def ask(
