@@ -169,6 +169,7 @@ full() { # full EXTRAS
         say "replacing the install made with EXTRAS=$(cat .venv/.full)"
         rm -rf .venv
     fi
+    [ -z "$(made_elsewhere)" ] || base # before the stamp is believed: it may be a copy's
     fresh .venv/.full locks/*.txt locks/install.sh .venv/.base && return
     remarks "$extras"
     [ -e .venv/.full ] || need_disk 4

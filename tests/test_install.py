@@ -46,7 +46,8 @@ def test_a_folder_with_other_code_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_copied_checkout_runs_its_own_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["doctor", "setup"])
+def test_a_copied_checkout_runs_its_own_code(tmp_path: Path, verb: str) -> None:
     if not (ROOT / ".venv/.full").is_file():
         missing("install", "this checkout has no .venv that make installed")
     copy = tmp_path / "copied checkout"
@@ -55,7 +56,7 @@ def test_a_copied_checkout_runs_its_own_code(tmp_path: Path) -> None:
     for part in ("Makefile", "pyproject.toml", "README.md"):
         shutil.copy2(ROOT / part, copy / part)
     before = (ROOT / ".venv/bin/harness").read_text()
-    done = subprocess.run(["make", "doctor"], cwd=copy, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(["make", verb], cwd=copy, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"made in {ROOT}" in done.stdout
     for command in ("harness", "pytest"):
