@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 COMMAND = "import sys; from harness.cli import main; sys.argv = ['harness', *sys.argv[1:]]; main()"
-HIDDEN = ("GITHUB_", "PYTEST", "MAKE", "MFLAGS", "ARGS")  # variables of whoever runs these tests, which a child would heed
+HIDDEN = ("GITHUB_", "PYTEST", "MAKE", "MFLAGS", "ARGS")  # whoever runs these tests may set them, a child heeds them
 LIMIT_S = 1500  # longer than any stage takes in a test
 
 
