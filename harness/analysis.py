@@ -154,6 +154,7 @@ class Difference:
     p: float | None = None  # two-sided, that it is none: mid-p McNemar, for independent 0/1 scores
     changed: int = 0  # units with another value
     units: int = 0  # items, or passages where items share them
+    unit: contrasts.Unit = "items"
 
     @property
     def verdict(self) -> Verdict:
@@ -169,7 +170,7 @@ class Difference:
     @property
     def said(self) -> str:
         """The verdict, with what more it takes to understand it."""
-        few = f"inconclusive, only {self.changed} of {self.units} items changed"
+        few = f"inconclusive, only {self.changed} of {self.units} {self.unit} changed"
         return few if self.verdict == "inconclusive" else self.verdict
 
 
@@ -190,7 +191,8 @@ def difference(
         return Difference(unknown(float(a.mean() - b.mean()), a.shape[1]), "these weights", None)
     interval = found.estimate.interval(level)
     p = stats.mcnemar_mid_p(a.mean(axis=0), b.mean(axis=0)) if interval.method == "Tango" else None
-    return Difference(interval, found.question, could_have_seen(interval, a, b), p, found.changed, found.units)
+    smallest = could_have_seen(interval, a, b)
+    return Difference(interval, found.question, smallest, p, found.changed, found.units, found.unit)
 
 
 def mean(values: Floats) -> float:
@@ -222,7 +224,9 @@ def untuned(arms_: Sequence[Arm], student: str) -> Arm | None:
     return next(found, None)
 
 
-def curve(results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str) -> list[Point]:
+def curve(
+    results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str, random_seed: int
+) -> list[Point]:
     """The points of one student on one kind of data, by growing size."""
     base = untuned(arms_, student)
     points = []
@@ -231,7 +235,7 @@ def curve(results: Results, arms_: Sequence[Arm], student: str, data: str, metri
         if not finite(values).any():
             continue
         under = matrix(results, base, metric, "test") if base else np.zeros_like(values[:1])
-        against = difference(values, under, arm.size, b_varies=False, tied=ties(results, arm))
+        against = difference(values, under, random_seed, b_varies=False, tied=ties(results, arm))
         level, seeds = mean(under), values[:, finite(values)].mean(axis=1)
         low, high = level + against.interval.low, level + against.interval.high
         points.append(Point(arm.size, mean(values), low, high, tuple(seeds), against))

@@ -137,22 +137,26 @@ def section(rows: Sequence[Change]) -> str:
 
     Of every student and kind of data the largest size; the figure shows the others.
     """
-    shown = [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
     by_suite: dict[str, list[Change]] = {}
-    for change in sorted(shown, key=lambda c: c.order):
+    for change in sorted(_largest(rows), key=lambda c: c.order):
         by_suite.setdefault(change.suite, []).append(change)
     order = sorted(by_suite, key=lambda suite: not any(c.broke for c in by_suite[suite]))
     return "\n".join(_suite(suite, by_suite[suite]) for suite in order)
 
 
 def summary(rows: Sequence[Change]) -> str:
-    """What broke, by name."""
+    """What broke at the largest sizes, by name."""
     if not rows:
         return "No other suite was run on both a tuned student and its untuned base."
-    named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in rows if c.broke)
+    named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in _largest(rows) if c.broke)
     if not named:
         return "Nothing measurable; each suite says how small a change its items would have shown."
     return f"Measurably worse: {'; '.join(named)}."
+
+
+def _largest(rows: Sequence[Change]) -> list[Change]:
+    """The changes at the largest size of each student and kind of data: those that the tables show."""
+    return [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
 
 
 def _suite(name: str, rows: Sequence[Change]) -> str:
@@ -174,7 +178,7 @@ def _unmoved(c: Change) -> str:
     if c.difference.verdict == "not estimable":
         return f"{wording.title(c.metric)} (not estimable)"
     if c.difference.verdict == "inconclusive":
-        return f"{wording.title(c.metric)} (only {c.difference.changed} of {c.difference.units} items changed)"
+        return f"{wording.title(c.metric)} (only {c.difference.changed} of {c.difference.units} {c.difference.unit} changed)"
     seen = c.difference.smallest
     return f"{wording.title(c.metric)} ({f'{seen:.3f}' if seen else 'none'})"
 

@@ -154,17 +154,16 @@ def shared_items(one: Shipped, other: Shipped, common: bool, terminal: Terminal,
     """
     mine, theirs = {cut(item) for item in one.ids}, {cut(item) for item in other.ids}
     same_notes = not alike or one.cards[0].notes == other.cards[0].notes
-    alike = one.cards[0].suite_digest == other.cards[0].suite_digest and same_notes
-    if alike and mine == theirs:
+    digests = [scored.cards[0].suite_digest for scored in (one, other)]
+    if len(set(digests)) == 1 and same_notes and mine == theirs:
         return sorted(mine)
+    how = f"has two versions ({' and '.join(digests)})" if len(set(digests)) > 1 else "was asked in two ways"
     if not common:
-        digests = f"{one.cards[0].suite_digest} and {other.cards[0].suite_digest}"
-        how = "was asked in two ways" if len(set(digests.split(" and "))) == 1 else f"has two versions ({digests})"
         terminal.say(
             f"{one.suite}: not compared: it {how}; --common compares the {len(mine & theirs)} items that both have"
         )
         return []
-    terminal.say(f"{one.suite}: two versions; compared on the {len(mine & theirs)} items that both have")
+    terminal.say(f"{one.suite}: it {how}; compared on the {len(mine & theirs)} items that both have")
     return sorted(mine & theirs)
 
 
@@ -209,9 +208,10 @@ def _row(
     pair, varies = ((before, now) if turned else (now, before)), not (left.is_base or right.is_base)
     enough = int(kept.sum()) > 1
     seed = left.run.file.random_seed
-    found = contrasts.difference(*pair, random_seed=seed, b_varies=varies, **tied).estimate if enough else None
-    if found is not None:
-        noise = _noise(left, right, one, other, metrics)
+    contrast = contrasts.difference(*pair, random_seed=seed, b_varies=varies, **tied) if enough else None
+    found = contrast.estimate if contrast else None
+    if contrast and found:
+        noise = 0.0 if contrast.recipe else _noise(left, right, one, other, metrics)  # seeds hold the noise already
         found = widened(negated(found) if turned else found, noise)
     return (
         one.suite,

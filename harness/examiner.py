@@ -39,7 +39,7 @@ from harness.scoring.written import plain_prompt, score_written
 from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of, shot_pool
 from harness.terminal import Stop, Terminal
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 T = TypeVar("T")
 Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter folder -> a loaded student
@@ -161,7 +161,10 @@ def _score_task(
     if subject.adapter:
         scores = _score_items(suite, suite.items, tuned_prompt(run), Ending(), engine, subject.key)
         return _judged(examiner, suite, Outcome(scores, chance(suite)), engine)
-    asker = asker_for(run, examiner.cast, subject, suite.items, engine, examiner.embedder)
+    assert isinstance(suite.spec, LabelsSuite | WrittenSuite)
+    asker = asker_for(
+        run, examiner.cast, subject, suite.items, engine, examiner.embedder, max_tokens=suite.spec.max_tokens
+    )
     ending = asker.prompts.ending
 
     def score(way: Way, items: Sequence[Item]) -> Sequence[Score]:

@@ -175,7 +175,7 @@ def within_chance(on_dev: Sequence[Floats], tied: Ties, random_seed: int) -> lis
 
 def _alternative(results: Results, own: Reading, rival: Reading, random_seed: int, level: float) -> Alternative:
     a, b = (matrix(results, r.arm, r.metric, "test") for r in (own, rival))
-    varies = rival.arm.kind != "base" and len(b) > 1
+    varies = rival.arm.kind != "base"
     found = difference(a, b, random_seed, b_varies=varies, tied=ties(results, own.arm), level=level)
     return Alternative(rival, mean(b), found)
 

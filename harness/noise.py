@@ -1,7 +1,7 @@
 """The noise floor: one student scored again, items in another order and in other batches. Nothing should change.
 
 Sums of floats depend on their order, so a batch of another make-up can tip a greedy choice; on a GPU that has
-moved accuracy by more than a point. A difference smaller than this floor is no difference, whatever its interval.
+moved accuracy by more than a point. `harness check` and `harness compare` widen their intervals by what is found here.
 """
 
 from __future__ import annotations

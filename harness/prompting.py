@@ -24,7 +24,7 @@ from harness.scoring.asking import Asked, Ending, Prompt, context_ids
 from harness.scoring.base import Embedder, StudentEngine
 from harness.subjects import Cast, Shot, Subject, largest_rows, shot_pool
 
-ANSWER_ROOM = 64  # tokens kept free for the answer, and for a longest item by tokens, not by characters
+ANSWER_ROOM = 64  # tokens that a prompt leaves free at least: the longest item is found by characters
 
 Fits = Callable[[Sequence[Shot]], bool]
 Lookup = Callable[[Sequence[str]], dict[str, tuple[Row, ...]]]
@@ -109,6 +109,7 @@ class Asker:
     prompting: str
     items: Sequence[Item]
     engine: StudentEngine
+    room: int = ANSWER_ROOM  # tokens of the context that examples leave free for the answer
     pool: Sequence[Shot] = ()  # few_shot takes examples from these
     lookup: Lookup | None = None  # retrieval finds them by this
 
@@ -137,7 +138,7 @@ class Asker:
         return even_shots(self.pool, number, self._fits(form, longest), self.prompts.task.free)
 
     def _fits(self, form: Form, text: str) -> Fits:
-        room = self.engine.max_length - ANSWER_ROOM
+        room = self.engine.max_length - self.room
 
         def within(shots: Sequence[Shot]) -> bool:
             if sum(len(shot.text) for shot in shots) > 20 * room:  # no tokenizer packs twenty characters a token
@@ -154,15 +155,25 @@ def asker_for(
     items: Sequence[Item],
     engine: StudentEngine,
     embedder: Callable[[], Embedder],
+    max_tokens: int = ANSWER_ROOM,
 ) -> Asker:
-    """How an untuned model may be asked about some items. Raises UsageError for retrieval without rows."""
+    """How an untuned model may be asked about some items and answer in `max_tokens`.
+
+    Raises UsageError for retrieval without rows.
+    """
     rows = largest_rows(run, cast.cells)
     if subject.prompting == "retrieval" and not rows:
         raise UsageError(f"{subject.title}: retrieval needs rows to look up, and the run has no tuned student")
     lookup = nearest_rows(rows, run.file.eval.retrieved, embedder)
     shown = untuned(run.task, run.root, one_line(run, rows))
     pool = shot_pool(run) if subject.prompting == "few_shot" else ()
-    return Asker(shown, subject.prompting, items, engine, pool, lookup)
+    return Asker(shown, subject.prompting, items, engine, answer_room(items, engine, max_tokens), pool, lookup)
+
+
+def answer_room(items: Sequence[Item], engine: StudentEngine, max_tokens: int) -> int:
+    """Tokens that a prompt leaves free, so that neither a written nor an accepted answer is cut by the examples."""
+    accepted = (len(engine.text_ids(f"{answer}\n")) for item in items for answer in (*item.answers[:1], *item.choices))
+    return max(ANSWER_ROOM, max_tokens, *accepted)
 
 
 def even_shots(pool: Sequence[Shot], number: int, fits: Fits, free: bool = False) -> tuple[Shot, ...]:
@@ -173,12 +184,10 @@ def even_shots(pool: Sequence[Shot], number: int, fits: Fits, free: bool = False
     by_label: dict[str, list[Shot]] = {}
     for shot in pool:
         by_label.setdefault("" if free else shot.label, []).append(shot)
-    each = min(max(1, number // max(1, len(by_label))), max(map(len, by_label.values()), default=0))
-    while each:
+    for each in range(max(map(len, by_label.values()), default=0), 0, -1):
         shots = tuple(own[i] for i in range(each) for own in by_label.values() if i < len(own))
-        if fits(shots):
+        if (each == 1 or len(shots) <= number) and fits(shots):
             return shots
-        each -= 1
     return ()
 
 

@@ -86,7 +86,7 @@ def _student_section(
     """Headline, figure and table of one student on the task's own items."""
     data = main_data(run)
     answer = headline(results, found, student, run.file.random_seed, data, suite.primary)
-    points = curve(results, found, student, data, suite.primary)
+    points = curve(results, found, student, data, suite.primary, run.file.random_seed)
     lines = [f"## {escaped(student)} on {escaped(suite.name)}\n"]
     lines += [f"**{escaped(_answered(answer))}**\n", *_beside(run, answer)]
     if points:
@@ -106,7 +106,7 @@ def _student_section(
         a for a in found if a.student != student and a.kind == "base" and a.student not in run.file.train.students
     ]
     shown = [*others, *(a for a in found if a.student == student or a.kind == "reference")]
-    lines.append(tables.main(results, shown, suite.primary, answer, suite.labels))
+    lines.append(tables.main(results, shown, suite.primary, answer, suite.choices))
     return "\n".join(lines)
 
 
@@ -122,7 +122,10 @@ def _beside(run: Run, answer: Headline | str) -> list[str]:
     if len(answer.alternatives) > 1:
         said = "; ".join(f"{a.reading.title} {wording.value(a.reading.metric, a.value)}" for a in answer.alternatives)
         lines.append(
-            escaped(f"The alternatives that dev items could not tell from the best, on test items: {said}.") + "\n"
+            escaped(
+                f"On the dev items these alternatives were as good as the best, within chance. On the test items: {said}."
+            )
+            + "\n"
         )
     i = answer.alone.interval
     if math.isfinite(i.low):
@@ -155,8 +158,9 @@ def _caption(run: Run, cells: dict[str, Any], student: str, points: Sequence[Poi
     own = [c for c in cells["cells"] if c["student"] == student and c["size"] and c["data"] == data]
     listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c["size"], c["updates"]) for c in own}))
     seeds = len(train.random_seeds)
-    interval = points[-1].against_base.interval
-    varies = "items and random seeds vary" if seeds >= stats.MIN_SEEDS else "items vary"
+    against = points[-1].against_base
+    interval = against.interval
+    varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
     base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
     return (
         f"{cells['epochs']} epochs but at least {cells['min_updates']} updates of {train.batch_rows} rows;"
@@ -195,7 +199,7 @@ def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metri
     words = {
         helps: "more rows help",
         hurts: "more rows hurt",
-        "inconclusive": f"inconclusive, only {slope.changed} of {slope.units} items changed",
+        "inconclusive": f"inconclusive, only {slope.changed} of {slope.units} {slope.unit} changed",
     }
     return (
         f"Per doubling of rows, {own[0].size} to {own[-1].size}: {wording.change(metric, i.estimate, i.low, i.high)}"
@@ -232,7 +236,7 @@ def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> s
         if isinstance(suite.spec, LabelsSuite):
             lines += [
                 f"### {escaped(largest.title)}, label by label\n",
-                tables.by_label(results, largest, suite.labels) + "\n",
+                tables.by_label(results, largest, suite.choices) + "\n",
             ]
         base = [a for a in found if a.kind == "base" and a.student == student]
         tagged = tables.by_tag(results, [*base, largest], suite.primary)

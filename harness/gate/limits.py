@@ -27,6 +27,12 @@ def rules_of(suite: Suite) -> list[Rule]:
             raise UsageError(
                 f"suites/{suite.name}.yaml: limits: {metric}: {wrong[0]:g}: as a share its limits lie between 0 and 1"
             )
+        neutral = limit.better is None and metric_of(metric).better == "neither"
+        if neutral and any(bound in ("margin", "margin_share") for bound, _ in set_):
+            raise UsageError(
+                f"suites/{suite.name}.yaml: limits: {metric}: more of it is neither good nor bad, so a margin needs"
+                " its direction: better: higher, or better: lower"
+            )
         rules += [Rule(suite.name, metric, bound, float(value), better(metric, limit)) for bound, value in set_]
     return rules
 

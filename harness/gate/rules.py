@@ -61,7 +61,6 @@ class Evidence:
     ties: Ties = ALONE  # between the items
     noise: float = 0.0  # standard deviation of the difference when the same weights are scored twice
     same: bool = False  # whether both are one student: trained from the same base, rows and settings
-    before_varies: bool = True  # whether training `before` again would give other weights; not so for a base
     random_seed: int = 0
 
     @property
@@ -86,9 +85,10 @@ class Evidence:
         if not kept.any():
             return None
         if question == "this recipe":
-            return clusters.two_way_estimate(
-                now, before, random_seed=self.random_seed, b_varies=self.before_varies, **self.ties.of(kept).named
-            )
+            tied = self.ties.of(kept).named
+            if min(len(now), len(before)) < stats.MIN_SEEDS:
+                return None
+            return contrasts.difference(now, before, random_seed=self.random_seed, **tied).estimate
         found = clusters.difference_estimate(
             now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.ties.of(kept).named
         )

@@ -196,6 +196,11 @@ class Suite:
         return tuple(sorted({item.choices[item.gold] for item in self.items if item.gold is not None}))
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """All labels an answer may name, for a labels suite; else none."""
+        return self.items[0].choices if isinstance(self.spec, LabelsSuite) else ()
+
+    @property
     def of_task(self) -> bool:
         """Whether it asks what the student is tuned for, with the task's own prompt."""
         return isinstance(self.spec, LabelsSuite) or (isinstance(self.spec, WrittenSuite) and self.spec.asked == "task")

@@ -36,6 +36,7 @@ from harness.stats.intervals import (
 from harness.stats.rates import wilson_ends
 
 Question = Literal["these weights", "this recipe"]
+Unit = Literal["items", "passages"]
 SlopeVerdict = Literal["rises", "falls", "no measurable slope", "inconclusive"]
 
 UNCHANGED = 1e-12  # a contrast nearer to 0 is rounding
@@ -49,6 +50,7 @@ class Contrast:
     estimate: Estimate | None  # None: not estimable, too few passages or items
     changed: int  # items, or passages where items share them, whose value changed
     units: int
+    unit: Unit  # what they are
     recipe: bool  # whether random seeds vary too
 
     @property
@@ -93,6 +95,7 @@ class Slope(Record):
     question: Question
     changed: int  # units whose slope is not 0
     units: int  # items, or passages where items share them
+    unit: Unit
 
 
 def slope_per_doubling(
@@ -124,10 +127,18 @@ def slope_per_doubling(
     if found.estimate is None:
         return None
     interval = found.estimate.interval(level)
-    verdict: SlopeVerdict = "rises" if interval.low > 0 else "falls" if interval.high < 0 else "no measurable slope"
+    verdict: Unit = Literal["items", "passages"]
+SlopeVerdict = "rises" if interval.low > 0 else "falls" if interval.high < 0 else "no measurable slope"
     if not found.enough(level):
         verdict = "inconclusive"
-    return Slope(interval=interval, verdict=verdict, question=found.question, changed=found.changed, units=found.units)
+    return Slope(
+        interval=interval,
+        verdict=verdict,
+        question=found.question,
+        changed=found.changed,
+        units=found.units,
+        unit=found.unit,
+    )
 
 
 def level(values: Floats, *, random_seed: int, groups: Names = None, strata: Names = None) -> Estimate | None:
@@ -206,11 +217,11 @@ def _variance(sides: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _unit(changes: Floats, largest: float | None, shared: float) -> float | None:
-    """How far the imagined units change: an item of 0/1 scores as far as it can, where nothing is averaged.
+    """How far the two imagined units change.
 
-    A passage, or an item that several seeds answer, as those that changed, by root mean square, and no less than
-    `shared` independent answers would: what changed in few of them says little of the others. None for real scores of
-    which most changed: they are dense, and the bootstrap holds.
+    One 0/1 answer changes as far as it can, by `largest`. A mean of several answers (a passage, several seeds) changes
+    by the root mean square of the units that changed, but at least by `largest` over the root of how many answers it
+    averages, `shared`. None for real scores of which most changed: there the bootstrap holds.
     """
     moved = changes[np.abs(changes) > UNCHANGED]
     if not moved.size:
@@ -234,15 +245,16 @@ def _held(found: Estimate | None, changes: Floats, groups: Names, recipe: bool) 
     """Its ends let out to 0 at every level at which too few units changed for an exact test."""
     by_group = _by_group(changes, groups)
     changed, units = int((np.abs(by_group) > UNCHANGED).sum()), by_group.size
+    unit: Unit = "items" if groups is None else "passages"
     if found is None:
-        return Contrast(None, changed, units, recipe)
+        return Contrast(None, changed, units, unit, recipe)
     inner = found.ends
 
     def ends(at: float) -> tuple[float, float]:
         low, high = inner(at)
         return (low, high) if changed >= fewest_changed(at) else (min(low, 0.0), max(high, 0.0))
 
-    return Contrast(replace(found, ends=ends), changed, units, recipe)
+    return Contrast(replace(found, ends=ends), changed, units, unit, recipe)
 
 
 def _binary(x: Floats) -> bool:

@@ -68,5 +68,5 @@ def could_have_seen(found: Interval, a: Floats, b: Floats) -> float | None:
     interval's own width, where it has one.
     """
     if found.method == "Tango":
-        return smallest_difference(found.n, float(np.mean(a != b)), level=found.level)
+        return smallest_difference(found.n, float(np.mean(a.mean(axis=0) != b.mean(axis=0))), level=found.level)
     return smallest_from(found) or None
