@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from harness import broke, figure, stats, tables, wording
+from harness import broke, figure, tables, wording
 from harness.analysis import Arm, Point, arms, curve, matrix, mean, name_of, ties
 from harness.broke import WATCHED, Change
 from harness.config import Run
