@@ -178,7 +178,8 @@ def _unmoved(c: Change) -> str:
     if c.difference.verdict == "not estimable":
         return f"{wording.title(c.metric)} (not estimable)"
     if c.difference.verdict == "inconclusive":
-        return f"{wording.title(c.metric)} (only {c.difference.changed} of {c.difference.units} {c.difference.unit} changed)"
+        few = f"only {c.difference.changed} of {c.difference.units} {c.difference.unit} changed"
+        return f"{wording.title(c.metric)} ({few})"
     seen = c.difference.smallest
     return f"{wording.title(c.metric)} ({f'{seen:.3f}' if seen else 'none'})"
 

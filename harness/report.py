@@ -122,9 +122,8 @@ def _beside(run: Run, answer: Headline | str) -> list[str]:
     if len(answer.alternatives) > 1:
         said = "; ".join(f"{a.reading.title} {wording.value(a.reading.metric, a.value)}" for a in answer.alternatives)
         lines.append(
-            escaped(
-                f"On the dev items these alternatives were as good as the best, within chance. On the test items: {said}."
-            )
+            "On the dev items these alternatives were as good as the best, within chance. On the test items: "
+            + escaped(f"{said}.")
             + "\n"
         )
     i = answer.alone.interval

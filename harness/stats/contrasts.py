@@ -127,8 +127,7 @@ def slope_per_doubling(
     if found.estimate is None:
         return None
     interval = found.estimate.interval(level)
-    verdict: Unit = Literal["items", "passages"]
-SlopeVerdict = "rises" if interval.low > 0 else "falls" if interval.high < 0 else "no measurable slope"
+    verdict: SlopeVerdict = "rises" if interval.low > 0 else "falls" if interval.high < 0 else "no measurable slope"
     if not found.enough(level):
         verdict = "inconclusive"
     return Slope(
