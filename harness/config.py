@@ -172,7 +172,7 @@ class TaskFile(Record):
     system: str  # the system message of every prompt
     prompt: Name | None = None  # template of the user turn a student is tuned on and asked with: text
     untuned_prompt: Name | None = None  # template for a base or any untuned model: text, labels, shots, system
-    untuned_form: Literal["auto"] | Form = "auto"  # how it is asked; auto: as does best on the dev items
+    untuned_form: Literal["auto"] | Form = "auto"  # how it is asked; auto: the form that scores best on the dev items
 
     @model_validator(mode="after")
     def _choosable(self) -> Self:
@@ -209,7 +209,10 @@ TaskSource = Annotated[  # a task file, or the task itself, written in the run f
 
 
 class RunFile(Record):
-    """One experiment, as a person writes it in runs/NAME.yaml. Without seeds, train.data has none by default."""
+    """One experiment, as a person writes it in runs/NAME.yaml.
+
+    Without augment.seeds, train.data is [filtered] unless stated.
+    """
 
     random_seed: RandomSeed = 0
     task: TaskSource

@@ -54,7 +54,7 @@ def guarded_suites(run: Run) -> dict[str, str]:
 
 
 def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """`guarded_suites`, and the benchmarks among them whose rows are no longer at hand: they count as `before`.
+    """(suite -> digest, benchmarks whose rows are gone); such a benchmark keeps its digest from `before`.
 
     Rows that cannot be checked once more are no reason to make them again.
     """
@@ -64,7 +64,7 @@ def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], 
 
 
 def unguarded_suites(run: Run, before: Mapping[str, str]) -> list[str]:
-    """The suites that rows made for `before` were not checked against, as these suites are now.
+    """Suites that are new or changed since the rows were checked (`before`).
 
     A benchmark that they were checked against counts whatever rows of it are at hand now.
     """
@@ -147,6 +147,7 @@ def content(path: Path) -> str:
 
 
 def _fields(model: BaseModel) -> Iterator[tuple[str, Any, Any]]:
-    """(name, value, default) of every field."""
+    """(name, value, default) of every field, but for those that no digest has (`exclude`)."""
     for name, info in type(model).model_fields.items():
-        yield name, getattr(model, name), info.get_default(call_default_factory=True)
+        if not info.exclude:
+            yield name, getattr(model, name), info.get_default(call_default_factory=True)

@@ -20,7 +20,8 @@ from harness.errors import UsageError, nearest
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DEPTH = 64  # lists and objects inside one another
-_MAY_BE_ODD = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}|\\u[dD][89a-fA-F]")  # else no number or text can be
+# a text without any of these holds only finite numbers and whole characters
+_MAY_BE_ODD = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}|\\u[dD][89a-fA-F]")
 NUMBERS = "a number must be finite; leave out what is missing"
 
 

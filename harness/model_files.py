@@ -29,8 +29,9 @@ def check_model(name: str, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         parts = read_settings(f"model {name!r}", index).get("weight_map")
-        named = {str(part) for part in parts.values()} if isinstance(parts, dict) else {"a weight_map"}
-        missing = sorted(part for part in named if not (folder / part).is_file())
+        if not isinstance(parts, dict):
+            raise UsageError(f"model {name!r}: {index} has no weight_map (tensor -> file)")
+        missing = sorted(part for part in map(str, parts.values()) if not (folder / part).is_file())
         if missing:
             raise UsageError(f"model {name!r}: {folder} lacks {missing[0]}, which {index.name} names")
     for path in (folder / settings for settings in SETTINGS):

@@ -18,8 +18,8 @@ def project_file(root: Path, value: str, place: str) -> Path:
     real = Path(os.path.realpath(path))
     if not any(real.is_relative_to(os.path.realpath(home)) for home in (root, root / "runs")):
         raise UsageError(
-            f"{place}: {value} leads out of the project, to {real}; a file that is named there lies inside"
-            f" {root.resolve()}: copy it"
+            f"{place}: {value} leads out of the project, to {real}; files named there must lie inside"
+            f" {root.resolve()}: copy it into the project"
         )
     if not path.is_file():
         siblings = [os.path.relpath(p, root) for p in path.parent.glob("*")] if path.parent.is_dir() else []

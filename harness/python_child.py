@@ -1,8 +1,10 @@
 """Runs a user's function in a process of its own, for python_file.py; started by its path, needs nothing of ours.
 
 argv: two file descriptors. From the first come lines of JSON: a task {path, source, name, sys_path, parent}, then one
-argument a line. To the second go lines of JSON: {"ready": first line of the function}, then for each argument
-{"value": plain value}, {"pair": [plain, plain]}, {"shown": repr of anything else} or {"error": message, "line": line}.
+argument a line. To the second go lines of JSON, each an object whose first key is its kind: {"ready": first line of
+the function} or {"error": "", "names": [functions there are]}, then for each argument {"value": plain value},
+{"pair": [plain, plain]}, {"shown": repr of anything else}. {"error": message, "line": line} may come at any time, and
+is the last.
 On SIGUSR1 the place where the function stands is written there too, as text.
 """
 

@@ -160,7 +160,10 @@ class _Conversation:
             message = json.loads(line)
             kind = next(iter(message))
         except (ValueError, TypeError, StopIteration) as error:
-            raise UsageError(f"{self._place(self.line)}: {self._what()} wrote where its answers are read") from error
+            raise UsageError(
+                f"{self._place(self.line)}: {self._what()} wrote into the pipe that carries its answers; it must not"
+                " write to file descriptors it did not open"
+            ) from error
         if kind == "ready":
             self.loaded, self.line = True, message[kind]
         elif kind == "error":

@@ -107,7 +107,7 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
     if changed:
         raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
     for name in (KEPT, DROPPED):
-        require_same(folder, name, manifest, f"augment first: make augment RUN={run.name}")
+        require_same(folder, name, manifest, f"make augment RUN={run.name}")
     with remade_by(f"make augment RUN={run.name}"):
         kept = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
         if data == "filtered":

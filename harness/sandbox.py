@@ -92,6 +92,8 @@ class Missing(jinja2.StrictUndefined):
 
     @property
     def _undefined_message(self) -> str:
+        if self._undefined_hint:
+            return self._undefined_hint
         if self._undefined_obj is jinja2.utils.missing:
             return f"{self._undefined_name!r} is undefined"
         return _no_field(self._undefined_obj, self._undefined_name)
@@ -179,7 +181,7 @@ def environment() -> Sandbox:
     own: dict[str, Callable[..., Any]] = {"tojson": _tojson, "join": _join, "replace": _replace, "round": _round}
     own |= {"string": lambda text: text, "e": _escape, "escape": _escape}
     made.globals = {}
-    made.filters = {name: _filter(name, own.get(name) or JINJA_FILTERS[name], name in own) for name in FILTERS}
+    made.filters = {name: _filter(name, own.get(name) or JINJA_FILTERS[name]) for name in FILTERS}
     made.filters |= {f".{name}": _method(name) for name in METHODS}
     made.filters |= {" text": _joined, " value": _value, " each": _each, " item": _item, " slice": _slice}
     made.filters |= {" range": _range, " spend": _spend}
@@ -254,7 +256,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value]
 
 
-def _filter(name: str, function: Callable[..., Any], own: bool) -> Callable[..., Any]:
+def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter of Jinja's or of ours that charges for what goes in and comes out."""
     wants = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
 

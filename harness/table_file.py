@@ -73,7 +73,7 @@ def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 
 
 def _cell(text: str) -> str | float:
-    """The text of a cell; what a library wrote for a missing number as the number that it is not."""
+    """The text of a cell; 'nan' and 'inf' become floats, so that they are refused as not finite."""
     return float(text) if text in NO_NUMBERS else text
 
 

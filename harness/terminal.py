@@ -15,8 +15,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-GRACE_SECONDS = 5.0  # more than that, to write what there is
 DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
+GRACE_SECONDS = 5.0  # more than that, to write what there is
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
 Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens/s")
@@ -37,7 +37,7 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Print to stderr what went wrong without changing the outcome."""
-        print(f"harness: warning: {printable(text)}", file=sys.stderr, flush=True)
+        tell(f"harness: warning: {text}")
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:

@@ -193,8 +193,8 @@ def shingles(text: str, n: int = SHINGLE) -> Shingles:
 
     A text shorter than that is its own single shingle; only an empty text has none.
 
-    Four characters, because the texts here are short. On 275 help messages of 7 to 16 words, changed by hand
-    of a program, a Jaccard index of 0.8 catches 96% of single typos, 99% of plurals, 90% of one word left
+    Four characters, because the texts here are short. On 275 help messages of 7 to 16 words, changed by a
+    program, a Jaccard index of 0.8 catches 96% of single typos, 99% of plurals, 90% of one word left
     out, 56% of one word replaced and 7% of two replaced, and no shuffled text; two different messages reach
     0.48 at most. Five characters catch 88, 94, 79, 38 and 3%; words with word pairs miss 60% of the typos.
     """

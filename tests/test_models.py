@@ -49,10 +49,11 @@ def test_an_incomplete_folder_is_refused(tiny_model: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"no config\.json"):
         resolve(str(tmp_path), tmp_path / "cache")
     shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UsageError, match=r"lacks model-2\.safetensors"):
-        resolve(str(tmp_path), tmp_path / "cache")
+    names = {"a": "model.safetensors", "b": "model-2.safetensors"}
+    for index, said in (({"weight_map": names}, r"lacks model-2\.safetensors"), ({}, "has no weight_map")):
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(UsageError, match=said):
+            resolve(str(tmp_path), tmp_path / "cache")
 
 
 def test_an_adapter_is_not_a_model(tmp_path: Path) -> None:

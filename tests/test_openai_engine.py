@@ -278,13 +278,15 @@ def test_an_answer_that_is_not_utf8_is_said_at_once() -> None:
 
 def test_server_sent_events_are_joined() -> None:
     chunks = [
-        {"choices": [{"delta": {"role": "assistant", "content": "hello "}, "finish_reason": None}]},
+        {"choices": [{"delta": {"role": "assistant", "content": "hello\u2028\x85\n"}, "finish_reason": None}]},
         {"choices": [{"delta": {"content": "there"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}},
     ]
-    text = ": waiting\n\n" + "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-    handle, _ = answering(httpx.Response(200, text=text, headers={"content-type": "text/event-stream"}))
-    (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle).generate([ask(chat=True)])
-    assert (done.text, done.finish_reason, done.completion_tokens) == ("hello there", "stop", 2)
+    events = [f"data: {json.dumps(chunk, ensure_ascii=False)}" for chunk in chunks]
+    for end in ("\n", "\r", "\r\n"):
+        text = (2 * end).join([": waiting", *events, "data: [DONE]", ""])
+        handle, _ = answering(httpx.Response(200, text=text, headers={"content-type": "text/event-stream"}))
+        (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle).generate([ask(chat=True)])
+        assert (done.text, done.finish_reason, done.completion_tokens) == ("hello\u2028\x85\nthere", "stop", 2)
     handle, _ = answering(httpx.Response(200, text='data: {"error": {"message": "no seats"}}\n\n'))
     (done,) = OpenAIEngine("http://e.invalid/v1", None, transport=handle).generate([ask(chat=True)])
     assert "no seats" in done.error

@@ -146,6 +146,10 @@ def test_more_rows_than_there_are_is_said_before_augment(tmp_path: Path, tiny_mo
     done = harness(tmp_path, "train", "mine", "--dry-run")
     assert done.returncode == 2
     assert "train.sizes: 100 is larger than the 40 rows there are" in done.stderr
+    mapped = "augment.own_rows={path: data/pairs.jsonl, fields: {text: question}}"
+    done = harness(tmp_path, "train", "mine", "--dry-run", "--set", mapped)
+    assert done.returncode == 2
+    assert "or add rows to data/pairs.jsonl and augment again" in done.stderr
 
 
 def test_all_broken_lines_are_named_and_the_same_mistake_once(tmp_path: Path) -> None:

@@ -190,6 +190,8 @@ def test_a_prompt_has_a_size() -> None:
         ("{{ shots[0].lable }}", "no field 'lable' (did you mean 'label'?)"),
         ("{{ shots[0].keys }}", "write keys() to call the method"),
         ("{{ shots[9].text }}", "list has no 9"),
+        ("{{ [] | first }}", "No first item, sequence was empty"),
+        ("{% macro m(a) %}{{ a }}{% endmacro %}{{ m() }}", "parameter 'a' was not provided"),
         ("{{ none }}", "none is no text"),
         ("{{ loop }}", "'loop' is undefined"),
         ("{% macro m() %}{% endmacro %}{{ m }}", "Macro is no text"),

@@ -13,7 +13,9 @@ import yaml
 
 from harness.errors import UsageError
 from harness.filters import PythonFilter
+from harness.inputs import identity
 from harness.python_file import PythonFunction
+from harness.scoring.moderation import PythonModeration
 from tests.process import finish, harness, start, wait_for
 from tests.project import context, row, write_project
 
@@ -86,7 +88,7 @@ def keep(x):
         ("import os\ndef keep(x): os.abort()", r"mine\.py:2: .* \(signal 6\)"),
         ("import os\nos._exit(0)\ndef keep(x): return True", r"mine\.py: loading it ended the process"),
         ("import os\ndef keep(x):\n    os.closerange(3, 99)\n    os._exit(0)", r"mine\.py:2: .* ended the process"),
-        (SCRIBBLING, r"mine\.py:3: .* wrote where its answers are read"),
+        (SCRIBBLING, r"mine\.py:3: .* wrote into the pipe that carries its answers"),
         ("def keep(x): return input()", r"mine\.py:1: keep failed on the text 'a': EOFError"),
         ("def keep(x):\n    while True: pass", r"mine\.py:2: .* no answer within 0\.7 s \(timeout_s"),
         ("import time\ndef keep(x):\n    time.sleep(99)", r"mine\.py:3: .* no answer within 0\.7 s"),
@@ -148,11 +150,15 @@ def test_what_it_prints_cannot_drive_the_terminal(tmp_path: Path, capfd: pytest.
     assert captured.out == ""
 
 
-def test_the_time_limit_is_no_part_of_what_made_the_rows(tmp_path: Path) -> None:
-    short, long = PythonFilter(file="f.py", timeout_s=1), PythonFilter(file="f.py")
-    assert short.model_dump() == long.model_dump() == {"kind": "python", "file": "f.py", "function": "keep"}
+@pytest.mark.parametrize("door", [PythonFilter, PythonModeration])
+def test_the_time_limit_is_no_part_of_what_made_rows_or_numbers(
+    tmp_path: Path, door: type[PythonFilter | PythonModeration]
+) -> None:
+    short, long = door(file="f.py", timeout_s=1), door(file="f.py")
+    assert short.model_dump() == long.model_dump()
+    assert identity(short, tmp_path) == identity(long, tmp_path)
     with pytest.raises(ValueError, match="timeout_s"):
-        PythonFilter(file="f.py", timeout_s=0)
+        door(file="f.py", timeout_s=0)
 
 
 @pytest.mark.parametrize(("body", "line"), [("raise GeneratorExit", 2), ("import os; os._exit(0)", 1)])

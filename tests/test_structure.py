@@ -48,7 +48,7 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "chat": {"records", "errors", "model_files"},
     "device": {"errors"},
     "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring", "device", "model_files"},
-    "training": {"records", "errors", "store", "config", "rows", "models", "chat", "device", "model_files"},
+    "training": {"records", "errors", "store", "config", "examples", "rows", "models", "chat", "device", "model_files"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -92,6 +93,17 @@ def test_the_first_ctrl_c_is_a_flag_and_the_second_ends_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         second()
+
+
+def test_nothing_ends_the_work_when_nobody_reads_what_went_wrong() -> None:
+    code = "from harness.terminal import Terminal, tell\nTerminal().warn('x')\ntell('y')\nprint('worked on')\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, cwd=ROOT, timeout=30
+    )
+    os.close(writer)
+    assert done.stdout == "worked on\n"
 
 
 def test_work_that_hangs_is_ended_after_its_time() -> None:

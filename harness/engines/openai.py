@@ -42,7 +42,7 @@ class OpenAIEngine:
     """Asks an OpenAI-compatible endpoint, `concurrency` requests at a time.
 
     `base_url` is what comes before `/chat/completions`, e.g. http://127.0.0.1:8000/v1. `api_key` is None for
-    an endpoint without one. `timeout_s` is for one attempt, waiting for its whole answer included.
+    an endpoint without one. `timeout_s` is for connecting, and for each wait for the next piece of an answer.
     `transport` replaces the network in tests, `say` is told once of each thing that is odd about the endpoint. Of
     `Request.model` (name@revision) the endpoint is sent what it lists: all of it, or the name alone.
     """

@@ -27,6 +27,7 @@ LENGTH = ("length", "max_tokens", "max_output_tokens", "model_length")  # finish
 OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs")
 REFUSES = re.compile(r"un(supported|recognized|known|expected)|not (supported|permitted|allowed|available)|extra", re.I)
 
+LINE_END = re.compile(r"\r\n|\r|\n")  # of server-sent events: not each character that str.splitlines takes for one
 RENAMED = re.compile(REFUSES.pattern + "|instead|deprecated", re.I)
 # What reading an answer of another form may raise.
 ODD = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -88,7 +89,7 @@ def answer_of(response: httpx.Response) -> Any:
     streamed = "event-stream" in response.headers.get("content-type", "")
     if not streamed and not response.text.lstrip().startswith(("data:", "event:")):
         return response.json()
-    lines = [line[5:].strip() for line in response.text.splitlines() if line.startswith("data:")]
+    lines = [line[5:].strip() for line in LINE_END.split(response.text) if line.startswith("data:")]
     chunks = [json.loads(line) for line in lines if line and line != "[DONE]"]
     whole: dict[str, Any] = {}
     choice: dict[str, Any] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.config import Run, Train
 from harness.errors import UsageError
+from harness.examples import path_of
 from harness.models import Model, from_hub, resolve
 from harness.records import Cell, Row, digest, digested
 from harness.rows import own_rows, rows_of_data, seed_rows
@@ -131,7 +132,7 @@ def _sizes_fit(run: Run, data: str, rows: int) -> None:
         return
     fitting = [size for size in run.file.train.sizes if size <= rows]
     own = run.file.augment.own_rows
-    more = f"add rows to {own}" if own else "raise augment.rows or augment.max_requests"
+    more = f"add rows to {path_of(own)}" if own else "raise augment.rows or augment.max_requests"
     raise UsageError(
         f"runs/{run.name}.yaml: train.sizes: {largest} is larger than the {rows} rows there are for data"
         f" {data!r}; sizes that fit: {fitting}; or {more} and augment again"
