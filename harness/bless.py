@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from harness import gate
+from harness import gate, stats
 from harness.analysis import arms, matrix
 from harness.config import Run
 from harness.environment import changed_files
@@ -18,9 +19,9 @@ from harness.gate.limits import has_values, question_of, stored
 from harness.gate.shipped import Shipped, ship_cells
 from harness.results import Results
 from harness.scoring.suites import Suite
-from harness.stats import Floats, power
+from harness.stats import Floats, binary, clusters, power
 from harness.stats.rates import first_true
-from harness.stats.ties import ALONE
+from harness.stats.ties import ALONE, Ties, finite
 from harness.store import write_json
 from harness.terminal import Terminal
 
@@ -83,7 +84,8 @@ def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]
 
     Items are judged by how far the ship student is from its nearest kin in the run (another random seed, else the
     next size; without kin, by the fewest changes there can be): a change of that kind that changes nothing on the
-    whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread.
+    whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread and by
+    what their items leave unsure of a difference between two of them.
     """
     found = []
     for metric, limit in suite.spec.limits.items():
@@ -96,9 +98,9 @@ def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]
         margin = min(margins, default=0.0)
         if not margin:
             continue
-        place = f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs about"
+        place = f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs"
         if question_of(run) == "this recipe":
-            found += _too_few_seeds(place, values, margin)
+            found += _too_few_seeds(place, values, one.ties(), margin)
         else:
             kin = _kin(run, results, suite.name, metric)
             alone = Evidence(values[:1], values[:1])
@@ -107,28 +109,47 @@ def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]
     return found
 
 
-def _too_few_seeds(place: str, values: Floats, margin: float) -> list[str]:
+def _too_few_seeds(place: str, values: Floats, tied: Ties, margin: float) -> list[str]:
     """`values`: shape (random seeds, items)."""
-    seeds = len(values)
-    spread = float(np.nanmean(values, axis=1).std(ddof=1)) if seeds > 1 else 0.0
-    needed = power.seeds_needed(spread, 0.0, margin, level=gate.LEVEL) or power.MOST_SEEDS
-    if needed <= seeds:
+    there, seeds = finite(values), len(values)
+    values = values[:, there]
+    if seeds < stats.MIN_SEEDS:
+        return [f"{place} {stats.MIN_SEEDS} random seeds whatever their spread; there are {seeds}: train more"]
+    spread, error = float(values.mean(axis=1).std(ddof=1)), _items_error(values, tied.of(there))
+    if error is None:
+        return [f"{place} more items, or more passages that they stand in; there are {int(there.sum())} items"]
+    needed = power.seeds_needed(spread, error, margin, gate.LEVEL)
+    if needed is not None and needed <= seeds:
         return []
-    how = f"with scores that spread by {spread:.3g} over them" if seeds > 1 else "whatever their spread"
-    return [f"{place} {needed} random seeds {how}; there are {seeds}: train more, or allow more"]
+    how = f"scores spread by {spread:.3g} over them, and the items leave a standard error of {error:.3g}"
+    if needed is None:
+        most, items = power.MOST_SEEDS, int(there.sum())
+        return [f"{place} more than {items} test items: with up to {most} random seeds they do not decide it ({how})"]
+    return [f"{place} about {needed} random seeds; there are {seeds}: train more, or allow more ({how})"]
+
+
+def _items_error(values: Floats, tied: Ties) -> float | None:
+    """The standard error that the items leave of a difference between two trainings of one recipe.
+
+    `values`: shape (random seeds, items); over all pairs of seeds. None for too few passages or items.
+    """
+    units = clusters.units(values, **tied.named)
+    if units is None or units.shape[1] < 2:
+        return None
+    variances = [float((one - other).var(ddof=1)) for one, other in combinations(units, 2)]
+    return math.sqrt(sum(variances) / len(variances) / units.shape[1])
 
 
 def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     """Independent 0/1 scores by how many change, all others by the width of their interval."""
     there = evidence.there
     items, before, now = int(there.sum()), evidence.before[:, there], evidence.now[:, there]
-    binary = bool(np.isin((before, now), (0.0, 1.0)).all())
-    if binary and evidence.ties == ALONE:
+    if binary(before) and binary(now) and evidence.ties == ALONE:
         changing = float((now != before).mean())
 
         def wanted(margin: float) -> int:
             flips = min(1.0, max(changing, margin))
-            return power.items_needed(flips, 0.0, level=gate.LEVEL, shift=-min(margin, 0.999))
+            return power.items_needed(flips, min(margin, 0.999), gate.LEVEL)
 
         needed = wanted(margin)
         decided = first_true(lambda wider: wanted(wider) <= items, margin, 0.999)
@@ -144,7 +165,8 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     if needed <= items:
         return []
     return [
-        f"{place} {needed} test items {how}; there are {items}: write more, or allow more (they decide {decided:.2g})"
+        f"{place} about {needed} test items {how}; there are {items}: write more, or allow more"
+        f" (they decide {decided:.2g})"
     ]
 
 
@@ -170,8 +192,7 @@ def _blessed(suite: Suite, one: Shipped) -> BaselineSuite:
     metrics: dict[str, BaselineMetric] = {}
     for metric in one.metrics:
         values = one.matrix(metric)
-        binary = bool(np.isin(values, (0.0, 1.0)).all())
-        if binary or metric in suite.spec.limits:
+        if binary(values) or metric in suite.spec.limits:
             mean = float(f"{np.nanmean(values):.6g}")
             metrics[metric] = BaselineMetric(mean=mean, columns=tuple(Column.pack(row) for row in values))
     return BaselineSuite(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
-from harness.results import card_keys, read_cells
+from harness.errors import MachineError
+from harness.results import CELLS, keys_in_use, read_cells
 from harness.store import locked
 from harness.terminal import Terminal
 
@@ -15,21 +17,38 @@ SHOWN = 10  # of what is removed, by name
 def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     """Delete trained cells and scores that no runs/*/ names; returns what was (or would be) deleted.
 
-    Which scores a run that is trained and not yet evaluated will name is not known: while there is one, all stay.
+    Which scores a run that is trained and not yet evaluated, or is being evaluated, will name is not known: while
+    there is one, all stay. Raises MachineError while something is trained, UsageError for a damaged file.
     """
     cells: set[str] = set()
     cards: set[str] = set()
-    for path in runs.glob("*/train/cells.json"):
-        cells |= {cell["key"] for cell in read_cells(path.parent.parent)["cells"]}
-    for path in runs.glob("*/eval/scorecards.json"):
-        cards |= card_keys(path.parent.parent)
+    waiting: list[str] = []
     cache = runs / ".cache"
-    waiting = [path.parent.parent.name for path in sorted(runs.glob("*/train/cells.json"))
-               if not (path.parent.parent / "eval" / "scorecards.json").is_file()]  # fmt: skip
-    if waiting:
-        terminal.say(f"scores are left alone: {', '.join(waiting)} may still need them (trained, not evaluated)")
-    with locked(cache / "training", "training"):  # a cell that is being trained has no run that names it yet
+    with ExitStack() as held:
+        # a cell that is being trained has no run that names it yet
+        _hold(held, cache / "training", "training", dry_run)
+        for folder in sorted({stage.parent for name in ("train", "eval") for stage in runs.glob(f"*/{name}")}):
+            trained = read_cells(folder)["cells"] if (folder / "train" / CELLS).is_file() else []
+            own = {str(cell["key"]) for cell in trained}
+            cells |= own
+            try:
+                _hold(held, folder / "eval", f"eval of {folder.name}", dry_run)
+            except MachineError:
+                waiting.append(folder.name)
+                continue
+            named, scored = keys_in_use(folder)
+            cards |= named
+            waiting += [folder.name] if own - scored else []
+        if waiting:
+            why = "trained, and not evaluated to the end"
+            terminal.say(f"scores are left alone: {', '.join(waiting)} may still need them ({why})")
         return _remove(cache, cells, None if waiting else cards, dry_run, terminal)
+
+
+def _hold(held: ExitStack, folder: Path, what: str, dry_run: bool) -> None:
+    """Lock a folder, as `locked`. A dry run makes none: where there is no lock nobody holds it."""
+    if not dry_run or (folder / ".lock").is_file():
+        held.enter_context(locked(folder, what))
 
 
 def _remove(cache: Path, cells: set[str], cards: set[str] | None, dry_run: bool, terminal: Terminal) -> list[Path]:

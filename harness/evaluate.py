@@ -24,6 +24,7 @@ from harness.examiner import STAGE_VERSION, Examiner, Openers, card_key, score_s
 from harness.inputs import scores_source, suite_source
 from harness.json_file import read_json, read_jsonl
 from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
+from harness.results import WANTED
 from harness.rows import rows_of_data
 from harness.scoring import benchmarks, forgetting, reference
 from harness.scoring.base import Outcome
@@ -53,6 +54,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
         if isinstance(suite.spec, OpenEndedSuite) and suite.spec.moderation:
             load_moderation(suite.spec.moderation, run.root).flags([])  # a mistake in it is found before hours of work
     with locked(folder, f"eval of {run.name}"):
+        write_json(folder / WANTED, wanted_cards(run, cast))
         cards, not_run = _score_all(Examiner(run, cast, openers, terminal, stop))
         cards += score_references(run, cast.cells)
         unseal(folder)
@@ -105,17 +107,21 @@ def _about_items(run: Run, card: Scorecard) -> list[Score]:
     ]
 
 
-def inputs_digest(run: Run, cast: Cast) -> str:
-    """All that could change what eval writes: 64 hex digits."""
-    wanted = [
+def wanted_cards(run: Run, cast: Cast) -> list[str]:
+    """The keys of the cards of all subjects; the cheap reference has its own."""
+    return [
         card_key(run, cast, subject, suite)
         for subject in cast.subjects
         for suite in run.suites.values()
         if applies(suite, subject)
     ]
+
+
+def inputs_digest(run: Run, cast: Cast) -> str:
+    """All that could change what eval writes: 64 hex digits."""
     about = [[[i.tags, i.group, i.stratum] for i in suite.items] for suite in run.suites.values()]
     cells = [cell["key"] for cell in cast.cells]
-    return digest("eval", STAGE_VERSION, wanted, cells, run.file.eval.reference, about)
+    return digest("eval", STAGE_VERSION, wanted_cards(run, cast), cells, run.file.eval.reference, about)
 
 
 # --- scoring what is missing --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
 from harness.store import finished
 from harness.subjects import TEACHER, read_cast
-from harness.training.grid import base_key
+from harness.training.grid import base_key, cells_of
 
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
 
@@ -44,6 +44,7 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     total_rows = len(own) or sum(first_round(run).values())
     asked = [] if own else list(islice(requests_for(run, teacher, first_round(run)), COUNTED))
     lines: list[tuple[str, int, float]] = []
+    once = 0.0  # tokens that do not grow with the rows
     if asked:
         each = mean(count(_prompt(r)) for r in asked) + mean(count(seed.text) for seed in run.seeds) + 1
         lines.append(("generate", total_rows, total_rows * each))
@@ -52,7 +53,9 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
         own_requests = list({r.key: r for r in requests}.values())
         calibration += own_requests
-        lines.append(("calibrate the judge", len(own_requests), sum(count(_prompt(r)) + 1 for r in own_requests)))
+        spent = sum(count(_prompt(r)) + 1 for r in own_requests)
+        once += spent
+        lines.append(("calibrate the judge", len(own_requests), spent))
         sample = judge.ask(seed_rows(run), context)
         each = mean(count(_prompt(r)) + 1 for r in sample)
         lines.append(("judge", total_rows, total_rows * each))  # at most: rows with equal texts are asked once
@@ -61,10 +64,10 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
     out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
     out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
+    most = total_rows if own else max(total_rows, int(augment.rows * augment.max_requests))
     if augment.own_rows:
         out.append(f"  {len(own)} rows are read from {path_of(augment.own_rows)}, and no teacher writes any")
     else:
-        most = int(augment.rows * augment.max_requests)
         which = f"the first {len(asked)}" if len(asked) < total_rows else "the"
         out.append(
             f"  {stored} of {which} generations and calibrations are stored already; what was judged is not counted."
@@ -72,8 +75,8 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         out.append(f"  Should rows be missing after this round, more are asked, up to {most} rows requested.")
     if calibration:
         out.append("  A judge no better than chance is not asked.")
-    price = _price(run, tokens)
-    return "\n".join(out + ([price] if price else []))
+    furthest = once + (tokens - once) * most / total_rows
+    return "\n".join([*out, *_price(run, tokens, furthest, most)])
 
 
 def tokens_of_teacher(run: Run, unseen: bool) -> Count:
@@ -92,11 +95,15 @@ def _prompt(request: Request) -> str:
     return request.prompt or "".join(message.content for message in request.messages)
 
 
-def _price(run: Run, tokens: float) -> str:
-    """At most what it costs: all tokens at the dearer of the two prices."""
+def _price(run: Run, tokens: float, furthest: float, most: int) -> list[str]:
+    """What this round costs and what `most` requested rows would, at the dearer of the two prices; none without one."""
     teacher = run.file.teacher
     prices = [p for p in (teacher.prompt_price, teacher.completion_price) if p is not None] if teacher else []
-    return f"  at most {tokens * max(prices) / 1e6:.4f} in money" if prices else ""
+    if not prices:
+        return []
+    now, then = (max(prices) * n / 1e6 for n in (tokens, furthest))
+    more = f"; {then:.4f} should all {most} rows be requested" if furthest > tokens else ""
+    return [f"  about {now:.4f} in money at the dearer of the two prices{more}"]
 
 
 def plan_train(run: Run) -> str:
@@ -116,10 +123,10 @@ def plan_train(run: Run) -> str:
 
 
 def plan_eval(run: Run) -> str:
-    """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most."""
-    students, untuned = len(run.file.train.students), _untuned(run)
-    tuned = sum(1 for size in run.file.train.sizes if size) * sum(d != "seeds_only" for d in run.file.train.data)
-    tuned = (tuned + ("seeds_only" in run.file.train.data)) * len(run.file.train.random_seeds) * students
+    """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most, what is judged."""
+    train, untuned = run.file.train, _untuned(run)
+    cells = [cell for student in train.students for cell in cells_of(train, student, len(run.seeds))]
+    tuned = sum(cell.size > 0 for cell in cells)
     lines = [f"eval {run.name} would score ({tuned} tuned students, {untuned} untuned models):"]
     for name, suite in run.suites.items():
         ways = len(run.file.eval.prompting) if suite.of_task else 1
@@ -134,6 +141,7 @@ def plan_eval(run: Run) -> str:
         pairs, written = cards * pairs + tries * dev_pairs, cards * written + tries * dev_written
         asked = f"{pairs} log-likelihoods, at most {written} generated answers"
         asked += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
+        asked += _judged(suite, cards)
         lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
     if any(from_hub(name, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
         return "\n".join(lines)  # what is stored is known by a model's weights, and a plan downloads none
@@ -155,7 +163,7 @@ def plan_noise(run: Run) -> str:
     for suite in own:
         pairs, written = _asked(suite, suite.items)
         asked = f"{PASSES * pairs} log-likelihoods, at most {PASSES * written} generated answers"
-        lines.append(f"  {suite.name:<24}{len(suite.items)} items: {asked}")
+        lines.append(f"  {suite.name:<24}{len(suite.items)} items: {asked}{_judged(suite, PASSES)}")
     return "\n".join([*lines, f"  and write runs/{run.name}/eval/noise.json"])
 
 
@@ -189,6 +197,15 @@ def _untuned_names(run: Run) -> list[str]:
         elif run.teacher.engine in ("vllm", "transformers"):
             names.append(run.teacher.model)
     return names
+
+
+def _judged(suite: Suite, times: int) -> str:
+    """What a judge of a suite's answers is asked, all items so many times and its planted pairs once."""
+    if suite.rubric is None:
+        return ""
+    items = len(suite.items)
+    pairs = times * items + min(suite.rubric.planted, items)
+    return f", about {2 * pairs} requests to its judge, less what it was asked before"
 
 
 def _asked(suite: Suite, items: Sequence[Item]) -> tuple[int, int]:

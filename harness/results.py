@@ -25,6 +25,7 @@ from harness.store import Manifest, remade_by, require_same, require_sealed
 
 CARDS = "scorecards.json"
 CELLS = "cells.json"
+WANTED = "wanted.json"  # the keys of the cards that eval set out to make: until it ends nothing else names them
 
 
 @dataclass(frozen=True)
@@ -181,13 +182,18 @@ def load_results(run_folder: Path, suites: Mapping[str, Suite] | None = None) ->
         ) from error
 
 
-def card_keys(run_folder: Path) -> set[str]:
-    """The keys of the stored scorecards, whoever wrote them last: enough to know which scores are in use."""
+def keys_in_use(run_folder: Path) -> tuple[set[str], set[str]]:
+    """(cards, students): the keys of scores that a run refers to, and of the students that it has scores of.
+
+    Cards are those that are stored, whoever wrote them last, and those that eval set out to make. Raises UsageError.
+    """
+    folder = run_folder / "eval"
+    wanted = read_json(folder / WANTED) if (folder / WANTED).is_file() else []
+    cards = _read_cards(run_folder) if (folder / CARDS).is_file() else {"cards": []}
     try:
-        return {str(card["key"]) for card in _read_cards(run_folder)["cards"]}
+        return {*map(str, wanted), *(str(c["key"]) for c in cards["cards"])}, {c["student_key"] for c in cards["cards"]}
     except (KeyError, TypeError) as error:
-        path = run_folder / "eval" / CARDS
-        raise UsageError(f"{path}: not what eval writes; make eval RUN={run_folder.name}") from error
+        raise UsageError(f"{folder / CARDS}: not what eval writes; make eval RUN={run_folder.name}") from error
 
 
 def scored_benchmarks(run_folder: Path) -> list[tuple[str, int]]:

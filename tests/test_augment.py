@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -133,6 +134,23 @@ def test_the_dry_run_counts_what_the_run_asks(tmp_path: Path) -> None:
     assert funnel is not None
     spent = funnel.prompt_tokens + funnel.completion_tokens
     assert abs(float(line[4]) - spent) < 0.2 * spent
+
+
+def test_the_price_is_that_of_this_round_and_of_the_most_rows_that_may_be_requested(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    priced = ["teacher.prompt_price=500000", "teacher.completion_price=1000000"]  # one a token at the dearer
+
+    def planned(*settings: str) -> tuple[list[float], list[float]]:
+        """(tokens of each line, prices)."""
+        text = plan_augment(load_run(path, [*priced, *settings]), TEACHER, lambda text: len(text.split()))
+        tokens = [float(n) for n in re.findall(r"requests +(\d+) tokens", text)]
+        return tokens, [float(n) for n in re.findall(r"(\d+\.\d{4})", text)]
+
+    (generate, calibrate, judge, total), prices = planned()
+    furthest = calibrate + (generate + judge) * 96 / 60  # 24 rows: 2.5 requests each at first, 4 at most
+    assert prices == pytest.approx([total, furthest], abs=2)
+    (*_, total), prices = planned("augment.oversample=4")
+    assert prices == pytest.approx([total], abs=2), "nothing more may be asked"
 
 
 def test_a_judge_that_cannot_tell_is_said_so_and_not_asked(tmp_path: Path) -> None:

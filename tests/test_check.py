@@ -116,7 +116,7 @@ def test_a_rate_counts_the_items_without_a_value(gate: Stored) -> None:
 
 
 def test_values_that_went_missing_leave_a_pass_undecided(gate: Stored, capsys: pytest.CaptureFixture[str]) -> None:
-    gate.suite(limits={"words": {"margin": 0.5}})
+    gate.suite(limits={"words": {"margin": 0.5, "better": "lower"}})
     gate.bless()
     gate.store(lambda i: rate(0.8)(i) if i % 3 else {"accuracy": 1.0}, key="other")
     assert gate.check() == 4
@@ -194,10 +194,22 @@ def test_a_baseline_of_weights_cannot_answer_for_a_recipe(gate: Stored, capsys: 
 def test_bless_refuses_a_recipe_that_cannot_be_judged(gate: Stored) -> None:
     gate.store(rate(0.8), rate(0.8, salt=1))
     two = ("train.random_seeds=[0, 1]", RECIPE)
-    with pytest.raises(UsageError, match=r"needs about \d+ random seeds .*; there are 2: train more"):
+    with pytest.raises(UsageError, match=r"needs 3 random seeds .*; there are 2: train more"):
         gate.bless(*two)
-    gate.store(*[rate(right, salt=1) for right in (0.3, 0.9, 0.5, 0.8)])
-    with pytest.raises(UsageError, match=r"margin of 0.05 needs about \d\d+ random seeds with scores that spread by"):
+    gate.store(*[rate(right, salt=1, share=0.25) for right in (0.3, 0.9, 0.5, 0.8)])
+    with pytest.raises(UsageError, match=r"margin of 0.05 needs about \d\d+ random seeds; .*scores spread by"):
+        gate.bless(RECIPE)
+
+
+def test_bless_refuses_a_recipe_that_its_items_cannot_decide(gate: Stored) -> None:
+    gate.store(*[rate(0.8, salt=s) for s in (1, 2, 3, 4)])  # equally good seeds, and a quarter of the items differ
+    with pytest.raises(UsageError, match=r"a margin of 0.05 needs more than 303 test items: with up to 1000 random"):
+        gate.bless(RECIPE)
+    gate.suite(limits={"accuracy": {"margin": 0.1}})
+    gate.bless(RECIPE)
+    gate.items(group=lambda i: f"passage {i // 100}")
+    gate.store(*[rate(0.8, salt=s) for s in (1, 2, 3, 4)])
+    with pytest.raises(UsageError, match="more passages that they stand in"):
         gate.bless(RECIPE)
 
 
@@ -295,7 +307,7 @@ def test_bless_refuses_too_few_items_without_any_kin_and_real_values_too(gate: S
     gate.suite(limits={"accuracy": {"margin": 0.002}})
     with pytest.raises(UsageError, match=r"a margin of 0.002 needs about \d+ test items"):
         gate.bless()
-    gate.suite(limits={"words": {"margin": 0.1}})
+    gate.suite(limits={"words": {"margin": 0.1, "better": "lower"}})
     gate.store(longer(0.1), longer(2.0))
     with pytest.raises(UsageError, match="with changes as large as between its kin"):
         gate.bless()
@@ -350,7 +362,7 @@ def test_a_metric_without_values_per_item(gate: Stored) -> None:
     assert gate.check() == 1
     gate.suite(limits={"acuracy": {"margin": 0.1}})
     refused(gate, "did you mean 'accuracy'?")
-    gate.suite(limits={"words": {"margin": 0.1}})
+    gate.suite(limits={"words": {"margin": 0.1, "better": "lower"}})
     refused(gate, "blessed without words", "harness bless shop")
 
 

@@ -12,6 +12,7 @@ from harness.config import Run, load_run
 from harness.errors import UsageError
 from harness.gate.shipped import shipped
 from harness.records import Cell
+from harness.results import load_results
 from harness.terminal import Terminal
 from tests.stored import STUDENT, Stored, rate, write_stored
 
@@ -135,7 +136,8 @@ def test_another_suite_is_compared_on_request_only(two: Stored, capsys: pytest.C
     assert "shop: not compared: it has two versions" in capsys.readouterr().out
     lines = told(two, capsys, "other", "shop", common=True)
     now = sum(item.split == "test" for item in load(two, "shop").suites["shop"].items)
-    assert lines[0] == f"shop: two versions; compared on the {now} items that both have"
+    digests = " and ".join(load_results(two.root / f"runs/{run}").cards[0].suite_digest for run in ("other", "shop"))
+    assert lines[0] == f"shop: it has two versions ({digests}); compared on the {now} items that both have"
     accuracy = next(line for line in lines if "accuracy" in line).split()
     assert accuracy[-2] == str(now)
 

@@ -35,7 +35,7 @@ def curve(seeds: int, per_doubling: float, items: int = 300) -> Floats:
 def test_slope_names_its_question_and_its_verdict() -> None:
     rising = slope([16, 64, 256], curve(3, 0.04))
     assert (rising.verdict, rising.question) == ("rises", "this recipe")
-    assert rising.interval.covers(0.04)
+    assert rising.interval.low <= 0.04 <= rising.interval.high
     one = slope([16, 64, 256], curve(1, -0.05))
     assert (one.verdict, one.question) == ("falls", "these weights")
     flat = slope([16, 64, 256], curve(2, 0.0))
@@ -60,7 +60,7 @@ def test_two_changed_items_of_46_give_no_verdict() -> None:
     found = slope([16, 64, 256], scores)
     assert (found.verdict, found.changed, found.units) == ("inconclusive", 2, 46)
     assert found.interval.estimate > 0
-    assert found.interval.covers(0.0)
+    assert found.interval.low <= 0.0 <= found.interval.high
 
 
 @pytest.mark.parametrize(("level", "changed"), [(0.90, 5), (0.95, 6), (1 - 0.05 / 6, 8), (0.99, 8), (0.5, 2)])
@@ -89,7 +89,7 @@ def test_few_changed_items_never_exclude_zero_and_direction_is_symmetric(pattern
     assert found.interval.low == pytest.approx(-turned.interval.high, abs=1e-9)
     assert found.interval.high > found.interval.low  # also where nothing changed
     if found.changed < 6:
-        assert found.interval.covers(0.0)
+        assert found.interval.low <= 0.0 <= found.interval.high
         assert found.verdict == "inconclusive"
 
 
@@ -110,8 +110,8 @@ def test_a_difference_excludes_zero_from_six_changed_units_on(
     if found.estimate is None:
         return
     interval = found.estimate.interval()
-    assert interval.covers(float(a.mean() - b.mean()))
-    assert found.changed >= 6 or interval.covers(0.0)
+    assert interval.low <= float(a.mean() - b.mean()) <= interval.high
+    assert found.changed >= 6 or interval.low <= 0.0 <= interval.high
     wide = found.estimate.interval(0.99)
     assert wide.low <= interval.low
     assert wide.high >= interval.high
@@ -151,7 +151,7 @@ def test_slopes_cover_the_truth(items: int, rate: float, seeds: int) -> None:
         truth = float(x / (x**2).sum() @ world.truth)
         rng = np.random.default_rng([items, seeds])
         found = [slope(world.doublings, world.draw(rng)) for _ in range(400)]
-        assert np.mean([one.interval.covers(truth) for one in found]) >= 0.925
+        assert np.mean([one.interval.low <= truth <= one.interval.high for one in found]) >= 0.925
         if not trend:
             assert np.mean([one.verdict in ("rises", "falls") for one in found]) <= 0.075
 
@@ -163,7 +163,8 @@ def test_rates_of_recipes_cover_the_truth() -> None:
         for rate in (0.03, 0.5, 0.99):
             world, rng = World(items, 1, rate, 0.0, 3, 0.1), np.random.default_rng(items)
             found = [contrasts.level(world.draw(rng)[:, 0], random_seed=0) for _ in range(400)]
-            covered = [one.interval().covers(rate) for one in found if one is not None]
+            ends = [one.ends(0.95) for one in found if one is not None]
+            covered = [low <= rate <= high for low, high in ends]
             assert np.mean(covered) >= 0.925
 
 

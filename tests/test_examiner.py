@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.errors import MachineError
 from harness.evaluate import evaluate
 from harness.examiner import Judge, Openers
+from harness.plan import plan_eval, plan_noise
 from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
 from harness.results import load_results
 from harness.scoring.base import StudentEngine
@@ -128,6 +130,11 @@ def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
         assert any("no better than chance" in note for note in card.notes)
     planted = {request.key for request in ASKED}
     assert len(planted) == len(ASKED)  # planted pairs are the same for every student, and asked once
+    said = re.search(r"kind .* about (\d+) requests to its judge", plan_eval(done))
+    assert said is not None
+    assert int(said[1]) == 2 * (3 * 12 + 4)  # three cards of 12 items, four planted pairs, both orders
+    assert len(ASKED) <= int(said[1])  # empty answers need no judge
+    assert "about 56 requests to its judge" in plan_noise(done)  # two passes over the ship student's card
 
 
 def test_students_have_moved_from_their_base_and_it_has_not_moved(done: Run) -> None:

@@ -84,7 +84,7 @@ def test_headline_figure_table_and_compare_say_one_number_of_one_rival(
     (strongest,) = [line for line in drawn_lines if line.strongest]
     assert strongest.value == found.rival.value
     assert f"{other:.1f}%" in strongest.label
-    points = curve(results, arms(results, "shop"), "tiny", "filtered", "accuracy")
+    points = curve(results, arms(results, "shop"), "tiny", "filtered", "accuracy", run.file.random_seed)
     assert 100 * points[-1].value == pytest.approx(own, abs=0.05)
     # the table's cells in bold
     table = text[text.index("| asked |") : text.index("| 95% interval of |")]

@@ -174,7 +174,7 @@ def test_cards(run: Run) -> None:
     untuned = [replace(tuned, adapter=None, prompting=way) for way in ("zero_shot", "few_shot")]
     cast = Cast((tuned, *untuned), ())
     assert [card_key(run, cast, subject, run.suites["s"])[:16] for subject in cast.subjects] == [
-        "aae7d9f9d2d2994f", "5224d652d7124804", "cb11401c0c0a1abe",
+        "b887d7c8f00f0bef", "324a3b8a4e6341d9", "147d4b044c3d5a23",
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from harness.clean import clean
 from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.evaluate import evaluate
 from harness.examiner import Openers
 from harness.headline import Headline, headline
@@ -37,6 +38,7 @@ from harness.scoring import forgetting
 from harness.scoring.base import StudentEngine
 from harness.scoring.reference import NAME as REFERENCE
 from harness.stats import MIN_SEEDS
+from harness.store import locked
 from harness.terminal import Stop
 from harness.train import train
 from tests.http_server import Endpoint, serving
@@ -260,6 +262,52 @@ def test_clean_leaves_scores_that_a_stopped_eval_will_need(done: tuple[Run, Quie
     assert clean(run.root / "runs", False, Quiet()) == [scores / f"{'0' * 32}.part.jsonl"]
 
 
+def test_clean_leaves_what_an_eval_that_broke_off_has_made(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    again = load_run(run.root / "runs/shop.yaml", ["eval.prompting=[zero_shot, retrieval]"])
+
+    def broken(base: Path, adapter: Path | None) -> StudentEngine:
+        raise MachineError("the engine broke")
+
+    with pytest.raises(MachineError, match="the engine broke"):
+        evaluate(again, replace(OPENERS, student=broken), Quiet(), Stop())
+    scores = run.cache / "scores"
+    wanted = json.loads((run.folder / "eval/wanted.json").read_text())
+    part = next(scores / f"{key}.part.jsonl" for key in wanted if not (scores / f"{key}.json").is_file())
+    part.write_text("")
+    assert clean(run.root / "runs", True, Quiet()) == clean(run.root / "runs", False, Quiet()) == []
+    part.unlink()
+
+
+def test_clean_leaves_scores_while_they_are_made_or_are_of_other_students(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    orphan = run.cache / "scores" / f"{'0' * 32}.part.jsonl"
+    orphan.write_text("")
+    with locked(run.folder / "eval", "eval"):
+        assert clean(run.root / "runs", False, Quiet()) == []
+    again = run.root / "runs/again"
+    shutil.copytree(run.folder, again)
+    path = again / "train/cells.json"
+    cells = json.loads(path.read_text())
+    cells["cells"][-1]["key"] = "1" * 64  # trained anew, and evaluated before
+    path.write_text(json.dumps(cells))
+    terminal = Quiet()
+    assert clean(run.root / "runs", False, terminal) == []
+    assert "again may still need them" in terminal.said[0]
+    shutil.rmtree(again)
+    assert clean(run.root / "runs", True, Quiet()) == [orphan]
+    orphan.unlink()
+
+
+def test_a_dry_clean_makes_nothing(done: tuple[Run, Quiet]) -> None:
+    run, _ = done
+    for folder in run.cache.glob("training"):
+        shutil.rmtree(folder)
+    before = set(run.root.rglob("*"))
+    clean(run.root / "runs", True, Quiet())
+    assert set(run.root.rglob("*")) == before
+
+
 def test_bless_then_check_passes(done: tuple[Run, Quiet]) -> None:
     run, _ = done
     bless(run, Quiet())
@@ -341,7 +389,7 @@ def test_the_null_run_finds_nothing(null: Run) -> None:
     results = load_results(null.folder)
     found = headline(results, arms(results, "shop"), null.file.train.students[0], 0)
     assert isinstance(found, Headline)
-    assert found.rival.difference.interval.covers(0.0)
+    assert found.rival.difference.interval.low <= 0.0 <= found.rival.difference.interval.high
     assert found.verdict in ("no difference found", "inconclusive")
     text = (null.folder / "eval" / "report.md").read_text()
     assert "more rows" not in text

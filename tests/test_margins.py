@@ -22,7 +22,7 @@ def test_the_table_says_items_and_seeds() -> None:
     found = rows(table(0.03, [0.05, 0.1, 0.3], 0.01))
     assert [row[0] for row in found] == ["5%", "10%", "30%"]
     for share, (_, items, twice, seeds) in zip((0.05, 0.1, 0.3), found, strict=True):
-        assert int(items) == power.items_needed(share, 0.0, level=0.90, shift=-0.03)
+        assert int(items) == power.items_needed(share, 0.03, 0.90)
         assert int(twice) == 2 * int(items)
         assert int(seeds) >= 3
     assert int(found[0][1]) < int(found[1][1]) < int(found[2][1])

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from harness import stats
 from harness.stats import clusters
+from harness.stats.intervals import crossed_estimate
 
 Scores = tuple[list[int], list[int]]
 
@@ -88,12 +89,10 @@ def test_p_of_a_bootstrap_claims_no_more_than_its_draws() -> None:
 
 def test_two_recipes_of_many_items_need_no_resampling() -> None:
     rng = np.random.default_rng(0)
-    few, many = (rng.normal(0, 1, (3, n)) + rng.normal(0, 0.5, n) for n in (9_000, 11_000))
-    found = [stats.two_way_bootstrap(x, np.zeros((1, x.shape[1])), 0, b_varies=False) for x in (few, many)]
-    assert found[0] is not None
-    assert found[1] is not None
-    assert (found[0].method[:7], found[1].method[:10]) == ("two-way", "two-way, t")
-    assert found[1].high - found[1].low == pytest.approx(found[0].high - found[0].low, rel=0.5)
+    sides = [rng.normal(0, 1, (3, n)) + rng.normal(0, 0.5, n) for n in (9_000, 11_000)]
+    few, many = (crossed_estimate([x], 0).interval() for x in sides)
+    assert (few.method[:7], many.method[:10]) == ("two-way", "two-way, t")
+    assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.5)
 
 
 def test_wilson_equals_published_examples() -> None:
@@ -116,8 +115,11 @@ def test_mcnemar_mid_p_equals_published_and_exact_values() -> None:
     assert stats.mcnemar_mid_p(*table(5, 0, 0, 5)) == 1.0
     from scipy.stats import binom
 
-    expected = 2 * binom.cdf(480, 1000, 0.5) - binom.pmf(480, 1000, 0.5)
-    assert stats.mcnemar_mid_p(*table(0, 480, 520, 0)) == pytest.approx(float(expected))
+    for losses, wins in ((480, 520), (0, 7), (2, 30), (500, 500)):
+        flips, tie = losses + wins, losses == wins
+        expected = 2 * binom.cdf(losses, flips, 0.5) - binom.pmf(losses, flips, 0.5) if not tie else 1
+        expected -= binom.pmf(losses, flips, 0.5) / 2 if tie else 0
+        assert stats.mcnemar_mid_p(*table(0, losses, wins, 0)) == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_bca_equals_scipy() -> None:
@@ -125,7 +127,7 @@ def test_bca_equals_scipy() -> None:
 
     x = np.random.default_rng(5).gamma(0.7, size=80)
     theirs = bootstrap((x,), np.mean, n_resamples=20_000, rng=1, method="BCa").confidence_interval
-    found = stats.mean_interval(x, random_seed=3)
+    found = stats.mean_estimate(x, random_seed=3).interval()
     width = theirs.high - theirs.low
     assert found.low == pytest.approx(theirs.low, abs=0.04 * width)
     assert found.high == pytest.approx(theirs.high, abs=0.04 * width)
@@ -133,9 +135,9 @@ def test_bca_equals_scipy() -> None:
 
 def test_many_items_are_normal_and_equal_values_have_no_width() -> None:
     x = np.random.default_rng(0).normal(2.0, 3.0, 40_000)
-    found = stats.mean_interval(x, random_seed=0)
+    found = stats.mean_estimate(x, random_seed=0).interval()
     assert found.high - found.estimate == pytest.approx(1.959964 * x.std(ddof=1) / 200)
-    same = stats.mean_interval([0.0, 0.0, 0.0], random_seed=0)
+    same = stats.mean_estimate([0.0, 0.0, 0.0], random_seed=0).interval()
     assert (same.low, same.estimate, same.high) == (0.0, 0.0, 0.0)
 
 
@@ -183,26 +185,24 @@ def test_smallest_difference_is_found_as_often_as_it_says() -> None:
     assert 0.75 < np.mean(hits) < 0.85
 
 
-def test_two_way_needs_three_seeds_a_side() -> None:
+def two_recipes(a: stats.Floats, b: stats.Floats, random_seed: int = 0) -> stats.Interval:
+    return crossed_estimate([a, -b], random_seed).interval()
+
+
+def test_a_recipe_needs_three_seeds() -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.random((3, 40)), rng.random((2, 40))
-    assert stats.two_way_bootstrap(a, b, random_seed=0) is None
-    assert stats.two_way_bootstrap(a[:2], a, random_seed=0) is None
-    assert stats.two_way_bootstrap(a, b[:1], random_seed=0, b_varies=False) is not None
-    assert stats.recipe_interval(b, random_seed=0) is None
+    assert stats.recipe_estimate(rng.random((2, 40)), 0) is None
+    assert stats.recipe_estimate(rng.random((3, 40)), 0) is not None
 
 
 def test_two_way_grows_with_the_spread_of_seeds() -> None:
     rng = np.random.default_rng(0)
     items = rng.random(200)
     a, b = items + rng.normal(0, 0.1, (4, 200)), items + rng.normal(0, 0.1, (4, 200))
-    calm = stats.two_way_bootstrap(a, b, random_seed=0)
-    shaken = stats.two_way_bootstrap(a + np.array([[-0.1], [0.1], [0.0], [0.05]]), b, random_seed=0)
-    assert calm is not None
-    assert shaken is not None
+    calm = two_recipes(a, b)
+    shaken = two_recipes(a + np.array([[-0.1], [0.1], [0.0], [0.05]]), b)
     assert shaken.high - shaken.low > 3 * (calm.high - calm.low)
-    same = stats.two_way_bootstrap(np.ones((3, 9)), np.zeros((3, 9)), random_seed=0)
-    assert same is not None
+    same = two_recipes(np.ones((3, 9)), np.zeros((3, 9)))
     assert (same.low, same.high) == (1.0, 1.0)
 
 
@@ -214,10 +214,9 @@ def test_two_way_grows_with_the_spread_of_seeds() -> None:
         (lambda: stats.paired_binary([1, 0], [1]), "paired scores of shapes"),
         (lambda: stats.paired_binary([], []), "paired scores of shapes"),
         (lambda: stats.paired_binary([0.5], [1]), "scores other than 0 and 1"),
-        (lambda: stats.mean_interval([1.0], 0), "1 items have no interval"),
-        (lambda: stats.mean_interval([1.0, float("nan")], 0), "want finite numbers"),
-        (lambda: stats.two_way_bootstrap(np.ones((3, 4)), np.ones((3, 5)), 0), "4 items against 5"),
-        (lambda: stats.two_way_bootstrap(np.ones((3, 1)), np.ones((3, 1)), 0), "1 items have no interval"),
+        (lambda: stats.mean_estimate([1.0], 0).interval(), "1 items have no interval"),
+        (lambda: stats.mean_estimate([1.0, float("nan")], 0).interval(), "want finite numbers"),
+        (lambda: two_recipes(np.ones((3, 1)), np.ones((3, 1))), "1 items have no interval"),
         (lambda: stats.auc([], [1.0]), "scores of both kinds"),
         (lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0), "each score needs one group"),
         (lambda: stats.smallest_difference(0, 0.1), "n=0"),
@@ -266,11 +265,11 @@ def test_wilson_mirrors(counts: tuple[int, int]) -> None:
 @settings(max_examples=25)
 @given(REALS)
 def test_bootstrap_is_antisymmetric_and_repeatable(values: list[float]) -> None:
-    there = stats.mean_interval(values, random_seed=1)
-    back = stats.mean_interval([-value for value in values], random_seed=1)
+    there = stats.mean_estimate(values, random_seed=1).interval()
+    back = stats.mean_estimate([-value for value in values], random_seed=1).interval()
     scale = 1e-6 + max(map(abs, values)) * 1e-6
     assert there.low == pytest.approx(-back.high, abs=scale)
-    assert there == stats.mean_interval(values, random_seed=1)
+    assert there == stats.mean_estimate(values, random_seed=1).interval()
 
 
 # --- coverage: small and seeded; tests/bench/bench_intervals.py prints the whole table ---------------------
@@ -279,13 +278,13 @@ def test_bootstrap_is_antisymmetric_and_repeatable(values: list[float]) -> None:
 def test_coverage_of_tango() -> None:
     rng, n = np.random.default_rng(0), 200
     found = [stats.paired_binary(*table(*c)) for c in rng.multinomial(n, [0.7, 0.1, 0.05, 0.15], 1500)]
-    assert 0.935 < np.mean([interval.covers(0.05) for interval in found]) < 0.975
+    assert 0.935 < np.mean([interval.low <= 0.05 <= interval.high for interval in found]) < 0.975
 
 
 def test_coverage_of_the_bootstrap() -> None:
     rng = np.random.default_rng(1)
-    found = [stats.mean_interval(rng.gamma(0.5, size=150), random_seed=i) for i in range(150)]
-    assert 0.88 < np.mean([interval.covers(0.5) for interval in found]) < 0.99
+    found = [stats.mean_estimate(rng.gamma(0.5, size=150), random_seed=i).interval() for i in range(150)]
+    assert 0.88 < np.mean([interval.low <= 0.5 <= interval.high for interval in found]) < 0.99
 
 
 def test_coverage_of_two_recipes() -> None:
@@ -293,6 +292,6 @@ def test_coverage_of_two_recipes() -> None:
     for i in range(80):
         items = rng.normal(0, 0.3, 100)
         a, b = (items + rng.normal(0, 0.02, (3, 1)) + rng.normal(0, 0.2, (3, 100)) for _ in range(2))
-        found = stats.two_way_bootstrap(a, b, random_seed=i)
-        covered.append(found is not None and found.covers(0.0))
+        found = two_recipes(a, b, i)
+        covered.append(found.low <= 0.0 <= found.high)
     assert np.mean(covered) > 0.88

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness import stats
-from harness.stats import power
+from harness.stats import contrasts, power
 from harness.stats.ties import ALONE, Ties, could_have_seen, finite
 
 
@@ -29,10 +29,20 @@ def test_an_item_counts_where_every_seed_has_a_value() -> None:
 
 
 def test_what_could_have_been_seen() -> None:
-    a, b = np.array([1.0] * 60 + [0.0] * 40), np.array([1.0] * 50 + [0.0] * 50)
-    found = stats.paired_binary(a, b)
+    a, b = np.array([[1.0] * 60 + [0.0] * 40]), np.array([[1.0] * 50 + [0.0] * 50])
+    found = stats.paired_binary(a[0], b[0])
     assert could_have_seen(found, a, b) == stats.smallest_difference(100, 0.1)
-    real = stats.mean_interval(np.linspace(0, 1, 50), 0)
+    real = stats.mean_estimate(np.linspace(0, 1, 50), 0).interval()
     assert could_have_seen(real, a, b) == pytest.approx(power.smallest_from(real))
-    same = stats.mean_interval(np.ones(50), 0)
+    same = stats.mean_estimate(np.ones(50), 0).interval()
     assert could_have_seen(same, a, b) is None, "no width says nothing about what could be seen"
+
+
+def test_what_three_seeds_could_have_seen_beside_two() -> None:
+    """Where all seeds of a side agree the sides are compared as one each, whatever their numbers."""
+    a, b = np.array([1.0] * 60 + [0.0] * 40), np.array([1.0] * 50 + [0.0] * 50)
+    found = contrasts.difference(np.stack([a] * 3), np.stack([b] * 2), random_seed=0)
+    assert found.estimate is not None
+    interval = found.estimate.interval()
+    assert interval.method == "Tango"
+    assert could_have_seen(interval, np.stack([a] * 3), np.stack([b] * 2)) == stats.smallest_difference(100, 0.1)

@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.gate import Question
 from harness.json_file import read_json
 from harness.records import Record, digest
-from harness.stats import Floats
+from harness.stats import Floats, binary
 
 BASELINE_FORMAT = 2
 ID_BYTES = 6  # of an item's digest: two of 14,000 items are alike with a chance of 1 in 3 million
@@ -30,7 +30,7 @@ class Column(Record):
     @classmethod
     def pack(cls, column: Floats) -> Self:
         """From one value per item, NaN where there is none."""
-        if bool(np.isin(column, (0.0, 1.0)).all()):
+        if binary(column):
             return cls(bits=base64.b64encode(np.packbits(column.astype(np.uint8)).tobytes()).decode())
         return cls(values=" ".join("-" if np.isnan(x) else f"{x:.6g}" for x in column))
 

@@ -28,9 +28,9 @@ def table(margin: float, flips: Sequence[float], seed_spread: float) -> str:
         raise UsageError(f"--seed-spread {seed_spread}: the standard deviation of a rate lies between 0 and 1")
     rows = []
     for share in flips:
-        items = power.items_needed(share, 0.0, level=LEVEL, shift=-margin)
+        items = power.items_needed(share, margin, LEVEL)
         error = math.sqrt(share / (2 * items))
-        seeds = power.seeds_needed(seed_spread, error, margin, level=LEVEL)
+        seeds = power.seeds_needed(seed_spread, error, margin, LEVEL)
         enough = f"over {power.MOST_SEEDS}" if seeds is None else str(seeds)
         rows.append((f"{100 * share:g}%", str(items), str(2 * items), enough))
     return (

@@ -1,8 +1,7 @@
 """Items that are not independent: clusters (one passage, many questions) and strata (subjects of a benchmark).
 
-The one door for one student or two: `mean_of` and `paired_difference` choose the method and say which it was;
-`mean_estimate` and `difference_estimate` give every level and p values. `units` turns clustered and stratified
-items into units that a function for independent items may take.
+`mean_estimate` and `difference_estimate` choose the method for one student or two and say which it was. `units` turns
+clustered and stratified items into units that a function for independent items may take.
 
     items            0/1 scores                                   real scores
     independent      Wilson; paired: Tango                        bootstrap, BCa; normal above 10,000
@@ -30,13 +29,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.stats import intervals as stats
-from harness.stats.intervals import MIN_GROUPS, Estimate, Floats, Interval
+from harness.stats.intervals import MIN_GROUPS, Estimate, Floats, binary
 from harness.stats.rates import quantile, tango_ends, wilson_ends
 
 Names = Sequence[str] | None  # one per item; "" in groups: an item by itself
@@ -45,32 +44,16 @@ Codes = NDArray[np.int64]
 SMALLEST_EFFECT = 0.5  # strata may not make items worth more than twice as many: few flips estimate that badly
 
 
-def mean_of(
-    values: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None, level: float = 0.95
-) -> Interval | None:
-    """The mean of one student's scores over items, with the interval that suits them.
+def mean_estimate(
+    values: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None
+) -> Estimate | None:
+    """The mean of one student's scores over items, by the method that suits them.
 
     `values`: shape (items,); `groups`, `strata`: each item's passage and subject. None when it is not estimable:
     too few clusters, or fewer than two real values. Raises ValueError for NaN, no items or other lengths.
     """
-    found = mean_estimate(values, random_seed=random_seed, groups=groups, strata=strata)
-    return found.interval(level) if found else None
-
-
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None, level: float = 0.95
-) -> Interval | None:
-    """The mean of a - b over the same items, with the interval that suits them. None and raises as `mean_of`."""
-    found = difference_estimate(a, b, random_seed=random_seed, groups=groups, strata=strata)
-    return found.interval(level) if found else None
-
-
-def mean_estimate(
-    values: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None
-) -> Estimate | None:
-    """`mean_of` at every level."""
     x = _scores(values)
-    if not _binary(x):
+    if not binary(x):
         return _real(x, random_seed, groups, strata)
     design = _design(x, groups, strata)
     if design is None:
@@ -86,12 +69,12 @@ def mean_estimate(
 def difference_estimate(
     a: ArrayLike, b: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None
 ) -> Estimate | None:
-    """`paired_difference` at every level."""
+    """The mean of a - b over the same items, by the method that suits them. None and raises as `mean_estimate`."""
     first, second = _scores(a), _scores(b)
     if first.shape != second.shape:
         raise ValueError(f"paired scores of shapes {first.shape} and {second.shape}")
     x = first - second
-    if not (_binary(first) and _binary(second)):
+    if not (binary(first) and binary(second)):
         found = _real(x, random_seed, groups, strata)
         return found and Estimate(found.value, f"paired {found.method}", found.n, found.ends, found.finest)
     design = _design(x, groups, strata)
@@ -104,31 +87,6 @@ def difference_estimate(
         return tango_ends(wins, losses, n, design.quantile(level))
 
     return Estimate(float(x.mean()), design.method("Tango"), design.units, ends)
-
-
-def two_way(
-    a: ArrayLike, b: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None,
-    level: float = 0.95, b_varies: bool = True,
-) -> Interval | None:  # fmt: skip
-    """`stats.two_way_bootstrap` with clusters in place of items, and strata taken out.
-
-    `a`, `b`: shape (seeds, items). None with fewer than three seeds on a side that varies, or too few clusters.
-    """
-    found = two_way_estimate(a, b, random_seed=random_seed, groups=groups, strata=strata, b_varies=b_varies)
-    return found.interval(level) if found else None
-
-
-def two_way_estimate(
-    a: ArrayLike, b: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None, b_varies: bool = True
-) -> Estimate | None:
-    """`two_way` at every level."""
-    first, second = units(a, groups=groups, strata=strata), units(b, groups=groups, strata=strata)
-    if first is None or second is None:
-        return None
-    found = stats.two_way_estimate(first, second, random_seed, b_varies)
-    if found is None or first.shape == np.shape(a):
-        return found
-    return replace(found, method=f"{found.method}, over {found.n} clusters")
 
 
 def units(values: ArrayLike, *, groups: Names = None, strata: Names = None) -> Floats | None:
@@ -292,7 +250,3 @@ def _scores(values: ArrayLike) -> Floats:
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
         raise ValueError(f"want finite scores, one per item, got shape {x.shape}")
     return x
-
-
-def _binary(x: Floats) -> bool:
-    return bool(((x == 0) | (x == 1)).all())

@@ -28,6 +28,7 @@ from harness.stats.intervals import (
     Estimate,
     Floats,
     Interval,
+    binary,
     crossed_estimate,
     crossed_variance,
     mean_estimate,
@@ -79,10 +80,10 @@ def difference(
         raise ValueError(f"{a.shape[1]} items against {b.shape[1]}")
     recipe = len(a) >= MIN_SEEDS and (not b_varies or len(b) >= MIN_SEEDS)
     one, other = a.mean(axis=0), b.mean(axis=0)
-    if not recipe and _binary(one) and _binary(other):
+    if not recipe and binary(one) and binary(other):
         found = clusters.difference_estimate(one, other, random_seed=random_seed, groups=groups, strata=strata)
         return _held(found, one - other, groups, recipe=False)
-    unit = 1.0 if _binary(a) and _binary(b) else None
+    unit = 1.0 if binary(a) and binary(b) else None
     sides = (a, -(b if b_varies else other[None])) if recipe else ((one - other)[None],)
     return _contrast(sides, one - other, unit, random_seed, groups, strata)
 
@@ -121,7 +122,7 @@ def slope_per_doubling(
     doublings -= doublings.mean()
     weights = doublings / (doublings**2).sum()
     slopes = np.einsum("k,ski->si", weights, values)
-    unit = float(weights[weights > 0].sum()) if _binary(values) else None
+    unit = float(weights[weights > 0].sum()) if binary(values) else None
     sides = (slopes,) if len(slopes) >= MIN_SEEDS else (slopes.mean(axis=0, keepdims=True),)
     found = _contrast(sides, slopes.mean(axis=0), unit, random_seed, groups, strata)
     if found.estimate is None:
@@ -147,7 +148,7 @@ def level(values: Floats, *, random_seed: int, groups: Names = None, strata: Nam
     Graubard 1998), which has a width where all are right. None where it is not estimable.
     """
     mean = values.mean(axis=0)
-    if len(values) < 2 or not _binary(values):
+    if len(values) < 2 or not binary(values):
         units = clusters.units(values, groups=groups, strata=strata) if mean.size > 1 else None
         found = recipe_estimate(units, random_seed) if units is not None else None
         return found or clusters.mean_estimate(mean, random_seed=random_seed, groups=groups, strata=strata)
@@ -254,7 +255,3 @@ def _held(found: Estimate | None, changes: Floats, groups: Names, recipe: bool) 
         return (low, high) if changed >= fewest_changed(at) else (min(low, 0.0), max(high, 0.0))
 
     return Contrast(replace(found, ends=ends), changed, units, unit, recipe)
-
-
-def _binary(x: Floats) -> bool:
-    return bool(((x == 0) | (x == 1)).all())

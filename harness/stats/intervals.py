@@ -2,7 +2,7 @@
 
 "These weights": two trained students are compared, only the items vary. "This recipe": training again would
 give other weights, so items and random seeds both vary. Items are independent here (harness/stats/clusters.py has
-those that are not, and the one door to all of it); a difference is always a minus b; both sides are in the
+those that are not); a difference is always a minus b; both sides are in the
 same item order. Equal real values on all items give an interval of no width. The table of simulated coverage
 is printed by tests/bench/bench_intervals.py, the seconds for 100,000 items by bench_scorecards.py.
 """
@@ -29,6 +29,8 @@ CELLS = 2_000_000  # weights held at once while resampling: 16 MB
 LARGE = 10_000  # items above which the mean is normal to three digits and resampling buys nothing
 MIN_SEEDS = 3  # random seeds a side below which "this recipe" is not answered
 MIN_GROUPS = 8  # clusters below which resampling them says nothing
+POWER = 0.8  # the chance to find a true difference that is called likely
+Z_POWER = NormalDist().inv_cdf(POWER)
 
 
 class Interval(Record):
@@ -46,10 +48,6 @@ class Interval(Record):
         if not self.low <= self.estimate <= self.high:
             raise ValueError(f"{self.low} <= {self.estimate} <= {self.high} does not hold ({self.method})")
         return self
-
-    def covers(self, value: float) -> bool:
-        """Whether `value` is not excluded."""
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
@@ -115,24 +113,20 @@ def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
     flips, fewer = wins + losses, min(wins, losses)
     if not flips:
         return 1.0
-    k = np.arange(1, fewer + 1)  # chances: of 0, 1, ... fewer flips one way, all in logs until the end
-    chances = np.exp(np.append(0.0, np.cumsum(np.log((flips + 1 - k) / k))) - flips * math.log(2))
+    from scipy.special import bdtr  # the binomial distribution; of scipy.stats the import alone takes a second
+
+    at_most, below = float(bdtr(fewer, flips, 0.5)), float(bdtr(fewer - 1, flips, 0.5)) if fewer else 0.0
     if wins == losses:  # every outcome is at least as uneven: all of them, minus half of this one
-        return float(1 - chances[-1] / 2)
-    return min(1.0, float(2 * chances.sum() - chances[-1]))
+        return 1 - (at_most - below) / 2
+    return at_most + below
 
 
-def mean_interval(values: ArrayLike, random_seed: int, level: float = 0.95) -> Interval:
-    """The mean of real values over items: BCa bootstrap (Efron 1987), normal above LARGE items.
+def mean_estimate(values: ArrayLike, random_seed: int) -> Estimate:
+    """The mean of real values over items: BCa bootstrap (Efron 1987), normal above LARGE items; drawn once.
 
     `values`: shape (items,), no NaN. Widened to t tails and n - 1, as Hesterberg (2015) does for few items.
     Raises ValueError for fewer than two values or for NaN.
     """
-    return mean_estimate(values, random_seed).interval(level)
-
-
-def mean_estimate(values: ArrayLike, random_seed: int) -> Estimate:
-    """As `mean_interval`, at every level; the draws are made once."""
     x = _finite(values, 1)
     if x.size < 2:
         raise ValueError(f"{x.size} items have no interval")
@@ -156,39 +150,8 @@ def mean_estimate(values: ArrayLike, random_seed: int) -> Estimate:
     return Estimate(mean, "bootstrap, BCa", n, ends, finest=1 / RESAMPLES)
 
 
-def two_way_bootstrap(
-    a: ArrayLike, b: ArrayLike, random_seed: int, level: float = 0.95, b_varies: bool = True
-) -> Interval | None:
-    """The difference of two recipes: items (shared) and random seeds (each side its own) both vary.
-
-    `a`, `b`: shape (seeds, items); the sides may have different numbers of seeds. `b_varies=False` is for
-    what no random seed touches (the base): its rows are averaged. None, "not enough data", when a side that
-    varies has fewer than MIN_SEEDS seeds. Raises ValueError for other shapes. Method: `crossed_estimate`.
-    """
-    found = two_way_estimate(a, b, random_seed, b_varies)
-    return found.interval(level) if found else None
-
-
-def two_way_estimate(a: ArrayLike, b: ArrayLike, random_seed: int, b_varies: bool = True) -> Estimate | None:
-    """`two_way_bootstrap` at every level."""
-    first, second = _finite(a, 2), _finite(b, 2)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{first.shape[1]} items against {second.shape[1]}")
-    if len(first) < MIN_SEEDS or (b_varies and len(second) < MIN_SEEDS):
-        return None
-    if not b_varies:
-        second = second.mean(axis=0, keepdims=True)
-    return crossed_estimate([first, -second], random_seed)
-
-
-def recipe_interval(scores: ArrayLike, random_seed: int, level: float = 0.95) -> Interval | None:
-    """The mean score of one recipe, for a curve with several seeds: as `two_way_bootstrap`, with one side."""
-    found = recipe_estimate(scores, random_seed)
-    return found.interval(level) if found else None
-
-
 def recipe_estimate(scores: ArrayLike, random_seed: int) -> Estimate | None:
-    """`recipe_interval` at every level."""
+    """The mean score of one recipe, shape (seeds, items): items and seeds vary. None below MIN_SEEDS seeds."""
     x = _finite(scores, 2)
     return crossed_estimate([x], random_seed) if x.shape[0] >= MIN_SEEDS else None
 
@@ -235,19 +198,19 @@ def auc_interval(
     return _around(estimate, np.concatenate(draws) - estimate, "bootstrap over groups", n, level)
 
 
-def smallest_difference(n: int, flips_share: float, power: float = 0.8, level: float = 0.95) -> float | None:
-    """The smallest true difference of two paired rates that `n` items find with probability `power`.
+def smallest_difference(n: int, flips_share: float, level: float = 0.95) -> float | None:
+    """The smallest true difference of two paired rates that `n` items find with probability POWER.
 
     `flips_share`: share of items on which the two students differ, in either direction. Solves the sample
     size formula of Miettinen (1968; also Connor 1987) for the difference. None when even flips that all go
-    one way would not be found. Raises ValueError for shares or powers outside (0, 1).
+    one way would not be found. Raises ValueError for no items, and for shares or levels that cannot be.
     """
-    if n < 1 or not 0 <= flips_share <= 1 or not 0 < power < 1 or not 0 < level < 1:
-        raise ValueError(f"n={n}, flips_share={flips_share}, power={power}, level={level}")
-    z_level, z_power = quantile(level), NormalDist().inv_cdf(power)
+    if n < 1 or not 0 <= flips_share <= 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, flips_share={flips_share}, level={level}")
+    z_level = quantile(level)
 
     def found(difference: float) -> bool:
-        needed = z_level * math.sqrt(flips_share) + z_power * math.sqrt(flips_share - difference**2)
+        needed = z_level * math.sqrt(flips_share) + Z_POWER * math.sqrt(flips_share - difference**2)
         return difference * math.sqrt(n) >= needed
 
     # power grows with the difference up to the flips there are, so the bound is where it first suffices
@@ -264,6 +227,11 @@ def _around(estimate: float, shifts: Floats, method: str, n: int, level: float) 
     """The percentile interval of bootstrap `shifts` from the estimate (Efron 1979)."""
     low, high = np.quantile(shifts, [(1 - level) / 2, (1 + level) / 2])
     return _between(estimate, estimate + float(low), estimate + float(high), method, n, level)
+
+
+def binary(values: Floats) -> bool:
+    """Whether all of them are 0 or 1; NaN is neither."""
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _finite(values: ArrayLike, dimensions: int) -> Floats:
@@ -283,7 +251,7 @@ def _paired(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
 def _flips(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int]:
     """(items only a has right, items only b has right, items)."""
     first, second = _paired(a, b)
-    if not (((first == 0) | (first == 1)) & ((second == 0) | (second == 1))).all():
+    if not (binary(first) and binary(second)):
         raise ValueError("scores other than 0 and 1")
     return int((first > second).sum()), int((first < second).sum()), first.size
 

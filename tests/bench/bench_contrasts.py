@@ -17,6 +17,7 @@ import numpy as np
 
 from harness import stats
 from harness.stats import Floats, clusters, contrasts
+from harness.stats.intervals import crossed_estimate
 
 JITTER = 0.4  # of an item's answer from student to student, where 1 is the spread of items
 
@@ -82,7 +83,7 @@ def line(name: str, method: str, found: Iterable[tuple[stats.Interval | None, fl
     pairs = [(interval, truth) for interval, truth in found if interval is not None]
     below = np.mean([truth < interval.low - 1e-12 for interval, truth in pairs])
     above = np.mean([truth > interval.high + 1e-12 for interval, truth in pairs])
-    claims = np.mean([not interval.covers(0.0) for interval, _ in pairs])
+    claims = np.mean([not interval.low <= 0.0 <= interval.high for interval, _ in pairs])
     print(
         f"{name:72}  {method:9}  {1 - below - above:6.1%}  {below:5.1%} {above:5.1%}  verdicts {claims:6.1%}",
         flush=True,
@@ -95,7 +96,7 @@ def bootstrap_slope(sizes: Sequence[int], scores: Floats, groups: Sequence[str] 
     apart = clusters.units(np.einsum("k,ski->si", x / (x**2).sum(), scores), groups=groups)
     if apart is None:
         return None
-    return stats.recipe_interval(apart, 0) or stats.mean_interval(apart.mean(axis=0), 0)
+    return (stats.recipe_estimate(apart, 0) or stats.mean_estimate(apart.mean(axis=0), 0)).interval()
 
 
 def slopes(count: int) -> None:
@@ -143,10 +144,12 @@ def difference_line(world: World, count: int) -> None:
     for _ in range(count):
         drawn = world.draw(rng)
         a, b = drawn[:, 1], drawn[:1, 0] if world.base else drawn[:, 0]
-        old = clusters.two_way(a, b, random_seed=0, b_varies=not world.base, groups=tied)
-        old = old or clusters.paired_difference(a.mean(axis=0), b.mean(axis=0), random_seed=0, groups=tied)
+        apart = [clusters.units(side, groups=tied) for side in (a, -b)]
+        old = clusters.difference_estimate(a.mean(axis=0), b.mean(axis=0), random_seed=0, groups=tied)
+        if world.seeds >= stats.MIN_SEEDS:
+            old = crossed_estimate([side for side in apart if side is not None], 0)
         new = contrasts.difference(a, b, random_seed=0, b_varies=not world.base, groups=tied).estimate
-        before.append((old, truth))
+        before.append((old.interval() if old else None, truth))
         after.append((new.interval() if new else None, truth))
     base = " against a base" if world.base else ""
     name = (
@@ -168,7 +171,8 @@ def rates(count: int) -> None:
                 values = world.draw(rng)[:, 0]
                 apart = clusters.units(values, groups=world.groups)
                 new = contrasts.level(values, random_seed=0, groups=world.groups)
-                before.append((stats.recipe_interval(apart, 0) if apart is not None else None, rate))
+                old = stats.recipe_estimate(apart, 0) if apart is not None else None
+                before.append((old.interval() if old else None, rate))
                 after.append((new.interval() if new else None, rate))
             name = f"rate of 3 seeds, {items} items of {each}, rate {rate}"
             line(name, "bootstrap", before)

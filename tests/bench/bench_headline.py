@@ -89,7 +89,7 @@ def covered(world: World, count: int, allow: bool = True) -> Found:
         interval = found.interval(level)
         estimable += 1
         kept_of += len(kept)
-        hits += interval.covers(0.0)
+        hits += interval.low <= 0.0 <= interval.high
         better += interval.low > 0
         worse += interval.high < 0
     return Found(hits / estimable, better / estimable, worse / estimable, kept_of / estimable)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from harness import stats
 from harness.stats import clusters
+from harness.stats.intervals import crossed_estimate
 
 Floats = NDArray[np.float64]
 Found = tuple[stats.Interval | None, float]  # an interval and the truth
@@ -33,10 +34,22 @@ def cluster_t(values: Floats, groups: Sequence[str], level: float = 0.95) -> sta
     return stats.Interval(estimate=mean, low=mean - half, high=mean + half, method="plain t", n=count, level=level)
 
 
+def rate(values: Floats, **tied: Sequence[str]) -> stats.Interval | None:
+    """The interval of a mean of scores with clusters or strata."""
+    found = clusters.mean_estimate(values, random_seed=0, **tied)
+    return found.interval() if found else None
+
+
+def difference(sides: Sequence[Floats] | Floats, level: float = 0.95, **tied: Sequence[str]) -> stats.Interval | None:
+    """The interval of a paired difference of scores with clusters or strata."""
+    found = clusters.difference_estimate(sides[0], sides[1], random_seed=0, **tied)
+    return found.interval(level) if found else None
+
+
 def line(name: str, found: Iterable[Found]) -> None:
     """Coverage, misses below and above, and mean width of one setting."""
     pairs = [(interval, truth) for interval, truth in found if interval is not None]
-    covered = np.mean([interval.covers(truth) for interval, truth in pairs])
+    covered = np.mean([interval.low <= truth <= interval.high for interval, truth in pairs])
     above = np.mean([truth > interval.high for interval, truth in pairs])
     below = np.mean([truth < interval.low for interval, truth in pairs])
     width = np.mean([interval.high - interval.low for interval, _ in pairs])
@@ -87,7 +100,7 @@ def real(count: int) -> None:
         for kind, (draw, truth) in kinds.items():
             rng = np.random.default_rng(n)
             values = [draw(rng, n) for _ in range(count)]
-            found = ((stats.mean_interval(x, i), truth) for i, x in enumerate(values))
+            found = ((stats.mean_estimate(x, i).interval(), truth) for i, x in enumerate(values))
             line(f"mean of real values, n={n}, {kind}", found)
 
 
@@ -125,7 +138,7 @@ def recipes(count: int) -> None:
                 for i in range(count):
                     item = rng.normal(0, 1.5, n)
                     a, b = side(rng, item, seeds, spread), side(rng, item, seeds, spread)
-                    found.append((stats.two_way_bootstrap(a, b, i), 0.0))
+                    found.append((crossed_estimate([a, -b], i).interval(), 0.0))
                 line(f"two recipes, n={n}, {seeds} seeds a side, seed spread {spread}", found)
 
 
@@ -155,16 +168,14 @@ def clustered(count: int) -> None:
             draws = [passages(rng, number, sizes, shared) for _ in range(count)]
             name = f"{words}, spread {shared}"
             rows: list[tuple[str, list[stats.Interval | None]]] = [
-                ("score, t", [clusters.paired_difference(x[0], x[1], groups=g, random_seed=0) for x, g in draws]),
+                ("score, t", [difference(x, groups=g) for x, g in draws]),
                 ("plain t", [cluster_t(x[0] - x[1], g) for x, g in draws]),
                 ("ignored", [stats.paired_binary(x[0], x[1]) for x, g in draws]),
             ]
             for method, found in rows:
                 line(f"difference, {name}: {method}", ((interval, 0.0) for interval in found))
             truth = float(np.mean([x[0].mean() for x, _ in draws]))  # the same rate everywhere, so of any size
-            line(
-                f"rate, {name}: score, t", ((clusters.mean_of(x[0], groups=g, random_seed=0), truth) for x, g in draws)
-            )
+            line(f"rate, {name}: score, t", ((rate(x[0], groups=g), truth) for x, g in draws))
             line(f"rate, {name}: ignored", ((stats.wilson(int(x[0].sum()), x[0].size), truth) for x, _ in draws))
 
 
@@ -176,12 +187,9 @@ def stratified(count: int) -> None:
         rates = np.repeat(np.linspace(0.2, 0.9, 57), each)
         draws = [(rng.random((2, rates.size)) < rates).astype(np.float64) for _ in range(count)]
         truth, name = float(rates.mean()), f"57 subjects of {each}"
-        line(f"rate, {name}: strata", ((clusters.mean_of(x[0], strata=strata, random_seed=0), truth) for x in draws))
+        line(f"rate, {name}: strata", ((rate(x[0], strata=strata), truth) for x in draws))
         line(f"rate, {name}: ignored", ((stats.wilson(int(x[0].sum()), x[0].size), truth) for x in draws))
-        line(
-            f"difference, {name}: strata",
-            ((clusters.paired_difference(x[0], x[1], strata=strata, random_seed=0), 0.0) for x in draws),
-        )
+        line(f"difference, {name}: strata", ((difference(x, strata=strata), 0.0) for x in draws))
 
 
 def few_flips(count: int) -> None:
@@ -193,7 +201,7 @@ def few_flips(count: int) -> None:
             drops = [-(rng.random(len(groups)) < margin).astype(np.float64) for _ in range(count)]
             score, plain = [], []
             for drop in drops:
-                ours = clusters.paired_difference(1 + drop, np.ones(drop.size), groups=groups, random_seed=0, level=0.9)
+                ours = difference([1 + drop, np.ones(drop.size)], groups=groups, level=0.9)
                 theirs = cluster_t(drop, groups, level=0.9)
                 score.append(ours is not None and ours.low > -margin)
                 plain.append(theirs.low > -margin)
@@ -212,8 +220,10 @@ def recipes_clustered(count: int) -> None:
             own = [np.repeat(rng.normal(0, 0.6, number), each) for _ in range(2)]  # a recipe's, in every seed
             pairs.append([side(rng, item + gain, 3, 0.01) for gain in own])
         name = f"two recipes, {number} passages of {each}, 3 seeds a side"
-        line(f"{name}: clusters", ((clusters.two_way(a, b, groups=groups, random_seed=0), 0.0) for a, b in pairs))
-        line(f"{name}: ignored", ((stats.two_way_bootstrap(a, b, 0), 0.0) for a, b in pairs))
+        for words, tied in (("clusters", groups), ("ignored", None)):
+            apart = [[clusters.units(side, groups=tied) for side in (a, -b)] for a, b in pairs]
+            known = [[side for side in sides if side is not None] for sides in apart]
+            line(f"{name}: {words}", ((crossed_estimate(sides, 0).interval(), 0.0) for sides in known))
 
 
 def main() -> None:

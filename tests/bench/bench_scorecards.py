@@ -23,7 +23,7 @@ from harness.json_file import read_jsonl
 from harness.records import Score
 from harness.scoring.suites import Suite
 from harness.scoring.summary import summarise
-from harness.stats import clusters, power
+from harness.stats import clusters, contrasts, power
 from harness.stats.classification import per_label
 from harness.store import write_jsonl
 
@@ -88,7 +88,10 @@ def columns(a: list[Score], b: list[Score], metric: str) -> tuple[stats.Floats, 
 def three(x: stats.Floats, y: stats.Floats, groups: list[str] | None, strata: list[str] | None) -> int:
     """Both students' intervals, that of the difference, what it could have seen, and its p values."""
     for side in (x, y):
-        clusters.mean_of(side, random_seed=0, groups=groups, strata=strata)
+        mean = clusters.mean_estimate(side, random_seed=0, groups=groups, strata=strata)
+        if mean is None:
+            raise RuntimeError("too few clusters")
+        mean.interval()
     difference = clusters.difference_estimate(x, y, random_seed=0, groups=groups, strata=strata)
     if difference is None:
         raise RuntimeError("too few clusters")
@@ -116,8 +119,9 @@ def intervals(a: list[Score], b: list[Score], clock: Clock) -> int:
     seeds = [np.stack([column(side, "accuracy")] * 3) for side in (a, b)]
     for shift, side in enumerate(seeds):
         side[1:] = np.roll(side[1:], 5 * shift + 5, axis=1)
-    clock.time("two-way interval, 3 seeds a side", lambda: clusters.two_way(seeds[0], seeds[1], random_seed=0))
-    clock.time("two-way interval, passages", lambda: clusters.two_way(seeds[0], seeds[1], random_seed=0, groups=groups))
+    for words, tied in (("", None), (", passages", groups)):
+        recipes = partial(contrasts.difference, seeds[0], seeds[1], random_seed=0, groups=tied)
+        clock.time(f"interval of 3 seeds a side{words}", recipes)
     return found + 2
 
 
