@@ -90,7 +90,7 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
     question = question_of(run)
     if question != baseline.question:
         terminal.say(f"the baseline was blessed to ask about {baseline.question}; ship now asks about {question}")
-    rules: list[tuple[Rule, Evidence]] = []
+    paired: list[tuple[Rule, Evidence]] = []
     failed: list[Decision] = []
     plain: list[Decision] = []
     for name, one in found.items():
@@ -111,8 +111,8 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
             if of_all_together(one, rule.metric):
                 plain.append(_compared(rule, one, question))
             else:
-                rules.append((rule, _evidence(run, baseline, then, one, rule, shared)))
-    decided = gate.decide(rules, question) + plain + failed
+                paired.append((rule, _evidence(run, baseline, then, one, rule, shared)))
+    decided = gate.decide(paired, question) + plain + failed
     order = list(found)
     decided.sort(key=lambda d: order.index(d.rule.suite))
     return baseline, next(iter(found.values())).student, decided
