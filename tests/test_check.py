@@ -366,6 +366,20 @@ def test_a_metric_without_values_per_item(gate: Stored) -> None:
     refused(gate, "blessed without words", "harness bless shop")
 
 
+@pytest.mark.parametrize("bound", ["margin", "margin_share"])
+def test_a_margin_on_what_is_neither_good_nor_bad_needs_its_direction(gate: Stored, bound: str) -> None:
+    for metric in ("kl_from_base", "words"):
+        gate.suite(limits={metric: {bound: 0.1}})
+        refused(gate, f"suites/shop.yaml: limits: {metric}: ", "better: higher, or better: lower")
+        with pytest.raises(UsageError, match="better: higher, or better: lower"):
+            gate.bless()
+    gate.suite(limits={"words": {bound: 0.5, "better": "lower"}})
+    gate.bless()
+    assert gate.check() == 0
+    gate.suite(limits={"words": {"max": 9.0}})  # a bound on the value itself has its direction
+    assert gate.check() == 0
+
+
 def test_another_version_of_the_suite(gate: Stored) -> None:
     gate.suite(version=2, changes={"2": "2026-01-01: more items"}, limits=MARGIN)
     gate.store(rate(0.8))

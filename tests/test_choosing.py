@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.choosing import MOST_ITEMS, choose, dev_items, most_tries, trial, ways_tried
 from harness.config import Run, TaskFile, load_run
-from harness.prompting import Untuned, even_shots, untuned
+from harness.prompting import Asker, Untuned, answer_room, even_shots, untuned
 from harness.records import FORMS, Completion, Form, Item, Message, Score, Seed, Way
 from harness.scoring.asking import Ending, answer_ids
 from harness.scoring.suites import AnswersSuite, LabelsSuite, Suite
@@ -131,6 +131,50 @@ def test_examples_are_shown_evenly_and_as_many_as_fit() -> None:
     assert some(99, room=8) == "abcabc"
     assert some(5, free=True) == "aaaab"
     assert (some(99, room=2), even_shots((), 4, lambda shots: True)) == ("", ())
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 60), st.integers(0, 60), st.booleans())
+def test_as_many_examples_are_shown_as_the_way_says(labels: list[int], number: int, room: int, free: bool) -> None:
+    """What fits of a number is found again by its own count, however uneven the labels: a way is what is asked."""
+    seeds = [Seed(text=f"text {i}", label=f"label {label}") for i, label in enumerate(labels)]
+
+    def some(number: int, room: int) -> tuple[Any, ...]:
+        return even_shots(seeds, number, lambda shots: len(shots) <= room, free)
+
+    shots = some(number, room)
+    assert some(len(shots), room) == shots
+    assert len(shots) <= max(number, 1 if free else len(set(labels)))
+    assert len(shots) <= room
+    assert set(some(len(seeds), len(seeds))) == set(seeds), "all seeds are within reach"
+
+
+class Words:
+    """One token a word, and a context of 300."""
+
+    max_length = 300
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(zlib.crc32(word.encode()) for word in text.split())
+
+
+@pytest.mark.parametrize(("max_tokens", "gold", "room"), [(16, 2, 64), (256, 2, 256), (16, 120, 120)])
+def test_examples_leave_room_for_the_longest_answer(tmp_path: Path, max_tokens: int, gold: int, room: int) -> None:
+    engine: Any = Words()
+    asked = [Item(text=f"item {i}", answers=("word " * length,)) for i, length in enumerate((1, gold))]
+    assert answer_room(asked, engine, max_tokens) == room
+    shown = project(tmp_path, PAIRS)
+    pool = [Seed(text=f"text {i}", label="a fine answer") for i in range(99)]
+    asker = Asker(shown, "few_shot", asked, engine, answer_room(asked, engine, max_tokens), pool)
+    way = asker.way("completion", 99)
+    prompt = asker.prompt(way)("item 0")
+    assert isinstance(prompt, str)
+    used, example = len(engine.text_ids(prompt)), len(engine.text_ids("Message: text 0 Topic: a fine answer"))
+    assert 300 - room - example < used <= 300 - room
+
+
+def test_a_longest_choice_needs_room_too() -> None:
+    engine: Any = Words()
+    assert answer_room([Item(text="q", choices=("a", "word " * 90), gold=0)], engine, 16) == 90
 
 
 # --- choosing --------------------------------------------------------------------------------------------------

@@ -142,6 +142,17 @@ def test_another_suite_is_compared_on_request_only(two: Stored, capsys: pytest.C
     assert accuracy[-2] == str(now)
 
 
+def test_one_suite_asked_in_two_ways_is_not_called_two_versions(
+    two: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two.store(rate(0.8), notes=["5 shots instead of 25"])  # of the run shop
+    with pytest.raises(UsageError, match="no suite that both were scored on with the same items"):
+        told(two, capsys, "other", "shop")
+    assert "shop: not compared: it was asked in two ways; --common" in capsys.readouterr().out
+    lines = told(two, capsys, "other", "shop", common=True)
+    assert lines[0].startswith("shop: it was asked in two ways; compared on the ")
+
+
 def test_shared_items_of_the_same_suite_are_all_of_them(two: Stored) -> None:
     run = load(two, "shop")
     one = side("shop", lambda name: load(two, name))

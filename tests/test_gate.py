@@ -258,6 +258,15 @@ def test_a_recipe_without_change_is_the_same_weights_too() -> None:
     assert one(margin(0.001), same, RECIPE).shade == "the same weights"
 
 
+def test_a_recipe_of_other_students_that_changed_nothing_passes_no_margin_by_that_alone() -> None:
+    right = np.ones((3, 50))
+    found = one(margin(0.001), Evidence(right, right), RECIPE)
+    assert found.difference is not None
+    assert found.difference.low < -0.001 < 0.001 < found.difference.high
+    assert found.verdict == "not enough data"
+    assert one(margin(0.2), Evidence(right, right), RECIPE).verdict == "pass"
+
+
 def test_passages_that_flip_as_a_whole_count_as_passages() -> None:
     # 50 passages of 8; two lose all of theirs, two win all: sqrt(4 x 64) / 400 = 0.04 instead of sqrt(32) / 400
     before, now = np.ones((1, 400)), np.ones((1, 400))

@@ -157,6 +157,25 @@ def test_what_dev_items_cannot_tell_apart_stays() -> None:
     assert within_chance([np.full((1, 80), np.nan), poor], ALONE, 0) == [0, 1]  # what cannot be told stays
 
 
+def test_a_recipe_beside_a_single_training_is_no_claim_about_recipes(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    own = [("shop", cell(12, random_seed=seed), labelled(0.8, seed)) for seed in (1, 2, 3)]
+
+    def questions(*rivals: tuple[str, Cell, Answer]) -> set[str]:
+        store(run, [*own, *rivals])
+        results = load_results(run.folder)
+        found = headline(results, arms(results, "shop"), "tiny", 0)
+        assert isinstance(found, Headline)
+        return {found.alone.question, *(one.difference.question for one in found.alternatives)}
+
+    lone = ("shop", reference(12, "seeds_only"), labelled(0.6, 4))
+    assert questions(lone) == {"these weights"}
+    assert questions(("shop", cell(12, "seeds_only"), labelled(0.6, 4))) == {"these weights"}
+    assert questions(("shop", cell(0), labelled(0.6, 4))) == {"this recipe"}  # an untuned model is trained by nobody
+    three = [("shop", cell(12, "seeds_only", seed), labelled(0.6, 4 + seed)) for seed in (1, 2, 3)]
+    assert questions(*three) == {"this recipe"}
+
+
 def test_a_metric_of_which_less_is_better_turns_the_verdict(tmp_path: Path) -> None:
     run = shop(tmp_path)
 

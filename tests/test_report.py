@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from harness.config import Run, load_run
 from harness.errors import UsageError
 from harness.records import Cell, Item, Score
 from harness.report import report
+from harness.results import load_results
 from harness.scoring.suites import Suite
 from harness.store import Manifest, write_manifest
 from tests.project import Quiet, write_project
-from tests.stored import write_cards, write_cells
+from tests.stored import write_cards, write_cells, write_items
 from tests.test_markdown import READER, flat, inlines, seen
 
 Answer = Callable[[int, Item], dict[str, Any]]  # (place, item) -> fields of its Score
@@ -187,6 +189,37 @@ def test_three_seeds_ask_about_the_recipe(tmp_path: Path) -> None:
     text = reported(run, [("shop", cell(0), labelled(0.5, 1)), *tuned])
     assert "asking about this recipe" in text
     assert "items and random seeds vary" in text
+
+
+def test_macro_f1_of_a_label_without_items_is_the_cards(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    write_items(tmp_path, 60)  # two of the task's three labels
+    run = load_run(run.root / "runs/shop.yaml")
+
+    def confused(i: int, item: Item) -> dict[str, Any]:
+        said = "account" if drawn(i) < 0.3 else item.choices[item.gold or 0]
+        return {"status": "scored", "output": said, "values": {"accuracy": float(said != "account")}}
+
+    text = reported(run, [("shop", cell(0), labelled(0.5, 1)), ("shop", cell(12), confused)])
+    card = load_results(run.folder).cards[1]
+    heads = next(line for line in text.splitlines() if line.startswith("| asked |")).split("|")
+    row = next(line for line in text.splitlines() if line.startswith("| tiny, 12 rows")).split("|")
+    assert row[heads.index(" macro-F1 ")].strip() == f"{card.metrics['macro_f1']:.3f}"
+    assert card.metrics["macro_f1"] < 0.6, "the label without items counts as 0"
+
+
+def test_what_changed_is_counted_in_passages_where_items_share_them(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "tiny", eval={"suites": ["shop"], "reference": None})
+
+    def flipping(*wrong: int) -> Answer:
+        return lambda i, item: labelled(0.0 if i // 4 in wrong else 1.0, 0)(i, item)
+
+    scored = [("shop", cell(0), flipping()), ("shop", cell(4), flipping(0)), ("shop", cell(12), flipping(0, 1))]
+    for groups, unit in ((False, "items"), (True, "passages")):
+        write_items(tmp_path, 80, **({"group": lambda i: f"passage {i // 4}"} if groups else {}))
+        text = reported(load_run(path), scored)
+        assert re.search(rf"only \d+ of \d+ {unit} changed", text)
+        assert not re.search(rf"only \d+ of \d+ {'items' if groups else 'passages'} changed", text)
 
 
 def test_numbers_below_zero_and_neutral_ones(tmp_path: Path) -> None:
