@@ -53,8 +53,8 @@ def chosen_ways(run: Run) -> dict[tuple[str, str], Way]:
     """(student, prompting) -> how eval asked it on the run's first suite of the task; empty before eval."""
     if not (run.folder / "eval" / "scorecards.json").is_file():
         return {}
-    chosen = [card for card in load_results(run.folder).cards if card.choice is not None]
-    return {(card.student, card.prompting): card.choice.way for card in reversed(chosen) if card.choice is not None}
+    cards = reversed(load_results(run.folder).cards)
+    return {(card.student, card.prompting): card.choice.way for card in cards if card.choice is not None}
 
 
 def answer(

@@ -8,6 +8,7 @@ judges every row, so that changing one filter asks the teacher nothing.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections import Counter
@@ -73,7 +74,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
             filter_.check(run.root)
     context = filter_context(run, teacher, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
-    ask = Asker(cache, engine, stop)
+    ask = Asker(cache, functools.cache(engine), stop)
     try:
         calibrations = calibrate_judges(run, context, ask, terminal)
         rows, lost, funnel = _rounds(run, teacher, own, context, calibrations, ask, terminal)
@@ -87,17 +88,18 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     write_jsonl(folder / DROPPED, [*rejected, *(one for one in lost if one.lost != "failed")])
     write_json(folder / "funnel.json", funnel.model_dump())
     problem = too_few(run, funnel, rejected, lost)
-    summary = f"{funnel.kept} rows kept of {funnel.requested} asked"
+    # failures are asked again
+    partial = ask.cut_short or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted)
+    guarded = guarded_suites(run)
     write_manifest(
         folder,
         Manifest(
             stage="augment",
-            inputs=inputs_digest(run, teacher, guarded_suites(run)),
+            inputs=inputs_digest(run, teacher, guarded),
             settings=rows_source(run),
-            suites=guarded_suites(run),
-            # failures are asked again
-            partial=stop() or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted),
-            summary=summary,
+            suites=guarded,
+            partial=partial,
+            summary=f"{funnel.kept} rows kept of {funnel.requested} asked",
             environment=environment(run.root),
         ),
         [folder / name for name in (KEPT, DROPPED, "funnel.json")],
@@ -106,7 +108,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     if stop():
         raise Interrupted(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
-            f" every finished call is kept; go on with: make augment RUN={run.name}"
+            f" every finished call is kept{f'; go on with: make augment RUN={run.name}' if partial else ''}"
         )
     if problem is not None:
         raise problem
@@ -118,18 +120,13 @@ class Asker:
     """Answers requests from the cache or the engine, each once, and keeps count of what that took."""
 
     cache: CallCache
-    engine: Callable[[], Generator]
+    engine: Callable[[], Generator]  # builds it at most once
     stop: Stop
     answers: dict[str, Completion] = field(default_factory=dict)  # by request key
     paid: int = 0
     fresh_tokens: int = 0  # generated now
     seconds: float = 0.0  # spent generating now
-    _built: Generator | None = None
-
-    def _engine(self) -> Generator:
-        if self._built is None:
-            self._built = self.engine()
-        return self._built
+    cut_short: bool = False  # whether the stop left something unasked
 
     def __call__(
         self, requests: Sequence[Request], tick: Callable[[int], None] = lambda answered: None
@@ -137,7 +134,7 @@ class Asker:
         """Completions by request key; those missing at the end were stopped. `tick` hears of each answer."""
         new = {r.key: r for r in requests if r.key not in self.answers}
         started, paid_before = time.monotonic(), self.paid
-        for completion, paid in cached(list(new.values()), self.cache, self._engine, self.stop):
+        for completion, paid in cached(list(new.values()), self.cache, self.engine, self.stop):
             self.answers[completion.request] = completion
             self.paid += paid
             self.fresh_tokens += completion.completion_tokens * paid
@@ -147,6 +144,7 @@ class Asker:
         if self.paid > paid_before:
             self.seconds += time.monotonic() - started
         found = {r.key: self.answers[r.key] for r in requests if r.key in self.answers}
+        self.cut_short |= any(key not in found for key in new)
         failed = [c for c in self.answers.values() if c.finish_reason == "error"]
         if failed and len(failed) == len(self.answers):
             raise MachineError(f"all {len(failed)} calls to the teacher failed; the first said: {failed[0].error}")
@@ -312,7 +310,10 @@ def _rounds(
         requests = requests_for(run, teacher, count)
         parsed, judged, requested = _round(run, requests, total, context, calibrations, ask, terminal)
         kept = Counter("" if run.task.free else r.row.label for r in judged if all(v.keep for v in r.verdicts))
-        count = None if ask.stop() else next_round(run, count, kept)
+        count = next_round(run, count, kept)
+        if ask.stop():
+            ask.cut_short |= count is not None
+            break
         if count is not None:
             more = sum(count.values()) - total
             terminal.say(f"{sum(kept.values())} of {run.file.augment.rows} rows so far; asking {more} more")
@@ -350,6 +351,7 @@ def _round(
             judged = judge_rows(run, parsed.rows, context, calibrations, ask, tick)
             kept = sum(all(v.keep for v in r.verdicts) for r in judged)
             if ask.stop():
+                ask.cut_short |= len(asked) < total
                 break
             if not kept:
                 return parsed, judged, len(asked)

@@ -74,9 +74,9 @@ def cause(funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) ->
         kind, count = filters.most_common(1)[0]
         share = f"the filter {kind} drops {count} of {funnel.kept + len(rejected)} rows"
         reasons = [v.reason for reject in rejected for v in reject.verdicts if v.filter == kind and not v.keep]
-    alike = Counter(re.sub(r"\d+(\.\d+)?|'.*'", "#", reason) for reason in reasons).most_common(1)[0][0]
-    example = next(r for r in reasons if re.sub(r"\d+(\.\d+)?|'.*'", "#", r) == alike)
-    return f"{share}, most of them so: {example}"
+    alike = [re.sub(r"\d+(\.\d+)?|'.*'", "#", reason) for reason in reasons]
+    commonest = Counter(alike).most_common(1)[0][0]
+    return f"{share}, most of them so: {reasons[alike.index(commonest)]}"
 
 
 def too_few(run: Run, funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) -> HarnessError | None:

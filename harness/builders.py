@@ -36,9 +36,8 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
     def judge(name: str) -> Judge:
         from harness.models import resolve
 
-        identity, engine = teacher_of(run, Terminal())
         if not name:
-            return Judge(identity, identity, engine)
+            return Judge(*teacher_of(run, Terminal()))
         model = resolve(name, run.cache, root=run.root)
 
         def build() -> Generator:
@@ -46,7 +45,7 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
 
             return TransformersEngine(model.folder, device=file.device, batch_tokens=file.batch_tokens)
 
-        return Judge(model.identity, identity, build)
+        return Judge(model.identity, build)
 
     return Openers(student, embedder, judge)
 

@@ -6,6 +6,7 @@ asked: its answer is waited for, after everything that nobody asks yet.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -91,7 +92,7 @@ class CallCache:
         self._file.close()
 
     def _drop(self, damaged: Sequence[tuple[bytes, bytes, bytes]]) -> None:
-        texts = [(key.decode(errors="replace") if isinstance(key, bytes) else key, text) for key, text, _ in damaged]
+        texts = [(key.decode(errors="replace"), text) for key, text, _ in damaged]
 
         def delete(db: sqlite3.Connection) -> None:
             db.executemany("DELETE FROM calls WHERE key = ? AND CAST(completion AS BLOB) = CAST(? AS BLOB)", texts)
@@ -111,7 +112,7 @@ def cached(
     iterator ends once those in flight are back. Equal requests are asked once.
     """
     missing = {request.key: request for request in requests}
-    built: Generator | None = None
+    built = functools.cache(engine)
     polls = 0
     while True:
         for key, completion in cache.get(list(missing)).items():
@@ -129,8 +130,7 @@ def cached(
             continue
         handed_out: list[str] = []
         try:
-            built = built or engine()
-            for completion in _asked(chain([first], claimed), handed_out, cache, built):
+            for completion in _asked(chain([first], claimed), handed_out, cache, built()):
                 yield completion, True
         finally:
             cache.release()

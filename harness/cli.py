@@ -55,11 +55,12 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
     models_exist(loaded)  # before a teacher is paid
     terminal = Terminal()
     if dry_run:
-        from harness.models import from_hub
+        from harness.models import ready
         from harness.plan import plan_augment, tokens_of_teacher
 
         teacher = loaded.file.teacher
-        unseen = bool(teacher and teacher.engine in ("vllm", "transformers") and from_hub(teacher.model, loaded.root))
+        loads = teacher is not None and teacher.engine in ("vllm", "transformers")
+        unseen = loads and not ready(loaded.teacher.model, loaded.cache, loaded.root)
         identity = f"{loaded.teacher.model}@newest" if unseen else teacher_of(loaded, terminal)[0]
         terminal.say(plan_augment(loaded, identity, tokens_of_teacher(loaded, unseen)))
         return

@@ -36,11 +36,7 @@ def without_thinking(text: str) -> str:
     return "".join(answer).strip()
 
 
-class NoJson:
-    """Stands where there is no JSON value; null is one."""
-
-
-NO_JSON = NoJson()
+NO_JSON: Any = object()  # stands for 'no JSON value found'; None would be JSON's null
 
 
 def find_json(text: str) -> Any:
@@ -61,7 +57,9 @@ def _first_inside(text: str) -> Any:
     first_list: Any = NO_JSON
     end = 0
     for number, start in enumerate(re.finditer(r"[{\[]", text)):
-        if start.start() < end or number >= MOST_STARTS:
+        if number >= MOST_STARTS:
+            break
+        if start.start() < end:
             continue
         try:
             value, end = decoder.raw_decode(text, start.start())

@@ -77,6 +77,11 @@ class Mistakes:
         raise UsageError("\n".join([*said, *([f"and {more} more"] if more else [])]))
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, on one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest allowed name, or '' when none is close."""
     close = difflib.get_close_matches(name, [other for other in allowed if other != name], n=1, cutoff=0.5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from harness.calls import CallCache, cached
 from harness.choosing import MOST_ITEMS, choose, ways_tried
@@ -41,7 +42,6 @@ from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 5
 
-T = TypeVar("T")
 Opener = Callable[[Path, Path | None], StudentEngine]  # base folder, adapter folder -> a loaded student
 
 
@@ -50,7 +50,6 @@ class Judge:
     """A model that judges free text."""
 
     identity: str  # name@revision
-    teacher: str  # the identity of the model that wrote the rows
     open: Callable[[], Generator]
 
 
@@ -93,8 +92,8 @@ class Examiner:
 
     def __init__(self, run: Run, cast: Cast, openers: Openers, terminal: Terminal, stop: Stop) -> None:
         self.run, self.cast, self.openers, self.terminal, self.stop = run, cast, openers, terminal, stop
-        self.embedder = _once(openers.embedder)
-        self.dictionary = _once(english)
+        self.embedder = functools.cache(openers.embedder)
+        self.dictionary = functools.cache(english)
         self.tasks: dict[str, list[Any]] = {}  # benchmark suite -> its tasks with rows
         self._loaded: tuple[tuple[Path, Path | None], StudentEngine] | None = None
         self._said: set[str] = set()
@@ -115,18 +114,6 @@ class Examiner:
         """Another engine, built when the student in memory has been let go."""
         self._loaded = None
         return build()
-
-
-def _once(build: Callable[[], T]) -> Callable[[], T]:
-    """The same, built at the first call and kept."""
-    built: list[T] = []
-
-    def get() -> T:
-        if not built:
-            built.append(build())
-        return built[0]
-
-    return get
 
 
 def _no_step(what: str) -> None:
@@ -200,7 +187,7 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
     judge = examiner.openers.judge(rubric.judge)
     cache = CallCache(run.cache / "calls.sqlite", examiner.terminal.say)
     try:
-        engine = _once(lambda: examiner.alone(judge.open))
+        engine = functools.cache(lambda: examiner.alone(judge.open))
 
         def answers(requests: Sequence[Request]) -> list[Completion]:
             return [completion for completion, _ in cached(requests, cache, engine, examiner.stop)]
@@ -210,7 +197,9 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
         cache.close()
     if examiner.stop():
         raise Interrupted("stopped while the judge was asked; every answer is kept")
-    quality = rubric.judge_quality(items, outputs, found, judge.identity, judge.teacher)
+    rows = largest_rows(run, examiner.cast.cells)
+    teacher = next((row.provenance.teacher for row in rows if row.provenance.teacher), "")
+    quality = rubric.judge_quality(items, outputs, found, judge.identity, teacher)
     values = dict(zip((s.item for s in answered), rubric.values(items, outputs, found, judge.identity), strict=True))
     silent = {"status": "failed", "error": "the judge did not answer both orders"}
     merged = tuple(

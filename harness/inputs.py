@@ -7,7 +7,6 @@ A file counts by its content, not by its path.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from harness.filters import Contamination
 from harness.records import digest
 from harness.scoring.benchmark_rows import fingerprint
 from harness.scoring.suites import BenchmarkSuite, Suite
+from harness.store import content_digest
 
 # how a teacher is reached and what it costs: the same model writes the same rows
 REACHED = {
@@ -95,7 +95,7 @@ def scores_source(run: Run) -> str:
 def suite_source(suite: Suite, root: Path) -> str:
     """What was scored? 64 hex digits over a suite's rules, items, and the files that its rules name."""
     files = named_files(suite.spec, root, {"items", "documents"})
-    return digest("asked", suite.digest, {name: content(path) for name, path in files})
+    return digest("asked", suite.digest, {name: content_digest(path) for name, path in files})
 
 
 def identity(value: Any, root: Path, without: Collection[str] = ()) -> Any:
@@ -113,7 +113,7 @@ def identity(value: Any, root: Path, without: Collection[str] = ()) -> Any:
         return [[str(key), identity(found, root)] for key, found in value.items()]
     if isinstance(value, tuple | list):
         return [identity(found, root) for found in value]
-    return content(root / value) if isinstance(value, str) and is_file(value, root) else value
+    return content_digest(root / value) if isinstance(value, str) and is_file(value, root) else value
 
 
 def named_files(value: Any, root: Path, without: Collection[str] = (), name: str = "") -> Iterator[tuple[str, Path]]:
@@ -138,12 +138,6 @@ def is_file(value: str, root: Path) -> bool:
         return value != "" and (root / value).is_file()
     except OSError:  # longer than any path
         return False
-
-
-def content(path: Path) -> str:
-    """64 hex digits over a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fields(model: BaseModel) -> Iterator[tuple[str, Any, Any]]:

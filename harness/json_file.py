@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import UsageError, nearest
+from harness.text import has_lone_surrogate
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,20 +26,28 @@ _MAY_BE_ODD = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}|\\u[dD][89a-fA-F]")
 NUMBERS = "a number must be finite; leave out what is missing"
 
 
-class NoJSON(UsageError):
+class NotJson(UsageError):
     """A text that is no JSON at all."""
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, without the byte order mark some editors begin it with.
-
-    Raises UsageError naming the file and the nearest one there, or the first byte that is not UTF-8.
-    """
+def read_bytes(path: Path, what: str = "") -> bytes:
+    """The content of a user's file. Raises UsageError naming it, `what` it is, and the nearest one there."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise UsageError(f"{path}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
+        place = f"{path}: {what}" if what else str(path)
+        raise UsageError(f"{place}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
+
+
+def read_text(path: Path, what: str = "") -> str:
+    """A text file in UTF-8, without the byte order mark some editors begin it with; every line ends with \\n.
+
+    Raises UsageError as `read_bytes`, or naming the first byte that is not UTF-8.
+    """
+    try:
+        text = read_bytes(path, what).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
 
@@ -46,7 +55,7 @@ def read_text(path: Path) -> str:
 def parse_json(text: str, path: Path | str, line: int | None = None) -> Any:
     """The value of a JSON text that stands in `path`, at `line` where it is a part of it.
 
-    Raises NoJSON for a text that is none, and UsageError naming place and name for a name that stands twice in one
+    Raises NotJson for a text that is none, and UsageError naming place and name for a name that stands twice in one
     object, NaN and infinity, half of a surrogate pair, and nesting beyond MAX_DEPTH.
     """
     place = f"{path}:{line}" if line else str(path)
@@ -63,11 +72,11 @@ def parse_json(text: str, path: Path | str, line: int | None = None) -> Any:
         value = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         where = f"{path}:{(line or 1) + error.lineno - 1}"
-        raise NoJSON(f"{where}: not valid JSON: {error.msg} (column {error.colno})") from error
+        raise NotJson(f"{where}: not valid JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
         raise UsageError(f"{place}: lists and objects are nested deeper than {MAX_DEPTH}") from error
     except ValueError as error:  # a number of thousands of digits
-        raise NoJSON(f"{place}: not valid JSON: {error}") from error
+        raise NotJson(f"{place}: not valid JSON: {error}") from error
     if text.count("[") + text.count("{") > MAX_DEPTH or _MAY_BE_ODD.search(text):
         check_values(value, place)
     return value
@@ -83,7 +92,7 @@ def check_values(value: Any, place: str) -> None:
             raise UsageError(f"{place}: lists and objects are nested deeper than {MAX_DEPTH}")
         if isinstance(part, float) and not math.isfinite(part):
             raise UsageError(f"{where}: {json.dumps(part)}: {NUMBERS}")
-        if isinstance(part, str) and any("\ud800" <= letter <= "\udfff" for letter in part):
+        if isinstance(part, str) and has_lone_surrogate(part):
             raise UsageError(f"{where}: half of a surrogate pair is no text")
         if isinstance(part, dict):
             waiting += [(name, depth, key) for key in part]
@@ -111,18 +120,19 @@ def parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
 
 def read_jsonl(path: Path, model: type[M]) -> list[tuple[int, M]]:
     """(line number, record) of every line that is not blank. Raises UsageError naming file, line and field."""
-    found: list[tuple[int, M]] = []
-    for number, line in lines_of(path):
-        row = parse_object(line, path, number)
-        try:
-            found.append((number, model.model_validate(row)))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = ".".join(str(part) for part in first["loc"])
-            fields = ", ".join(model.model_fields)
-            if first["type"] == "extra_forbidden":
-                hint = nearest(name, model.model_fields)
-                raise UsageError(f"{path}:{number}: {name}: unknown field{hint}; allowed: {fields}") from error
-            what = f"{name}: {first['msg']}" if name else first["msg"]
-            raise UsageError(f"{path}:{number}: {what}; each line is a JSON object with {fields}") from error
-    return found
+    return [(number, record(parse_object(line, path, number), model, path, number)) for number, line in lines_of(path)]
+
+
+def record(row: Mapping[str, Any], model: type[M], path: Path, number: int) -> M:
+    """The record that a line of JSON lines holds. Raises UsageError naming file, line and field."""
+    try:
+        return model.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        fields = ", ".join(model.model_fields)
+        if first["type"] == "extra_forbidden":
+            hint = nearest(name, model.model_fields)
+            raise UsageError(f"{path}:{number}: {name}: unknown field{hint}; allowed: {fields}") from error
+        what = f"{name}: {first['msg']}" if name else first["msg"]
+        raise UsageError(f"{path}:{number}: {what}; each line is a JSON object with {fields}") from error

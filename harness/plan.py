@@ -16,14 +16,14 @@ from harness.evaluate import inputs_digest as eval_digest
 from harness.examples import path_of
 from harness.filters import Context, Judge
 from harness.gate.shipped import ship_cells
-from harness.models import from_hub, resolve
+from harness.models import ready, resolve
 from harness.noise import PASSES
 from harness.records import Item, Request
 from harness.rows import own_rows, seed_rows
 from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
 from harness.store import finished
 from harness.subjects import TEACHER, read_cast
-from harness.training.grid import base_key, cells_of
+from harness.training.grid import base_key, cells_of, plan
 
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
 
@@ -108,13 +108,11 @@ def _price(run: Run, tokens: float, furthest: float, most: int) -> list[str]:
 
 def plan_train(run: Run) -> str:
     """Cells, updates and tokens of train; cells already trained are marked."""
-    from harness.train import plan
-
     lines = [f"train {run.name} would tune:"]
     todo = 0
     for planned in plan(run):
         todo += 0 if planned.trained else planned.tokens
-        state = {True: "stored", False: "to do", None: "rows not made yet"}[planned.trained]
+        state = {True: "stored", False: "to do", None: "rows or student not there yet"}[planned.trained]
         lines.append(
             f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.updates:>6} updates"
             f"{planned.tokens:>10} tokens  {state}"
@@ -143,8 +141,8 @@ def plan_eval(run: Run) -> str:
         asked += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
         asked += _judged(suite, cards)
         lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
-    if any(from_hub(name, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
-        return "\n".join(lines)  # what is stored is known by a model's weights, and a plan downloads none
+    if not all(ready(name, run.cache, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
+        return "\n".join(lines)  # what is stored is known by a model's weights, and a plan makes none ready
     try:
         cast = read_cast(run)
     except UsageError:
@@ -179,10 +177,10 @@ def plan_agree(run: Run) -> str:
 
 def _untuned(run: Run) -> int:
     """Models that are asked as they are, each once."""
-    # a plan downloads nothing: of a model on the hub only the name is known
+    # a plan makes no model ready: of one that is not, only the name is known
     return len(
         {
-            name if from_hub(name, run.root) else base_key(resolve(name, run.cache, root=run.root))
+            base_key(resolve(name, run.cache, root=run.root)) if ready(name, run.cache, run.root) else name
             for name in _untuned_names(run)
         }
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import string
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from pydantic import BaseModel
 
 from harness import sandbox, template_syntax
 from harness.errors import UsageError, nearest
+from harness.json_file import read_text
+from harness.text import has_lone_surrogate
 
 MAX_SOURCE = 100_000  # characters of a template
 MAX_RENDERED = 200_000  # characters of a prompt
@@ -62,31 +65,23 @@ def plain(value: Any) -> Any:
 
 def load(path: Path) -> Template:
     """Compile one template file. Raises UsageError for a missing, oversized or malformed one."""
-    try:
-        source = path.read_text(encoding="utf-8-sig")  # a byte order mark is no part of a prompt
-    except (OSError, UnicodeDecodeError) as error:
-        missing = isinstance(error, OSError)
-        siblings = sorted(p.name for p in path.parent.glob("*.j2")) if missing and path.parent.is_dir() else []
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"{path}: cannot read the template: {reason}{nearest(path.name, siblings)}") from error
-    return compile_template(path, source)
+    return compile_template(path, read_text(path))
 
 
 def compile_template(path: Path, source: str) -> Template:
     """Compile a template from its text; `path` is for messages. Raises as `load`."""
     if len(source) > MAX_SOURCE:
         raise UsageError(f"{path}: {len(source)} characters; a template has at most {MAX_SOURCE}")
+    for number, line in enumerate(source.split("\n"), start=1):
+        if has_lone_surrogate(line):
+            raise UsageError(f"{path}:{number}: half of a surrogate pair, which is no character")
     try:
-        source.encode()
         environment = sandbox.environment()
         tree = template_syntax.rewrite(environment.parse(source))
         code = environment.compile(tree)
         return Template(path, source, jinja2.Template.from_code(environment, code, environment.make_globals(None)))
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"{path}:{error.lineno}: {error.message}") from error
-    except UnicodeEncodeError as error:
-        line = source.count("\n", 0, error.start) + 1
-        raise UsageError(f"{path}:{line}: half of a surrogate pair, which is no character") from error
     except (RecursionError, MemoryError, SyntaxError) as error:
         raise UsageError(f"{_parsed_line(error, path)}: nested too deeply") from error
     except ValueError as error:  # a number of more digits than Python reads
@@ -135,22 +130,18 @@ def _render(template: Template, variables: Mapping[str, Any]) -> str:
 
 def _line(error: BaseException, template: Template) -> str:
     """`path:line` where rendering stood when it failed: Jinja rewrites its frames to the template's lines."""
-    trace, line = error.__traceback__, 0
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{template.path}:{line}" if line else str(template.path)
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+    return f"{template.path}:{lines[-1]}" if lines else str(template.path)
 
 
 def _parsed_line(error: BaseException, path: Path) -> str:
     """`path:line` up to which a template was read when reading it failed."""
-    trace, line = error.__traceback__, 0
-    while trace is not None:
-        names = trace.tb_frame.f_locals
+    line = 0
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        names = frame.f_locals
         if isinstance(names.get("lineno"), int):
             line = names["lineno"]
         elif isinstance(names.get("self"), Parser):
             line = names["self"].stream.current.lineno
-        trace = trace.tb_next
     return f"{path}:{line}" if line else str(path)

@@ -209,12 +209,3 @@ class _Conversation:
 
 def _end(code: int) -> str:
     return f"ended the process (exit code {code})" if code >= 0 else f"ended the process (signal {-code})"
-
-
-def read_file(path: Path, what: str) -> bytes:
-    """The content of a user's own file. Raises UsageError naming it, `what` it is, and the nearest one there."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise UsageError(f"{path}: {what}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error

@@ -10,6 +10,7 @@ from harness.completions import NO_JSON, find_json, without_thinking
 from harness.config import Run
 from harness.records import Completion, Provenance, Request, Row
 from harness.rows import Lost, Step, make_row
+from harness.text import writable
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _lost(step: Step, reason: str, request: Request, completion: Completion) -> 
     return Lost(
         lost=step,
         reason=reason,
-        text=_writable(completion.text or completion.thinking),
+        text=writable(completion.text or completion.thinking),
         request=request.key,
         template=request.origin.template,
         label=request.origin.label,
@@ -96,9 +97,4 @@ def _value(text: str) -> str:
 
 def _clean(text: str) -> str:
     """One line, in characters that a file can hold."""
-    return " ".join(_writable(text).split())
-
-
-def _writable(text: str) -> str:
-    """A lone surrogate cannot be written as UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(writable(text).split())

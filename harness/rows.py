@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import RootModel
-
 from harness.config import Run, TaskFile
 from harness.errors import UsageError
 from harness.examples import path_of, read_examples
 from harness.inputs import rows_source, unguarded_suites
-from harness.json_file import read_jsonl
+from harness.json_file import lines_of, parse_object, read_jsonl, record
 from harness.prompts import Template
 from harness.records import Message, Provenance, Record, Row, Verdict
 from harness.store import read_manifest, remade_by, require_same
@@ -40,14 +38,17 @@ class Lost(Record):
     label: str = ""
 
 
-class _Line(RootModel[Rejected | Lost]):
-    """A line of rejected.jsonl."""
-
-
 def read_rejected(path: Path) -> tuple[tuple[Rejected, ...], tuple[Lost, ...]]:
     """(dropped rows, completions that gave no row) of a rejected.jsonl. Raises UsageError naming the line."""
-    lines = [line.root for _, line in read_jsonl(path, _Line)]
-    return tuple(x for x in lines if isinstance(x, Rejected)), tuple(x for x in lines if isinstance(x, Lost))
+    dropped: list[Rejected] = []
+    lost: list[Lost] = []
+    for number, line in lines_of(path):
+        row = parse_object(line, path, number)
+        if "lost" in row:
+            lost.append(record(row, Lost, path, number))
+        else:
+            dropped.append(record(row, Rejected, path, number))
+    return tuple(dropped), tuple(lost)
 
 
 def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Message, ...]:

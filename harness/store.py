@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ from harness.records import Record, digest
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear message."""
+    """Turn what a disk refuses (it is full, read-only, without locks) into one clear message."""
     try:
         yield
     except OSError as error:
@@ -119,12 +119,15 @@ class Manifest(Record):
         return digest("manifest", self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True))
 
 
+def content_digest(path: Path) -> str:
+    """64 hex digits over a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """16 hex digits over a file; '' where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return content_digest(path)[:16] if path.is_file() else ""
 
 
 def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest | None:
@@ -246,17 +249,18 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 def _lock_file(path: Path, what: str) -> TextIO:
     """The open file, locked; one that its last holder removed meanwhile locks nothing."""
     while True:
-        with disk_errors(path):
+        with disk_errors(path), ExitStack() as opened:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("a+")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.seek(0)
-            holder = handle.read().strip() or "unknown"
-            handle.close()
-            raise MachineError(f"{what} is being worked on by another process (pid {holder}); wait for it") from error
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-                return handle
-        handle.close()
+            handle = opened.enter_context(path.open("a+"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                handle.seek(0)
+                holder = handle.read().strip() or "unknown"
+                raise MachineError(
+                    f"{what} is being worked on by another process (pid {holder}); wait for it"
+                ) from error
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                    opened.pop_all()
+                    return handle

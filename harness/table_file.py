@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import Mistakes, UsageError
+from harness.errors import Mistakes, UsageError, first_line
 from harness.json_file import lines_of, parse_object, read_text
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 Located = tuple[str, dict[str, Any]]  # where a row stands, and its columns
 
-FORMATS = (".jsonl", ".csv", ".parquet")
 MAX_CELL = 10_000_000  # characters of one CSV cell
 INSTALL = "make setup EXTRAS=train, or pip install 'harness[train]'"
 NO_NUMBERS = {f"{sign}{word}" for sign in ("", "-", "+") for word in ("nan", "NaN", "inf", "Inf", "Infinity")}
@@ -31,7 +30,7 @@ def read_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 
     Raises UsageError for a file that cannot be read at all, and for two columns of one name.
     """
-    return {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}[path.suffix](path, mistakes)
+    return READERS[path.suffix](path, mistakes)
 
 
 def jsonl_rows(path: Path) -> list[Located]:
@@ -91,8 +90,9 @@ def _parquet_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", row
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a Parquet file that can be read: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, LookupError, ArithmeticError, pyarrow.ArrowException) as error:
+        # also times that Python cannot hold, each kind of them with an error of its own
+        raise UsageError(f"{path}: not a Parquet file that can be read: {first_line(error)}") from error
 
 
 def _column_names(schema: Schema) -> list[str]:
@@ -110,3 +110,11 @@ def _each_once(names: list[str], place: str) -> None:
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise UsageError(f"{place}: the column {twice[0]!r} stands twice")
+
+
+READERS: dict[str, Callable[[Path, Mistakes], Iterator[Located]]] = {  # by the ending of a file's name
+    ".jsonl": _jsonl_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}
+FORMATS = tuple(READERS)

@@ -24,7 +24,21 @@ CHUNK_CELLS = 2_000_000  # cells of one slice of that comparison: a few tens of 
 PERMUTATIONS = 240  # of a MinHash; has many divisors, so that bands fit any threshold
 RECALL = 0.999  # chance that a pair just at the threshold becomes a candidate
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+
+# --- characters that a file can hold ------------------------------------------------------------------------
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether half of a surrogate pair is in it: JSON can carry one, UTF-8 cannot."""
+    return _SURROGATE.search(text) is not None
+
+
+def writable(text: str) -> str:
+    """`text` with ? for each half of a surrogate pair."""
+    return _SURROGATE.sub("?", text)
+
 
 # --- typography: one way to write a character ---------------------------------------------------------------
 

@@ -20,13 +20,11 @@ from harness.records import digest
 from harness.store import Manifest, finished, folder_atomic, locked, unseal, write_json, write_manifest
 from harness.terminal import Advance, Stop, Terminal
 from harness.training.adapters import seal_adapter
-from harness.training.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance, plan
+from harness.training.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance
 
 if TYPE_CHECKING:
     from harness.chat import Example
     from harness.training.loop import Base
-
-__all__ = ["plan", "table", "train"]
 
 
 def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
@@ -65,7 +63,8 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         write_manifest(folder, record, [folder / "cells.json"])
     terminal.say(table(cells))
     if partial or stop():
-        raise Interrupted(f"stopped: {summary} are trained; go on with: make train RUN={run.name}")
+        more = f"; go on with: make train RUN={run.name}" if partial else ""
+        raise Interrupted(f"stopped: {summary} are trained{more}")
     return trained
 
 

@@ -196,7 +196,7 @@ def test_stopping_keeps_what_was_finished_and_says_how_to_go_on(tmp_path: Path) 
                     stop._since = 1e18
                 yield completion
 
-    with pytest.raises(Interrupted, match="make augment RUN=shop"):
+    with pytest.raises(Interrupted, match="go on with: make augment RUN=shop"):
         augment(run, TEACHER, Stopping, Quiet(), stop)
     funnel = Funnel.model_validate_json((run.folder / "augment" / "funnel.json").read_text())
     assert funnel.pending > 0
@@ -205,6 +205,24 @@ def test_stopping_keeps_what_was_finished_and_says_how_to_go_on(tmp_path: Path) 
     paid, _, _ = run_it(whole)
     assert files(run) == files(whole)
     assert len(engine.asked) == len(paid.asked) - len(answered)
+
+
+def test_a_stop_after_the_last_call_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    whole, run, stop = load(tmp_path / "whole"), load(tmp_path), Stop()
+    calls = len(run_it(whole)[0].asked)
+
+    class Last(Counting):
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            for completion in super().generate(requests):
+                if len(self.asked) == calls:
+                    stop._since = 1e18
+                yield completion
+
+    engine = Last(ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json"))
+    with pytest.raises(Interrupted, match=r"every finished call is kept$"):
+        augment(run, TEACHER, lambda: engine, Quiet(), stop)
+    assert files(run) == files(whole)
+    assert run_it(run)[2] is None
 
 
 def test_own_rows_need_no_teacher(tmp_path: Path) -> None:

@@ -160,6 +160,24 @@ def test_the_cause_is_where_most_ended() -> None:
     assert cause(funnel, (), lost).startswith("3 of 4 calls failed")
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"row": {}, "verdicts": []}', "row.messages: Field required; each line is a JSON object with row, verdicts"),
+        ('{"verdict": []}', "each line is a JSON object with row, verdicts"),
+        ('{"lost": "failed", "reason": "x"}', "request: Field required; each line is a JSON object with lost, reason"),
+        ('{"lost": "gone", "reason": "x", "request": "k"}', "lost: Input should be 'failed'"),
+    ],
+)
+def test_a_line_of_another_version_is_told_by_its_field(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "rejected.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(UsageError) as caught:
+        read_rejected(path)
+    assert str(caught.value).startswith(f"{path}:1: ")
+    assert said in str(caught.value)
+
+
 def test_a_judge_behind_an_endpoint_without_log_probabilities_judges_by_what_it_writes(tmp_path: Path) -> None:
     write_project(tmp_path, "nobody")
     endpoint, terminal = Endpoint(no_logprobs=True), Quiet()

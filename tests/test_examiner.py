@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from harness.augment import augment
+from harness.builders import openers
 from harness.config import Run, load_run
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
@@ -44,7 +45,7 @@ def student(base: Path, adapter: Path | None) -> StudentEngine:
     return TransformersEngine(base, adapter, device="cpu")
 
 
-OPENERS = Openers(student, WordEmbedder, lambda name: Judge("judge@1", "script@1", LeansToA))
+OPENERS = Openers(student, WordEmbedder, lambda name: Judge("script@1", LeansToA))
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,7 @@ def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
         assert {v["preferred"] for v in values} <= {0.0, 0.5}  # nothing wins from both positions
         assert {v["agreement"] for v in values if "agreement" in v} <= {0.0}
         assert any("no better than chance" in note for note in card.notes)
+        assert any("script@1, also wrote the training rows" in note for note in card.notes)
     planted = {request.key for request in ASKED}
     assert len(planted) == len(ASKED)  # planted pairs are the same for every student, and asked once
     said = re.search(r"kind .* about (\d+) requests to its judge", plan_eval(done))
@@ -135,6 +137,14 @@ def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
     assert int(said[1]) == 2 * (3 * 12 + 4)  # three cards of 12 items, four planted pairs, both orders
     assert len(ASKED) <= int(said[1])  # empty answers need no judge
     assert "about 56 requests to its judge" in plan_noise(done)  # two passes over the ship student's card
+
+
+def test_a_judge_of_its_own_needs_no_teacher(tmp_path: Path, tiny_model: Path) -> None:
+    teacher = {"model": "nobody/nothing", "engine": "transformers"}
+    run = load_run(write_project(tmp_path, str(tiny_model), teacher=teacher))
+    assert openers(run).judge(str(tiny_model)).identity.startswith(f"{tiny_model.name}@")
+    with pytest.raises(MachineError, match="nobody/nothing"):
+        openers(run).judge("")
 
 
 def test_students_have_moved_from_their_base_and_it_has_not_moved(done: Run) -> None:

@@ -21,6 +21,7 @@ from harness.filters import (
     Protected,
     PythonFilter,
 )
+from harness.inputs import identity
 from harness.records import Seed
 from tests.project import context, row
 
@@ -225,8 +226,8 @@ def test_a_python_filter_keeps_drops_and_explains(tmp_path: Path) -> None:
 
 
 def test_other_code_is_another_filter(tmp_path: Path) -> None:
-    before = door(tmp_path, "def keep(row): return True\n").file_digest(tmp_path)
-    assert door(tmp_path, "def keep(row): return False\n").file_digest(tmp_path) != before
+    before = identity(door(tmp_path, "def keep(row): return True\n"), tmp_path)
+    assert identity(door(tmp_path, "def keep(row): return False\n"), tmp_path) != before
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from harness.errors import UsageError
-from harness.json_file import MAX_DEPTH, NoJSON, parse_json, read_json, read_jsonl, read_text
+from harness.json_file import MAX_DEPTH, NotJson, parse_json, read_json, read_jsonl, read_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -86,6 +86,12 @@ def test_a_byte_order_mark_is_taken_away_and_other_encodings_are_refused(tmp_pat
         read_json(path.with_name("g.json"))
 
 
+def test_every_line_of_a_text_ends_alike(tmp_path: Path) -> None:
+    path = tmp_path / "f.txt"
+    path.write_bytes("\ufeffa\r\nb\rc\u2028d\n".encode())
+    assert read_text(path) == "a\nb\nc\u2028d\n"
+
+
 def test_the_line_of_a_mistake_in_a_file_is_named() -> None:
-    with pytest.raises(NoJSON, match=r"f.json:3: not valid JSON"):
+    with pytest.raises(NotJson, match=r"f.json:3: not valid JSON"):
         parse_json('{\n"a": 1,\n}', "f.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 from harness.errors import MachineError, UsageError
 from harness.models import BUNDLED, resolve
+from tests.process import succeed
+from tests.project import write_project
 
 
 def test_a_local_folder_is_named_by_its_own_name_and_content(tiny_model: Path, tmp_path: Path) -> None:
@@ -72,6 +75,18 @@ def test_a_hub_id_out_of_reach_says_so(tmp_path: Path) -> None:
         resolve("nobody/no-such-model", tmp_path)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_disk_that_takes_no_model_is_not_called_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fails(*given: object, **settings: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(MachineError, match=rf"cannot write it: {os.strerror(number)}"):
+        resolve("nobody/no-such-model", tmp_path)
+
+
 def test_a_proxy_variable_that_breaks_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:7897/")
     with pytest.raises(UsageError, match="the environment variable ALL_PROXY"):
@@ -96,6 +111,15 @@ def test_a_snapshot_in_the_hub_cache_is_used_offline(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     model = resolve("some/tiny", tmp_path / "cache")
     assert model.identity == f"some/tiny@{commit}"
+
+
+@pytest.mark.parametrize("verb", ["augment", "train", "eval"])
+def test_a_dry_run_makes_no_model_ready(tmp_path: Path, verb: str) -> None:
+    name = next(iter(BUNDLED))
+    write_project(tmp_path, name, teacher={"model": name, "engine": "transformers"})
+    before = sorted(tmp_path.rglob("*"))
+    assert f"{verb} shop would" in succeed(tmp_path, verb, "shop", "--dry-run")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_converted_model_needs_neither_torch_nor_its_package(tiny_model: Path, tmp_path: Path) -> None:

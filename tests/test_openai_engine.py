@@ -81,13 +81,15 @@ def test_bodies_of_both_forms() -> None:
         "logprobs": 5,
     }
     shared = {"model": "m", "temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "stop": ["\n"]}
-    assert wire.body(ask(**sampling), "m") == {**shared, "prompt": "a\n-", "logprobs": 5}
+    assert wire.body(ask(**sampling), "m", wire.Dialect()) == {**shared, "prompt": "a\n-", "logprobs": 5}
     chat = {**shared, "messages": [{"role": "user", "content": "hi"}], "logprobs": True, "top_logprobs": 5}
-    assert wire.body(ask(chat=True, **sampling), "m") == chat
-    assert wire.body(ask(choices=("a", "b")), "m")["structured_outputs"] == {"choice": ["a", "b"]}
-    form = wire.body(ask(json_schema=JSON_FORM), "m")["response_format"]
+    assert wire.body(ask(chat=True, **sampling), "m", wire.Dialect()) == chat
+    assert wire.body(ask(choices=("a", "b")), "m", wire.Dialect())["structured_outputs"] == {"choice": ["a", "b"]}
+    form = wire.body(ask(json_schema=JSON_FORM), "m", wire.Dialect())["response_format"]
     assert (form["type"], form["json_schema"]["schema"]) == ("json_schema", JSON_FORM)
-    assert not {"stop", "logprobs", "structured_outputs", "response_format"} & set(wire.body(ask(), "m"))
+    assert not {"stop", "logprobs", "structured_outputs", "response_format"} & set(
+        wire.body(ask(), "m", wire.Dialect())
+    )
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -325,7 +327,7 @@ def test_an_endpoint_is_asked_in_the_way_it_says_and_remembers(parameter: str) -
 
 
 def test_a_refusal_of_a_value_is_no_lesson() -> None:
-    sent = wire.body(ask(logprobs=20), "m")
+    sent = wire.body(ask(logprobs=20), "m", wire.Dialect())
     for said in ("logprobs must be at most 5", "'max_tokens' or 'max_completion_tokens' is too large: 500"):
         assert wire.lesson(said, sent, wire.Dialect()) is None
 

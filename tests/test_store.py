@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -78,6 +79,15 @@ def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert f"train of x is being worked on by another process (pid {os.getpid()})" in done.stdout
+
+
+def test_a_disk_without_locks_is_not_called_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*given: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(MachineError, match=rf"cannot write it: {os.strerror(errno.ENOLCK)}"):
+        locked(tmp_path / "run", "train of x").__enter__()
 
 
 def test_a_lock_leaves_no_folder_that_holds_nothing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ STAGES = {"augment", "train", "evaluate", "report", "check"}
 FOUNDATION = {"errors", "text", "completions", "markdown"}  # import nothing of ours
 READERS = {"errors", "json_file", "yaml_file", "table_file", "project_file"}  # of files that people wrote
 MAY = {  # shelf -> the modules of ours it may use, besides itself
-    "json_file": {"errors"},
+    "json_file": {"errors", "text"},
     "project_file": {"errors"},
     "yaml_file": {"errors", "json_file"},
     "table_file": {"errors", "json_file"},
@@ -38,16 +38,16 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "gate": {"stats", "records", "errors", "markdown", "store", "json_file", "config", "results", "scoring", "rows"},
     "python_child": set(),
     "python_file": {"errors", "terminal"},
-    "sandbox": {"errors"},
+    "sandbox": {"errors", "text"},
     "template_syntax": {"sandbox"},
-    "prompts": {"errors", "sandbox", "template_syntax"},
-    "filters": {"records", "errors", "text", "prompts", "stats", "python_file"},
+    "prompts": {"errors", "json_file", "text", "sandbox", "template_syntax"},
+    "filters": {"records", "errors", "json_file", "text", "prompts", "stats", "python_file"},
     "scoring": {"records", "completions", "text", "prompts", "stats", "store", "python_file"} | READERS,
     "model_files": {"errors"},
     "models": {"errors", "model_files", "records", "store", "engines"},
     "chat": {"records", "errors", "model_files"},
     "device": {"errors"},
-    "engines": {"records", "errors", "store", "yaml_file", "chat", "scoring", "device", "model_files"},
+    "engines": {"records", "errors", "text", "store", "yaml_file", "chat", "scoring", "device", "model_files"},
     "training": {"records", "errors", "store", "config", "examples", "rows", "models", "chat", "device", "model_files"},
 }
 

@@ -53,6 +53,17 @@ def test_a_column_twice_is_refused(tmp_path: Path) -> None:
         items(tmp_path, "t.csv")
 
 
+@pytest.mark.parametrize(("number", "unit"), [(2**50, "s"), (-(2**62), "us"), (1, "s, tz=Mars/Crater")])
+def test_a_time_that_python_cannot_hold_is_refused_with_its_file(tmp_path: Path, number: int, unit: str) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    kind = pa.timestamp(*unit.replace("tz=", "").split(", "))
+    pq.write_table(pa.table({"when": pa.array([number], pa.int64()).cast(kind)}), tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match=r"t\.parquet: not a Parquet file that can be read: \S"):
+        list(read_rows(tmp_path / "t.parquet", Mistakes()))
+
+
 def test_a_nested_column_twice_is_refused(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet as pq

@@ -129,6 +129,13 @@ def test_other_typography_is_the_same(one: str, other: str) -> None:
     assert normalise(one) == normalise(other)
 
 
+@given(st.text(st.characters(exclude_categories=()) | st.sampled_from("\ud800\udfff")))
+def test_what_is_made_writable_is_utf8_and_keeps_everything_else(raw: str) -> None:
+    kept = text.writable(raw)
+    assert kept.encode().decode() == kept == raw.encode("utf-8", "replace").decode()
+    assert text.has_lone_surrogate(raw) == (kept != raw)
+
+
 def test_words_and_ngrams() -> None:
     assert words("Don't stop, now!") == ["dont", "stop", "now"]
     assert words("自転車 late") == ["自", "転", "車", "late"]

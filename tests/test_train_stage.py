@@ -22,8 +22,8 @@ from harness.rows import Rejected, make_row
 from harness.store import Manifest, locked, write_json, write_jsonl, write_manifest
 from harness.subjects import read_cast
 from harness.terminal import Stop
-from harness.train import plan, train
-from harness.training.grid import expand, no_sampling_variance
+from harness.train import train
+from harness.training.grid import expand, no_sampling_variance, plan
 from tests.project import Quiet
 from tests.tiny import TEMPLATE
 
@@ -259,6 +259,15 @@ def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on(tiny_model: Path,
     count, _ = go(run)
     assert count == 2
     assert kept.stat().st_mtime_ns == written
+
+
+def test_a_stop_after_the_last_cell_leaves_nothing_to_go_on_with(tiny_model: Path, tmp_path: Path) -> None:
+    unpressed = Pressed(at=10**6)
+    go(make_run(tmp_path / "a", tiny_model), unpressed)
+    run = make_run(tmp_path / "b", tiny_model)
+    with pytest.raises(Interrupted, match=r"4 cells are trained$"):
+        go(run, Pressed(at=10**6 - unpressed.left - 1))
+    assert go(run)[0] is None
 
 
 def test_what_a_killed_training_left_is_swept(tiny_model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import httpx
 
 from harness.records import THINKING_KEPT, Completion, Request
+from harness.text import writable
 
 TIMEOUT = "no answer in time"
 NO_ANSWER = "the connection failed"
@@ -41,9 +42,9 @@ class Dialect:
     without: frozenset[str] = frozenset()  # parameters that it does not take
 
 
-def body(request: Request, model: str, dialect: Dialect | None = None) -> dict[str, Any]:
+def body(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
     """The JSON to post: to /chat/completions when the request has messages, to /completions otherwise."""
-    dialect, sampling = dialect or Dialect(), request.sampling
+    sampling = request.sampling
     content: dict[str, Any] = {
         "model": model,
         "temperature": sampling.temperature,
@@ -147,11 +148,11 @@ def _completion(request: Request, answer: Any) -> Completion:
     thinking = message.get("reasoning_content") or message.get("reasoning")
     return Completion(
         request=request.key,
-        text=_writable(text),
+        text=writable(text),
         finish_reason=reason,
         first_logprobs=first_logprobs(choice.get("logprobs")) if request.sampling.logprobs else {},
-        thinking=_writable(thinking)[:THINKING_KEPT] if isinstance(thinking, str) else "",
-        withheld=_writable(withheld),
+        thinking=writable(thinking)[:THINKING_KEPT] if isinstance(thinking, str) else "",
+        withheld=writable(withheld),
         **counts,
     )
 
@@ -183,11 +184,6 @@ def _text(content: Any) -> str:
     return content
 
 
-def _writable(text: str) -> str:
-    """A lone surrogate, which JSON can carry, is no text that a file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 def _count(usage: Any, name: str) -> int:
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) and 0 <= value < 2**53 else 0
@@ -213,12 +209,12 @@ def _first_logprobs(logprobs: Any) -> dict[str, float]:
     if logprobs.get("content"):  # chat: a list of positions, each with its alternatives
         first = logprobs["content"][0]
         for entry in [*(first.get("top_logprobs") or []), first]:
-            found[_writable(str(entry["token"]))] = float(entry["logprob"])
+            found[writable(str(entry["token"]))] = float(entry["logprob"])
     elif logprobs.get("tokens"):  # plain: parallel lists by position
         for token, value in ((logprobs.get("top_logprobs") or [None])[0] or {}).items():
-            found[_writable(str(token))] = float(value)
+            found[writable(str(token))] = float(value)
         if (own := (logprobs.get("token_logprobs") or [None])[0]) is not None:
-            found[_writable(str(logprobs["tokens"][0]))] = float(own)
+            found[writable(str(logprobs["tokens"][0]))] = float(own)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,8 +10,10 @@ from pydantic import Field
 
 from harness.errors import UsageError
 from harness.filters.base import Context
-from harness.python_file import TIMEOUT_S, PythonFunction, read_file
+from harness.json_file import read_bytes
+from harness.python_file import TIMEOUT_S, PythonFunction
 from harness.records import Record, Row, Verdict
+from harness.text import has_lone_surrogate
 
 FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
 
@@ -30,10 +31,6 @@ class PythonFilter(Record):
     # for loading the file and for each row; it decides no row, so no digest has it
     timeout_s: Annotated[float, Field(gt=0, le=3600, exclude=True)] = TIMEOUT_S
 
-    def file_digest(self, root: Path) -> str:
-        """16 hex digits over the file: other code is another filter. Raises UsageError if missing."""
-        return hashlib.sha256(read_file(root / self.file, "filter")).hexdigest()[:16]
-
     def check(self, root: Path) -> None:
         """Load the file and look the function up, before anything is spent. Raises UsageError naming file and line."""
         self._function(root).answers([], [])
@@ -46,16 +43,11 @@ class PythonFilter(Record):
 
     def _function(self, root: Path) -> PythonFunction:
         path = root / self.file
-        return PythonFunction(path, read_file(path, "filter"), self.function, self.timeout_s)
+        return PythonFunction(path, read_bytes(path, "filter"), self.function, self.timeout_s)
 
     def _verdict(self, answer: Any, path: Path, row: Row) -> Verdict:
         keep, reason = answer if isinstance(answer, tuple) else (answer, "")
-        if not isinstance(keep, bool) or not isinstance(reason, str) or not writable(reason):
+        if not isinstance(keep, bool) or not isinstance(reason, str) or has_lone_surrogate(reason):
             raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
         reason = reason or ("" if keep else f"{self.function} in {self.file} said no")
         return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason)
-
-
-def writable(text: str) -> bool:
-    """Whether a file can hold it: a lone surrogate cannot be written as UTF-8."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)

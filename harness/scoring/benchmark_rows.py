@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError, first_line, nearest
 from harness.records import digest
 from harness.scoring.suites import BenchmarkSuite
 from harness.table_file import jsonl_rows
@@ -156,8 +156,7 @@ def _load_from_hub(manager: TaskManager, config: dict[str, Any]) -> list[Task]:
     except ImportError as error:
         raise UsageError(f"benchmark: {config['task']!r} needs a package that is not installed: {error}") from error
     except (OSError, ConnectionError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NotReachable(f"{_where(config)}; the hub did not answer: {first[:200]}") from error
+        raise NotReachable(f"{_where(config)}; the hub did not answer: {first_line(error)[:200]}") from error
 
 
 def _hub_closed() -> str | None:

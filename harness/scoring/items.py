@@ -15,8 +15,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from harness.errors import Mistakes, UsageError, nearest
-from harness.json_file import NoJSON, check_values, parse_json
+from harness.errors import Mistakes, UsageError, first_line, nearest
+from harness.json_file import NotJson, check_values, parse_json
 from harness.project_file import project_file
 from harness.records import Record
 from harness.table_file import FORMATS, INSTALL, Located, read_rows
@@ -200,7 +200,7 @@ def _cell(value: Any, kinds: frozenset[type], where: str) -> Any:
     """A cell as the field wants it: numbers as text, one text as a list of one, a list written as JSON read."""
     if tuple in kinds and str not in kinds:
         if isinstance(value, str) and value.lstrip().startswith("["):
-            with suppress(NoJSON):  # then it is a text that begins with a bracket
+            with suppress(NotJson):  # then it is a text that begins with a bracket
                 value = parse_json(value, where)
         return tuple(as_text(v) for v in _listed(value))
     if str in kinds and int not in kinds:
@@ -235,8 +235,7 @@ def _hub_rows(source: HubItems, model: type[Record], fields: Mapping[str, str], 
     try:
         rows = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
     except (OSError, ValueError, RuntimeError) as error:  # what the library raises: not there, offline, no such split
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{place}: the hub dataset {source.title} cannot be had: {why}") from error
+        raise UsageError(f"{place}: the hub dataset {source.title} cannot be had: {first_line(error)}") from error
     yield from dataset_rows(rows, source.title, model, fields)
 
 

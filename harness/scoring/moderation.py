@@ -13,7 +13,8 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.errors import UsageError
-from harness.python_file import TIMEOUT_S, PythonFunction, read_file
+from harness.json_file import read_bytes
+from harness.python_file import TIMEOUT_S, PythonFunction
 from harness.records import Record
 from harness.text import normalise
 
@@ -44,11 +45,11 @@ def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
     """
     if isinstance(spec, PythonModeration):
         path = root / spec.file
-        source = read_file(path, "moderation")
+        source = read_bytes(path, "moderation")
         function = PythonFunction(path, source, spec.function, spec.timeout_s)
         return Moderation(_digest(source), lambda texts: _ask(function, texts))
     path = root / spec
-    source = read_file(path, "moderation")
+    source = read_bytes(path, "moderation")
     try:
         lines = source.decode().splitlines()
     except UnicodeDecodeError as error:

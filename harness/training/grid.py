@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.config import Run, Train
 from harness.errors import UsageError
 from harness.examples import path_of
-from harness.models import Model, from_hub, resolve
+from harness.models import Model, ready, resolve
 from harness.records import Cell, Row, digest, digested
 from harness.rows import own_rows, rows_of_data, seed_rows
 from harness.store import read_manifest
@@ -56,7 +56,7 @@ class Planned:
     rows: int
     updates: int
     tokens: int  # read in training, estimated
-    trained: bool | None  # None: the rows are not made yet, so nobody can know
+    trained: bool | None  # None: rows or student are not there yet, so nobody can know
 
 
 def cells_of(settings: Train, student: str, seeds: int) -> list[Cell]:
@@ -158,27 +158,23 @@ def no_sampling_variance(grid: Sequence[GridCell]) -> list[str]:
 
 
 def plan(run: Run) -> list[Planned]:
-    """The cells that `train` would train and what they take; imports no torch, changes nothing.
+    """The cells that `train` would train and what they take; imports no torch, makes no model ready.
 
     Tokens are counted with the student's own tokenizer on a sample of the rows, its chat template by a
     rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
-    student that is still on the hub nothing is known but its name.
+    student that is still to be fetched or converted nothing is known but its name.
     """
     settings, sample = run.file.train, own_rows(run) or seed_rows(run)
-    unseen = any(from_hub(student, run.root) for student in settings.students)  # a plan downloads nothing
-    counters = {
-        student: _token_counter(
-            Path() if from_hub(student, run.root) else resolve(student, run.cache, root=run.root).folder
-        )
-        for student in settings.students
-    }
+    seen = [student for student in settings.students if ready(student, run.cache, run.root)]
+    folders = {student: resolve(student, run.cache, root=run.root).folder for student in seen}
+    counters = {student: _token_counter(folders.get(student, Path())) for student in settings.students}
 
     def planned(cell: Cell, rows: Sequence[Row], trained: bool | None) -> Planned:
         count = _updates(cell, settings)
         tokens = _tokens(rows, count * settings.batch_rows, counters[cell.student])
         return Planned(cell, cell.size, count, tokens, trained)
 
-    if _rows_are_made(run) and not unseen:
+    if _rows_are_made(run) and len(seen) == len(settings.students):
         return [planned(g.cell, g.rows, g.trained(run)) for g in expand(run)]
     if run.file.augment.own_rows:
         _sizes_fit(run, "filtered", len(sample))
