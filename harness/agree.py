@@ -18,15 +18,14 @@ import numpy as np
 from harness import stats
 from harness.config import Run
 from harness.errors import UsageError
-from harness.gate.shipped import ship_cells
 from harness.prompting import tuned_prompt, untuned
-from harness.records import FORMAT, Completion, Item, Origin, Record, Request, Sampling, digest
-from harness.scoring.asking import Asked, Prompt
+from harness.records import FORMAT, Completion, Item, Record, Request, Sampling, digest
+from harness.scoring.asking import Prompt, request_for
 from harness.scoring.base import StudentEngine
 from harness.scoring.suites import LabelsSuite, Suite
 from harness.stats import Interval
 from harness.store import write_json
-from harness.subjects import read_cast
+from harness.subjects import ship_subject
 from harness.terminal import Terminal
 from harness.text import named_label
 
@@ -105,13 +104,9 @@ def agree(
     """
     suite = compared_suite(run)
     assert isinstance(suite.spec, LabelsSuite)
-    cell = ship_cells(run)[0]
-    subjects = read_cast(run).subjects
-    subject = next((s for s in subjects if s.cell.name == cell.name and s.prompting == "zero_shot"), None)
-    if subject is None:
-        raise UsageError(f"{cell.name} is not among the trained students of {run.name}: make train RUN={run.name}")
+    subject, _ = ship_subject(run)
     items = sorted((i for i in suite.items if i.split == "test"), key=lambda i: digest("agree", i.id))[:limit]
-    terminal.say(f"agree: {len(items)} items of {suite.name}, {cell.name}: transformers, then vLLM")
+    terminal.say(f"agree: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
     student = open_student(subject.base, subject.adapter)
     shown = untuned(run.task, run.root)
     prompt = tuned_prompt(run) if subject.adapter else lambda text: shown.prompt("completion", text, ())
@@ -124,7 +119,7 @@ def agree(
     finally:
         server.close()
     found = compare(items, requests, first, second)
-    found = found.model_copy(update={"student": cell.name, "suite": suite.name, "suite_digest": suite.digest})
+    found = found.model_copy(update={"student": subject.cell.name, "suite": suite.name, "suite_digest": suite.digest})
     write_json(run.folder / "eval" / FILE, found.model_dump(mode="json"))
     terminal.say(_text(found))
     terminal.say(f"agree: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
@@ -149,19 +144,9 @@ def ask(items: Sequence[Item], prompt: Prompt, model: str, max_tokens: int) -> l
         whole = max(len(choice.encode()) for choice in choices) + 1  # vLLM cuts a choice there; a token has a byte
         stop = ("\n",) if plain else ()
         sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop, logprobs=REPORTED)
-        free.append(_request(item, one, model, sampling))
-        guided.append(_request(item, one, model, Sampling(temperature=0.0, max_tokens=whole, choices=choices)))
+        free.append(request_for(one, model, sampling, item.id))
+        guided.append(request_for(one, model, Sampling(temperature=0.0, max_tokens=whole, choices=choices), item.id))
     return [*free, *guided]
-
-
-def _request(item: Item, asked: Asked, model: str, sampling: Sampling) -> Request:
-    return Request(
-        model=model,
-        prompt=asked if isinstance(asked, str) else "",
-        messages=() if isinstance(asked, str) else asked,
-        sampling=sampling,
-        origin=Origin(purpose="answer", row=item.id),
-    )
 
 
 def compare(
@@ -262,10 +247,10 @@ def _text(found: Agreement) -> str:
         )
     else:
         lines.append("  log-probabilities: none that both engines report")
-    for name, interval in (("written", found.accuracy), ("guided", found.choice_accuracy)):
-        if interval:
-            i = interval
-            lines.append(f"  accuracy, {name}: {i.estimate:+.4f} [{i.low:+.4f}, {i.high:+.4f}] ({i.method}, n={i.n})")
+    for name, i in (("written answer", found.accuracy), ("guided choice", found.choice_accuracy)):
+        if i:
+            change = f"{i.estimate:+.4f} [{i.low:+.4f}, {i.high:+.4f}] ({i.method}, n={i.n})"
+            lines.append(f"  accuracy of the {name}, vLLM minus transformers: {change}")
     for one in found.differing[:SHOWN]:
         a, b = one.transformers, one.vllm
         lines.append(f"  {one.item} {one.text!r}: {a.written!r}/{a.picked!r} against {b.written!r}/{b.picked!r}")

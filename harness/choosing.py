@@ -43,7 +43,7 @@ def dev_items(suite: Suite) -> tuple[Item, ...]:
 
 
 def metrics_of(suite: Suite) -> tuple[str, ...]:
-    """What ways to ask are compared by: the best of these counts, as in the headline, which reads labels either way."""
+    """The metrics that ways are compared by; where there are two, each way counts by its better one."""
     if suite.rubric is not None:  # a judge is not asked about answers that nobody will read
         return ("gold_nll",)
     both = isinstance(suite.spec, LabelsSuite) and suite.primary == "accuracy"

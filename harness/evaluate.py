@@ -25,7 +25,6 @@ from harness.inputs import scores_source, suite_source
 from harness.json_file import read_json, read_jsonl
 from harness.records import Cell, Row, Score, Scorecard, digest, scores_digest
 from harness.results import WANTED
-from harness.rows import rows_of_data
 from harness.scoring import benchmarks, forgetting, reference
 from harness.scoring.base import Outcome
 from harness.scoring.moderation import load_moderation
@@ -36,7 +35,6 @@ from harness.scoring.unread import unread
 from harness.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
 from harness.subjects import Cast, Subject, applies, cell_of, read_cast
 from harness.terminal import Stop, Terminal
-from harness.training.subsets import nested
 
 
 def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict[str, Any] | None:
@@ -56,7 +54,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
     with locked(folder, f"eval of {run.name}"):
         write_json(folder / WANTED, wanted_cards(run, cast))
         cards, not_run = _score_all(Examiner(run, cast, openers, terminal, stop))
-        cards += score_references(run, cast.cells)
+        cards += score_references(run, cast)
         unseal(folder)
         for card in cards:
             write_jsonl(folder / "scores" / f"{card.key}.jsonl", _about_items(run, card))
@@ -188,21 +186,19 @@ def _score_one(examiner: Examiner, key: str, subject: Subject, suite: Suite, not
 # --- the cheap reference ------------------------------------------------------------------------------------
 
 
-def score_references(run: Run, cells: Sequence[dict[str, Any]]) -> list[Scorecard]:
+def score_references(run: Run, cast: Cast) -> list[Scorecard]:
     """TF-IDF and logistic regression on the same rows as every cell, on the task's own items."""
     if run.file.eval.reference is None:
         return []
     cards: list[Scorecard] = []
     done: set[tuple[str, str]] = set()
-    by_data: dict[str, tuple[Row, ...]] = {data: rows_of_data(run, data) for data in run.file.train.data}
     for suite in (s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)):
-        for cell in cells:
+        for cell in cast.cells:
             known = cell_of(cell, reference.NAME)
             if not known.size or (suite.name, known.name) in done:
                 continue
             done.add((suite.name, known.name))
-            rows = nested(by_data[known.data], known.size, known.random_seed)
-            card = _reference_card(run, suite, known, rows)
+            card = _reference_card(run, suite, known, cast.rows_of(known))
             cards.append(card.model_copy(update={"student": known.name, "cell": known}))
     return cards
 

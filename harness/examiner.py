@@ -11,8 +11,7 @@ from typing import Any
 from harness.calls import CallCache, cached
 from harness.choosing import MOST_ITEMS, choose, ways_tried
 from harness.config import Run
-from harness.errors import Interrupted, UsageError
-from harness.gate.shipped import ship_cells
+from harness.errors import Interrupted
 from harness.json_file import read_jsonl
 from harness.prompting import asker_for, one_line, tuned_prompt, untuned
 from harness.records import Completion, Generator, Item, Request, Score, Way, digest
@@ -37,7 +36,7 @@ from harness.scoring.suites import (
 )
 from harness.scoring.summary import chance
 from harness.scoring.written import plain_prompt, score_written
-from harness.subjects import Cast, Subject, largest_rows, read_cast, rows_of, shot_pool
+from harness.subjects import Cast, Subject, ship_subject, shot_pool
 from harness.terminal import Stop, Terminal
 
 STAGE_VERSION = 5
@@ -70,15 +69,15 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
         if not subject.adapter:
             shown = untuned(run.task, run.root)
             parts += [shown.template.digest, shown.ending.after, shown.ending.next_example, shown.preface]
-            parts += [*ways_tried(run, subject.prompting), MOST_ITEMS, one_line(run, largest_rows(run, cast.cells))]
+            parts += [*ways_tried(run, subject.prompting), MOST_ITEMS, one_line(run, cast.largest)]
         if subject.prompting == "few_shot":
             parts.append([shot.id for shot in shot_pool(run)])
         if subject.prompting == "retrieval":
-            parts += [run.file.eval.retrieved, [row.id for row in largest_rows(run, cast.cells)]]
+            parts += [run.file.eval.retrieved, [row.id for row in cast.largest]]
     if isinstance(suite.spec, OpenEndedSuite):
         watched = [load_moderation(suite.spec.moderation, run.root).digest] if suite.spec.moderation else []
         secrets = list(load_canaries(run.root / suite.spec.canaries)) if suite.spec.canaries else []
-        searched = [] if subject.adapter else [row.id for row in largest_rows(run, cast.cells)]
+        searched = [] if subject.adapter else [row.id for row in cast.largest]
         parts += [list(run.task.labels), _base_of(cast, subject) is not None, watched, secrets, searched]
     if isinstance(suite.spec, BenchmarkSuite):
         parts.append(cast.benchmarks)
@@ -197,9 +196,8 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
         cache.close()
     if examiner.stop():
         raise Interrupted("stopped while the judge was asked; every answer is kept")
-    rows = largest_rows(run, examiner.cast.cells)
-    teacher = next((row.provenance.teacher for row in rows if row.provenance.teacher), "")
-    quality = rubric.judge_quality(items, outputs, found, judge.identity, teacher)
+    teacher = next((row.provenance.teacher for row in examiner.cast.largest if row.provenance.teacher), "")
+    notes = rubric.judge_notes(items, outputs, found, judge.identity, teacher)
     values = dict(zip((s.item for s in answered), rubric.values(items, outputs, found, judge.identity), strict=True))
     silent = {"status": "failed", "error": "the judge did not answer both orders"}
     merged = tuple(
@@ -207,7 +205,7 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
         if s.item in values else s
         for s in scores
     )  # fmt: skip
-    return replace(outcome, scores=merged, chance=0.5, notes=quality.notes)
+    return replace(outcome, scores=merged, chance=0.5, notes=notes)
 
 
 def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Tools:
@@ -216,7 +214,7 @@ def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Too
     A base is searched for what the largest student was tuned on: what it copies without having seen it is chance.
     """
     run = examiner.run
-    seen = rows_of(run, subject.cell) or largest_rows(run, examiner.cast.cells)
+    seen = examiner.cast.rows_of(subject.cell) or examiner.cast.largest
     return Tools(
         embedder=examiner.embedder(),
         dictionary=examiner.dictionary(),
@@ -264,11 +262,7 @@ def rescorer(
     run: Run, openers_for: Callable[[int], Openers], terminal: Terminal
 ) -> Callable[[Suite, int], Sequence[Score]]:
     """Scores the ship student on a suite once more, with another number of tokens in a batch; nothing is stored."""
-    cast = read_cast(run)
-    wanted = {cell.name for cell in ship_cells(run)[:1]}
-    subject = next((s for s in cast.subjects if s.cell.name in wanted and s.prompting == "zero_shot"), None)
-    if subject is None:
-        raise UsageError(f"runs/{run.name}.yaml: ship names {', '.join(wanted)}, which train has not made")
+    subject, cast = ship_subject(run)
     examiners: dict[int, Examiner] = {}
 
     def rescore(suite: Suite, batch_tokens: int) -> Sequence[Score]:

@@ -105,7 +105,7 @@ class Headline:
         if self.verdict != "better":
             return ""
         left = [a.reading.title for a in self.alternatives[1:] if a.verdict != "better"]
-        return f" Not shown for {'; '.join(left)}." if left else ""
+        return f" Not shown to be better than {'; '.join(left)}." if left else ""
 
 
 def reading(results: Results, arm: Arm, primary: str) -> Reading:

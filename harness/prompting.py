@@ -22,7 +22,7 @@ from harness.records import Form, Item, Message, Row, Way
 from harness.rows import student_prompt
 from harness.scoring.asking import Asked, Ending, Prompt, context_ids
 from harness.scoring.base import Embedder, StudentEngine
-from harness.subjects import Cast, Shot, Subject, largest_rows, shot_pool
+from harness.subjects import Cast, Shot, Subject, shot_pool
 
 ANSWER_ROOM = 64  # tokens that a prompt leaves free at least: the longest item is found by characters
 
@@ -109,9 +109,9 @@ class Asker:
     prompting: str
     items: Sequence[Item]
     engine: StudentEngine
-    room: int = ANSWER_ROOM  # tokens of the context that examples leave free for the answer
-    pool: Sequence[Shot] = ()  # few_shot takes examples from these
-    lookup: Lookup | None = None  # retrieval finds them by this
+    room: int  # tokens of the context that examples leave free for the answer
+    pool: Sequence[Shot]  # few_shot takes examples from these
+    lookup: Lookup  # retrieval finds them by this
 
     def way(self, form: Form, number: int) -> Way:
         """`number` examples in a form, or as many as fit; none for zero_shot, what is found for retrieval."""
@@ -123,14 +123,13 @@ class Asker:
         if self.prompting == "few_shot":
             few = self._few(form, way.shots)
             return lambda text: self.prompts.prompt(form, text, few)
-        if self.prompting == "retrieval" and self.lookup is not None:
+        if self.prompting == "retrieval":
             near = self._near
             return lambda text: self.prompts.prompt(form, text, nearest_that_fit(near[text], self._fits(form, text)))
         return lambda text: self.prompts.prompt(form, text, ())
 
     @cached_property
     def _near(self) -> dict[str, tuple[Row, ...]]:
-        assert self.lookup is not None
         return self.lookup([item.text for item in self.items])
 
     def _few(self, form: Form, number: int) -> tuple[Shot, ...]:
@@ -161,7 +160,7 @@ def asker_for(
 
     Raises UsageError for retrieval without rows.
     """
-    rows = largest_rows(run, cast.cells)
+    rows = cast.largest
     if subject.prompting == "retrieval" and not rows:
         raise UsageError(f"{subject.title}: retrieval needs rows to look up, and the run has no tuned student")
     lookup = nearest_rows(rows, run.file.eval.retrieved, embedder)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.config import Run
 from harness.errors import UsageError, nearest
+from harness.gate.shipped import ship_cells
 from harness.models import impossible, possible, resolve
 from harness.records import Cell, Row, Seed
 from harness.results import load_cells, scored_benchmarks
@@ -48,6 +50,18 @@ class Cast:
     cells: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
     benchmarks: tuple[tuple[str, int], ...] = ()  # the rows of public benchmarks: at hand, else those last scored
+    rows: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)  # kind of data -> all its rows
+
+    def rows_of(self, cell: Cell) -> tuple[Row, ...]:
+        """The rows a cell was tuned on; none for an untuned model."""
+        return nested(self.rows[cell.data], cell.size, cell.random_seed) if cell.size else ()
+
+    @cached_property
+    def largest(self) -> tuple[Row, ...]:
+        """The rows of the largest filtered cell of the first random seed: what retrieval may look up."""
+        tuned = [cell_of(cell) for cell in self.cells if cell["size"]]
+        filtered = [cell for cell in tuned if cell.data == "filtered"] or tuned
+        return self.rows_of(max(filtered, key=lambda cell: (cell.size, -cell.random_seed))) if filtered else ()
 
 
 def models_exist(run: Run) -> None:
@@ -82,7 +96,20 @@ def read_cast(run: Run) -> Cast:
     others, notes = _others(run, {subject.key for subject in subjects})
     # untuned models first: a student is compared with what its base expects
     ordered = sorted((*subjects, *others), key=lambda subject: subject.adapter is not None)
-    return Cast(tuple(ordered), tuple(cells), notes, tuple(fingerprint() or scored_benchmarks(run.folder)))
+    rows: dict[str, tuple[Row, ...]] = {data: rows_of_data(run, data) for data in run.file.train.data}
+    return Cast(tuple(ordered), tuple(cells), notes, tuple(fingerprint() or scored_benchmarks(run.folder)), rows)
+
+
+def ship_subject(run: Run) -> tuple[Subject, Cast]:
+    """The student that `ship` names, its first random seed, and all others beside it.
+
+    Raises UsageError as `read_cast`, without a ship section, and where train has not made it.
+    """
+    name, cast = ship_cells(run)[0].name, read_cast(run)
+    found = next((s for s in cast.subjects if s.cell.name == name and s.prompting == "zero_shot"), None)
+    if found is None:
+        raise UsageError(f"runs/{run.name}.yaml: ship names {name}, which is not trained: make train RUN={run.name}")
+    return found, cast
 
 
 def _others(run: Run, known: set[str]) -> tuple[list[Subject], tuple[str, ...]]:
@@ -120,20 +147,6 @@ def cell_of(stored: dict[str, Any], student: str | None = None) -> Cell:
 def applies(suite: Suite, subject: Subject) -> bool:
     """Other ways of prompting are for the task's own items; the other suites have one form."""
     return subject.prompting == "zero_shot" or suite.of_task
-
-
-def rows_of(run: Run, cell: Cell) -> tuple[Row, ...]:
-    """The rows a cell was tuned on; none for an untuned model."""
-    return nested(rows_of_data(run, cell.data), cell.size, cell.random_seed) if cell.size else ()
-
-
-def largest_rows(run: Run, cells: Sequence[dict[str, Any]]) -> tuple[Row, ...]:
-    """The rows of the largest filtered cell of the first random seed: what retrieval may look up."""
-    tuned = [cell_of(cell) for cell in cells if cell["size"]]
-    filtered = [cell for cell in tuned if cell.data == "filtered"] or tuned
-    if not filtered:
-        return ()
-    return rows_of(run, max(filtered, key=lambda cell: (cell.size, -cell.random_seed)))
 
 
 def shot_pool(run: Run) -> tuple[Shot, ...]:

@@ -164,7 +164,7 @@ def test_examples_leave_room_for_the_longest_answer(tmp_path: Path, max_tokens: 
     assert answer_room(asked, engine, max_tokens) == room
     shown = project(tmp_path, PAIRS)
     pool = [Seed(text=f"text {i}", label="a fine answer") for i in range(99)]
-    asker = Asker(shown, "few_shot", asked, engine, answer_room(asked, engine, max_tokens), pool)
+    asker = Asker(shown, "few_shot", asked, engine, answer_room(asked, engine, max_tokens), pool, lambda texts: {})
     way = asker.way("completion", 99)
     prompt = asker.prompt(way)("item 0")
     assert isinstance(prompt, str)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
 from harness.records import PROBES, Completion, Item, Request
-from harness.scoring.rubric import JudgeQuality, Rubric
+from harness.scoring.rubric import Rubric
 
 RUBRIC = Rubric(rubric="answers the instruction and says nothing else")
 TOPICS = ("rain", "bread", "snow", "chess", "tea", "glass", "salt", "wool", "tin", "maps", "oak", "ink")
@@ -52,10 +52,10 @@ def first_always(question: str, a: str, b: str) -> float:
 
 def judged(
     outputs: Sequence[str], judging: Judging, rubric: Rubric = RUBRIC, teacher: str = "teacher@1"
-) -> tuple[list[dict[str, float]], JudgeQuality]:
+) -> tuple[list[dict[str, float]], tuple[str, ...]]:
     completions = list(judge(judging).generate(rubric.ask(ITEMS, outputs, "judge@1")))
-    quality = rubric.judge_quality(ITEMS, outputs, completions, "judge@1", teacher)
-    return rubric.values(ITEMS, outputs, completions, "judge@1"), quality
+    notes = rubric.judge_notes(ITEMS, outputs, completions, "judge@1", teacher)
+    return rubric.values(ITEMS, outputs, completions, "judge@1"), notes
 
 
 def test_better_worse_and_as_good_by_hand() -> None:
@@ -87,28 +87,22 @@ def test_both_orders_are_asked_as_a_choice_of_two_letters() -> None:
 
 def test_a_judge_that_reads_is_found_to_agree_with_gold_and_with_itself() -> None:
     outputs = [f"{t} {t}" for t in TOPICS]
-    _, quality = judged(outputs, knows)
-    assert quality.self_agreement == 1.0
-    gold = quality.gold_agreement
-    assert gold is not None
-    assert (gold.estimate, gold.n) == (1.0, 12)
-    assert gold.low == pytest.approx(12 / (12 + 1.96**2), abs=1e-3)  # Wilson, all of 12
-    assert quality.notes == ()
+    values, notes = judged(outputs, knows)
+    assert {v["agreement"] for v in values} == {1.0}
+    assert notes == (), "12 of 12 planted pairs, of which Wilson's interval begins at 76%"
 
 
 def test_a_judge_that_looks_at_positions_only_is_no_better_than_chance() -> None:
     outputs = [f"{t} {t}" for t in TOPICS]
-    values, quality = judged(outputs, first_always)
+    values, notes = judged(outputs, first_always)
     assert {v["preferred"] for v in values} == {0.5}
-    assert quality.self_agreement == 0.0
-    assert quality.gold_agreement is not None
-    assert quality.gold_agreement.estimate == 0.0
-    assert "no better than chance: it finds 0% of 12 planted pairs" in quality.notes[0]
+    assert {v["agreement"] for v in values} == {0.0}
+    assert "no better than chance: it finds 0% of 12 planted pairs" in notes[0]
 
 
 def test_the_rows_teacher_as_judge_is_said() -> None:
-    _, quality = judged(["a"] * len(ITEMS), knows, teacher="judge@1")
-    assert "also wrote the training rows" in quality.notes[0]
+    _, notes = judged(["a"] * len(ITEMS), knows, teacher="judge@1")
+    assert "also wrote the training rows" in notes[0]
 
 
 def test_a_silent_judge_gives_no_value_and_is_counted() -> None:
@@ -116,11 +110,9 @@ def test_a_silent_judge_gives_no_value_and_is_counted() -> None:
     requests = RUBRIC.ask(ITEMS, outputs, "judge@1")
     completions = [Completion(request=r.key, finish_reason="error", error="gone") for r in requests]
     assert RUBRIC.values(ITEMS, outputs, completions, "judge@1") == [{}] * len(ITEMS)
-    quality = RUBRIC.judge_quality(ITEMS, outputs, completions, "judge@1", "teacher@1")
-    assert (quality.compared, quality.silent, quality.self_agreement) == (12, 12, None)
-    assert quality.gold_agreement is not None
-    assert quality.gold_agreement.estimate == 0.0  # the denominator stays
-    assert "did not answer 12 of 12" in quality.notes[0]
+    notes = RUBRIC.judge_notes(ITEMS, outputs, completions, "judge@1", "teacher@1")
+    assert any("finds 0% of 12 planted pairs" in note for note in notes), "the denominator stays"
+    assert "did not answer 12 of 12" in notes[0]
 
 
 @pytest.mark.parametrize("form", ["{}", "**{}**", "Answer {}: it is better.", "<think>A or B?</think>{}."])
@@ -140,12 +132,10 @@ def test_without_log_probabilities_the_written_letter_is_read(form: str) -> None
     completions = RUBRIC.answers(ITEMS, outputs, "judge@1", answers)
     assert sum(r.sampling.logprobs > 0 for r in asked) == PROBES
     assert {completion.request for completion in completions} == {r.key for r in asked[PROBES:]}
-    quality = RUBRIC.judge_quality(ITEMS, outputs, completions, "judge@1", "teacher@1")
-    assert (quality.self_agreement, quality.silent) == (1.0, 0)
-    assert quality.gold_agreement is not None
-    assert quality.gold_agreement.estimate == 1.0
-    assert any("no log-probabilities" in note for note in quality.notes)
-    assert all(v["preferred"] == 1.0 for v in RUBRIC.values(ITEMS, outputs, completions, "judge@1"))
+    notes = RUBRIC.judge_notes(ITEMS, outputs, completions, "judge@1", "teacher@1")
+    assert notes == ("the judge gives no log-probabilities: the letter it writes is read",)
+    values = RUBRIC.values(ITEMS, outputs, completions, "judge@1")
+    assert all((v["preferred"], v["agreement"]) == (1.0, 1.0) for v in values)
 
 
 @pytest.mark.parametrize("text", ["", "A better answer is B", "neither", "I cannot say which"])
@@ -160,9 +150,8 @@ def test_planted_pairs_are_the_same_for_every_student_and_capped() -> None:
     one = {r.key for r in few.ask(ITEMS, ["a"] * len(ITEMS), "judge@1")}
     other = {r.key for r in few.ask(ITEMS, ["b"] * len(ITEMS), "judge@1")}
     assert len(one & other) == 6
-    alone = RUBRIC.judge_quality(ITEMS[:1], ["a"], [], "judge@1", "teacher@1")
-    assert alone.gold_agreement is None
-    assert any("no two references of this suite differ" in note for note in alone.notes)
+    notes = RUBRIC.judge_notes(ITEMS[:1], ["a"], [], "judge@1", "teacher@1")
+    assert any("no two references of this suite differ" in note for note in notes)
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

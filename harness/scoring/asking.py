@@ -60,6 +60,17 @@ def answer_ids(engine: StudentEngine, asked: Asked, label: str, ending: Ending) 
     return whole[: shared + 1]
 
 
+def request_for(asked: Asked, model: str, sampling: Sampling, row: str) -> Request:
+    """An answer to what is asked, be it a chat or a plain text; `row` says for which item."""
+    return Request(
+        model=model,
+        prompt=asked if isinstance(asked, str) else "",
+        messages=() if isinstance(asked, str) else asked,
+        sampling=sampling,
+        origin=Origin(purpose="answer", row=row),
+    )
+
+
 def ask(
     asked: Mapping[int, Asked], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
 ) -> dict[int, Completion]:
@@ -67,14 +78,8 @@ def ask(
     numbers: dict[str, list[int]] = {}
     requests: dict[str, Request] = {}
     for i, one in asked.items():
-        plain = isinstance(one, str)
-        request = Request(
-            model=model,
-            prompt=one if isinstance(one, str) else "",
-            messages=() if isinstance(one, str) else one,
-            sampling=Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if plain else ()),
-            origin=Origin(purpose="answer", row=str(i)),
-        )
+        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if isinstance(one, str) else ())
+        request = request_for(one, model, sampling, str(i))
         requests.setdefault(request.key, request)
         numbers.setdefault(request.key, []).append(i)
     return {i: answer for answer in engine.generate(requests.values()) for i in numbers[answer.request]}

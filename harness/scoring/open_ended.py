@@ -101,12 +101,6 @@ def suite_metrics(scores: Sequence[Score]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def quantiles(scores: Sequence[Score], metric: str, at: Sequence[float] = (5, 25, 50, 75, 95)) -> tuple[float, ...]:
-    """The distribution of a per-item metric: its percentiles, linear between items; empty where no item has it."""
-    values = [score.values[metric] for score in scores if metric in score.values]
-    return tuple(float(v) for v in np.percentile(values, list(at))) if values else ()
-
-
 # --- asking -------------------------------------------------------------------------------------------------
 
 

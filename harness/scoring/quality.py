@@ -14,7 +14,6 @@ import numpy as np
 
 from harness.errors import MachineError
 from harness.scoring.base import NextTokens
-from harness.text import named_label as named_label  # found here too, beside `collapsed`
 from harness.text import ngrams, normalise
 
 LOOP_TIMES = 3  # a cycle must come whole this often at the end of a text ...

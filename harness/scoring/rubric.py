@@ -104,10 +104,10 @@ class Rubric(Record):
         answers = {completion.request: completion for completion in completions}
         return [self._read(pair, answers, model) for pair in _compared(items, outputs)]
 
-    def judge_quality(
+    def judge_notes(
         self, items: Sequence[Item], outputs: Sequence[str], completions: Sequence[Completion], model: str, teacher: str
-    ) -> JudgeQuality:
-        """What the judge's word is worth. `teacher` is the identity of the model that wrote the rows.
+    ) -> tuple[str, ...]:
+        """What a reader must know of the judge. `teacher` is the identity of the model that wrote the rows.
 
         A planted pair counts as right when its right answer wins from both positions; the denominator is all of
         them. One reference stands in two pairs, so the interval (Wilson) is a little too narrow.
@@ -115,18 +115,14 @@ class Rubric(Record):
         answers = {completion.request: completion for completion in completions}
         found = self.values(items, outputs, completions, model)
         asked = sum(pair.known is None for pair in _compared(items, outputs))
-        agreed = [values["agreement"] for values in found if "agreement" in values]
+        silent = asked - sum("agreement" in values for values in found)
         planted = [self._read(pair, answers, model) for pair in self._planted(items)]
         right = sum(values.get("preferred") == 1.0 for values in planted)
         gold = stats.wilson(right, len(planted)) if planted else None
-        own = sum(agreed) / len(agreed) if agreed else None
-        silent = asked - len(agreed)
         notes = _notes(gold, silent, asked, model, teacher)
         if lack_logprobs(completions):
             notes += ("the judge gives no log-probabilities: the letter it writes is read",)
-        return JudgeQuality(
-            judge=model, compared=asked, silent=silent, self_agreement=own, gold_agreement=gold, notes=notes
-        )
+        return notes
 
     def _planted(self, items: Sequence[Item]) -> list[_Pair]:
         """Each item's reference against the next item's, by digest, where the two differ."""
@@ -172,17 +168,6 @@ class Rubric(Record):
         }
 
 
-class JudgeQuality(Record):
-    """What a suite's judge is worth, for the card's notes."""
-
-    judge: str
-    compared: int  # answers it was asked about
-    silent: int  # of these, without an answer in both orders
-    self_agreement: float | None  # share of comparisons with the same winner in both orders; None: none answered
-    gold_agreement: Interval | None  # share of planted pairs won by the right one; None: no two references differ
-    notes: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class _Pair:
     """One comparison; `known` is its outcome where no judge is needed."""
@@ -225,7 +210,6 @@ def _probability_of_a(completion: Completion | None) -> float | None:
 
 
 def _notes(gold: Interval | None, silent: int, asked: int, model: str, teacher: str) -> tuple[str, ...]:
-    """What a reader must know of the judge."""
     found = []
     if model == teacher:
         found.append(f"the judge, {model}, also wrote the training rows: it may favour answers that sound like it")

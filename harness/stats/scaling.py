@@ -32,6 +32,7 @@ Verdict = Literal["rises", "falls", "no measurable slope", "not estimable"]
 MIN_SIZES = 5  # below which no law is fitted
 MOST = 4  # times the largest size: no prediction beyond
 DRAWS = 200  # bootstrap fits
+LEVEL = 0.95  # of all intervals
 MISFIT = 0.001  # p value of a law's lack of fit below which it is not the law of these losses
 TINY = 1e-12
 AT_BOUND = 1e-3  # of the range between its bounds: a parameter so near to one is not measured
@@ -64,12 +65,11 @@ class Scaling(Record):
     seeds: int
     verdict: Verdict
     sentence: str
-    slope: Interval | None = None  # nats per doubling
+    slope: Interval  # nats per doubling
     law: Name | None = None
     fits: tuple[LawFit, ...] = ()
     predictions: tuple[tuple[int, Interval], ...] = ()  # at every size, 2 x and 4 x the largest
     draws: tuple[tuple[float, ...], ...] = ()  # the kept law's inner parameters, one tuple per bootstrap fit
-    level: float = 0.95
 
     @property
     def furthest(self) -> int:
@@ -85,7 +85,7 @@ class Scaling(Record):
                 f"{rows} rows: nothing is predicted outside {min(self.sizes)} to {self.furthest} rows"
                 f" ({MOST} x the largest size)"
             )
-        return _interval(LAWS[self.law], self.draws, min(self.sizes), rows, self.level)
+        return _interval(LAWS[self.law], self.draws, min(self.sizes), rows)
 
     def rows_to_reach(self, target: float) -> Reach:
         """The fewest rows whose predicted loss is `target` or less. Raises ValueError without a law."""
@@ -94,7 +94,7 @@ class Scaling(Record):
         law, smallest = LAWS[self.law], min(self.sizes)
         found = [_reached(law, inner, smallest, self.furthest, target) for inner in self.draws]
         first, ordered = found[0], sorted(found[1:])
-        skipped = int((1 - self.level) / 2 * len(ordered))
+        skipped = int((1 - LEVEL) / 2 * len(ordered))
         low, high = min(first, ordered[skipped]), max(first, ordered[-1 - skipped])
         rows, least, most = (int(n) if math.isfinite(n) else None for n in (first, low, high))
         beyond = f"more than {self.furthest}"
@@ -148,30 +148,26 @@ LAWS: dict[Name, _Law] = {
 }
 
 
-def fit_scaling(sizes: Sequence[int], nll: ArrayLike, random_seed: int, level: float = 0.95) -> Scaling:
-    """The curve of `nll`, shape (seeds, sizes) or (seeds, sizes, items), over `sizes` (rows, above 0, growing).
+def fit_scaling(sizes: Sequence[int], nll: ArrayLike, random_seed: int) -> Scaling:
+    """The curve of `nll`, shape (seeds, sizes, items), over `sizes` (rows, above 0, growing); two items or more.
 
     Below MIN_SIZES sizes or MIN_SEEDS random seeds only the slope per doubling; without one that can be told from
     zero no law either. "not estimable": no law fits, or a parameter (or half of its bootstrap fits) lies at its
-    bound. Intervals: seeds (and items, where given) reweighted, `_means`, and the law fitted again.
+    bound. Intervals: seeds and items reweighted, `_means`, and the law fitted again.
     Raises ValueError for shapes that do not match or values that are not finite.
     """
     values = np.asarray(nll, dtype=np.float64)
     rows = list(sizes)
-    if values.ndim not in (2, 3) or values.shape[1] != len(rows) or not np.isfinite(values).all() or not values.size:
+    if values.ndim != 3 or values.shape[1] != len(rows) or values.shape[2] < 2 or not np.isfinite(values).all():
         raise ValueError(f"sizes {rows} do not go with finite losses of shape {values.shape}")
     if len(rows) < 2 or min(rows) < 1 or rows != sorted(set(rows)):
         raise ValueError(f"sizes {rows}: want two or more, above 0, growing")
-    slope = _slope(rows, values, random_seed, level)
-    known = Scaling(
-        sizes=tuple(rows), seeds=len(values), verdict="not estimable", sentence="", slope=slope, level=level
-    )
-    if slope is None:
-        why = f"{len(values)} random seeds without items give no interval"
-        return known.model_copy(update={"sentence": f"not estimable: {why}"})
+    found = slope_per_doubling(rows, values, random_seed)
+    assert found is not None  # of two independent items or more there always is one
+    slope = found.interval
     verdict: Verdict = "rises" if slope.low > 0 else "falls" if slope.high < 0 else "no measurable slope"
     words = f"{slope.estimate:+.3g} nats per doubling of rows [{slope.low:+.3g}, {slope.high:+.3g}]"
-    known = known.model_copy(update={"verdict": verdict, "sentence": f"{verdict}: {words}"})
+    known = Scaling(sizes=tuple(rows), seeds=len(values), verdict=verdict, sentence=f"{verdict}: {words}", slope=slope)
     if len(rows) < MIN_SIZES or len(values) < MIN_SEEDS:
         why = f"a law takes {MIN_SIZES} sizes and {MIN_SEEDS} random seeds, here {len(rows)} and {len(values)}"
         return known.model_copy(update={"sentence": f"{known.sentence}; {why}"})
@@ -196,7 +192,7 @@ def _with_law(known: Scaling, values: Floats, random_seed: int) -> Scaling:
     best = min(usable, key=lambda fit: fit.aicc if fit.aicc is not None else math.inf)
     law, inner = LAWS[best.law], fits[best.law][1]
     draws, bound = [tuple(float(v) for v in inner)], 0
-    for drawn in _means(values, random_seed, known.level):
+    for drawn in _means(values, random_seed):
         again = _solve(law, x, drawn, errors, (inner[1:-1],))
         draws.append(tuple(float(v) for v in again))
         bound += bool(_at_bound(law, again))
@@ -276,64 +272,42 @@ def _at_bound(law: _Law, inner: Floats) -> list[str]:
 
 
 def _spread(values: Floats) -> tuple[Floats, Floats]:
-    """Means per size over seeds (and items), and the standard errors that weigh them."""
-    runs = values.mean(axis=2) if values.ndim == 3 else values
+    """Means per size over seeds and items, and the standard errors that weigh them."""
+    runs = values.mean(axis=2)
     means = runs.mean(axis=0)
     own = runs.var(axis=0, ddof=1)
     variance = (own + own.mean()) / 2 / len(runs)
     return means, np.sqrt(np.maximum(variance, (1e-5 * np.abs(means).max() + 1e-12) ** 2))
 
 
-def _means(values: Floats, random_seed: int, level: float) -> list[Floats]:
-    """DRAWS sets of means per size: random seeds, and items where given, reweighted.
+def _means(values: Floats, random_seed: int) -> list[Floats]:
+    """DRAWS sets of means per size: random seeds and items reweighted.
 
     Whole seeds get Dirichlet weights (Rubin 1981), rescaled to the unbiased variance and widened to the t tails of
     seeds - 1 degrees of freedom; items are drawn with replacement.
     """
     from scipy.special import stdtrit
 
-    rng, seeds = np.random.default_rng(random_seed), len(values)
-    tails = [float(stdtrit(freedom, (1 + level) / 2)) for freedom in (seeds - 1, 1e9)]
+    rng, (seeds, _, items) = np.random.default_rng(random_seed), values.shape
+    tails = [float(stdtrit(freedom, (1 + LEVEL) / 2)) for freedom in (seeds - 1, 1e9)]
     wider = math.sqrt((seeds + 1) / (seeds - 1)) * tails[0] / tails[1]
     drawn = []
     for _ in range(DRAWS):
-        runs = values
-        if values.ndim == 3:
-            items = values.shape[2]
-            runs = values @ (np.bincount(rng.integers(0, items, items), minlength=items) / items)
+        runs = values @ (np.bincount(rng.integers(0, items, items), minlength=items) / items)
         weights = 1 / seeds + wider * (rng.dirichlet(np.ones(seeds)) - 1 / seeds)
         drawn.append(np.asarray(weights @ runs))
     return drawn
 
 
-def _slope(sizes: list[int], values: Floats, random_seed: int, level: float) -> Interval | None:
-    """Nats per doubling: `slope_per_doubling` with items, else a t interval over seeds; None for too few of those."""
-    if values.ndim == 3:
-        found = slope_per_doubling(sizes, values, random_seed, level)
-        return found.interval if found else None
-    from scipy.special import stdtrit
-
-    seeds = len(values)
-    if seeds < MIN_SEEDS:
-        return None
-    doublings = np.log2(sizes) - np.log2(sizes).mean()
-    slopes = values @ doublings / (doublings**2).sum()
-    mean = float(slopes.mean())
-    half = float(stdtrit(seeds - 1, (1 + level) / 2)) * float(slopes.std(ddof=1)) / math.sqrt(seeds)
-    return Interval(
-        estimate=mean, low=mean - half, high=mean + half, method="t over random seeds", n=seeds, level=level
-    )
-
-
-def _interval(law: _Law, draws: Sequence[Sequence[float]], smallest: int, rows: int, level: float) -> Interval:
+def _interval(law: _Law, draws: Sequence[Sequence[float]], smallest: int, rows: int) -> Interval:
     """The loss of the fit (the first of `draws`) at `rows`, with the percentiles of the others."""
     x = np.array([rows / smallest])
     losses = [float(law.loss(np.asarray(inner), x)[0]) for inner in draws]
-    low, high = np.quantile(losses[1:], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(losses[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     first = losses[0]
     method = f"{law.name} law, bootstrap"
     return Interval(
-        estimate=first, low=min(first, float(low)), high=max(first, float(high)), method=method, n=DRAWS, level=level
+        estimate=first, low=min(first, float(low)), high=max(first, float(high)), method=method, n=DRAWS, level=LEVEL
     )
 
 
