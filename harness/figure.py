@@ -11,6 +11,7 @@ from harness import wording
 from harness.analysis import Point
 from harness.broke import Panel
 from harness.headline import Line
+from harness.text import printable
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, BROWN = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a", "#8a6d1a"
 
@@ -80,7 +81,7 @@ def _colour(line: Line) -> str:
 
 def _plain(text: str) -> str:
     """Text that matplotlib draws as it is: a dollar would begin a formula, an underscore hides a line's label."""
-    shown = "".join(c if c.isprintable() or c == "\n" else " " for c in text).replace("$", r"\$")
+    shown = printable(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 

@@ -1,4 +1,4 @@
-"""Text that others wrote, as itself in Markdown: labels, tags, names, answers. Imports nothing of ours.
+"""Text that others wrote, as itself in Markdown: labels, tags, names, answers.
 
 `table` escapes every cell, `escaped` every sentence: one line, no markup, no HTML, no link, no control character.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from harness.text import printable
 
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}  # for readers that look for HTML first
 PLAIN = " .,;:'\"?/%-()+="  # no markup inside a line, and unreadable when escaped
@@ -25,7 +27,7 @@ def escaped(text: str) -> str:
 
     CommonMark takes a backslash before any ASCII punctuation as that character.
     """
-    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    flat = " ".join(printable(text).split())
     parts = INTERVAL.split(flat)  # every second one is an interval
     kept = "".join(part if place % 2 else _outside(part) for place, part in enumerate(parts))
     kept = kept.replace("www.", "www\\.").replace("://", "\\://")

@@ -24,7 +24,7 @@ from harness.analysis import Arm, arms
 from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.gate.shipped import ship_cells
-from harness.markdown import escaped
+from harness.markdown import escaped, table
 from harness.records import Cell, Item, Score, Scorecard
 from harness.results import Results, resolve_student, results_of
 from harness.scoring.metrics import metric_of
@@ -32,8 +32,8 @@ from harness.scoring.open_ended import CANARY
 from harness.scoring.quality import loop_length, rep_n
 from harness.scoring.suites import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite, WrittenSuite
 from harness.store import write_atomic
-from harness.terminal import Terminal, printable
-from harness.text import named_label
+from harness.terminal import Terminal
+from harness.text import named_label, printable
 
 CAUSES = ("empty", "repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
 REPEATED = 1 / 3  # share of repeated three-word runs
@@ -293,22 +293,20 @@ def _more(members: Sequence[Mistake], shown: int, indent: str = "") -> list[str]
 def _markdown(found: Mistakes) -> str:
     """For errors.md: the causes of every arm, the confused pairs, the items; what models wrote is escaped."""
     lines = [f"## {_plain(found.suite)}\n", _plain(_headline(found)) + ".\n"]
-    lines += ["| wrong items by cause | " + " | ".join(CAUSES) + " | all |", "|---" * (len(CAUSES) + 2) + "|"]
-    for who, counts in found.by_arm:
-        numbers = [str(counts.get(cause, 0)) for cause in CAUSES]
-        lines.append(f"| {_plain(who)} | {' | '.join(numbers)} | {sum(counts.values())} |")
-    lines.append("")
+    by_arm = [
+        (_short(who), *(str(counts.get(cause, 0)) for cause in CAUSES), str(sum(counts.values())))
+        for who, counts in found.by_arm
+    ]
+    lines.append(table(("wrong items by cause", *CAUSES, "all"), by_arm) + "\n")
     if found.confused:
-        lines += ["| gold | taken for | items |", "|---|---|---|"]
-        lines += [f"| {_plain(gold)} | {_plain(given)} | {count} |" for (gold, given), count in found.confused]
-        lines.append("")
+        pairs = [(_short(gold), _short(given), str(count)) for (gold, given), count in found.confused]
+        lines.append(table(("gold", "taken for", "items"), pairs) + "\n")
     for cause, members in found.groups.items():
         lines.append(f"### {cause}: {len(members)}\n")
         for one in members[: SHOWN["file"]]:
             lines.append(f"**{_plain(one.prompt)}** gold: {_plain(one.gold)}{_plain(_also(one))}\n")
-            lines += ["| who | answer | right |", "|---|---|---|"]
-            lines += [f"| {_plain(w)} | {_plain(a)} | {'yes' if right else 'no'} |" for w, a, right in one.answers]
-            lines.append("")
+            answers = [(_short(who), _short(said), "yes" if right else "no") for who, said, right in one.answers]
+            lines.append(table(("who", "answer", "right"), answers) + "\n")
         lines += [line + "\n" for line in _more(members, SHOWN["file"])]
     return "\n".join(lines) + "\n"
 

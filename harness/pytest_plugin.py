@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     from harness.check import decisions_of
     from harness.config import load_run
     from harness.errors import HarnessError
-    from harness.terminal import Terminal, printable
+    from harness.terminal import Terminal
+    from harness.text import printable
 
     try:
         run = load_run(Path(path))
@@ -68,7 +69,7 @@ class RuleItem(pytest.Item):
 
     def _said(self) -> str:
         from harness.gate.announce import interval
-        from harness.terminal import printable
+        from harness.text import printable
 
         d = self.decision
         said = f"{d.verdict}: {self.student}, {d.rule.suite} {d.rule.metric} {d.limit}: {interval(d.difference)}"

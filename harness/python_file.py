@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, nearest
-from harness.terminal import printable, tell
+from harness.terminal import tell
+from harness.text import printable
 
 CHILD = Path(__file__).with_name("python_child.py")
 TIMEOUT_S = 60.0  # for loading the file, and for each answer

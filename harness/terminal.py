@@ -15,6 +15,8 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from harness.text import printable
+
 DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
 GRACE_SECONDS = 5.0  # more than that, to write what there is
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
@@ -70,11 +72,6 @@ class Terminal:
             tell(f"{title}: {done}/{total} {note}{ending}")
 
         return advance
-
-
-def printable(text: str) -> str:
-    """Text without control characters: what a model wrote must not drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def tell(text: str) -> None:

@@ -35,6 +35,11 @@ def has_lone_surrogate(text: str) -> bool:
     return _SURROGATE.search(text) is not None
 
 
+def printable(text: str) -> str:
+    """`text` with a space for each control character but the line end: what a model wrote must not drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def writable(text: str) -> str:
     """`text` with ? for each half of a surrogate pair."""
     return _SURROGATE.sub("?", text)

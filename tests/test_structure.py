@@ -23,7 +23,7 @@ HEAVY = {
     "rensa",
 }
 STAGES = {"augment", "train", "evaluate", "report", "check"}
-FOUNDATION = {"errors", "text", "completions", "markdown"}  # import nothing of ours
+FOUNDATION = {"errors", "text", "completions"}  # import nothing of ours
 READERS = {"errors", "json_file", "yaml_file", "table_file", "project_file"}  # of files that people wrote
 MAY = {  # shelf -> the modules of ours it may use, besides itself
     "json_file": {"errors", "text"},
@@ -34,10 +34,12 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "stats": {"records"},
     "call_file": {"records", "errors", "store"},
     "leases": {"errors"},
+    "markdown": {"text"},
     "calls": {"records", "call_file", "leases"},
-    "gate": {"stats", "records", "errors", "markdown", "store", "json_file", "config", "results", "scoring", "rows"},
+    "gate": {"stats", "records", "errors", "markdown", "store", "json_file", "config", "results", "scoring", "rows"}
+    | {"text"},
     "python_child": set(),
-    "python_file": {"errors", "terminal"},
+    "python_file": {"errors", "terminal", "text"},
     "sandbox": {"errors", "text"},
     "template_syntax": {"sandbox"},
     "prompts": {"errors", "json_file", "text", "sandbox", "template_syntax"},

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import terminal
-from harness.terminal import Stop, Terminal, printable, tell
+from harness.terminal import Stop, Terminal, tell
+from harness.text import printable
 from tests.process import harness
 from tests.project import write_project
 

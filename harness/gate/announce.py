@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from harness.gate import Decision, Verdict, overall
 from harness.markdown import escaped, table_lines
 from harness.stats import Interval
+from harness.text import printable
 
 Unsure = Literal["fail", "pass"]  # what "not enough data" comes to
 
@@ -186,7 +187,7 @@ def _message(d: Decision) -> str:
 
 def _plain(text: str) -> str:
     """Text without what XML and UTF-8 cannot hold: control characters, halves of surrogate pairs."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return printable(text).replace("\n", " ")
 
 
 def _property(text: str) -> str:
