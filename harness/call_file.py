@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -158,6 +158,7 @@ class CallFile:
     def _set_aside(self, why: str) -> None:
         """Give the file another name and begin a new one with all calls that are whole."""
         self._disconnect()
+        new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with disk_errors(self.path):
             handle = os.open(self.path, os.O_RDONLY)
             try:
@@ -165,15 +166,17 @@ class CallFile:
                 if self._inode != _inode(self.path):
                     return  # another process has just done it
                 aside = _free_name(self.path)
-                new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-                kept = _rescue(self.path, new)
-                for old, moved in zip(_parts(self.path), _parts(aside), strict=True):
-                    if old.exists():
-                        old.rename(moved)
-                new.rename(self.path)
+                with _writers_waiting(self.path):
+                    kept = _rescue(self.path, new)
+                    for old, moved in zip(_parts(self.path), _parts(aside), strict=True):
+                        if old.exists():
+                            old.rename(moved)
+                    new.rename(self.path)
+                _fold_log(aside)
                 sync_folder(self.path.parent)
             finally:
-                os.close(handle)
+                new.unlink(missing_ok=True)
+                os.close(handle)  # the last of it: closing a file gives up what SQLite holds of it in this process
         self._say(
             f"{self.path} is damaged ({why}): set aside as {aside.name}; {kept} calls in it are whole and kept,"
             " others are asked again"
@@ -292,6 +295,25 @@ def _is_damage(error: Exception, path: Path) -> bool:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):  # also said of a header that makes no sense
         return os.path.lexists(path) and os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)
     return code not in MACHINE_TROUBLE
+
+
+@contextmanager
+def _writers_waiting(damaged: Path) -> Iterator[None]:
+    """Let nobody commit to a damaged file, part of which may be intact, while it is copied and moved.
+
+    Who waited to write finds another file at the path then. A file that takes no transaction takes no commit either.
+    """
+    with ExitStack() as held:
+        with suppress(*FAILURES):
+            db = held.enter_context(closing(sqlite3.connect(damaged, timeout=BUSY_SECONDS, isolation_level=None)))
+            db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def _fold_log(path: Path) -> None:
+    """Have SQLite bring what stands beside a file into it, where no other process has it open."""
+    with suppress(*FAILURES), closing(sqlite3.connect(path)) as db:
+        db.execute("SELECT count(*) FROM sqlite_master")
 
 
 def _rescue(damaged: Path, new: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.model_files import load, read_settings
+from harness.model_files import load, text_number, token_ids
 from harness.records import Message, Row
 
 PROMPT_DATE = date(2024, 7, 26)  # the one that Llama's templates fall back to
@@ -57,8 +57,7 @@ def load_tokenizer(name: str, folder: Path) -> Any:
 
 def check_tokens(name: str, tokenizer: Any, folder: Path) -> None:
     """Raises UsageError naming a token that the tokenizer has and the model's embedding has not."""
-    config = read_settings(name, folder / "config.json")
-    rows = (config.get("text_config") or config).get("vocab_size")
+    rows = text_number(name, folder / "config.json", "vocab_size")
     beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if rows is not None and i >= rows)
     if beyond:
         i, token = beyond[0]
@@ -76,16 +75,18 @@ def of_tokenizer(name: str, tokenizer: Any, stops: frozenset[int]) -> Chat:
         names = ", ".join(sorted(map(repr, tokenizer.chat_template)))
         raise UsageError(f"{name}: none of its chat templates ({names}) is called 'default', which is the one to use")
     if not stops:
-        raise UsageError(f"{name}: neither its tokenizer nor its generation_config.json names an eos token")
+        raise UsageError(f"{name}: neither its tokenizer nor its settings name an eos token")
     return Chat(name, tokenizer, stops)
 
 
 def stop_tokens(folder: Path, eos: int | None) -> frozenset[int]:
-    """Ids that end a generated answer: the tokenizer's eos and what generation_config.json adds to it."""
-    path = folder / "generation_config.json"
-    named = read_settings(folder.name, path).get("eos_token_id") if path.is_file() else None
-    more = named if isinstance(named, list) else [named]
-    return frozenset(token for token in [eos, *more] if token is not None)
+    """Ids that end a generated answer: the tokenizer's eos and what the model's settings add to it.
+
+    Raises UsageError for settings that name something else than tokens.
+    """
+    paths = [path for name in ("generation_config.json", "config.json") if (path := folder / name).is_file()]
+    named = [token for path in paths for token in token_ids(folder.name, path, "eos_token_id")]
+    return frozenset([*named, *([] if eos is None else [eos])])
 
 
 def prompt_text(chat: Chat, messages: Sequence[Message]) -> str:

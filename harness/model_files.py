@@ -47,7 +47,10 @@ def check_adapter(folder: Path) -> dict[str, Any]:
     _check_weights(f"adapter {folder.name!r}", folder, "adapter_model.safetensors")
     settings = read_settings(f"adapter {folder.name!r}", path)
     _refuse_code(f"adapter {folder.name!r}", path, settings)
-    library = (settings.get("auto_mapping") or {}).get("parent_library") or "transformers"
+    mapping = settings.get("auto_mapping") or {}
+    if not isinstance(mapping, dict):
+        raise UsageError(f"adapter {folder.name!r}: {path}: auto_mapping: {_shown(mapping)}: it must be a JSON object")
+    library = mapping.get("parent_library") or "transformers"
     if str(library).split(".")[0] != "transformers":
         raise UsageError(f"adapter {folder.name!r}: {path} asks for code of its own (auto_mapping: {library!r})")
     return settings
@@ -79,6 +82,39 @@ def read_settings(what: str, path: Path) -> dict[str, Any]:
     return settings
 
 
+def text_settings(what: str, path: Path) -> dict[str, Any]:
+    """Settings of a text model; what `text_config` says, in a model of several parts, before what stands beside it.
+
+    Raises UsageError as `read_settings`.
+    """
+    settings = read_settings(what, path)
+    part = settings.get("text_config") or {}
+    if not isinstance(part, dict):
+        raise UsageError(f"{what}: {path}: text_config: {_shown(part)}: it must be a JSON object")
+    return settings | {name: value for name, value in part.items() if value is not None}
+
+
+def text_number(what: str, path: Path, name: str) -> int | None:
+    """A whole number among the settings of a text model; None without it. Raises UsageError for anything else."""
+    value = text_settings(what, path).get(name)
+    if value is not None and type(value) is not int:
+        raise UsageError(f"{what}: {path}: {name}: {_shown(value)}: it must be a whole number")
+    return value
+
+
+def token_ids(what: str, path: Path, name: str) -> list[int]:
+    """The ids that a setting names, one or a list; empty without it. Raises UsageError for anything else."""
+    value = text_settings(what, path).get(name)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(token) is not int for token in ids):
+        raise UsageError(f"{what}: {path}: {name}: {_shown(value)}: it must be the id of a token, or a list of them")
+    return ids
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:80]
+
+
 def _check_weights(what: str, folder: Path, pattern: str = "*.safetensors") -> None:
     if any(folder.glob(pattern)):
         return
@@ -95,7 +131,7 @@ def _refuse_code(what: str, path: Path, settings: dict[str, Any]) -> None:
         kernel = key.removeprefix("_") in KERNELS and "/" in str(value)
         if (key in CODE and value) or kernel:
             raise UsageError(
-                f"{what}: {path} asks for code of its own ({key}: {json.dumps(value)[:80]}), which is never run; where"
+                f"{what}: {path} asks for code of its own ({key}: {_shown(value)}), which is never run; where"
                 f" transformers itself knows this model, a copy of the folder without {key!r} is loaded as that"
             )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +190,7 @@ def _hub(name: str, cache: Path, revision: str | None) -> Model:
 
     from harness.engines.openai_settings import check_proxies
 
-    check_proxies(os.environ)
+    check_proxies()
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,

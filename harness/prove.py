@@ -8,18 +8,17 @@ the suites of verifiers (Prime Intellect) keep for themselves.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from harness import prompts
 from harness.chat import load_chat, prompt_ids
 from harness.config import Run
 from harness.errors import HarnessError, UsageError
+from harness.model_files import text_number
 from harness.models import resolve
 from harness.prompting import one_line, tuned_prompt, untuned
 from harness.records import Item, Score
@@ -343,8 +342,7 @@ def _rooms(run: Run) -> tuple[list[Room], list[Problem]]:
 
 def _room(student: str, folder: Path) -> Room:
     chat = load_chat(student, folder)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    positions = (config.get("text_config") or config).get("max_position_embeddings", CONTEXT)
+    positions = text_number(student, folder / "config.json", "max_position_embeddings") or CONTEXT
 
     def text(of: str) -> int:
         return len(chat.tokenizer(of, verbose=False)["input_ids"])

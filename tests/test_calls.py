@@ -202,6 +202,62 @@ def test_what_is_no_cache_of_calls_is_set_aside(tmp_path: Path, what: str) -> No
     assert ask_again(path, 5)[1:] == (0, "")
 
 
+def damage_one_page(path: Path, n: int) -> None:
+    """Make the page of a call in the middle of `n` unreadable; where calls are added, the file stays intact."""
+    content = bytearray(path.read_bytes())
+    page = content.index(TEXT.format(n // 2).encode()) // 4096 * 4096
+    content[page : page + 8] = bytes(8)
+    path.write_bytes(content)
+
+
+WRITING = """
+import sys
+from itertools import count
+from pathlib import Path
+from tests.test_calls import request
+from harness.calls import CallCache
+from harness.records import Completion
+cache = CallCache(Path(sys.argv[1]))
+for i in count(10_000):
+    cache.put([Completion(request=request(i).key, text="paid", finish_reason="stop")])
+    print(request(i).key, flush=True)
+"""
+
+
+def test_what_another_process_commits_while_a_file_is_set_aside_is_kept(tmp_path: Path) -> None:
+    path, n, said = tmp_path / "calls.sqlite", 2000, list[str]()
+    fill(path, n)
+    damage_one_page(path, n)
+    writer = subprocess.Popen([sys.executable, "-c", WRITING, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert writer.stdout is not None
+    paid = [writer.stdout.readline().strip() for _ in range(20)]
+    cache = CallCache(path, said.append)
+    cache.claim(["another"])
+    paid += [writer.stdout.readline().strip() for _ in range(20)]
+    writer.send_signal(signal.SIGKILL)
+    paid += [line.strip() for line in writer.stdout if line.endswith("\n")]
+    writer.wait()
+    writer.stdout.close()
+    assert "set aside" in "".join(said)
+    assert set(paid) <= cache.get(paid).keys()
+    cache.close()
+
+
+def test_a_full_disk_leaves_no_half_of_a_rescued_file(tmp_path: Path) -> None:
+    path, n = tmp_path / "calls.sqlite", 1000
+    fill(path, n)
+    damage_one_page(path, n)
+    code = (
+        "import resource, sys; from pathlib import Path; from harness.calls import CallCache;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16)); CallCache(Path(sys.argv[1])).claim(['another'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert "MachineError" in done.stderr
+    assert "cannot write it" in done.stderr
+    assert {p.name for p in tmp_path.iterdir()} <= {f"calls.sqlite{ending}" for ending in ("", "-wal", "-shm")}
+    assert len(CallCache(path).get([request(i).key for i in range(n)])) > n // 2
+
+
 def test_calls_of_an_earlier_release_stay_valid(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
     texts = fill(path, 30)

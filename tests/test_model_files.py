@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.chat import left_out, load_chat, prompt_text
+from harness.chat import left_out, load_chat, prompt_text, stop_tokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
 from harness.model_files import CODE, KERNELS, check_adapter, check_model, read_settings
@@ -97,6 +97,9 @@ def test_an_adapter_is_data(tiny_model: Path, tmp_path: Path) -> None:
         (adapter / "adapter_config.json").write_text(json.dumps(settings | changed))
         with pytest.raises(UsageError, match=r"adapter 'adapter': .* asks for code"):
             check_adapter(adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps(settings | {"auto_mapping": "evil"}))
+    with pytest.raises(UsageError, match=r"adapter 'adapter': .*auto_mapping: \"evil\""):
+        check_adapter(adapter)
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(UsageError, match=r"adapter 'adapter': .* only adapter_model\.bin"):
@@ -138,6 +141,37 @@ def test_a_token_beyond_the_embedding_is_named_before_anything_is_computed(folde
     for load in (lambda: load_chat("tiny", folder), lambda: TransformersEngine(folder)):
         with pytest.raises(UsageError, match=rf"tiny: its tokenizer has 3 tokens more .*'{first}' \(id {rows}\)"):
             load()
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("config.json", {"vocab_size": "49152"}),
+        ("config.json", {"text_config": "none"}),
+        ("config.json", {"text_config": {"vocab_size": [1]}}),
+        ("config.json", {"eos_token_id": "</s>"}),
+        ("generation_config.json", {"eos_token_id": "</s>"}),
+        ("generation_config.json", {"eos_token_id": [[1]]}),
+        ("generation_config.json", {"eos_token_id": {"id": 1}}),
+    ],
+)
+def test_settings_of_another_kind_name_the_model(folder: Path, file: str, settings: Any) -> None:
+    change(folder / file, **settings)
+    for load in (lambda: load_chat("tiny", folder), lambda: TransformersEngine(folder)):
+        with pytest.raises(UsageError, match=rf"tiny'?: (transformers cannot load it|.*{file}: \w+: .* it must be)"):
+            load()
+
+
+def test_what_ends_an_answer_in_training_ends_it_in_scoring(folder: Path) -> None:
+    (eos,) = stop_tokens(folder, None)
+    change(folder / "generation_config.json", eos_token_id=[5, 6])
+    change(folder / "config.json", eos_token_id=7)
+    assert load_chat("tiny", folder).stops == set(TransformersEngine(folder).end_ids) == {eos, 5, 6, 7}
+    change(folder / "config.json", text_config={"eos_token_id": 8})
+    assert stop_tokens(folder, None) == {5, 6, 8}
+    for file in ("generation_config.json", "config.json"):
+        (folder / file).unlink()
+    assert stop_tokens(folder, 3) == {3}
 
 
 def test_a_chat_template_that_leaves_a_message_out_is_said(folder: Path) -> None:

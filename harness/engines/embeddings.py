@@ -49,7 +49,7 @@ class MiniLM:
     What else is in the batch changes a number by rounding only, less than 1e-5.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path) -> None:
         """Load from a folder of config, tokenizer and safetensors; nothing is fetched. Raises MachineError."""
         logging.disable_progress_bar()
         try:
@@ -57,8 +57,7 @@ class MiniLM:
             model = load(AutoModel, folder.name, folder, use_safetensors=True, dtype=torch.float32)
         except UsageError as error:  # it came with a package: nothing the user wrote
             raise MachineError(f"{folder}: cannot load the embedding model: {error}") from error
-        self._model = model.eval().to(device)
-        self._device = device
+        self._model = model.eval()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors, shape (texts, 384), same order: the mean of the last layer over a text's tokens.
@@ -81,10 +80,9 @@ class MiniLM:
         for row, text in enumerate(ids):
             tokens[row, : len(text)] = torch.tensor(text)
             mask[row, : len(text)] = 1
-        tokens, mask = tokens.to(self._device), mask.to(self._device)
         with torch.inference_mode():
             states = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
             weights = mask.unsqueeze(-1).to(states.dtype)
             mean = (states * weights).sum(1) / weights.sum(1)
-            unit: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+            unit: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).numpy()
         return unit

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import os
 import random
 import re
 import threading
@@ -78,7 +77,7 @@ class OpenAIEngine:
         self._say, self._said = say, set[str]()
         local = address.host in ("localhost", "127.0.0.1", "::1")
         if not local and transport is None:
-            check_proxies(os.environ)
+            check_proxies()
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -52,15 +53,15 @@ def api_key(environ: Mapping[str, str], name: str) -> str | None:
     return key
 
 
-def check_proxies(environ: Mapping[str, str]) -> None:
-    """Raises UsageError naming the proxy variable that an HTTP client cannot use."""
-    for name, value in environ.items():
+def check_proxies() -> None:
+    """Raises UsageError naming the environment's proxy variable that an HTTP client cannot use."""
+    for name, value in os.environ.items():
         if name.upper() in PROXIES and value and (problem := _proxy_problem(value)):
             raise UsageError(f"the environment variable {name} {problem}; correct or unset it")
     try:
         httpx.Client().close()
     except (ValueError, ImportError, httpx.InvalidURL) as error:
-        name = next((name for name in environ if name.upper() == "NO_PROXY"), "NO_PROXY")
+        name = next((name for name in os.environ if name.upper() == "NO_PROXY"), "NO_PROXY")
         raise UsageError(
             f"the environment variable {name} holds an entry that is not a host, such as example.com or ::1"
             " without brackets; correct or unset it"

@@ -24,7 +24,6 @@ import json
 import math
 import random
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -130,21 +129,19 @@ def _cut(text: str, request: Request) -> tuple[str, str]:
 class ScriptedEngine:
     """Answers by a function, several requests in flight, the shortest answer first.
 
-    `answer` maps a request to its completion. `delay_s` is slept before every completion, so that a test
-    can stop a run midway. `concurrency` requests are pulled ahead, as a real engine does: no caller can
-    rely on the order in which completions arrive.
+    `answer` maps a request to its completion. `concurrency` requests are pulled ahead, as a real engine does: no
+    caller can rely on the order in which completions arrive.
     """
 
-    def __init__(self, answer: Callable[[Request], Completion], *, delay_s: float = 0.0, concurrency: int = 32) -> None:
+    def __init__(self, answer: Callable[[Request], Completion], *, concurrency: int = 32) -> None:
         self._answer = answer
-        self._delay_s = delay_s
         self._concurrency = concurrency
 
     @classmethod
-    def from_file(cls, path: Path, *, delay_s: float = 0.0, concurrency: int = 32) -> ScriptedEngine:
+    def from_file(cls, path: Path, *, concurrency: int = 32) -> ScriptedEngine:
         """Follow a script file. Raises UsageError naming file, line, key and what is allowed."""
         script = yaml_file.parse(Script, yaml_file.load(path), "a script of answers")
-        return cls(script.answer, delay_s=delay_s, concurrency=concurrency)
+        return cls(script.answer, concurrency=concurrency)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield one completion per request, short texts first among those in flight."""
@@ -158,8 +155,4 @@ class ScriptedEngine:
                 heapq.heappush(in_flight, (len(completion.text), completion.request, pulled, completion))
             if not in_flight:
                 return
-            time.sleep(self._delay_s)
             yield heapq.heappop(in_flight)[-1]
-
-    def close(self) -> None:
-        """Nothing to free; here so that every engine is closed the same way."""

@@ -70,7 +70,7 @@ class TransformersEngine:
         lengths = (self._config.max_position_embeddings, self.tokenizer.model_max_length)
         self.max_length = int(min(lengths))  # tokens of prompt and completion
         self._reader = TreeReader(self._passes, self.max_length)
-        self.end_ids = _end_ids(self._model, self.tokenizer)
+        self.end_ids = tuple(sorted(chat.stop_tokens(folder, self.tokenizer.eos_token_id)))
         with suppress(UsageError):  # no chat template, or one that refuses: said where a chat is asked
             self.notes += chat.left_out(self._chat, PROBE_CHAT)
 
@@ -258,11 +258,3 @@ class TransformersEngine:
             columns[row, longest - len(path) :] = path
         cache = NodeCache.gathered(parts, self._passes.tensor(columns))
         return cache, torch.cat(logits)[self._passes.tensor(np.searchsorted(wanted, ends))]
-
-
-def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a turn, by the generation settings, the config and the tokenizer."""
-    found: set[int] = set()
-    for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
-        found.update(value if isinstance(value, list | tuple) else [value] if value is not None else [])
-    return tuple(sorted(found))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from harness.records import Row, Seed, Verdict
+from harness.records import Seed
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,3 @@ class Context:
     labels: Mapping[str, str]  # label -> description
     protected: tuple[Protected, ...]
     teacher: str  # name@revision, for the requests of a judge
-
-
-class Filter(Protocol):
-    """A rule over rows."""
-
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order."""
-        ...
