@@ -23,7 +23,6 @@ from harness.stats import Floats, Interval, contrasts
 from harness.stats.ties import ALONE, Bools, Ties, could_have_seen, finite
 
 Split = Literal["dev", "test"]
-Question = Literal["these weights", "this recipe"]
 Verdict = Literal["better", "worse", "no difference found", "inconclusive", "not estimable"]
 
 
@@ -149,7 +148,7 @@ class Difference:
     """One arm minus another on the same items, with the question it answers."""
 
     interval: Interval
-    question: Question
+    question: contrasts.Question
     smallest: float | None  # the smallest true difference these items would likely have found
     p: float | None = None  # two-sided, that it is none: mid-p McNemar, for independent 0/1 scores
     changed: int = 0  # units with another value

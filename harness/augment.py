@@ -42,7 +42,7 @@ from harness.records import (
     digest,
     lack_logprobs,
 )
-from harness.rows import DROPPED, KEPT, Lost, Rejected, own_rows
+from harness.rows import DROPPED, KEPT, Judged, Lost, own_rows
 from harness.scoring import benchmarks
 from harness.scoring.suites import BenchmarkSuite
 from harness.store import Manifest, finished, read_manifest, unseal, write_json, write_jsonl, write_manifest
@@ -81,8 +81,8 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     finally:
         cache.close()
 
-    kept = [r.row for r in rows if all(v.keep for v in r.verdicts)]
-    rejected = [r for r in rows if not all(v.keep for v in r.verdicts)]
+    kept = [r.row for r in rows if r.kept]
+    rejected = [r for r in rows if not r.kept]
     unseal(folder)
     write_jsonl(folder / KEPT, kept)
     write_jsonl(folder / DROPPED, [*rejected, *(one for one in lost if one.lost != "failed")])
@@ -299,8 +299,8 @@ def _rounds(
     calibrations: dict[int, Calibration],
     ask: Asker,
     terminal: Terminal,
-) -> tuple[list[Rejected], tuple[Lost, ...], Funnel]:
-    """Ask, filter, and ask again for what is missing. A `Rejected` here is a row with its verdicts."""
+) -> tuple[list[Judged], tuple[Lost, ...], Funnel]:
+    """Ask, filter, and ask again for what is missing."""
     if own:
         judged = judge_rows(run, list(own), context, calibrations, ask)
         return judged, (), _funnel(run, judged, Parsed(list(own)), len(own), calibrations, ask)
@@ -309,7 +309,7 @@ def _rounds(
         total = sum(count.values())
         requests = requests_for(run, teacher, count)
         parsed, judged, requested = _round(run, requests, total, context, calibrations, ask, terminal)
-        kept = Counter("" if run.task.free else r.row.label for r in judged if all(v.keep for v in r.verdicts))
+        kept = Counter("" if run.task.free else r.row.label for r in judged if r.kept)
         count = next_round(run, count, kept)
         if ask.stop():
             ask.cut_short |= count is not None
@@ -328,7 +328,7 @@ def _round(
     calibrations: dict[int, Calibration],
     ask: Asker,
     terminal: Terminal,
-) -> tuple[Parsed, list[Rejected], int]:
+) -> tuple[Parsed, list[Judged], int]:
     """Ask and judge block by block, so that progress shows kept rows and a stopped run has judged ones.
 
     The number is that of the requests: fewer than all where whole blocks give not a single row.
@@ -349,7 +349,7 @@ def _round(
             ask(block, tick)
             parsed = parse(run, asked, ask.answers)
             judged = judge_rows(run, parsed.rows, context, calibrations, ask, tick)
-            kept = sum(all(v.keep for v in r.verdicts) for r in judged)
+            kept = sum(r.kept for r in judged)
             if ask.stop():
                 ask.cut_short |= len(asked) < total
                 break
@@ -365,7 +365,7 @@ def judge_rows(
     calibrations: dict[int, Calibration],
     ask: Asker,
     tick: Callable[[int], None] = lambda answered: None,
-) -> list[Rejected]:
+) -> list[Judged]:
     """Every filter's verdict on every row."""
     columns: list[list[Verdict]] = []
     for i, filter_ in enumerate(run.file.augment.filters):
@@ -378,19 +378,19 @@ def judge_rows(
             found = ask(requests, tick)
             answers = [found.get(request.key, missing(request)) for request in requests]
         columns.append(filter_.verdicts(rows, answers, context, calibrations[i]))
-    return [Rejected(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
+    return [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
 
 
 def _funnel(
     run: Run,
-    judged: list[Rejected],
+    judged: list[Judged],
     parsed: Parsed,
     requested: int,
     calibrations: dict[int, Calibration],
     ask: Asker,
 ) -> Funnel:
-    rejected = [r for r in judged if not all(v.keep for v in r.verdicts)]
-    kept = Counter(r.row.label for r in judged if all(v.keep for v in r.verdicts))
+    rejected = [r for r in judged if not r.kept]
+    kept = Counter(r.row.label for r in judged if r.kept)
     lost = Counter(one.lost for one in parsed.lost)
     dropped, would_drop = count_drops(rejected, [f.kind for f in run.file.augment.filters])
     teacher, answers = run.file.teacher, ask.answers.values()

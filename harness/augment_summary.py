@@ -12,7 +12,7 @@ from harness.config import Run
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.funnel import Funnel
 from harness.records import Row
-from harness.rows import Lost, Rejected
+from harness.rows import Judged, Lost
 from harness.terminal import Terminal
 
 SAMPLES_SHOWN = 10
@@ -21,7 +21,7 @@ TEXT_SHOWN = 200  # characters of what gave no row
 
 
 def tell(
-    run: Run, funnel: Funnel, kept: Sequence[Row], rejected: Sequence[Rejected], lost: Sequence[Lost], to: Terminal
+    run: Run, funnel: Funnel, kept: Sequence[Row], rejected: Sequence[Judged], lost: Sequence[Lost], to: Terminal
 ) -> None:
     """Print some kept and dropped rows, some completions that gave none, the funnel and what would give more rows."""
     draw = random.Random(run.file.random_seed)
@@ -49,7 +49,7 @@ def _shown(row: Row, free: bool) -> str:
     return f"{text} -> {row.label}" if free else f"[{row.label}] {text}"
 
 
-def _advice(run: Run, funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) -> str:
+def _advice(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
     why = cause(funnel, rejected, lost)
     if not funnel.kept:
         return why
@@ -60,7 +60,7 @@ def _advice(run: Run, funnel: Funnel, rejected: Sequence[Rejected], lost: Sequen
     )
 
 
-def cause(funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) -> str:
+def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
     """Where most requests ended that gave no row, with the commonest reason: a step of the funnel, or one filter."""
     steps: Counter[str] = Counter(one.lost for one in lost)
     filters = Counter(verdict.filter for reject in rejected for verdict in reject.verdicts if not verdict.keep)
@@ -79,7 +79,7 @@ def cause(funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) ->
     return f"{share}, most of them so: {reasons[alike.index(commonest)]}"
 
 
-def too_few(run: Run, funnel: Funnel, rejected: Sequence[Rejected], lost: Sequence[Lost]) -> HarnessError | None:
+def too_few(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> HarnessError | None:
     """The error that ends augment when no training could use its rows: none, or fewer than the smallest size.
 
     A MachineError where the teacher gave no rows, a UsageError where rows came and the settings do not keep them.

@@ -22,6 +22,7 @@ from harness.null_run import shuffle_labels
 from harness.project_file import project_file
 from harness.prompts import Template
 from harness.records import Form, Record, Sampling, Seed
+from harness.scoring.items import written_as
 from harness.scoring.suites import Suite, load_suite
 from harness.text import normalise
 
@@ -96,6 +97,14 @@ def _judges(filter_: AnyFilter) -> bool:
     return isinstance(filter_, Judge)
 
 
+def _each_once(record: Record, *names: str) -> None:
+    """Raises ValueError for a list among these fields that names something twice."""
+    for name in names:
+        values = getattr(record, name)
+        if len(set(values)) != len(values):
+            raise ValueError(f"{name} {list(values)} repeats one")
+
+
 class Lora(Record):
     """LoRA settings, named as PEFT names them."""
 
@@ -125,11 +134,7 @@ class Train(Record):
     def _growing(self) -> Self:
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes {list(self.sizes)} must grow, each once")
-        for name in ("students", "data"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name} {list(getattr(self, name))} repeats one")
-        if len(set(self.random_seeds)) != len(self.random_seeds):
-            raise ValueError(f"random_seeds {list(self.random_seeds)} repeats one")
+        _each_once(self, "students", "data", "random_seeds")
         return self
 
 
@@ -147,9 +152,7 @@ class Eval(Record):
 
     @model_validator(mode="after")
     def _once(self) -> Self:
-        for name in ("suites", "prompting", "compare"):
-            if len(set(getattr(self, name))) != len(getattr(self, name)):
-                raise ValueError(f"{name} {list(getattr(self, name))} repeats one")
+        _each_once(self, "suites", "prompting", "compare")
         if "zero_shot" not in self.prompting:
             raise ValueError(f"prompting {list(self.prompting)} lacks zero_shot, which every comparison starts from")
         return self
@@ -199,12 +202,8 @@ class TaskFile(Record):
         return untuned_template(root, self.untuned_prompt, self.free)
 
 
-def _form(value: object) -> str:
-    return "file" if isinstance(value, str) else "inline"
-
-
 TaskSource = Annotated[  # a task file, or the task itself, written in the run file
-    Annotated[Name, Tag("file")] | Annotated[TaskFile, Tag("inline")], Discriminator(_form)
+    Annotated[Name, Tag("file")] | Annotated[TaskFile, Tag("mapping")], Discriminator(written_as)
 ]
 
 

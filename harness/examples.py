@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError
 from harness.records import Record, Seed
-from harness.scoring.items import read_items
-from harness.scoring.lines import Text, Written
+from harness.scoring.items import read_items, written_as
+from harness.scoring.lines import Text, Written, check_label
 
 LABELLED = {"question": "text", "answer": "label"}  # other names of a field -> the field
 ANSWERED = {"question": "text", "label": "answer"}
@@ -38,12 +38,8 @@ class AnswerExample(Record):
     answer: Written
 
 
-def _form(value: object) -> str:
-    return "file" if isinstance(value, str) else "columns"
-
-
 Examples = Annotated[  # a file, or a file and what its columns are called
-    Annotated[Text, Tag("file")] | Annotated[ExampleFile, Tag("columns")], Discriminator(_form)
+    Annotated[Text, Tag("file")] | Annotated[ExampleFile, Tag("mapping")], Discriminator(written_as)
 ]
 
 
@@ -66,11 +62,7 @@ def read_examples(file: str | ExampleFile, root: Path, labels: Iterable[str], pl
 
     def check(where: str, line: LabelExample) -> None:
         _has_words(where, line)
-        if line.label not in known:
-            raise UsageError(
-                f"{where}: label: {line.label!r} is not a label of the task{nearest(line.label, known)};"
-                f" allowed: {', '.join(known)}"
-            )
+        check_label(where, line.label, known)
 
     labelled = read_items(source, root, LabelExample, fields, (), place, check, LABELLED, mapping)
     return [Seed(text=line.text, label=line.label) for _, line in labelled]

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import wording
 from harness.analysis import Point
-from harness.broke import Panel
+from harness.broke import Panel, PanelPoint
 from harness.headline import Line
 from harness.text import printable
 
@@ -30,14 +30,8 @@ def learning_curve(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9.5, 5.2), dpi=130)
-    sizes = [p.size for p in points]
-    axes.errorbar(
-        sizes,
-        [p.value for p in points],
-        yerr=[[max(0.0, p.value - p.low) for p in points], [max(0.0, p.high - p.value) for p in points]],
-        color=BLUE, marker="o", markersize=5, linewidth=1.8, capsize=4, zorder=3,
-        label=f"tuned on {data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {sizes[-1]}",
-    )  # fmt: skip
+    said = f"tuned on {data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {points[-1].size}"
+    _curve(axes, points, f"{student} on {suite}", 11, markersize=5, linewidth=1.8, capsize=4, zorder=3, label=said)
     if any(len(p.seeds) > 1 for p in points):
         dots = [(p.size, seed) for p in points for seed in p.seeds]
         rows, levels = zip(*dots, strict=True)
@@ -52,17 +46,11 @@ def learning_curve(
             line.value, color=_colour(line), linestyle=style, linewidth=width, label=_plain(_wrapped(line.label))
         )
     if chance is not None:
-        axes.axhline(chance, color="#bbbbbb", linewidth=1, linestyle=":", label=f"chance: {100 * chance:.1f}%")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
+        _chance(axes, chance, f"chance: {100 * chance:.1f}%")
     axes.set_xlabel("rows the student was tuned on (log scale)")
     axes.set_ylabel(f"{wording.title(metric)}, test items")
     if wording.bounded(metric):
         axes.set_ylim(-0.02, 1.02)  # a line at 0 or 1 must not lie under the axis
-    axes.set_title(_plain(f"{student} on {suite}"), fontsize=11)
-    axes.grid(axis="y", color="#eeeeee")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.text(0.01, 0.005, _plain(caption), fontsize=7, color="#444444", va="bottom", wrap=True)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
@@ -103,20 +91,12 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(grid.flat, panels, strict=False):
-        sizes = [point.size for point in panel.points]
-        values = [point.value for point in panel.points]
-        spread = [[p.value - p.low for p in panel.points], [p.high - p.value for p in panel.points]]
-        axes.errorbar(sizes, values, yerr=spread, color=BLUE, marker="o", markersize=4, linewidth=1.5, capsize=3)
+        title = f"{panel.suite}\n{wording.title(panel.metric)}"
+        _curve(axes, panel.points, title, 8, markersize=4, linewidth=1.5, capsize=3)
         axes.axhline(panel.before, color=GREY, linewidth=1.2, label="untuned")
         if panel.chance is not None:
-            axes.axhline(panel.chance, color="#bbbbbb", linewidth=1, linestyle=":", label="chance")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sizes, [str(size) for size in sizes], fontsize=7)
-        axes.minorticks_off()
-        axes.tick_params(axis="y", labelsize=7)
-        axes.set_title(_plain(f"{panel.suite}\n{wording.title(panel.metric)}"), fontsize=8)
-        axes.grid(axis="y", color="#eeeeee")
-        axes.spines[["top", "right"]].set_visible(False)
+            _chance(axes, panel.chance, "chance")
+        axes.tick_params(labelsize=7)
     first = {panel.chance is not None: i for i, panel in reversed(list(enumerate(panels)))}
     for place in first.values():  # one legend without chance, one with it
         grid.flat[place].legend(fontsize=7, frameon=False)
@@ -124,6 +104,26 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
     figure.suptitle(_plain(student), fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     return _png(figure)
+
+
+def _curve(
+    axes: Any, points: Sequence[Point] | Sequence[PanelPoint], title: str, title_size: float, **style: Any
+) -> None:
+    """Values with their intervals over rows on a log scale, under a title: what every picture is made of."""
+    sizes = [p.size for p in points]
+    ends = [[max(0.0, p.value - p.low) for p in points], [max(0.0, p.high - p.value) for p in points]]
+    axes.errorbar(sizes, [p.value for p in points], yerr=ends, color=BLUE, marker="o", **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_title(_plain(title), fontsize=title_size)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _chance(axes: Any, chance: float, label: str) -> None:
+    """What guessing gets, as a line."""
+    axes.axhline(chance, color="#bbbbbb", linewidth=1, linestyle=":", label=label)
 
 
 def _png(figure: Any) -> bytes:

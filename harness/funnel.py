@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import model_validator
 
 from harness.records import FORMAT, Record
-from harness.rows import Rejected
+from harness.rows import Judged
 
 
 class Funnel(Record):
@@ -73,7 +73,7 @@ class Funnel(Record):
         return "\n".join(lines)
 
 
-def count_drops(rejected: Sequence[Rejected], kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+def count_drops(rejected: Sequence[Judged], kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
     """(rows each filter was the first to drop, rows each would drop alone), in the order of the filters."""
     first: Counter[str] = Counter()
     alone: Counter[str] = Counter()

@@ -118,7 +118,7 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Pro
     yield from _duplicates(suite)
     sound: list[Item] = []
     for item in suite.items:
-        problem = _malformed(suite, item)
+        problem = _malformed(item)
         if problem:
             yield Problem(suite.name, item.id, problem)
         else:
@@ -134,32 +134,23 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Pro
         yield from _answers(suite, good, how, prompt, ending)
 
 
-def _malformed(suite: Suite, item: Item) -> str:
-    """What is wrong with the item itself, or ''."""
+def _malformed(item: Item) -> str:
+    """What is wrong with the item itself, or ''; what no suite can be loaded with is not asked again."""
     if not item.text.strip():
         return "its text is empty"
-    if suite.scorer and not isinstance(suite.spec, UnanswerableSuite):
-        if not item.answers:
-            return "it has no accepted answer"
-        return next((said for answer in item.answers if (said := suite.scorer.problem(answer))), "")
-    if not isinstance(suite.spec, LabelsSuite | ChoiceSuite):
-        return ""
-    if item.gold is None or not 0 <= item.gold < len(item.choices):
-        return f"gold {item.gold} is outside the choices 0 to {len(item.choices) - 1}"
     twins = {c for i, c in enumerate(item.choices) if normalise(c) in map(normalise, item.choices[:i])}
     return f"two of its choices read the same: {', '.join(sorted(twins))}" if twins else ""
 
 
 def _duplicates(suite: Suite) -> Iterator[Problem]:
-    """Items that ask the same: by id, and by text without case, punctuation and spacing."""
+    """Items that ask the same, by text without case, punctuation and spacing."""
     first: dict[object, Item] = {}
     for item in suite.items:
         choices = tuple(sorted(map(normalise, item.choices))) if isinstance(suite.spec, ChoiceSuite) else ()
-        asked = (normalise(item.text), choices)
-        twin = first.setdefault(asked, item)
+        twin = first.setdefault((normalise(item.text), choices), item)
         if twin is not item:
-            same = "the same item as" if twin.id == item.id else f"asks the same as {twin.text!r},"
-            yield Problem(suite.name, item.id, f"{item.text!r} is a duplicate: {same} item {twin.id}")
+            said = f"{item.text!r} is a duplicate: asks the same as {twin.text!r}, item {twin.id}"
+            yield Problem(suite.name, item.id, said)
 
 
 def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:

@@ -17,11 +17,16 @@ from harness.store import read_manifest, remade_by, require_same
 KEPT, DROPPED = "train.jsonl", "rejected.jsonl"
 
 
-class Rejected(Record):
-    """One line of rejected.jsonl: a row and every filter's verdict on it."""
+class Judged(Record):
+    """A row and every filter's verdict on it; of one that was dropped a line of rejected.jsonl."""
 
     row: Row
     verdicts: tuple[Verdict, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether no filter drops it."""
+        return all(verdict.keep for verdict in self.verdicts)
 
 
 Step = Literal["failed", "no answer", "unparsed"]
@@ -38,16 +43,16 @@ class Lost(Record):
     label: str = ""
 
 
-def read_rejected(path: Path) -> tuple[tuple[Rejected, ...], tuple[Lost, ...]]:
+def read_rejected(path: Path) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
     """(dropped rows, completions that gave no row) of a rejected.jsonl. Raises UsageError naming the line."""
-    dropped: list[Rejected] = []
+    dropped: list[Judged] = []
     lost: list[Lost] = []
     for number, line in lines_of(path):
         row = parse_object(line, path, number)
         if "lost" in row:
             lost.append(record(row, Lost, path, number))
         else:
-            dropped.append(record(row, Rejected, path, number))
+            dropped.append(record(row, Judged, path, number))
     return tuple(dropped), tuple(lost)
 
 

@@ -19,7 +19,7 @@ from harness.funnel import Funnel
 from harness.json_file import read_jsonl
 from harness.plan import plan_augment
 from harness.records import Completion, Generator, Request, Row
-from harness.rows import Rejected
+from harness.rows import Judged
 from harness.terminal import Stop
 from tests.process import COMMAND, harness
 from tests.project import Quiet, write_project
@@ -65,7 +65,7 @@ def test_the_funnel_adds_up_and_every_row_has_every_verdict(tmp_path: Path) -> N
     _, terminal, funnel = run_it(run)
     assert funnel is not None
     kept = [row for _, row in read_jsonl(run.folder / "augment" / "train.jsonl", Row)]
-    rejected = [line for _, line in read_jsonl(run.folder / "augment" / "rejected.jsonl", Rejected)]
+    rejected = [line for _, line in read_jsonl(run.folder / "augment" / "rejected.jsonl", Judged)]
     assert len(kept) == funnel.kept >= run.file.augment.rows
     assert len(kept) + len(rejected) == funnel.requested
     assert sum(funnel.dropped.values()) == len(rejected)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import Run, load_run
+from harness.errors import UsageError
 from harness.prove import CONTEXT, Problem, _not_wrong, prove
 from harness.records import Item, Message, Pair, Score
 from harness.scoring.answers import TextAnswer
@@ -118,12 +119,32 @@ def test_a_sound_suite_has_no_problem() -> None:
     assert problems(labels_suite([labelled("one", 0), labelled("two", 1), labelled("three", 2)])) == []
 
 
-def test_a_gold_outside_its_choices() -> None:
-    bad = [labelled("one", 3), labelled("two", -1), Item(text="three", choices=COLOURS), labelled("four")]
-    found = problems(labels_suite(bad))
-    assert [(p.item, p.what) for p in found] == [
-        (item.id, f"gold {item.gold} is outside the choices 0 to 2") for item in bad[:3]
-    ]
+@pytest.mark.parametrize(
+    ("spec", "lines"),
+    [
+        ({"kind": "choice"}, [{"question": "q", "choices": ["a", "b"], "answer": 2}]),
+        ({"kind": "choice"}, [{"question": "q", "choices": ["a", "b"], "answer": -1}]),
+        ({"kind": "choice"}, [{"question": "q", "choices": ["a", "b"]}]),
+        ({"kind": "labels"}, [{"text": "q"}]),
+        ({"kind": "labels"}, [{"text": "q", "label": "no such"}]),
+        ({"kind": "answers"}, [{"question": "q"}]),
+        ({"kind": "answers"}, [{"question": "q", "answers": []}]),
+        ({"kind": "answers", "answer": {"kind": "number"}}, [{"question": "q", "answers": ["3", "plenty"]}]),
+        ({"kind": "facts", "documents": "d.jsonl"}, [{"question": "q", "answer": ""}]),
+        *(({"kind": kind}, [line] * 2) for kind, line in (
+            ("unanswerable", {"question": "q"}), ("open_ended", {"prompt": "q"}),
+            ("labels", {"text": "q", "label": "red"}),
+            ("choice", {"question": "q", "choices": ["a", "b"], "answer": 0}),
+        )),
+    ],
+)  # fmt: skip
+def test_what_no_suite_can_be_loaded_with(tmp_path: Path, spec: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    """A suite is loaded before it is proven: a gold outside the choices, no usable answer, one item twice."""
+    (tmp_path / "d.jsonl").write_text('{"text": "t"}\n')
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "s.yaml").write_text(json.dumps({"items": "items.jsonl", **spec}))
+    with pytest.raises(UsageError, match=rf"items\.jsonl:{len(lines)}: "):
+        load_suite(tmp_path / "s.yaml", tmp_path, COLOURS)
 
 
 def test_duplicates_also_by_normalised_text() -> None:
@@ -213,14 +234,6 @@ def test_written_kinds_prove_themselves() -> None:
     assert problems(Suite("nobody", nobody, (Item(text="What did I dream?"),))) == []
     talk = OpenEndedSuite.model_validate({"kind": "open_ended", "items": "x", **NOTED})
     assert problems(Suite("talk", talk, (Item(text="Say hello."),))) == []
-
-
-def test_a_written_item_without_a_usable_answer() -> None:
-    bare, words = Item(text="How many?"), Item(text="How many then?", answers=("plenty",))
-    found = problems(answers_suite({"kind": "number"}, [bare, words, Item(text="And now?", answers=("3",))]))
-    assert [p.item for p in found] == [bare.id, words.id]
-    assert found[0].what == "it has no accepted answer"
-    assert "plenty" in found[1].what
 
 
 def test_silence_that_scores_is_found() -> None:

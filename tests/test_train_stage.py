@@ -18,7 +18,7 @@ from harness.inputs import rows_source
 from harness.json_file import read_json
 from harness.prompts import load as load_template
 from harness.records import Provenance, Sampling, Seed, Verdict
-from harness.rows import Rejected, make_row
+from harness.rows import Judged, make_row
 from harness.store import Manifest, locked, write_json, write_jsonl, write_manifest
 from harness.subjects import read_cast
 from harness.terminal import Stop
@@ -76,7 +76,7 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
         make_row(run.task, template, f"text number {i}", labels[i % 4], Provenance(source="teacher"))
         for i in range(kept + DROPPED)
     ]
-    rejected = [Rejected(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]
+    rejected = [Judged(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]
     folder = run.folder / "augment"
     files = [folder / "train.jsonl", folder / "rejected.jsonl"]
     write_jsonl(files[0], rows[:kept])

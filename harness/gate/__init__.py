@@ -6,11 +6,11 @@ from harness.gate.rules import (
     Bound,
     Decision,
     Evidence,
-    Question,
     Rule,
     Verdict,
     decide,
     overall,
 )
+from harness.stats.contrasts import Question
 
 __all__ = ["LEVEL", "Better", "Bound", "Decision", "Evidence", "Question", "Rule", "Verdict", "decide", "overall"]

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from harness.config import Run
 from harness.errors import UsageError, nearest
-from harness.gate.rules import Bound, Question, Rule
+from harness.gate.rules import Bound, Rule
 from harness.gate.shipped import Shipped, better, fresh, ship_cells, shipped
 from harness.results import Results, require_current, results_of
 from harness.scoring.metrics import metric_of
 from harness.scoring.suites import Limit, Suite
+from harness.stats.contrasts import Question
 
 BOUNDS: tuple[Bound, ...] = ("margin", "margin_share", "min", "max")
 

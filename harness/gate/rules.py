@@ -27,6 +27,7 @@ import numpy as np
 
 from harness import stats
 from harness.stats import Estimate, Floats, Interval, clusters, contrasts, power
+from harness.stats.contrasts import Question
 from harness.stats.rates import quantile
 from harness.stats.ties import ALONE, Bools, Ties, finite
 
@@ -35,7 +36,6 @@ ALPHA = 0.05
 MOST_ITEMS = 1_000_000  # a suite that needs more needs another margin instead
 LOST_SHARE = 0.05  # of the values there were may be missing now before a pass is doubted
 
-Question = Literal["these weights", "this recipe"]
 Better = Literal["higher", "lower"]
 Bound = Literal["margin", "margin_share", "min", "max"]
 Verdict = Literal["pass", "regressed", "not enough data", "failed"]

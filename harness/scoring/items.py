@@ -39,12 +39,13 @@ class HubItems(Record):
         return "/".join(part for part in (self.hub, self.config, self.split) if part)
 
 
-def _form(value: Any) -> str:
-    return "file" if isinstance(value, str) else "dataset"
+def written_as(value: object) -> str:
+    """The tag of what a person wrote, of a union of the two: a file by its name, or a mapping of keys."""
+    return "file" if isinstance(value, str) else "mapping"
 
 
 Source = Annotated[  # a file, relative to the project, or a hub dataset
-    Annotated[str, Tag("file")] | Annotated[HubItems, Tag("dataset")], Discriminator(_form)
+    Annotated[str, Tag("file")] | Annotated[HubItems, Tag("mapping")], Discriminator(written_as)
 ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from harness.errors import UsageError, nearest
 from harness.records import Record
 from harness.scoring.items import as_text
 
@@ -17,6 +19,14 @@ def _index(value: Any) -> Any:
     """A choice's letter, as many datasets name it, as its index."""
     letter = isinstance(value, str) and len(value) == 1 and value.isascii() and value.isupper()
     return ord(value) - ord("A") if letter else value
+
+
+def check_label(where: str, label: str, known: Sequence[str]) -> None:
+    """Raises UsageError for a label that stands there and is none of the task's."""
+    if label not in known:
+        raise UsageError(
+            f"{where}: label: {label!r} is not a label of the task{nearest(label, known)}; allowed: {', '.join(known)}"
+        )
 
 
 class LabelLine(Record):

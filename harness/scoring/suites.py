@@ -34,7 +34,7 @@ from harness.scoring.answers import (
 )
 from harness.scoring.items import Source, read_items, title
 from harness.scoring.json_answers import JsonAnswer, schema_problem
-from harness.scoring.lines import AnswerLine, ChoiceLine, LabelLine, OpenLine, QuestionLine
+from harness.scoring.lines import AnswerLine, ChoiceLine, LabelLine, OpenLine, QuestionLine, check_label
 from harness.scoring.metrics import by_length
 from harness.scoring.moderation import PythonModeration
 from harness.scoring.rubric import Rubric
@@ -352,11 +352,8 @@ def _items(spec: ItemsSuite, root: Path, place: str, labels: tuple[str, ...] | N
 
 def _label_items(spec: LabelsSuite, root: Path, place: str, known: tuple[str, ...] | None) -> Items:
     def check(where: str, read: LabelLine) -> None:
-        if known is not None and read.label not in known:
-            raise UsageError(
-                f"{where}: label: {read.label!r} is not a label of the task{nearest(read.label, known)};"
-                f" allowed: {', '.join(known)}"
-            )
+        if known is not None:
+            check_label(where, read.label, known)
 
     lines = read_items(spec.items, root, LabelLine, spec.fields, spec.tags, place, check)
     labels = tuple(sorted({line.label for _, line in lines})) if known is None else known

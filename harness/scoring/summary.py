@@ -45,7 +45,7 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
         values = [score.values[name] for score in test if name in score.values]
         metrics[name] = sum(values) / (len(test) if name in RATES else len(values))
     if isinstance(suite.spec, LabelsSuite) and whole:
-        labels = suite.items[0].choices
+        labels = suite.choices
         predicted = [named_label(s.output, labels) or "" for s in test]
         metrics["macro_f1"] = macro_f1([s.gold for s in test], predicted, labels)
     if isinstance(suite.spec, OpenEndedSuite):
