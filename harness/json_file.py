@@ -40,13 +40,13 @@ def read_bytes(path: Path, what: str = "") -> bytes:
         raise UsageError(f"{place}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
 
 
-def read_text(path: Path, what: str = "") -> str:
+def read_text(path: Path) -> str:
     """A text file in UTF-8, without the byte order mark some editors begin it with; every line ends with \\n.
 
     Raises UsageError as `read_bytes`, or naming the first byte that is not UTF-8.
     """
     try:
-        text = read_bytes(path, what).decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
         return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
