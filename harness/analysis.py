@@ -18,7 +18,7 @@ from harness import stats
 from harness.records import Score, Scorecard
 from harness.results import Results
 from harness.scoring.reference import NAME as REFERENCE
-from harness.scoring.summary import RATES, ties_of
+from harness.scoring.summary import absent, ties_of, value_of
 from harness.stats import Floats, Interval, contrasts
 from harness.stats.ties import ALONE, Bools, Ties, could_have_seen, finite
 
@@ -88,7 +88,7 @@ class Sheet:
     """A card's scores of one split as columns, in the order of item ids. Read once, however many tables ask."""
 
     failed: Bools
-    values: dict[str, Floats]  # metric -> one per item, NaN where there is none
+    values: dict[str, Floats]  # metric -> one per item, as `value_of` says
     ties: Ties
     items: tuple[str, ...]  # ids
     tags: tuple[tuple[str, ...], ...]
@@ -96,11 +96,9 @@ class Sheet:
     said: tuple[str, ...]
 
     def column(self, metric: str) -> Floats:
-        """A metric's values; what is missing as `value_of` says."""
-        found = self.values.get(metric, np.full(len(self.failed), math.nan))
-        if metric in RATES:
-            found = np.where(np.isnan(found), 0.0, found)
-        return np.where(self.failed, math.nan, found)
+        """A metric's values, as `value_of` says; also of a metric that no item has."""
+        found = self.values.get(metric)
+        return np.where(self.failed, math.nan, absent(metric)) if found is None else found
 
 
 def sheet(results: Results, card: Scorecard, split: Split) -> Sheet:
@@ -119,7 +117,7 @@ def _sheet(scores: Sequence[Score]) -> Sheet:
     names = sorted({name for score in scores for name in score.values})
     return Sheet(
         np.array([score.status == "failed" for score in scores], dtype=bool),
-        {name: np.array([score.values.get(name, math.nan) for score in scores], dtype=float) for name in names},
+        {name: np.array([value_of(score, name) for score in scores], dtype=float) for name in names},
         ties_of(scores),
         tuple(score.item for score in scores),
         tuple(score.tags for score in scores),

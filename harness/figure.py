@@ -100,7 +100,8 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
     first = {panel.chance is not None: i for i, panel in reversed(list(enumerate(panels)))}
     for place in first.values():  # one legend without chance, one with it
         grid.flat[place].legend(fontsize=7, frameon=False)
-    figure.supxlabel("rows the student was tuned on (log scale); bars: 95% of the paired difference", fontsize=7)
+    below = "rows the student was tuned on (log scale); bars: 95% of the paired difference"
+    figure.supxlabel(textwrap.fill(below, 55 * columns), fontsize=7)
     figure.suptitle(_plain(student), fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.99))
     return _png(figure)

@@ -37,7 +37,7 @@ MAY = {  # shelf -> the modules of ours it may use, besides itself
     "markdown": {"text"},
     "calls": {"records", "call_file", "leases"},
     "gate": {"stats", "records", "errors", "markdown", "store", "json_file", "config", "results", "scoring", "rows"}
-    | {"text"},
+    | {"text", "analysis"},
     "python_child": set(),
     "python_file": {"errors", "terminal", "text"},
     "sandbox": {"errors", "text"},

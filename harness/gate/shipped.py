@@ -7,25 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.analysis import Sheet, sheet
 from harness.config import Run
 from harness.errors import UsageError, nearest
 from harness.gate import Better
 from harness.gate.baseline import cut
-from harness.records import FORMAT, Cell, Score, Scorecard
+from harness.records import FORMAT, Cell, Scorecard
 from harness.results import Results
 from harness.scoring.suites import Limit, Suite
-from harness.scoring.summary import LOWER_IS_BETTER, ties_of, value_of
+from harness.scoring.summary import LOWER_IS_BETTER
 from harness.stats import Floats
-from harness.stats.ties import Ties
+from harness.stats.ties import Bools, Ties
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """One student on one suite: a card and the test scores per random seed, the same items in each."""
+    """One student on one suite: a card and its test scores per random seed, the same items in each."""
 
     suite: str
     cards: tuple[Scorecard, ...]
-    tests: tuple[dict[str, Score], ...]  # item id -> score
+    sheets: tuple[Sheet, ...]
 
     @property
     def student(self) -> str:
@@ -36,7 +37,7 @@ class Shipped:
     @property
     def ids(self) -> list[str]:
         """The test items' ids, sorted: the order of every column."""
-        return sorted(self.tests[0])
+        return list(self.sheets[0].items)
 
     @property
     def failed(self) -> int:
@@ -46,23 +47,23 @@ class Shipped:
     @property
     def metrics(self) -> list[str]:
         """The metrics that items have values of."""
-        return sorted({name for test in self.tests for score in test.values() for name in score.values})
+        return sorted({name for sheet in self.sheets for name in sheet.values})
 
     def matrix(self, metric: str, ids: Sequence[str] | None = None) -> Floats:
         """Shape (random seeds, items), six digits; NaN where there is none, 0 for a rate. `ids` cut or whole."""
         chosen = self._chosen(ids)
-        rows = [[float(f"{value_of(test[i], metric):.6g}") for i in chosen] for test in self.tests]
+        rows = [[float(f"{value:.6g}") for value in sheet.column(metric)[chosen]] for sheet in self.sheets]
         found = np.array(rows, dtype=np.float64)
         return np.where(np.isfinite(found), found, np.nan)  # an infinite log-likelihood is no value
 
     def ties(self, ids: Sequence[str] | None = None) -> Ties:
         """What ties the items together, in order. `ids` cut or whole."""
-        return ties_of([self.tests[0][item] for item in self._chosen(ids)])
+        return self.sheets[0].ties.of(self._chosen(ids))
 
-    def _chosen(self, ids: Sequence[str] | None) -> list[str]:
-        """All test items, or those of `ids`, in order."""
+    def _chosen(self, ids: Sequence[str] | None) -> Bools:
+        """Which of the test items: all, or those of `ids`."""
         wanted = None if ids is None else {cut(item) for item in ids}
-        return [item for item in self.ids if wanted is None or cut(item) in wanted]
+        return np.array([wanted is None or cut(item) in wanted for item in self.ids], dtype=bool)
 
 
 def better(metric: str, limit: Limit | None = None) -> Better:
@@ -88,12 +89,12 @@ def shipped(results: Results, cells: Sequence[Cell], name: str, run: Run, prompt
                 f" reads format {FORMAT}; {again}"
             )
         cards.append(card)
-    tests = tuple({s.item: s for s in results.scores(card) if s.split == "test"} for card in cards)
-    if not tests[0]:
+    sheets = tuple(sheet(results, card, "test") for card in cards)
+    if not sheets[0].items:
         raise UsageError(f"suites/{name}.yaml: none of its {cards[0].items} items is in the test split")
-    if any(set(test) != set(tests[0]) for test in tests) or len({card.suite_digest for card in cards}) > 1:
+    if len({one.items for one in sheets}) > 1 or len({card.suite_digest for card in cards}) > 1:
         raise UsageError(f"{results.folder}: the random seeds were scored on different items of {name}; {again}")
-    return Shipped(name, tuple(cards), tests)
+    return Shipped(name, tuple(cards), sheets)
 
 
 def fresh(found: Shipped, suite: Suite, run: Run) -> Shipped:

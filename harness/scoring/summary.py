@@ -20,13 +20,14 @@ COMPRESSED = ("compression_all",)  # computed anew from all answers, and machine
 CODEC = 0.05
 
 
-def value_of(score: Score, metric: str) -> float:
-    """A metric of one item. A missing rate is 0, since an item that gave none is wrong; what else is missing is NaN.
+def absent(metric: str) -> float:
+    """What an answered item without a value has: of a rate 0, since an item that gave none is wrong, else NaN."""
+    return 0.0 if metric in RATES else math.nan
 
-    So is every value of an item that failed: nobody answered it.
-    """
-    absent = 0.0 if metric in RATES else math.nan
-    return math.nan if score.status == "failed" else score.values.get(metric, absent)
+
+def value_of(score: Score, metric: str) -> float:
+    """A metric of one item, `absent` where it has none; NaN of an item that failed: nobody answered it."""
+    return math.nan if score.status == "failed" else score.values.get(metric, absent(metric))
 
 
 def ties_of(scores: Sequence[Score]) -> Ties:
