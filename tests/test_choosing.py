@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.choosing import MOST_ITEMS, choose, dev_items, most_tries, trial, ways_tried
@@ -133,6 +133,7 @@ def test_examples_are_shown_evenly_and_as_many_as_fit() -> None:
     assert (some(99, room=2), even_shots((), 4, lambda shots: True)) == ("", ())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 60), st.integers(0, 60), st.booleans())
 def test_as_many_examples_are_shown_as_the_way_says(labels: list[int], number: int, room: int, free: bool) -> None:
     """What fits of a number is found again by its own count, however uneven the labels: a way is what is asked."""

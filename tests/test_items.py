@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -93,6 +93,7 @@ def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
         read_items(source, tmp_path, LabelLine, {}, [], "s.yaml:3: items")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(min_size=1), st.sampled_from(LABELS)), min_size=1, max_size=5))
 def test_any_text_survives_csv_and_jsonl(rows: list[tuple[str, str]]) -> None:
     import tempfile
