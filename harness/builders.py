@@ -7,19 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.core.terminal import Terminal
 from harness.errors import MachineError
-from harness.terminal import Terminal
 
 if TYPE_CHECKING:
-    from harness.config import Run
-    from harness.examiner import Judge, Openers
-    from harness.records import Generator
-    from harness.scoring.base import Embedder, StudentEngine
+    from harness.config.run import Run
+    from harness.engines.protocols import Embedder, Generator, StudentEngine
+    from harness.eval.runner import Judge, Openers
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
     """Builders of what eval needs; nothing is loaded here."""
-    from harness.examiner import Judge, Openers
+    from harness.eval.runner import Judge, Openers
 
     file = run.file.eval
 
@@ -34,7 +33,7 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
         return MiniLM(minilm_folder())
 
     def judge(name: str) -> Judge:
-        from harness.models import resolve
+        from harness.models.resolve import resolve
 
         if not name:
             return Judge(*teacher_of(run, Terminal()))
@@ -54,8 +53,8 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
     """name@revision of the run's teacher, and a builder of its engine."""
     from importlib.util import find_spec
 
-    from harness.models import resolve
-    from harness.store import file_digest
+    from harness.core.store import file_digest
+    from harness.models.resolve import resolve
 
     asks = any(f.kind == "judge" for f in run.file.augment.filters)
     asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
@@ -69,7 +68,7 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
         return f"{wanted.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
     if wanted.engine == "openai":
         from harness.engines.openai import OpenAIEngine
-        from harness.engines.openai_settings import api_key
+        from harness.models.endpoint import api_key
 
         key = api_key(os.environ, wanted.api_key_env)
         return f"{wanted.model}@{wanted.revision or 'endpoint'}", lambda: OpenAIEngine(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.builders import openers, teacher_of
+from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
-from harness.terminal import Stop, Terminal, clean_up_on_signals, tell
 
 if TYPE_CHECKING:
-    from harness.config import Run
+    from harness.config.run import Run
     from harness.engines.vllm import VLLMEngine
 
 app = typer.Typer(
@@ -48,15 +48,15 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 @app.command()
 def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Have the teacher write rows, filter them, print the funnel."""
-    from harness.augment import augment as stage
-    from harness.subjects import models_exist
+    from harness.augment.stage import augment as stage
+    from harness.eval.candidates import models_exist
 
     loaded = _load(run, settings)
     models_exist(loaded)  # before a teacher is paid
     terminal = Terminal()
     if dry_run:
-        from harness.models import ready
-        from harness.plan import plan_augment, tokens_of_teacher
+        from harness.commands.dry_run import plan_augment, tokens_of_teacher
+        from harness.models.resolve import ready
 
         teacher = loaded.file.teacher
         loads = teacher is not None and teacher.engine in ("vllm", "transformers")
@@ -65,7 +65,7 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
         terminal.say(plan_augment(loaded, identity, tokens_of_teacher(loaded, unseen)))
         return
     identity, engine = teacher_of(loaded, terminal)
-    from harness.store import locked
+    from harness.core.store import locked
 
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
         stage(loaded, identity, engine, terminal, stop)
@@ -74,11 +74,11 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
 @app.command()
 def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Tune one adapter per student, kind of data, size and random seed."""
-    from harness.train import train as stage
+    from harness.train.stage import train as stage
 
     loaded = _load(run, settings)
     if dry_run:
-        from harness.plan import plan_train
+        from harness.commands.dry_run import plan_train
 
         Terminal().say(plan_train(loaded))
         return
@@ -89,13 +89,13 @@ def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 @app.command(name="eval")
 def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Score every student on every suite, then write the report."""
-    from harness.evaluate import evaluate as stage
-    from harness.report import report as write_report
+    from harness.eval.stage import evaluate as stage
+    from harness.report.stage import report as write_report
 
     loaded = _load(run, settings)
     terminal = Terminal()
     if dry_run:
-        from harness.plan import plan_eval
+        from harness.commands.dry_run import plan_eval
 
         terminal.say(plan_eval(loaded))
         return
@@ -108,7 +108,7 @@ def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryR
 @app.command()
 def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Write the report again from stored scores (needs neither torch nor vLLM)."""
-    from harness.report import report as write_report
+    from harness.report.stage import report as write_report
 
     loaded = _load(run, settings)
     if dry_run:
@@ -120,7 +120,7 @@ def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun
 @app.command()
 def show(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Print the report's headline and tables again."""
-    from harness.report import show as print_again
+    from harness.report.stage import show as print_again
 
     loaded = _load(run, settings)
     if dry_run:
@@ -133,7 +133,7 @@ def show(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun =
 @app.command()
 def bless(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Store the ship student's scores as the baseline that check compares with (a file for git)."""
-    from harness.bless import bless as stage
+    from harness.check.bless import bless as stage
 
     loaded = _load(run, settings)
     if dry_run:
@@ -158,13 +158,13 @@ def check(
     ] = None,
 ) -> None:
     """Compare the ship student with the blessed baseline: exit 0 pass, 1 regressed, 4 cannot tell."""
-    from harness.check import Options
-    from harness.check import check as stage
+    from harness.check.stage import Options
+    from harness.check.stage import check as stage
 
     loaded = _load(run, settings)
     if dry_run:
         files = ", ".join(str(path) for path in (junit, json, summary) if path) or "nothing"
-        from harness.gate.baseline import baseline_path
+        from harness.check.baseline import baseline_path
 
         needed = (loaded.folder / "eval" / "scorecards.json", baseline_path(loaded.root, loaded.name))
         lacking = "".join(f"; there is no {path.relative_to(loaded.root)} yet" for path in needed if not path.is_file())
@@ -187,7 +187,7 @@ def compare(
     common: Common = False,
 ) -> None:
     """Compare any two students, of one run or of two: the same table, without a verdict."""
-    from harness.compare import compare as stage
+    from harness.check.compare import compare as stage
 
     stage(a, b, lambda name: _load(name, None), common, Terminal())
 
@@ -203,7 +203,7 @@ def plan(
     ] = 0.01,
 ) -> None:
     """How many items, and random seeds, a margin needs, before a suite is written."""
-    from harness.gate.margins import table
+    from harness.check.margins import table
 
     Terminal().say(table(margin, flips or [0.05, 0.1, 0.2, 0.3], seed_spread))
 
@@ -216,7 +216,7 @@ def errors(
     student: Student = None,
 ) -> None:
     """Wrong items by cause, with the answers of the base, of every size and of the seeds alone side by side."""
-    from harness.mistakes import mistakes
+    from harness.commands.error_analysis import mistakes
 
     mistakes(_load(run, settings), suite, student, Terminal())
 
@@ -224,12 +224,12 @@ def errors(
 @app.command()
 def noise(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Score the ship student again in another order and batch size: how much changes by itself?"""
-    from harness.examiner import rescorer
-    from harness.noise import noise as stage
+    from harness.check.rescore import noise as stage
+    from harness.eval.runner import rescorer
 
     loaded = _load(run, settings)
     if dry_run:
-        from harness.plan import plan_noise
+        from harness.commands.dry_run import plan_noise
 
         Terminal().say(plan_noise(loaded))
         return
@@ -240,11 +240,11 @@ def noise(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 @app.command()
 def agree(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Do transformers and vLLM say the same on the same items?"""
-    from harness.agree import agree as stage
+    from harness.commands.parity import agree as stage
 
     loaded = _load(run, settings)
     if dry_run:
-        from harness.plan import plan_agree
+        from harness.commands.dry_run import plan_agree
 
         Terminal().say(plan_agree(loaded))
         return
@@ -265,8 +265,8 @@ def suites(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run's, with its students.")] = None,
 ) -> None:
     """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
-    from harness.config import load_suites
-    from harness.prove import prove as prove_all
+    from harness.commands.validate import prove as prove_all
+    from harness.config.run import load_suites
 
     loaded = _load(run, None) if run is not None else None
     found = loaded.suites if loaded else load_suites(Path.cwd())
@@ -292,7 +292,7 @@ def ask(
     student: Student = None,
 ) -> None:
     """Answer one text with the base, the few-shot base and every student, side by side."""
-    from harness.ask import ask as stage
+    from harness.commands.ask import ask as stage
 
     if not text.strip():
         raise UsageError("TEXT is empty: give a text such as the task is about")
@@ -303,7 +303,7 @@ def ask(
 @app.command()
 def doctor() -> None:
     """Say what this machine can do, and what to change."""
-    from harness.doctor import examine
+    from harness.commands.doctor import examine
 
     Terminal().say(examine(Path.cwd()))
 
@@ -311,7 +311,7 @@ def doctor() -> None:
 @app.command()
 def clean(dry_run: DryRun = False) -> None:
     """Remove trained cells and scores that no run refers to. Teacher calls and models stay."""
-    from harness.clean import clean as stage
+    from harness.commands.clean import clean as stage
 
     if not (Path.cwd() / "runs").is_dir():
         raise UsageError("there is no folder runs/ here: start in the project's folder")
@@ -350,7 +350,7 @@ def _tell(error: HarnessError, word: str) -> int:
 
 
 def _load(run: str, settings: list[str] | None) -> Run:
-    from harness.config import load_run
+    from harness.config.run import load_run
 
     if not run.strip():
         raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")
@@ -364,7 +364,7 @@ def _load(run: str, settings: list[str] | None) -> Run:
 
 
 def _warn_of_other_code(folder: Path) -> None:
-    from harness.environment import other_code
+    from harness.core.environment import other_code
 
     if warning := other_code(folder):
         tell(f"harness: warning: {warning}")

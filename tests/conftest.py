@@ -82,7 +82,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the bundled real model, converted for this session; for slow tests."""
     from harness.errors import MachineError
-    from harness.models import resolve
+    from harness.models.resolve import resolve
 
     try:
         return resolve("smollm2-135m-instruct", tmp_path_factory.mktemp("cache")).folder

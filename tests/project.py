@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from harness.core.terminal import Terminal
 from harness.filters import Context, Protected
 from harness.records import Message, Provenance, Row, Seed
-from harness.terminal import Terminal
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",

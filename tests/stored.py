@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.bless import bless
-from harness.check import Options, check
-from harness.config import Run, load_run
-from harness.inputs import scores_source, suite_source
+from harness.check.bless import bless
+from harness.check.stage import Options, check
+from harness.config.inputs import scores_source, suite_source
+from harness.config.run import Run, load_run
+from harness.core.store import Manifest, write_json, write_manifest
+from harness.core.terminal import Terminal
 from harness.records import Cell, Item, Score, Scorecard, scores_digest
-from harness.scoring.suites import Suite
-from harness.scoring.summary import summarise
-from harness.store import Manifest, write_json, write_manifest
-from harness.terminal import Terminal
+from harness.suites.files import Suite
+from harness.suites.summary import summarise
 from tests.project import write_project
 
 STUDENT = "tiny"

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.commands.validate import ABSTENTION
+from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
-from harness.prove import ABSTENTION
-from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request
-from harness.scoring.abstention import abstains
-from harness.scoring.answers import (
+from harness.metrics.abstention import abstains
+from harness.metrics.answers import (
     Abstention,
     AnswerScorer,
     Fact,
@@ -30,11 +30,11 @@ from harness.scoring.answers import (
     rouge_l,
     token_f1,
 )
-from harness.scoring.base import NextTokens
-from harness.scoring.documents import facts_in_documents
-from harness.scoring.json_answers import JsonAnswer
-from harness.scoring.metrics import METRICS, metric_of
-from harness.scoring.suites import (
+from harness.metrics.json_answers import JsonAnswer
+from harness.metrics.table import METRICS, metric_of
+from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request
+from harness.suites.documents import facts_in_documents
+from harness.suites.files import (
     AnswersSuite,
     FactsSuite,
     OpenEndedSuite,
@@ -43,8 +43,8 @@ from harness.scoring.suites import (
     load_suite,
     metrics_of,
 )
-from harness.scoring.summary import LOWER_IS_BETTER, RATES
-from harness.scoring.written import plain_prompt, score_written
+from harness.suites.free_text import plain_prompt, score_written
+from harness.suites.summary import LOWER_IS_BETTER, RATES
 
 CAT = "the cat sat on the mat"
 

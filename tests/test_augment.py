@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harness.augment import augment, requests_for
-from harness.config import Run, load_run
+from harness.augment.funnel import Funnel
+from harness.augment.rows import Judged
+from harness.augment.stage import augment, requests_for
+from harness.commands.dry_run import plan_augment
+from harness.config.run import Run, load_run
+from harness.core.json_file import read_jsonl
+from harness.core.terminal import Stop
+from harness.engines.protocols import Generator
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
-from harness.funnel import Funnel
-from harness.json_file import read_jsonl
-from harness.plan import plan_augment
-from harness.records import Completion, Generator, Request, Row
-from harness.rows import Judged
-from harness.terminal import Stop
+from harness.records import Completion, Request, Row
 from tests.process import COMMAND, harness
 from tests.project import Quiet, write_project
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from harness.augment import augment
-from harness.augment_summary import cause
-from harness.config import Run, load_run
+from harness.augment.funnel import Funnel
+from harness.augment.rows import Lost, read_rejected, rows_of_data
+from harness.augment.stage import augment
+from harness.augment.summary import cause
+from harness.config.run import Run, load_run
+from harness.core.json_file import read_jsonl
+from harness.core.terminal import Stop
 from harness.engines.openai import OpenAIEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
-from harness.funnel import Funnel
-from harness.json_file import read_jsonl
 from harness.records import PROBES, Completion, Request, Row
-from harness.rows import Lost, read_rejected, rows_of_data
-from harness.terminal import Stop
 from tests.http_server import Endpoint, serving
 from tests.project import Quiet, write_project
 

@@ -16,11 +16,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import Interrupted, MachineError, UsageError
 from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request, Score
-from harness.scoring.base import NextTokens, Outcome
-from harness.scoring.benchmarks import (
+from harness.suites.benchmarks import (
     NotReachable,
     benchmark_tasks,
     chosen_documents,
@@ -28,8 +28,9 @@ from harness.scoring.benchmarks import (
     questions,
     score_benchmark,
 )
-from harness.scoring.choices import continuation_pair, score_choices, shares
-from harness.scoring.suites import BenchmarkSuite, ChoiceSuite, load_suite
+from harness.suites.choices import continuation_pair, score_choices, shares
+from harness.suites.files import BenchmarkSuite, ChoiceSuite, load_suite
+from harness.suites.outcome import Outcome
 
 ROOT = Path(__file__).parent.parent
 END, ASSISTANT = 1, 2  # tokens of the letters' engine that no text has
@@ -485,7 +486,7 @@ def test_a_name_nobody_has_is_answered_with_near_ones() -> None:
 
 
 def test_a_hub_that_cannot_be_reached_says_so() -> None:
-    code = "from harness.scoring.benchmark_rows import _hub_closed; print(_hub_closed())"
+    code = "from harness.suites.benchmark_rows import _hub_closed; print(_hub_closed())"
     proxies = {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"}
     environment = {name: value for name, value in os.environ.items() if name not in proxies}
     environment |= {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(ROOT)}

@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from harness.check import Options, check
-from harness.config import load_run
+from harness.check.baseline import Baseline
+from harness.check.rescore import NoiseFile
+from harness.check.stage import Options, check
+from harness.config.run import load_run
+from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.gate.baseline import Baseline
-from harness.noise import NoiseFile
 from harness.records import Cell
-from harness.terminal import Terminal
 from tests.process import COMMAND, ROOT, harness
 from tests.stored import MARGIN, NAME, STUDENT, Stored, Values, rate, write_stored
 

@@ -67,7 +67,7 @@ def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_the_harness_is_not_a_regression(gate: Stored) -> None:
-    broken = "import harness.check; harness.check.check = None; " + COMMAND
+    broken = "import harness.check.stage; harness.check.stage.check = None; " + COMMAND
     done = harness(gate.root, "check", "shop", program=broken)
     assert done.returncode == 3
     assert "a fault of the harness itself" in done.stderr

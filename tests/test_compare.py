@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare import HEADS, asked, compare, shared_items, side
-from harness.config import Run, load_run
+from harness.check.candidate import shipped
+from harness.check.compare import HEADS, asked, compare, shared_items, side
+from harness.config.run import Run, load_run
+from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.gate.shipped import shipped
+from harness.eval.results import load_results
 from harness.records import Cell
-from harness.results import load_results
-from harness.terminal import Terminal
 from tests.stored import STUDENT, Stored, rate, write_stored
 
 BASE = Cell(student=STUDENT, data="filtered", size=0, random_seed=0)

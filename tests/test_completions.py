@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.completions import NO_JSON, find_json, without_thinking
+from harness.core.completions import NO_JSON, find_json, without_thinking
 from harness.records import Completion
 
 MARKS = ("<think>", "</think>", "<thinking>", "</Thought>", "[THINK]", "[/THINK]", "<seed:think>", "<b>", "a", " b\n")

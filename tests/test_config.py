@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config import load_run
+from harness.augment.rows import own_rows
+from harness.config.run import load_run
 from harness.errors import UsageError
-from harness.prompting import untuned
-from harness.rows import own_rows
+from harness.eval.prompting import untuned
 from tests.project import write_project
 
 ROOT = Path(__file__).parent.parent

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import Run, load_run
+from harness.augment.rows import own_rows
+from harness.config.run import Run, load_run
+from harness.core.text import jaccard, normalise, shingles
+from harness.metrics.abstention import abstains
+from harness.metrics.answers import contains
 from harness.records import Item, Row
-from harness.rows import own_rows
-from harness.scoring.abstention import abstains
-from harness.scoring.answers import contains
-from harness.scoring.documents import facts_in_documents
-from harness.scoring.suites import ChoiceSuite
-from harness.text import jaccard, normalise, shingles
-from harness.training.subsets import nested
+from harness.suites.documents import facts_in_documents
+from harness.suites.files import ChoiceSuite
+from harness.train.sizes import nested
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,7 +127,7 @@ def test_general_knowledge_cannot_be_guessed_by_shape(run: Run) -> None:
 @pytest.mark.slow
 def test_general_knowledge_cannot_be_guessed_without_the_question(run: Run, bundled_model: Path) -> None:
     from harness.engines.transformers import TransformersEngine
-    from harness.scoring.choices import score_choices
+    from harness.suites.choices import score_choices
 
     suite = run.suites["general_knowledge"]
     assert isinstance(suite.spec, ChoiceSuite)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from harness.engines.protocols import Embedder
 from harness.errors import MachineError
-from harness.scoring.base import Embedder
-from harness.scoring.open_ended import OFF_TOPIC
-from harness.scoring.suites import load_suite
+from harness.suites.files import load_suite
+from harness.suites.open_ended import OFF_TOPIC
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ("A cat sleeps.", "Where is my parcel? " * 9, "Snow", "The ferry left at noon, long before the storm came.")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from harness.config.inputs import identity
 from harness.errors import UsageError
 from harness.filters import (
     AnyFilter,
@@ -21,7 +22,6 @@ from harness.filters import (
     Protected,
     PythonFilter,
 )
-from harness.inputs import identity
 from harness.records import Seed
 from tests.project import context, row
 

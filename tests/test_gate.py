@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.gate import Decision, Evidence, Question, Rule, decide, overall
+from harness.check.rules import Decision, Evidence, Rule, decide, overall
+from harness.stats.contrasts import Question
 from harness.stats.ties import Ties
 
 WEIGHTS: Question = "these weights"

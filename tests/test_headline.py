@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.analysis import arms, curve
-from harness.compare import compare
-from harness.config import Run, load_run
-from harness.headline import Headline, headline, lines, reading, within_chance
+from harness.check.compare import compare
+from harness.config.run import Run, load_run
+from harness.core.terminal import Terminal
+from harness.eval.results import load_results
 from harness.records import Cell, Item
-from harness.report import report
-from harness.results import load_results
-from harness.scoring.reference import NAME as REFERENCE
+from harness.report.analysis import arms, curve
+from harness.report.headline import Headline, headline, lines, reading, within_chance
+from harness.report.stage import report
 from harness.stats import Floats
 from harness.stats.ties import ALONE
-from harness.terminal import Terminal
+from harness.suites.reference import NAME as REFERENCE
 from tests.bench.bench_headline import World, covered
 from tests.project import Quiet, write_project
 from tests.stored import write_items

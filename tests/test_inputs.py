@@ -12,23 +12,19 @@ import pytest
 import yaml
 from pydantic import Field
 
-from harness.augment import augment, finished_rows
-from harness.bless import bless
-from harness.check import check
-from harness.config import Run, load_run
+from harness.augment.rows import rows_of_data
+from harness.augment.stage import augment, finished_rows
+from harness.check.bless import bless
+from harness.check.stage import check
+from harness.config.inputs import guarded_suites, identity, named_files, rows_source
+from harness.config.run import Run, load_run
+from harness.core.record import Record
+from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
-from harness.inputs import (
-    guarded_suites,
-    identity,
-    named_files,
-    rows_source,
-)
-from harness.records import Record, Score
-from harness.results import results_of
-from harness.rows import rows_of_data
-from harness.scoring.suites import Suite
-from harness.terminal import Stop
+from harness.eval.results import results_of
+from harness.records import Score
+from harness.suites.files import Suite
 from tests.project import Quiet, write_project
 from tests.stored import SHIP, write_cards
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from harness.core.json_file import MAX_DEPTH, NotJson, parse_json, read_json, read_jsonl, read_text
 from harness.errors import UsageError
-from harness.json_file import MAX_DEPTH, NotJson, parse_json, read_json, read_jsonl, read_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

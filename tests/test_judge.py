@@ -14,13 +14,7 @@ from pydantic import ValidationError
 
 from harness.errors import UsageError
 from harness.filters import Context, Judge
-from harness.filters.calibration import (
-    Calibration,
-    calibrate,
-    prior_of,
-    threshold_keeping,
-    weigh,
-)
+from harness.filters.calibration import Calibration, calibrate, prior_of, threshold_keeping, weigh
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
 from harness.records import Completion, Message, Request, Row, Seed
 from tests.project import TOPICS, context, row

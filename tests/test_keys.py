@@ -13,32 +13,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, create_model
 
-from harness.config import Lora, Run, Train, load_run
-from harness.examiner import card_key
-from harness.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
-from harness.models import Model
-from harness.records import (
-    FIRST_FIELDS,
-    Cell,
-    Item,
-    Message,
-    Origin,
-    Provenance,
-    Record,
-    Request,
-    Row,
-    Sampling,
-    Score,
-    Seed,
-    digest,
-    digested,
-    scores_digest,
-)
-from harness.scoring.answers import NumberAnswer, TextAnswer
-from harness.scoring.json_answers import JsonAnswer
-from harness.scoring.moderation import PythonModeration
-from harness.scoring.rubric import Rubric
-from harness.scoring.suites import (
+from harness.config.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
+from harness.config.run import Lora, Run, Train, load_run
+from harness.core.record import FIRST_FIELDS, Record, digest, digested
+from harness.eval.candidates import Cast, Subject
+from harness.eval.runner import card_key
+from harness.metrics.answers import NumberAnswer, TextAnswer
+from harness.metrics.json_answers import JsonAnswer
+from harness.metrics.moderation import PythonModeration
+from harness.models.resolve import Model
+from harness.records import Cell, Item, Message, Origin, Provenance, Request, Row, Sampling, Score, Seed, scores_digest
+from harness.suites.files import (
     AnswersSuite,
     AnySuite,
     BenchmarkSuite,
@@ -49,8 +34,8 @@ from harness.scoring.suites import (
     Suite,
     UnanswerableSuite,
 )
-from harness.subjects import Cast, Subject
-from harness.training.grid import base_key, cell_key
+from harness.suites.rubric import Rubric
+from harness.train.grid import base_key, cell_key
 
 ORIGIN = Origin(purpose="generate")
 EVERY_WAY = Sampling(

@@ -16,31 +16,31 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis import arms
-from harness.ask import ask
-from harness.augment import augment
-from harness.bless import bless
-from harness.calls import COMMIT_EVERY
-from harness.check import check
-from harness.clean import clean
-from harness.config import Run, load_run
+from harness.augment.stage import augment
+from harness.check.bless import bless
+from harness.check.stage import check
+from harness.commands.ask import ask
+from harness.commands.clean import clean
+from harness.commands.dry_run import plan_eval
+from harness.config.run import Run, load_run
+from harness.core.store import locked
+from harness.core.terminal import Stop
+from harness.engines.call_cache import COMMIT_EVERY
+from harness.engines.protocols import StudentEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import MachineError, UsageError
-from harness.evaluate import evaluate
-from harness.examiner import Openers
-from harness.headline import Headline, headline
-from harness.plan import plan_eval
+from harness.eval.results import load_results
+from harness.eval.runner import Openers
+from harness.eval.stage import evaluate
 from harness.records import Completion, Request, Score
-from harness.report import report
-from harness.results import load_results
-from harness.scoring import forgetting
-from harness.scoring.base import StudentEngine
-from harness.scoring.reference import NAME as REFERENCE
+from harness.report.analysis import arms
+from harness.report.headline import Headline, headline
+from harness.report.stage import report
 from harness.stats import MIN_SEEDS
-from harness.store import locked
-from harness.terminal import Stop
-from harness.train import train
+from harness.suites import forgetting
+from harness.suites.reference import NAME as REFERENCE
+from harness.train.stage import train
 from tests.http_server import Endpoint, serving
 from tests.process import finish, start, succeed, wait_for
 from tests.project import Quiet, WordEmbedder, no_judge, write_project

@@ -7,10 +7,11 @@ import re
 import numpy as np
 import pytest
 
+from harness.check.margins import table
+from harness.check.rules import Evidence, Rule, decide
 from harness.errors import UsageError
-from harness.gate import Evidence, Question, Rule, decide
-from harness.gate.margins import table
 from harness.stats import power
+from harness.stats.contrasts import Question
 
 
 def rows(text: str) -> list[list[str]]:

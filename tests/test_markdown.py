@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from harness.markdown import Strong, escaped, fenced, table
+from harness.core.markdown import Strong, escaped, fenced, table
 
 READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = st.text(alphabet="ab1 _*`[]()|#!~<>&\\\n\r\t$^-+=.:/@x\u202e\u2028\ud800", max_size=40)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.chat import left_out, load_chat, prompt_text, stop_tokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
-from harness.model_files import CODE, KERNELS, check_adapter, check_model, read_settings
-from harness.models import resolve
+from harness.models.chat_template import left_out, load_chat, prompt_text, stop_tokens
+from harness.models.files import CODE, KERNELS, check_adapter, check_model, read_settings
+from harness.models.resolve import resolve
 from harness.records import Message
 from tests.tiny import TEMPLATE, make_adapter
 

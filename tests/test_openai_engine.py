@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from harness.engines import openai_wire as wire
 from harness.engines.openai import FIRST_CALLS, GIVE_UP_AFTER, OpenAIEngine
+from harness.engines.protocols import Generator
 from harness.errors import MachineError, UsageError
-from harness.records import Completion, Generator, Message, Origin, Request, Sampling
+from harness.records import Completion, Message, Origin, Request, Sampling
 from tests.http_server import KEY, Endpoint, Fault, serving, transport
 
 JSON_FORM = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}

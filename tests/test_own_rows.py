@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config import load_run
+from harness.augment.rows import own_rows, seed_rows
+from harness.config.run import load_run
 from harness.errors import UsageError
-from harness.rows import own_rows, seed_rows
-from harness.subjects import shot_pool
+from harness.eval.candidates import shot_pool
 from tests.process import harness, succeed
 
 ROOT = Path(__file__).parent.parent

@@ -8,19 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.chat import Chat, Example, load_chat, tokenize_row
-from harness.config import Train
+from harness.config.run import Train
 from harness.errors import UsageError
-from harness.training.loop import update_gradients
-from harness.training.packing import (
-    answer_tokens,
-    fold,
-    keeps_rows_apart,
-    micro_batches,
-    pack,
-    token_losses,
-)
-from harness.training.preflight import preflight
+from harness.models.chat_template import Chat, Example, load_chat, tokenize_row
+from harness.train.loop import update_gradients
+from harness.train.packing import answer_tokens, fold, keeps_rows_apart, micro_batches, pack, token_losses
+from harness.train.preflight import preflight
 from tests.project import prompted_row
 from tests.tiny import END_OF_TURN, TEMPLATE, make_tiny_model
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config import load_run, load_suites
+from harness.config.run import load_run, load_suites
+from harness.core.project_file import project_file
 from harness.errors import UsageError
-from harness.models import possible, resolve
-from harness.project_file import project_file
+from harness.models.resolve import possible, resolve
 from tests.process import harness, succeed
 from tests.project import write_project
 

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from tests.process import environment
 from tests.stored import Stored, rate
 
-MODULE = "harness.pytest_plugin"
+MODULE = "harness.check.pytest_plugin"
 
 
 def run_pytest(stored: Stored, *words: str) -> subprocess.CompletedProcess[str]:

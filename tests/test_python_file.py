@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.config.inputs import identity
+from harness.core.python_file import PythonFunction
 from harness.errors import UsageError
 from harness.filters import PythonFilter
-from harness.inputs import identity
-from harness.python_file import PythonFunction
-from harness.scoring.moderation import PythonModeration
+from harness.metrics.moderation import PythonModeration
 from tests.process import finish, harness, start, wait_for
 from tests.project import context, row, write_project
 

@@ -15,25 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from harness.core.text import named_label
+from harness.engines.protocols import NextTokens
 from harness.errors import MachineError, UsageError
+from harness.metrics import memorization
+from harness.metrics.moderation import PythonModeration, load_moderation
+from harness.metrics.quality import Span, compression_ratio, distinct_n, longest_repeat, loop_length, rep_n, token_kl
+from harness.metrics.refusals import refuses
+from harness.metrics.spelling import english, spelling, words_of
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
-from harness.scoring import memorised
-from harness.scoring.base import NextTokens, Outcome
-from harness.scoring.moderation import PythonModeration, load_moderation
-from harness.scoring.open_ended import Tools, score_open_ended, suite_metrics
-from harness.scoring.quality import (
-    Span,
-    compression_ratio,
-    distinct_n,
-    longest_repeat,
-    loop_length,
-    rep_n,
-    token_kl,
-)
-from harness.scoring.refusals import refuses
-from harness.scoring.spelling import english, spelling, words_of
-from harness.scoring.suites import OpenEndedSuite, Suite, load_suite
-from harness.text import named_label
+from harness.suites.files import OpenEndedSuite, Suite, load_suite
+from harness.suites.open_ended import Tools, score_open_ended, suite_metrics
+from harness.suites.outcome import Outcome
 
 ROOT = Path(__file__).parent.parent
 WORDS = st.lists(st.sampled_from("abcd"), max_size=24)
@@ -256,28 +249,28 @@ def test_no_reference_answer_is_a_refusal_or_a_loop() -> None:
 
 
 def test_the_longest_span_copied_from_the_rows() -> None:
-    searched = memorised.corpus(["My parcel has not come yet.", "Where is the blue bike now?"])
+    searched = memorization.corpus(["My parcel has not come yet.", "Where is the blue bike now?"])
     # "is the blue bike" stands in the second row; case and punctuation do not count
-    assert memorised.copied_span("Here IS the blue, bike that I lost", searched) == Span(4, 4 / 8)
-    assert memorised.copied_span("yet where", searched) == Span(1, 0.5)  # not across two rows
-    assert memorised.copied_span("arcel", searched) == Span(0, 0.0)  # whole words only
-    assert memorised.copied_span("...!", memorised.corpus([])) == Span(0, 0.0)
-    assert memorised.copied_span("", searched) is None
+    assert memorization.copied_span("Here IS the blue, bike that I lost", searched) == Span(4, 4 / 8)
+    assert memorization.copied_span("yet where", searched) == Span(1, 0.5)  # not across two rows
+    assert memorization.copied_span("arcel", searched) == Span(0, 0.0)  # whole words only
+    assert memorization.copied_span("...!", memorization.corpus([])) == Span(0, 0.0)
+    assert memorization.copied_span("", searched) is None
 
 
 @given(st.lists(WORDS, max_size=4), WORDS)
 def test_the_copied_span_is_what_trying_all_finds(rows: list[list[str]], own: list[str]) -> None:
-    found = memorised.copied_span(" ".join(own), memorised.corpus([" ".join(row) for row in rows]))
+    found = memorization.copied_span(" ".join(own), memorization.corpus([" ".join(row) for row in rows]))
     runs = {tuple(row[i:j]) for row in rows for i in range(len(row)) for j in range(i + 1, len(row) + 1)}
     tried = [j - i for i in range(len(own)) for j in range(i + 1, len(own) + 1) if tuple(own[i:j]) in runs]
     assert (found.words if found else 0) == max(tried, default=0)
 
 
 def test_a_canary_is_given_by_its_first_half() -> None:
-    assert memorised.halves("the code of room seven is 4711") == ("the code of room", "seven is 4711")
-    assert memorised.completes(" seven is 4711.\nAnd more", "seven is 4711")
-    assert not memorised.completes("seven is 4712", "seven is 4711")
-    assert not memorised.completes("", "seven is 4711")
+    assert memorization.halves("the code of room seven is 4711") == ("the code of room", "seven is 4711")
+    assert memorization.completes(" seven is 4711.\nAnd more", "seven is 4711")
+    assert not memorization.completes("seven is 4712", "seven is 4711")
+    assert not memorization.completes("", "seven is 4711")
 
 
 @pytest.mark.parametrize(
@@ -292,9 +285,9 @@ def test_bad_canaries_are_named(lines: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "canaries.jsonl"
     path.write_text(lines)
     with pytest.raises(UsageError, match=re.escape(said)):
-        memorised.load_canaries(path)
+        memorization.load_canaries(path)
     with pytest.raises(UsageError, match="no such file"):
-        memorised.load_canaries(tmp_path / "other.jsonl")
+        memorization.load_canaries(tmp_path / "other.jsonl")
 
 
 # --- moderation ---------------------------------------------------------------------------------------------
@@ -616,7 +609,7 @@ def test_a_suite_names_its_moderation_and_canaries(tmp_path: Path) -> None:
     assert spec.moderation is not None
     assert spec.canaries is not None
     assert load_moderation(spec.moderation, tmp_path).flags(["rude"]) == [1.0]
-    assert memorised.load_canaries(tmp_path / spec.canaries) == ("the key is under stone nine",)
+    assert memorization.load_canaries(tmp_path / spec.canaries) == ("the key is under stone nine",)
 
 
 @pytest.mark.parametrize(

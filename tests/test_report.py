@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.config import Run, load_run
+from harness.config.run import Run, load_run
+from harness.core.store import Manifest, write_manifest
 from harness.errors import UsageError
+from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
-from harness.report import report
-from harness.results import load_results
-from harness.scoring.suites import Suite
-from harness.store import Manifest, write_manifest
+from harness.report.stage import report
+from harness.suites.files import Suite
 from tests.project import Quiet, write_project
 from tests.stored import write_cards, write_cells, write_items
 from tests.test_markdown import READER, flat, inlines, seen

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.results import resolve_student
+from harness.eval.results import resolve_student
 
 CELLS = ("tiny.base", "tiny.filtered.4.s0", "tiny.filtered.16.s0", "tiny.filtered.16.s1", "tiny.unfiltered.16.s0")
 SEEDLESS = ("tiny.filtered.4", "tiny.filtered.16", "tiny.unfiltered.16")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
 from harness.records import PROBES, Completion, Item, Request
-from harness.scoring.rubric import Rubric
+from harness.suites.rubric import Rubric
 
 RUBRIC = Rubric(rubric="answers the instruction and says nothing else")
 TOPICS = ("rain", "bread", "snow", "chess", "tea", "glass", "salt", "wool", "tin", "maps", "oak", "ink")

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.engines.protocols import Generator
 from harness.engines.scripted import JudgeRule, Script, ScriptedEngine
 from harness.errors import UsageError
-from harness.records import Completion, Generator, Message, Origin, Request, Sampling
+from harness.records import Completion, Message, Origin, Request, Sampling
 
 Purpose = Literal["generate", "calibrate", "judge", "answer"]
 

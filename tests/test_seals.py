@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from harness.compare import compare
+from harness.check.compare import compare
+from harness.check.rescore import noise
+from harness.commands.error_analysis import mistakes
+from harness.core.record import digest
+from harness.core.store import Manifest, finished, read_manifest, write_manifest
+from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.mistakes import mistakes
-from harness.noise import noise
-from harness.records import Score, Scorecard, digest, scores_digest
-from harness.report import report, show
-from harness.scoring.summary import disagreement
-from harness.store import Manifest, finished, read_manifest, write_manifest
-from harness.terminal import Terminal
+from harness.records import Score, Scorecard, scores_digest
+from harness.report.stage import report, show
+from harness.suites.summary import disagreement
 from tests.process import COMMAND, harness
 from tests.stored import Stored, rate, write_cells, write_stored
 

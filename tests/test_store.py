@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.core.json_file import read_jsonl
+from harness.core.store import disk_errors, folder_atomic, locked, write_atomic, write_jsonl
 from harness.errors import MachineError, UsageError
-from harness.json_file import read_jsonl
 from harness.records import Seed
-from harness.store import disk_errors, folder_atomic, locked, write_atomic, write_jsonl
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,7 +73,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
     with locked(tmp_path / "run", "train of x"):
         code = (
-            "from pathlib import Path\nfrom harness.store import locked\nfrom harness.errors import MachineError\n"
+            "from pathlib import Path\nfrom harness.core.store import locked\nfrom harness.errors import MachineError\n"
             f"try:\n    locked(Path({str(tmp_path / 'run')!r}), 'train of x').__enter__()\n"
             "except MachineError as e:\n    print(e)\n"
         )

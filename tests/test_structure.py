@@ -22,44 +22,37 @@ HEAVY = {
     "matplotlib",
     "rensa",
 }
-STAGES = {"augment", "train", "evaluate", "report", "check"}
-FOUNDATION = {"errors", "text", "completions"}  # import nothing of ours
-READERS = {"errors", "json_file", "yaml_file", "table_file", "project_file"}  # of files that people wrote
-MAY = {  # shelf -> the modules of ours it may use, besides itself
-    "json_file": {"errors", "text"},
-    "project_file": {"errors"},
-    "yaml_file": {"errors", "json_file"},
-    "table_file": {"errors", "json_file"},
-    "records": {"errors", "completions"},
-    "stats": {"records"},
-    "call_file": {"records", "errors", "store"},
-    "leases": {"errors"},
-    "markdown": {"text"},
-    "calls": {"records", "call_file", "leases"},
-    "gate": {"stats", "records", "errors", "markdown", "store", "json_file", "config", "results", "scoring", "rows"}
-    | {"text", "analysis"},
-    "python_child": set(),
-    "python_file": {"errors", "terminal", "text"},
-    "sandbox": {"errors", "text"},
-    "template_syntax": {"sandbox"},
-    "prompts": {"errors", "json_file", "text", "sandbox", "template_syntax"},
-    "filters": {"records", "errors", "json_file", "text", "prompts", "stats", "python_file"},
-    "scoring": {"records", "completions", "text", "prompts", "stats", "store", "python_file"} | READERS,
-    "model_files": {"errors"},
-    "models": {"errors", "model_files", "records", "store", "engines"},
-    "chat": {"records", "errors", "model_files"},
-    "device": {"errors"},
-    "engines": {"records", "errors", "text", "store", "yaml_file", "chat", "scoring", "device", "model_files"},
-    "training": {"records", "errors", "store", "config", "examples", "rows", "models", "chat", "device", "model_files"},
-}
+LEVELS = (  # a module imports its own folder and what stands before it
+    "errors",
+    "core",
+    "records",
+    "stats",
+    "models",
+    "engines",
+    "metrics",
+    "data",
+    "suites",
+    "filters",
+    "config",
+    "augment",
+    "train",
+    "eval",
+    "report",
+    "check",
+    "commands",
+    "builders",
+    "cli",
+)
+STAGES = {f"harness.{stage}.stage" for stage in ("augment", "train", "eval", "report", "check")}
 
 
 HEAVY_FILES = {  # whose own import takes seconds; nothing imports these before they are needed
-    "device.py",
-    "training/packing.py",
-    "training/loop.py",
-    *(f"engines/{name}.py" for name in ("attention", "decoding", "embeddings", "kv", "likelihood")),
-    *(f"engines/{name}.py" for name in ("passes", "transformers")),
+    "models/device.py",
+    "train/packing.py",
+    "train/loop.py",
+    "engines/embeddings.py",
+    "engines/transformers.py",
+    *(f"engines/prefix_tree/{name}.py" for name in ("attention", "decoding", "kv", "likelihood", "passes")),
 }
 
 
@@ -85,28 +78,44 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
 
 
 def ours(path: Path) -> set[str]:
-    """The first part below `harness` of everything of ours that a file imports."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("harness.")}
+    """Dotted names of our modules that a file imports; `from harness.core import text` names harness.core.text."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name for name in found if name.startswith("harness.")}
 
 
 def modules() -> list[Path]:
     return sorted((ROOT / "harness").rglob("*.py"))
 
 
+def level(part: str) -> int:
+    """Where the first part of a dotted name below `harness` stands."""
+    assert part in LEVELS, f"harness/{part} stands nowhere in the order of levels"
+    return LEVELS.index(part)
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_who_may_import_whom(path: Path) -> None:
-    below = path.relative_to(ROOT / "harness")
-    part = below.parts[0].removesuffix(".py")
-    used = ours(path) - {part}
-    if part in FOUNDATION:
-        assert not used
-    if part in MAY:
-        assert used <= MAY[part], f"{below} imports {sorted(used - MAY[part])}"
-    if part in STAGES:
-        assert not used & STAGES, f"a stage imports another: {sorted(used & STAGES)}"
-        assert "engines" not in used, "only the verbs build engines"
-    if part != "cli":
-        assert "cli" not in used
+def test_a_module_imports_only_lower_levels_and_its_own_folder(path: Path) -> None:
+    own = path.relative_to(ROOT / "harness").parts[0].removesuffix(".py")
+    if own == "__init__":
+        assert not ours(path)
+        return
+    above = {name for name in ours(path) if (part := name.split(".")[1]) != own and level(part) >= level(own)}
+    assert not above, f"imports {sorted(above)}, which stand above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_stage_imports_no_stage_and_builds_no_engine(path: Path) -> None:
+    if f"harness.{'.'.join(path.relative_to(ROOT / 'harness').with_suffix('').parts)}" not in STAGES:
+        return
+    assert not ours(path) & STAGES
+    engines = {name for name in ours(path) if name.startswith("harness.engines.")}
+    light = ("harness.engines.protocols", "harness.engines.call_cache")
+    assert not {name for name in engines if not name.startswith(light)}, "only builders.py builds engines"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -119,7 +128,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *(f"harness.{stage}" for stage in ("cli", "config", "evaluate", "augment", "train")),
+        *(f"harness.{module}" for module in ("cli", "config.run", "eval.stage", "augment.stage", "train.stage")),
         *(f"harness.engines.{engine}" for engine in ("openai", "scripted", "vllm")),
     ],
 )

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import Train
+from harness.config.run import Train
 from harness.errors import UsageError
 from harness.records import Row
-from harness.training.subsets import batches, nested, updates
+from harness.train.sizes import batches, nested, updates
 from tests.project import row
 
 SEED = st.integers(-(2**40), 2**40)

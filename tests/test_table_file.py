@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from harness.core.table_file import jsonl_rows, read_rows
 from harness.errors import Mistakes, UsageError
-from harness.scoring.suites import load_suite
-from harness.table_file import jsonl_rows, read_rows
+from harness.suites.files import load_suite
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

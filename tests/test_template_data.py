@@ -16,19 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.runtime import Context, LoopContext, Macro
 
-from harness.augment import requests_for
-from harness.chat import of_tokenizer, prompt_text
-from harness.config import Run, load_run
+from harness.augment.rows import student_prompt
+from harness.augment.stage import requests_for
+from harness.config.run import Run, load_run
+from harness.core.record import Record
+from harness.core.sandbox import METHODS
+from harness.core.templates import compile_template, load, plain
 from harness.errors import UsageError
+from harness.eval.prompting import Untuned
 from harness.filters import Context as FilterContext
 from harness.filters import Judge
-from harness.prompting import Untuned
-from harness.prompts import compile_template, load, plain
-from harness.records import Item, Message, Provenance, Record, Row, Seed
-from harness.rows import student_prompt
-from harness.sandbox import METHODS
-from harness.scoring.asking import Ending
-from harness.scoring.rubric import Rubric
+from harness.models.chat_template import of_tokenizer, prompt_text
+from harness.records import Item, Message, Provenance, Row, Seed
+from harness.suites.generate import Ending
+from harness.suites.rubric import Rubric
 from tests.project import prompted_row, write_project
 
 Render = Callable[[str], str]  # a template's source -> what it renders to

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import terminal
-from harness.terminal import Stop, Terminal, tell
-from harness.text import printable
+from harness.core import terminal
+from harness.core.terminal import Stop, Terminal, tell
+from harness.core.text import printable
 from tests.process import harness
 from tests.project import write_project
 
@@ -97,7 +97,7 @@ def test_the_first_ctrl_c_is_a_flag_and_the_second_ends_it() -> None:
 
 
 def test_nothing_ends_the_work_when_nobody_reads_what_went_wrong() -> None:
-    code = "from harness.terminal import Terminal, tell\nTerminal().warn('x')\ntell('y')\nprint('worked on')\n"
+    code = "from harness.core.terminal import Terminal, tell\nTerminal().warn('x')\ntell('y')\nprint('worked on')\n"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -109,7 +109,7 @@ def test_nothing_ends_the_work_when_nobody_reads_what_went_wrong() -> None:
 
 def test_work_that_hangs_is_ended_after_its_time() -> None:
     code = (
-        "import signal, time\nfrom harness import terminal\n"
+        "import signal, time\nfrom harness.core import terminal\n"
         "terminal.DRAIN_SECONDS, terminal.GRACE_SECONDS = 0.3, 0.1\n"
         "try:\n    with terminal.Stop().listening():\n"
         "        signal.raise_signal(signal.SIGINT)\n        time.sleep(60)\n"

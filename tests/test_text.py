@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import text
-from harness.text import (
+from harness.core import text
+from harness.core.text import (
     bands,
     jaccard,
     near_duplicates,

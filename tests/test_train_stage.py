@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from harness.config import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
+from harness.augment.rows import Judged, make_row
+from harness.config.inputs import rows_source
+from harness.config.run import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
+from harness.core.json_file import read_json
+from harness.core.store import Manifest, locked, write_json, write_jsonl, write_manifest
+from harness.core.templates import load as load_template
+from harness.core.terminal import Stop
 from harness.errors import Interrupted, MachineError, UsageError
-from harness.inputs import rows_source
-from harness.json_file import read_json
-from harness.prompts import load as load_template
+from harness.eval.candidates import read_cast
 from harness.records import Provenance, Sampling, Seed, Verdict
-from harness.rows import Judged, make_row
-from harness.store import Manifest, locked, write_json, write_jsonl, write_manifest
-from harness.subjects import read_cast
-from harness.terminal import Stop
-from harness.train import train
-from harness.training.grid import expand, no_sampling_variance, plan
+from harness.train.grid import expand, no_sampling_variance, plan
+from harness.train.stage import train
 from tests.project import Quiet
 from tests.tiny import TEMPLATE
 

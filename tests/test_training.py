@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.chat import Example, load_chat
-from harness.config import Lora, Train
+from harness.config.run import Lora, Train
 from harness.errors import MachineError, UsageError
-from harness.models import Model
+from harness.models.chat_template import Example, load_chat
+from harness.models.resolve import Model
 from harness.records import Row
-from harness.training import loop
-from harness.training.loop import Base, CellLog, learning_rate, load_base, train_cell
-from harness.training.preflight import preflight
+from harness.train import loop
+from harness.train.loop import Base, CellLog, learning_rate, load_base, train_cell
+from harness.train.preflight import preflight
 from tests.project import prompted_row
 from tests.tiny import END_OF_TURN
 

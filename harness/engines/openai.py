@@ -23,8 +23,8 @@ from typing import Any
 import httpx
 
 from harness.engines import openai_wire as wire
-from harness.engines.openai_settings import address_problem, check_proxies, endpoint_path
 from harness.errors import HarnessError, MachineError, UsageError, nearest
+from harness.models.endpoint import address_problem, check_proxies, endpoint_path
 from harness.records import Completion, Request
 
 ATTEMPTS = 6  # of one request

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import httpx
 
+from harness.core.text import writable
 from harness.records import THINKING_KEPT, Completion, Request
-from harness.text import writable
 
 TIMEOUT = "no answer in time"
 NO_ANSWER = "the connection failed"

@@ -31,8 +31,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from harness import yaml_file
-from harness.records import Completion, Record, Request
+from harness.core import yaml_file
+from harness.core.record import Record
+from harness.records import Completion, Request
 
 WORDS = (
     "again answer before blue broken charge door early email evening finally green hour issue late letter"

@@ -17,17 +17,17 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from harness import chat
-from harness.device import device_of, memory_errors
-from harness.engines.decoding import END, Answer, pick
-from harness.engines.kv import NodeCache
-from harness.engines.likelihood import TreeReader
-from harness.engines.passes import Passes
-from harness.engines.tree import grow
+from harness.engines.prefix_tree.decoding import END, Answer, pick
+from harness.engines.prefix_tree.kv import NodeCache
+from harness.engines.prefix_tree.likelihood import TreeReader
+from harness.engines.prefix_tree.passes import Passes
+from harness.engines.prefix_tree.tree import grow
+from harness.engines.protocols import NextTokens
 from harness.errors import HarnessError, UsageError
-from harness.model_files import check_adapter, check_model, load
+from harness.models import chat_template
+from harness.models.device import device_of, memory_errors
+from harness.models.files import check_adapter, check_model, load
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
-from harness.scoring.base import NextTokens
 
 CPU_NODES = 1024  # of one pass, measured: more save no time, and their logits take memory
 AHEAD = {"cpu": 64, "cuda": 256}  # requests pulled ahead and answered together
@@ -63,16 +63,16 @@ class TransformersEngine:
         if adapter:
             check_adapter(adapter)
         with memory_errors(f"loading {folder.name}", SMALLER):
-            self.tokenizer: Any = chat.load_tokenizer(folder.name, folder)
+            self.tokenizer: Any = chat_template.load_tokenizer(folder.name, folder)
             self._model = self._adapted(folder, adapter, dtype) if adapter else self._load(folder, dtype)
         self._config = self._model.config.get_text_config()
         self._passes = Passes(self._model, self.device, budget)
         lengths = (self._config.max_position_embeddings, self.tokenizer.model_max_length)
         self.max_length = int(min(lengths))  # tokens of prompt and completion
         self._reader = TreeReader(self._passes, self.max_length)
-        self.end_ids = tuple(sorted(chat.stop_tokens(folder, self.tokenizer.eos_token_id)))
+        self.end_ids = tuple(sorted(chat_template.stop_tokens(folder, self.tokenizer.eos_token_id)))
         with suppress(UsageError):  # no chat template, or one that refuses: said where a chat is asked
-            self.notes += chat.left_out(self._chat, PROBE_CHAT)
+            self.notes += chat_template.left_out(self._chat, PROBE_CHAT)
 
     # --- loading -------------------------------------------------------------------------------------------
 
@@ -117,12 +117,12 @@ class TransformersEngine:
 
         Raises UsageError when the tokenizer has no template or its template refuses these messages.
         """
-        return chat.prompt_ids(self._chat, messages)
+        return chat_template.prompt_ids(self._chat, messages)
 
     def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
         """Token ids of an answer to a chat, the token that ends the turn last. Raises as `prompt_ids`."""
         turns = (*messages, Message(role="assistant", content=answer))
-        ids, start = chat.tokenize_chat(self._chat, turns, "an answer")
+        ids, start = chat_template.tokenize_chat(self._chat, turns, "an answer")
         return ids[start:]
 
     def text_ids(self, text: str) -> tuple[int, ...]:
@@ -130,8 +130,8 @@ class TransformersEngine:
         return tuple(self.tokenizer(text)["input_ids"])
 
     @cached_property
-    def _chat(self) -> chat.Chat:
-        return chat.of_tokenizer(self._name, self.tokenizer, frozenset(self.end_ids))
+    def _chat(self) -> chat_template.Chat:
+        return chat_template.of_tokenizer(self._name, self.tokenizer, frozenset(self.end_ids))
 
     # --- measuring -----------------------------------------------------------------------------------------
 

@@ -32,9 +32,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.chat import Chat, check_tokens, prompt_ids
 from harness.errors import MachineError, UsageError, nearest
-from harness.model_files import check_adapter, check_model
+from harness.models.chat_template import Chat, check_tokens, prompt_ids
+from harness.models.files import check_adapter, check_model
 from harness.records import Completion, Request, Sampling
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from harness.filters.base import Context, Protected
 from harness.filters.judge import Judge
-from harness.filters.python_door import PythonFilter
+from harness.filters.python import PythonFilter
 from harness.filters.rows import Finished, Length
 from harness.filters.sets import Contamination, Duplicate, NearDuplicate
 

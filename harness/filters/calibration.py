@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from harness import stats
-from harness.records import Record
+from harness.core.record import Record
 
 MIN_SEEDS = stats.MIN_GROUPS  # below that even a perfect AUC says nothing
 

@@ -15,7 +15,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness import prompts
+from harness.core import templates
+from harness.core.record import Record, digest
+from harness.core.text import named_label, normalise
 from harness.errors import nearest
 from harness.filters.base import Context
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
@@ -24,16 +26,13 @@ from harness.records import (
     Message,
     Origin,
     Provenance,
-    Record,
     Request,
     Row,
     Sampling,
     Seed,
     Verdict,
-    digest,
     lack_logprobs,
 )
-from harness.text import named_label, normalise
 
 __all__ = ["Calibration", "Judge", "choice_probabilities"]
 
@@ -86,7 +85,7 @@ class Judge(Record):
         One token is asked for, since its probabilities are all that is read; or the choice `written` out, for an
         engine that gives none. Raises UsageError for a bad template.
         """
-        template = prompts.load(context.root / self.template)
+        template = templates.load(context.root / self.template)
         by_label = _shots_by_label(context)
         labels = dict(context.labels)
         # a prompt to be continued ends in a word, so the words that follow it begin with a space

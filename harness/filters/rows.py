@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from harness.core.record import Record
+from harness.core.text import words
 from harness.filters.base import Context
-from harness.records import Record, Row, Verdict
-from harness.text import words
+from harness.records import Row, Verdict
 
 
 class Finished(Record):

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from harness.core.record import Record
+from harness.core.text import jaccard, near_duplicates, nearest_of, ngrams, normalise, shingles, words
 from harness.filters.base import Context, Protected
-from harness.records import Record, Row, Seed, Verdict
-from harness.text import jaccard, near_duplicates, nearest_of, ngrams, normalise, shingles, words
+from harness.records import Row, Seed, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 MIN_CONTAINED = 4  # words; a shorter item inside a row says nothing

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.records import Record
+from harness.core.record import Record
 from harness.stats import clusters
 from harness.stats.clusters import Names
 from harness.stats.intervals import (

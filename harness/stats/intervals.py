@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
-from harness.records import Record
+from harness.core.record import Record
 from harness.stats.rates import first_true, quantile, tango_ends, wilson_ends
 
 Floats = NDArray[np.float64]

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.records import Record
+from harness.core.record import Record
 from harness.stats.contrasts import slope_per_doubling
 from harness.stats.intervals import MIN_SEEDS, Floats, Interval
 

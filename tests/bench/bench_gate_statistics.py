@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.gate import Decision, Evidence, Question, Rule, decide
+from harness.check.rules import Decision, Evidence, Rule, decide
 from harness.stats import Floats, power
+from harness.stats.contrasts import Question
 from harness.stats.ties import Ties
 
 MARGIN = 0.03

@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.chat import load_chat
-from harness.config import load_run
-from harness.models import resolve
-from harness.rows import seed_rows
+from harness.augment.rows import seed_rows
+from harness.config.run import load_run
+from harness.models.chat_template import load_chat
+from harness.models.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {  # Qwen2.5-0.5B: 494 million weights with tied embeddings
@@ -36,8 +36,8 @@ def main(rows: int = 16, updates: int = 4) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from harness.training.loop import load_base, train_cell
-    from harness.training.preflight import preflight
+    from harness.train.loop import load_base, train_cell
+    from harness.train.preflight import preflight
 
     run = load_run(ROOT / "runs/helpdesk.yaml")
     with tempfile.TemporaryDirectory() as name:

@@ -3,8 +3,8 @@
     python tests/bench/bench_headline.py [simulations]
 
 A student and 1, 3 or 6 alternatives are equally good in truth. Dev items (a quarter) say which alternatives are within
-chance of the best, test items name the strongest: as harness/headline.py does. "plain" gives the named pair a 95%
-interval as if nobody had looked at the others. Wanted: 95%, and no more than 5% of false alarms in both directions.
+chance of the best, test items name the strongest: as harness/report/headline.py does. "plain" gives the named pair a
+95% interval as if nobody had looked at the others. Wanted: 95%, and no more than 5% of false alarms in both directions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from harness.headline import LEVEL, within_chance
+from harness.report.headline import LEVEL, within_chance
 from harness.stats import Floats, contrasts
 from harness.stats.ties import Ties
 

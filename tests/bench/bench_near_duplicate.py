@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 
-from harness import text
+from harness.core import text
 
 SIZES = [1_000, 4_000, 16_000, 64_000]  # texts, a twentieth of them planted twins
 ALL_PAIRS_UP_TO = 16_000

@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.compare import Side, side
-from harness.config import Run, load_run
-from harness.gate import Evidence, Question, decide, overall
-from harness.gate.limits import rules_of
+from harness.check.compare import Side, side
+from harness.check.limits import rules_of
+from harness.check.rules import Evidence, decide, overall
+from harness.config.run import Run, load_run
+from harness.stats.contrasts import Question
 
 
 def run_named(name: str) -> Run:
@@ -69,7 +70,7 @@ def main() -> None:
 
 def names(run: str) -> list[str]:
     """The tuned students a run has stored scores of."""
-    from harness.results import load_results
+    from harness.eval.results import load_results
 
     cards = load_results(run_named(run).folder).cards
     return [card.cell.name for card in cards if card.cell and card.cell.size]

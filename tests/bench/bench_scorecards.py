@@ -18,14 +18,14 @@ from typing import TypeVar
 import numpy as np
 
 from harness import stats
-from harness.config import load_run
-from harness.json_file import read_jsonl
+from harness.config.run import load_run
+from harness.core.json_file import read_jsonl
+from harness.core.store import write_jsonl
 from harness.records import Score
-from harness.scoring.suites import Suite
-from harness.scoring.summary import summarise
 from harness.stats import clusters, contrasts, power
 from harness.stats.classification import per_label
-from harness.store import write_jsonl
+from harness.suites.files import Suite
+from harness.suites.summary import summarise
 
 ROOT = Path(__file__).parents[2]
 RATES = ("accuracy", "choice_accuracy")

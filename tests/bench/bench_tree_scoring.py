@@ -18,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.engines.prefix_tree.tree import grow
 from harness.engines.transformers import CPU_NODES, TransformersEngine
-from harness.engines.tree import grow
-from harness.models import resolve
+from harness.models.resolve import resolve
 from harness.records import Loglikelihood, Pair
-from harness.scoring.benchmarks import benchmark_tasks, score_benchmark
-from harness.scoring.suites import BenchmarkSuite
+from harness.suites.benchmarks import benchmark_tasks, score_benchmark
+from harness.suites.files import BenchmarkSuite
 
 ROOT = Path(__file__).parents[2]
 SHAPES = [(1, 256), (1, 512), (2, 256), (4, 128), (8, 64), (16, 32), (8, 128)]  # rows x tokens

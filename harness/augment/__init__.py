@@ -1,0 +1,1 @@
+"""The first stage: a teacher writes rows, filters drop some."""

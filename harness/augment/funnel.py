@@ -1,0 +1,84 @@
+"""How many rows passed each step of augment. The counts always add up, or the funnel refuses to exist."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import model_validator
+
+from harness.augment.rows import Judged
+from harness.core.record import FORMAT, Record
+
+
+class Funnel(Record):
+    """Counts of rows, with tokens, seconds and money beside them."""
+
+    format: int = FORMAT
+    wanted: int  # kept rows asked for
+    requested: int  # rows asked of the teacher, or own rows read
+    pending: int = 0  # not returned because the work was stopped
+    failed: int = 0  # the engine reported an error
+    no_answer: int = 0  # answered without a text: refused, empty, only thinking
+    unparsed: int = 0  # returned, but not in the form asked for
+    dropped: dict[str, int] = {}  # filter -> rows it was the first to drop
+    would_drop: dict[str, int] = {}  # filter -> rows it drops whatever the others say
+    kept: int
+    kept_by_label: dict[str, int] = {}
+    notes: tuple[str, ...] = ()  # what a filter said of itself, e.g. the judge's calibration
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls_paid: int = 0  # asked of the engine by this command
+    calls_cached: int = 0  # answered by earlier ones
+    seconds: float = 0.0  # of this command's engine work
+    cost: float | None = None  # in the currency of the run file's prices; None when it names none
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        out = self.pending + self.failed + self.no_answer + self.unparsed + sum(self.dropped.values()) + self.kept
+        if out != self.requested:
+            raise ValueError(f"the funnel does not add up: {self.requested} requested, {out} accounted for")
+        if sum(self.kept_by_label.values()) != self.kept:
+            raise ValueError("the kept rows by label do not add up")
+        return self
+
+    def table(self) -> str:
+        """The funnel as lines for people: what is left after each step."""
+        left = self.requested
+        lines = [f"  {'requested':<22}{left:>7}"]
+        steps = [
+            ("not returned (stopped)", self.pending),
+            ("failed", self.failed),
+            ("no answer", self.no_answer),
+            ("unparsed", self.unparsed),
+        ]
+        for name, out in [s for s in steps if s[1]] + list(self.dropped.items()):
+            left -= out
+            overlap = self.would_drop.get(name, out)
+            also = f"   ({overlap} by this filter alone)" if overlap != out else ""
+            lines.append(f"  {name:<22}{left:>7}   -{out}{also}")
+        share = f"{self.kept / self.requested:.0%}" if self.requested else "none"
+        lines.append(f"  {'kept':<22}{self.kept:>7}   {share} of what was asked; {self.wanted} wanted")
+        if self.kept_by_label.keys() != {""}:  # answers are free
+            lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
+        lines += [f"  {note}" for note in self.notes]
+        tokens = self.prompt_tokens + self.completion_tokens
+        if self.kept and tokens:
+            price = f", {self.cost / self.kept:.6f} per kept row in money" if self.cost is not None else ""
+            lines.append(
+                f"  {tokens} tokens, {tokens / self.kept:.0f} per kept row; {self.calls_paid} calls made in this"
+                f" augment, {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher{price}"
+            )
+        return "\n".join(lines)
+
+
+def count_drops(rejected: Sequence[Judged], kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """(rows each filter was the first to drop, rows each would drop alone), in the order of the filters."""
+    first: Counter[str] = Counter()
+    alone: Counter[str] = Counter()
+    for reject in rejected:
+        out = [v.filter for v in reject.verdicts if not v.keep]
+        first[out[0]] += 1
+        alone.update(out)
+    return {k: first[k] for k in kinds}, {k: alone[k] for k in kinds}

@@ -1,0 +1,98 @@
+"""What augment says at its end: samples, the funnel, why rows are missing, and whether too few are an error."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from math import ceil
+
+from harness.augment.funnel import Funnel
+from harness.augment.rows import Judged, Lost
+from harness.config.run import Run
+from harness.core.terminal import Terminal
+from harness.errors import HarnessError, MachineError, UsageError
+from harness.records import Row
+
+SAMPLES_SHOWN = 10
+LOST_SHOWN = 3
+TEXT_SHOWN = 200  # characters of what gave no row
+
+
+def tell(
+    run: Run, funnel: Funnel, kept: Sequence[Row], rejected: Sequence[Judged], lost: Sequence[Lost], to: Terminal
+) -> None:
+    """Print some kept and dropped rows, some completions that gave none, the funnel and what would give more rows."""
+    draw = random.Random(run.file.random_seed)
+    to.say(f"\n{min(SAMPLES_SHOWN, len(kept))} of the {len(kept)} kept rows:")
+    for row in draw.sample(kept, min(SAMPLES_SHOWN, len(kept))):
+        to.say(f"  {_shown(row, run.task.free)}")
+    to.say(f"\n{min(SAMPLES_SHOWN, len(rejected))} of the {len(rejected)} dropped rows:")
+    for reject in draw.sample(rejected, min(SAMPLES_SHOWN, len(rejected))):
+        verdict = next(v for v in reject.verdicts if not v.keep)
+        against = f" <- {verdict.against}" if verdict.against else ""
+        to.say(f"  {_shown(reject.row, run.task.free)}\n      {verdict.filter}: {verdict.reason}{against}")
+    if lost:
+        to.say(f"\n{min(LOST_SHOWN, len(lost))} of the {len(lost)} requests that gave no row:")
+    for one in draw.sample(lost, min(LOST_SHOWN, len(lost))):
+        text = " ".join(one.text.split())[:TEXT_SHOWN]
+        to.say(f"  [{one.label}] {text or '(nothing)'}\n      {one.lost}: {one.reason}")
+    to.say("\nfunnel:\n" + funnel.table())
+    if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.own_rows:
+        to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {_advice(run, funnel, rejected, lost)}")
+
+
+def _shown(row: Row, free: bool) -> str:
+    """A row on a line: an answer after its question, a label before its text."""
+    text = row.text or "(empty)"
+    return f"{text} -> {row.label}" if free else f"[{row.label}] {text}"
+
+
+def _advice(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
+    why = cause(funnel, rejected, lost)
+    if not funnel.kept:
+        return why
+    share = max(funnel.kept / max(funnel.requested, 1), 0.01)
+    return (
+        f"at this keep rate augment.max_requests would have to be {ceil(10 / share) / 10:g}"
+        f" (now {run.file.augment.max_requests:g}); {why}"
+    )
+
+
+def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
+    """Where most requests ended that gave no row, with the commonest reason: a step of the funnel, or one filter."""
+    steps: Counter[str] = Counter(one.lost for one in lost)
+    filters = Counter(verdict.filter for reject in rejected for verdict in reject.verdicts if not verdict.keep)
+    if not steps and not filters:
+        return "nothing was asked"
+    if sum(steps.values()) >= len(rejected):
+        step, count = steps.most_common(1)[0]
+        said = {"failed": "calls failed", "no answer": "calls gave no answer", "unparsed": "completions gave no row"}
+        share, reasons = f"{count} of {funnel.requested} {said[step]}", [one.reason for one in lost if one.lost == step]
+    else:
+        kind, count = filters.most_common(1)[0]
+        share = f"the filter {kind} drops {count} of {funnel.kept + len(rejected)} rows"
+        reasons = [v.reason for reject in rejected for v in reject.verdicts if v.filter == kind and not v.keep]
+    alike = [re.sub(r"\d+(\.\d+)?|'.*'", "#", reason) for reason in reasons]
+    commonest = Counter(alike).most_common(1)[0][0]
+    return f"{share}, most of them so: {reasons[alike.index(commonest)]}"
+
+
+def too_few(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> HarnessError | None:
+    """The error that ends augment when no training could use its rows: none, or fewer than the smallest size.
+
+    A MachineError where the teacher gave no rows, a UsageError where rows came and the settings do not keep them.
+    """
+    drawn = any(data != "seeds_only" for data in run.file.train.data)
+    smallest = min((size for size in run.file.train.sizes if size and drawn), default=1)
+    if funnel.kept >= smallest:
+        return None
+    needed = (
+        f"fewer than the smallest of train.sizes ({smallest})" if funnel.kept else "so there is nothing to train on"
+    )
+    said = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
+    teacher_failed = not run.file.augment.own_rows and len(lost) >= len(rejected)
+    if any(one.lost != "failed" for one in lost) and teacher_failed:
+        said = said.rstrip(".") + "; these answers are stored: another template, sampling or teacher.revision asks anew"
+    return MachineError(said) if teacher_failed else UsageError(f"runs/{run.name}.yaml: augment: {said}")

@@ -1,0 +1,1 @@
+"""May this student ship? Rules over paired scores, baselines, comparisons."""

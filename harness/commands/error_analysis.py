@@ -1,0 +1,321 @@
+"""Wrong test items of one student, grouped by cause, with everybody's answers side by side.
+
+Read from stored scores alone: no model is loaded. An item may have several causes; it is listed under the first
+that applies, in the order of CAUSES, and its other causes are named beside it:
+
+    empty            it says nothing
+    repeated         a third of its three-word runs repeat earlier ones, or it loops
+    cut              it ran into the limit of tokens
+    misspelt         a tenth of its words are in no dictionary, or it nearly spells a label
+    off-topic        its meaning is far from what was asked
+    confused labels  it gives another label, or another of the choices that all items share; which pair, counted
+    unparsed         it gives no label, number or form that was asked for
+    other            none of these
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.config.run import Run
+from harness.config.ship import ship_cells
+from harness.core.markdown import escaped, table
+from harness.core.store import write_atomic
+from harness.core.terminal import Terminal
+from harness.core.text import named_label, printable
+from harness.errors import UsageError, nearest
+from harness.eval.results import Results, resolve_student, results_of
+from harness.metrics.quality import loop_length, rep_n
+from harness.metrics.table import metric_of
+from harness.records import Cell, Item, Score, Scorecard
+from harness.report.analysis import Arm, arms
+from harness.suites.files import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite, WrittenSuite
+from harness.suites.open_ended import CANARY
+
+CAUSES = ("empty", "repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
+REPEATED = 1 / 3  # share of repeated three-word runs
+MISSPELT = 0.1  # share of words
+HALF = 0.5  # of a share: from here on an answer is right
+ALIKE = 0.8  # of difflib: "bateries" is "batteries"
+SHOWN = {"terminal": 3, "file": 25}  # items of a group
+SEEDS_ONLY = "seeds_only"
+LONGEST = 300  # characters of a text shown
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong item of the student under study."""
+
+    item: str  # its id
+    prompt: str
+    gold: str
+    causes: tuple[str, ...]  # in the order of CAUSES; the first is the group
+    pair: tuple[str, str] | None  # (gold label, given label) where labels are confused
+    answers: tuple[tuple[str, str, bool], ...]  # (who, answer, right) of every arm, the student's own among them
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """All mistakes on one suite."""
+
+    suite: str
+    student: str  # who made them
+    items: int  # test items
+    failed: int  # of these, never answered: no mistakes of the student's
+    found: tuple[Mistake, ...]
+    by_arm: tuple[tuple[str, dict[str, int]], ...]  # (who, cause -> items) of every arm
+    wrong: str = "wrong"  # what they are, in words
+
+    @property
+    def groups(self) -> dict[str, list[Mistake]]:
+        """Cause -> mistakes, in the order of CAUSES; empty ones left out."""
+        grouped = {cause: [m for m in self.found if m.causes[0] == cause] for cause in CAUSES}
+        return {cause: members for cause, members in grouped.items() if members}
+
+    @property
+    def confused(self) -> list[tuple[tuple[str, str], int]]:
+        """(gold, given) -> how often, the most frequent first; every wrong item that gives a label counts."""
+        counts = Counter(m.pair for m in self.found if m.pair)
+        return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def mistakes(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[Mistakes]:
+    """Print the groups and write runs/NAME/eval/errors.md; all suites of the run unless one is named.
+
+    The student is `student` (a part of its name is enough), else the one that `ship` names, else the largest filtered
+    size. Raises UsageError for a suite or a student the run has not, for missing scores, and when there is no tuned
+    student.
+    """
+    if suite is not None and suite not in run.suites:
+        known = ", ".join(run.suites)
+        raise UsageError(
+            f"--suite {suite!r}: {run.name} has no such suite{nearest(suite, run.suites)}; it has: {known}"
+        )
+    results = results_of(run)
+    cell = _student(run, results, student)
+    wanted = [run.suites[suite]] if suite else list(run.suites.values())
+    found = [study(results, one, cell) for one in wanted if any(c.suite == one.name for c in results.cards)]
+    if not found:
+        raise UsageError(f"{results.folder}: no stored scores of {suite or run.name}; make eval RUN={run.name}")
+    path = run.folder / "eval" / "errors.md"
+    title = f"# {_plain(run.name)}: what {_plain(cell.name)} gets wrong\n\n"
+    write_atomic(path, title + "\n".join(_markdown(one) for one in found))
+    for one in found:
+        terminal.say(_text(one))
+    terminal.say(f"errors: {path.relative_to(run.root)}")
+    return found
+
+
+def study(results: Results, suite: Suite, cell: Cell) -> Mistakes:
+    """The mistakes of one student on one suite, beside the base, the other sizes of its data and the seeds alone.
+
+    Raises UsageError when the student was not scored on it.
+    """
+    beside = _beside(arms(results, suite.name), cell)
+    cards = {title: card for title, card in beside if card.cell is not None}
+    own = next((title for title, card in beside if card.cell == cell and card.prompting == "zero_shot"), None)
+    if own is None:
+        raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {suite.name}; eval again")
+    scores = {title: {s.item: s for s in results.scores(card) if s.split == "test"} for title, card in cards.items()}
+    items = {item.id: item for item in suite.items}
+    wrong = {
+        title: {
+            key: causes(s, items.get(key), suite) for key, s in by_item.items() if is_wrong(s, items.get(key), suite)
+        }
+        for title, by_item in scores.items()
+    }
+    found = []
+    for key, why in wrong[own].items():
+        item, score = items.get(key), scores[own][key]
+        answers = tuple(
+            (title, _answer(by_item[key], suite), key not in wrong[title])
+            for title, by_item in scores.items()
+            if key in by_item
+        )
+        prompt = item.text if item else f"(item {key}: {_why_unknown(suite)})"
+        found.append(Mistake(key, prompt, _gold(score, item), why, given_label(score, suite), answers))
+    counts = [(title, dict(Counter(why[0] for why in by_item.values()))) for title, by_item in wrong.items()]
+    failed = sum(score.status == "failed" for score in scores[own].values())
+    return Mistakes(suite.name, own, len(scores[own]), failed, tuple(found), tuple(counts), _called(suite))
+
+
+def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
+    """Whether an answered item is not right: empty, unparsed, or below one half of the suite's primary metric.
+
+    Where that is no share of which more is better, accuracy counts; without a right answer, whether the text itself has
+    a fault.
+    """
+    if score.status == "failed" or CANARY in score.tags:
+        return False
+    if score.status == "unparsed" or _says_nothing(score, suite):
+        return True
+    metric = metric_of(suite.primary)
+    primary = (metric.name,) if metric.kind != "amount" and metric.better == "higher" else ()
+    rated = next((name for name in (*primary, "accuracy", "preferred") if name in score.values), None)
+    return score.values[rated] < HALF if rated else causes(score, item, suite) != ("other",)
+
+
+def _called(suite: Suite) -> str:
+    """What `is_wrong` found, in words."""
+    metric = metric_of(suite.primary)
+    graded = isinstance(suite.spec, WrittenSuite) and metric.kind == "share" and metric.better == "higher"
+    return f"below {HALF:g} of {metric.title}" if graded else "wrong"
+
+
+def _says_nothing(score: Score, suite: Suite) -> bool:
+    """Whether a text was wanted and none came; choices are picked by log-likelihood, without a text."""
+    written = isinstance(suite.spec, LabelsSuite | WrittenSuite | OpenEndedSuite)
+    return written and score.status != "failed" and not score.output.strip()
+
+
+def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
+    """Every cause that applies, in the order of CAUSES; ("other",) where none does."""
+    values = score.values
+    share = values.get("rep_3", rep_n(score.output, 3)) or 0.0
+    applies = {
+        "empty": _says_nothing(score, suite),
+        "repeated": share >= REPEATED or loop_length(score.output) is not None,
+        "cut": score.cut,
+        "misspelt": values.get("misspelling_rate", 0.0) >= MISSPELT or _nearly_a_label(score, item, suite),
+        "off-topic": _says(score, "off_topic"),
+        "confused labels": given_label(score, suite) is not None,
+        "unparsed": score.status == "unparsed" and not _says_nothing(score, suite),
+    }
+    return tuple(cause for cause in CAUSES if applies.get(cause)) or ("other",)
+
+
+def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
+    """(gold, given) where another label was given, or another of the choices that all items share; else None.
+
+    An open instruction that is answered with nothing but a label counts as confused with that label.
+    """
+    if isinstance(suite.spec, OpenEndedSuite):
+        return ("(free text)", score.output.strip()) if _says(score, "label_collapse") else None
+    given = score.picked
+    if isinstance(suite.spec, LabelsSuite):
+        given = named_label(score.output, suite.items[0].choices) or ""
+    elif len({item.choices for item in suite.items}) != 1:
+        return None  # every question has its own choices: there is no pair to count
+    return (score.gold, given) if given and given != score.gold else None
+
+
+def _says(score: Score, name: str) -> bool:
+    """Whether a yes-or-no value was stored and is yes."""
+    return score.values.get(name, 0.0) >= HALF
+
+
+def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
+    if score.status != "unparsed" or not isinstance(suite.spec, LabelsSuite) or item is None:
+        return False
+    labels = [label.casefold() for label in item.choices]
+    return any(difflib.get_close_matches(word, labels, n=1, cutoff=ALIKE) for word in score.output.casefold().split())
+
+
+def _student(run: Run, results: Results, name: str | None) -> Cell:
+    """The cell whose mistakes are studied."""
+    if name is not None:
+        named = {c.cell.name: c.cell for c in results.cards if c.cell and c.prompting == "zero_shot"}
+        return named[resolve_student(name, named)]
+    if run.file.ship and run.file.ship.size:
+        return ship_cells(run)[0]
+    tuned = {card.cell for card in results.cards if card.cell and card.cell.size and card.prompting == "zero_shot"}
+    best = sorted(tuned, key=lambda c: (c.data == "filtered", c.size, c.student, -c.random_seed))
+    if not best:
+        raise UsageError(f"{results.folder}: no tuned student was scored; make train eval RUN={run.name}")
+    return best[-1]
+
+
+def _beside(found: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
+    """The base in each prompting, each size of the same data, the seeds alone: one random seed, the cell's if there."""
+    picked: list[tuple[str, Scorecard]] = []
+    for arm in found:
+        if arm.student != cell.student or (arm.kind == "student" and arm.data not in (cell.data, SEEDS_ONLY)):
+            continue
+        same = [c for c in arm.cards if c.cell and c.cell.random_seed == cell.random_seed]
+        picked.append((arm.title, (same or list(arm.cards))[0]))
+    return picked
+
+
+def _why_unknown(suite: Suite) -> str:
+    """Why the text of an item is not at hand."""
+    if isinstance(suite.spec, BenchmarkSuite):
+        return "the rows of public benchmarks are not stored"
+    return "the suite changed since it was scored"
+
+
+def _answer(score: Score, suite: Suite) -> str:
+    if score.status == "failed":
+        return f"(failed: {score.error})"
+    if score.output.strip():
+        return score.output
+    if isinstance(suite.spec, LabelsSuite):  # where the written answer counts, the likeliest label is no answer
+        return f"(nothing; likeliest: {score.picked})" if score.picked else "(nothing)"
+    return score.picked or "(nothing)"
+
+
+def _gold(score: Score, item: Item | None) -> str:
+    return score.gold or " / ".join(item.answers if item else ())
+
+
+# --- what people read ---------------------------------------------------------------------------------------
+
+
+def _text(found: Mistakes) -> str:
+    """For the terminal: counts, then a few items of each group. Terminal.say drops control characters."""
+    lines = [_headline(found)]
+    for cause, members in found.groups.items():
+        lines.append(f"  {cause}: {len(members)}")
+        for one in members[: SHOWN["terminal"]]:
+            lines.append(f"    {_short(one.prompt)}")
+            lines.append(f"      gold: {_short(one.gold)}{_also(one)}")
+            lines += [f"      {'+' if right else '-'} {who}: {_short(answer)}" for who, answer, right in one.answers]
+        lines += _more(members, SHOWN["terminal"], "    ")
+    lines += [f"  {gold} taken for {given}: {count}" for (gold, given), count in found.confused[:10]]
+    return "\n".join(lines)
+
+
+def _headline(found: Mistakes) -> str:
+    failed = f" ({found.failed} more were never answered: an engine failure, see the report)" if found.failed else ""
+    return f"{found.suite}: {found.student}: {len(found.found)} of {found.items} test items {found.wrong}{failed}"
+
+
+def _also(one: Mistake) -> str:
+    return f" (also {', '.join(one.causes[1:])})" if one.causes[1:] else ""
+
+
+def _more(members: Sequence[Mistake], shown: int, indent: str = "") -> list[str]:
+    return [f"{indent}... and {len(members) - shown} more"] if len(members) > shown else []
+
+
+def _markdown(found: Mistakes) -> str:
+    """For errors.md: the causes of every arm, the confused pairs, the items; what models wrote is escaped."""
+    lines = [f"## {_plain(found.suite)}\n", _plain(_headline(found)) + ".\n"]
+    by_arm = [
+        (_short(who), *(str(counts.get(cause, 0)) for cause in CAUSES), str(sum(counts.values())))
+        for who, counts in found.by_arm
+    ]
+    lines.append(table(("wrong items by cause", *CAUSES, "all"), by_arm) + "\n")
+    if found.confused:
+        pairs = [(_short(gold), _short(given), str(count)) for (gold, given), count in found.confused]
+        lines.append(table(("gold", "taken for", "items"), pairs) + "\n")
+    for cause, members in found.groups.items():
+        lines.append(f"### {cause}: {len(members)}\n")
+        for one in members[: SHOWN["file"]]:
+            lines.append(f"**{_plain(one.prompt)}** gold: {_plain(one.gold)}{_plain(_also(one))}\n")
+            answers = [(_short(who), _short(said), "yes" if right else "no") for who, said, right in one.answers]
+            lines.append(table(("who", "answer", "right"), answers) + "\n")
+        lines += [line + "\n" for line in _more(members, SHOWN["file"])]
+    return "\n".join(lines) + "\n"
+
+
+def _short(text: str) -> str:
+    flat = " ".join(printable(text).split())
+    return flat if len(flat) <= LONGEST else flat[:LONGEST] + "..."
+
+
+def _plain(text: str) -> str:
+    """A text's beginning, as itself on one line of Markdown."""
+    return escaped(_short(text))

@@ -1,0 +1,352 @@
+"""A suite proves itself before any student is asked: right answers score 1, silence scores 0.
+
+Both go through the very scorers that score students, with an engine that knows the answers (`Oracle`) in the
+student's place: once it prefers and writes what is right, once it prefers what is wrong and writes nothing. Beside
+that every item renders and fits, none stands there twice, and every version has a dated note. After the tests that
+the suites of verifiers (Prime Intellect) keep for themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from harness.config.run import Run
+from harness.core import templates
+from harness.core.terminal import Terminal
+from harness.core.text import normalise
+from harness.errors import HarnessError, UsageError
+from harness.eval.prompting import one_line, tuned_prompt, untuned
+from harness.models.chat_template import load_chat, prompt_ids
+from harness.models.files import text_number
+from harness.models.resolve import resolve
+from harness.records import Item, Score
+from harness.suites import benchmarks
+from harness.suites.benchmark_rows import documents_of
+from harness.suites.choices import score_choices
+from harness.suites.documents import facts_in_documents
+from harness.suites.files import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, UnanswerableSuite
+from harness.suites.free_text import plain_prompt, score_written
+from harness.suites.generate import Asked, Ending, Prompt
+from harness.suites.labels import score_labels
+from harness.suites.oracle import Gold, Oracle, read
+from harness.suites.summary import RATES
+
+CHARACTERS = 3  # of a token, where no tokenizer is at hand: English has four, and a guess must not be too low
+CONTEXT = 2048  # tokens, likewise
+DOCUMENTS = 100  # of a public benchmark that are proven, by content digest
+NOTE = re.compile(r"(\d{4}-\d{2}-\d{2}): \S")
+ABSTENTION = "I don't know."
+RIGHT = 0.999  # a right answer's share of probability may round
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a suite, or that could not be proven."""
+
+    suite: str
+    item: str  # its id; empty: the suite as a whole
+    what: str
+    wrong: bool = True  # False: not proven, which is no fault of the suite
+
+    def __str__(self) -> str:
+        place = f"{self.suite}, item {self.item}" if self.item else self.suite
+        return f"{place}: {'' if self.wrong else 'not proven: '}{self.what}"
+
+
+def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root: Path | None = None) -> list[Problem]:
+    """Every problem of every suite, printed as found; empty when all is well.
+
+    A run gives the task's prompts and the students' tokenizers. Without one, items are asked as plain text and
+    lengths are estimated: three characters a token, a context of 2048 tokens. `root`: the project, for the
+    documents in which facts must stand.
+    """
+    rooms, found = _rooms(run) if run else ([_estimate()], [])
+    for name, suite in suites.items():
+        own = [*_notes(suite), *_items(suite, rooms, run)]
+        own += [Problem(name, "", line) for line in facts_in_documents(suite, root or Path())]
+        wrong = sum(problem.wrong for problem in own)
+        asked = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
+        terminal.say(f"{name}: {asked}, {wrong} problems" if wrong else f"{name}: {asked}, no problem found")
+        found += own
+    for problem in found:
+        terminal.say(f"  {problem}")
+    return found
+
+
+# --- notes and items ------------------------------------------------------------------------------------------
+
+
+def _notes(suite: Suite) -> Iterator[Problem]:
+    """A dated note for every version up to the present one, in the order of time."""
+    changes, version = suite.spec.changes, suite.spec.version
+    last = date.min
+    for number in range(1, version + 1):
+        note = changes.get(str(number), "")
+        match = NOTE.match(note)
+        if not note:
+            example = f'changes: {{"{number}": "{date.today().isoformat()}: what changed"}}'
+            yield Problem(suite.name, "", f"version {number} of {version} has no change note; write {example}")
+            continue
+        try:
+            when = date.fromisoformat(match[1]) if match else None
+        except ValueError:
+            when = None
+        if when is None:
+            yield Problem(suite.name, "", f'the note of version {number}, {note!r}, is not "YYYY-MM-DD: what changed"')
+        elif when < last:
+            yield Problem(suite.name, "", f"the note of version {number} is dated before that of the version under it")
+        last = when or last
+    for extra in sorted(set(changes) - {str(number) for number in range(1, version + 1)}):
+        yield Problem(suite.name, "", f"there is a note for version {extra!r}, and the suite is at version {version}")
+
+
+def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Problem]:
+    if isinstance(suite.spec, BenchmarkSuite):
+        yield from _benchmark(suite, suite.spec, rooms)
+        return
+    yield from _duplicates(suite)
+    sound: list[Item] = []
+    for item in suite.items:
+        problem = _malformed(item)
+        if problem:
+            yield Problem(suite.name, item.id, problem)
+        else:
+            sound.append(item)
+    for how, (prompt, ending) in _prompts(suite, run).items():
+        good: list[Item] = []
+        for item in sound:
+            what = _unaskable(suite, item, prompt, rooms)
+            if what:
+                yield Problem(suite.name, item.id, f"{how}: {what}")
+            else:
+                good.append(item)
+        yield from _answers(suite, good, how, prompt, ending)
+
+
+def _malformed(item: Item) -> str:
+    """What is wrong with the item itself, or ''; what no suite can be loaded with is not asked again."""
+    if not item.text.strip():
+        return "its text is empty"
+    twins = {c for i, c in enumerate(item.choices) if normalise(c) in map(normalise, item.choices[:i])}
+    return f"two of its choices read the same: {', '.join(sorted(twins))}" if twins else ""
+
+
+def _duplicates(suite: Suite) -> Iterator[Problem]:
+    """Items that ask the same, by text without case, punctuation and spacing."""
+    first: dict[object, Item] = {}
+    for item in suite.items:
+        choices = tuple(sorted(map(normalise, item.choices))) if isinstance(suite.spec, ChoiceSuite) else ()
+        twin = first.setdefault((normalise(item.text), choices), item)
+        if twin is not item:
+            said = f"{item.text!r} is a duplicate: asks the same as {twin.text!r}, item {twin.id}"
+            yield Problem(suite.name, item.id, said)
+
+
+def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
+    """How items are asked: what it is called, the prompt as a function of an item's text, where an answer ends."""
+    spec = suite.spec
+    if isinstance(spec, ChoiceSuite):
+        return {"raw": (lambda text: templates.fill(spec.context, question=text), Ending())}
+    if not suite.of_task:
+        return {"plain": (plain_prompt, Ending())}
+    if run is None:
+        lines = all("\n" not in answer for item in suite.items for answer in item.answers)
+        return {"as plain text": (lambda text: text, Ending(one_line=lines))}
+    shown = untuned(run.task, run.root, one_line(run, ()))
+    name = run.task.untuned_prompt or str(shown.template.path)
+    return {
+        run.task.prompt or str(shown.student.path): (tuned_prompt(run), Ending()),
+        f"{name} as a completion": (lambda text: shown.prompt("completion", text, ()), shown.ending),
+        f"{name} as a chat": (lambda text: shown.prompt("chat", text, ()), shown.ending),
+    }
+
+
+def _references(suite: Suite, item: Item) -> tuple[str, ...]:
+    """Every answer that must score 1."""
+    if item.gold is not None:
+        return (item.choices[item.gold],)
+    if suite.scorer is None:
+        return ()
+    return (ABSTENTION,) if isinstance(suite.spec, UnanswerableSuite) else tuple(dict.fromkeys(item.answers))
+
+
+def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) -> str:
+    """Why an item cannot be asked: it does not render, or it or its answer does not fit. '' where it can."""
+    try:
+        asked = prompt(item.text)
+    except UsageError as error:
+        return f"it does not render: {error}"
+    limit: int | None = getattr(suite.spec, "max_tokens", None)
+    for room in rooms:
+        try:
+            length = room.prompt(asked)
+        except UsageError as error:
+            return f"{room.name}: {error}"
+        answers = _references(suite, item)
+        longest = max((room.text(answer) for answer in item.choices or answers), default=limit or 1)
+        if length + longest > room.context:
+            return (
+                f"{room.name}: {length} tokens and {longest} of the answer are longer than the context of"
+                f" {room.context}"
+            )
+        needed = max(map(room.text, answers), default=0)
+        if limit is not None and needed > limit:
+            return f"{room.name}: a right answer takes {needed} tokens and max_tokens is {limit}"
+    return ""
+
+
+# --- right answers and silence ----------------------------------------------------------------------------------
+
+
+def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt, ending: Ending) -> Iterator[Problem]:
+    """Problems of right answers that do not score 1, each accepted one in turn, and of silence that scores."""
+    if not items or isinstance(suite.spec, OpenEndedSuite) or suite.rubric:
+        return  # an open instruction has no right answer, and a judge's is not known before it is asked
+    gold = {item.id: _references(suite, item) for item in items}
+    for turn in range(max(map(len, gold.values()))):
+        known = {
+            read(prompt(item.text)): Gold(gold[item.id][min(turn, len(gold[item.id]) - 1)], gold[item.id])
+            for item in items
+        }
+        asked = [item for item in items if turn < len(gold[item.id])]
+        scores = _scored(suite, asked, prompt, ending, Oracle(known))
+        yield from _not_right(suite.name, how, scores, {item.id: gold[item.id][turn] for item in asked})
+        if not turn:
+            yield from _not_wrong(suite.name, how, _scored(suite, items, prompt, ending, Oracle(known, silent=True)))
+
+
+def _scored(suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, oracle: Oracle) -> list[Score]:
+    spec = suite.spec
+    if isinstance(spec, LabelsSuite):
+        return score_labels(items, prompt, oracle, "oracle", spec.max_tokens, ending)
+    if isinstance(spec, ChoiceSuite):
+        return score_choices(items, spec, oracle)
+    assert suite.scorer is not None
+    assert not isinstance(spec, BenchmarkSuite)
+    return score_written(items, prompt, oracle, "oracle", spec.max_tokens, suite.scorer, ending)
+
+
+def _not_right(suite: str, how: str, scores: Iterable[Score], gold: Mapping[str, str]) -> Iterator[Problem]:
+    for score in scores:
+        right = gold.get(score.item, score.gold)
+        if score.status == "failed":
+            yield Problem(suite, score.item, f"{how}: it cannot be scored: {score.error}")
+            continue
+        rates = {name: score.values[name] for name in RATES if name in score.values}
+        below = [f"{name} {value:g}" for name, value in rates.items() if value < RIGHT]
+        if not rates or below:
+            said = ", ".join(below) or "no accuracy"
+            yield Problem(suite, score.item, f"{how}: the right answer {right!r} scores {said}")
+
+
+def _not_wrong(suite: str, how: str, scores: Iterable[Score]) -> Iterator[Problem]:
+    for score in scores:
+        above = [f"{name} {score.values[name]:g}" for name in RATES if score.values.get(name, 0.0) > 1 - RIGHT]
+        if score.status != "failed" and above:
+            yield Problem(suite, score.item, f"{how}: an empty answer, wrong choices preferred, scores {above[0]}")
+
+
+def _benchmark(suite: Suite, spec: BenchmarkSuite, rooms: Sequence[Room]) -> Iterator[Problem]:
+    """The same for a public benchmark, through lm-evaluation-harness, on its first documents by digest.
+
+    What is right is read from the library's own rows, and judged by its own metric.
+    """
+    few = spec.model_copy(update={"limit": min(spec.limit or DOCUMENTS, DOCUMENTS)})
+    try:
+        tasks = benchmarks.benchmark_tasks(few)
+    except benchmarks.NotReachable as why:
+        yield Problem(suite.name, "", str(why), wrong=False)
+        return
+    documents = benchmarks.chosen_documents(tasks, few.limit)
+    blind = benchmarks.score_benchmark(few, tasks, Oracle({})).scores
+    for score in (s for s in blind if s.status == "failed"):
+        yield Problem(suite.name, score.item, f"{spec.benchmark}: it cannot be scored: {score.error}")
+    rights = {s.item: s.gold for s in blind if s.gold and s.status != "failed"}
+    broken = {s.item for s in blind if s.status == "failed"}
+    known: dict[str, Gold] = {}
+    for task, index, name in documents:
+        if name in broken:  # its question may not even render, and it is not asked
+            continue
+        question = str(task.doc_to_text(documents_of(task)[index])).strip()
+        gold = rights.get(name)
+        if gold is None:
+            yield Problem(suite.name, name, "its task does not say what is right", wrong=False)
+        elif known.setdefault(question, Gold(gold, tuple(gold.split(" | ")))).text != gold:
+            del rights[name]
+            yield Problem(suite.name, name, "another document asks the same and has another answer", wrong=False)
+    oracle = Oracle(known, endings=True)
+    scores = benchmarks.score_benchmark(few, tasks, oracle).scores
+    if oracle.lost:
+        said = f"{oracle.lost} of its prompts do not end in the question: what is right there is not known here"
+        yield Problem(suite.name, "", said, wrong=False)
+        return
+    yield from _not_right(suite.name, spec.benchmark, (s for s in scores if s.item in rights), rights)
+    silent = Oracle(known, endings=True, silent=True)
+    scores = benchmarks.score_benchmark(few, tasks, silent).scores
+    yield from _not_wrong(suite.name, spec.benchmark, (s for s in scores if s.item in rights))
+    for room in rooms:
+        length = room.text(oracle.longest)
+        if length > room.context:
+            what = f"{room.name}: its longest prompt has {length} tokens, the context {room.context}"
+            said = f"{what}; such documents fail by name, take fewer examples"
+            yield Problem(suite.name, "", said, wrong=room.counted)
+
+
+# --- lengths ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Room:
+    """How long things are to one student."""
+
+    name: str
+    context: int  # tokens
+    prompt: Callable[[Asked], int]  # tokens of a prompt up to where the answer begins
+    text: Callable[[str], int]  # tokens of a text
+    counted: bool = True  # with the student's own tokenizer, not estimated
+
+
+def _rooms(run: Run) -> tuple[list[Room], list[Problem]]:
+    """The run's students; an estimate stands in for one whose tokenizer cannot be had, and is named."""
+    rooms: list[Room] = []
+    found: list[Problem] = []
+    for student in run.file.train.students:
+        try:
+            rooms.append(_room(student, resolve(student, run.cache, root=run.root).folder))
+        except HarnessError as error:
+            rooms.append(_estimate())
+            said = f"lengths were estimated, not counted with the tokenizer of {student}: {error}"
+            found.append(Problem(run.name, "", said, wrong=False))
+    return rooms, found
+
+
+def _room(student: str, folder: Path) -> Room:
+    chat = load_chat(student, folder)
+    positions = text_number(student, folder / "config.json", "max_position_embeddings") or CONTEXT
+
+    def text(of: str) -> int:
+        return len(chat.tokenizer(of, verbose=False)["input_ids"])
+
+    return Room(
+        name=student,
+        context=int(min(positions, chat.tokenizer.model_max_length)),
+        prompt=lambda asked: text(asked) if isinstance(asked, str) else len(prompt_ids(chat, asked)),
+        text=text,
+    )
+
+
+def _estimate() -> Room:
+    def text(of: str) -> int:
+        return -(-len(of) // CHARACTERS)
+
+    return Room(
+        f"at {CHARACTERS} characters a token",
+        CONTEXT,
+        lambda asked: text(asked if isinstance(asked, str) else read(asked)),
+        text,
+        counted=False,
+    )

@@ -1,0 +1,1 @@
+"""Run and task files as typed models, and what their loading checks."""

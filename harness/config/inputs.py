@@ -1,0 +1,147 @@
+"""What a person wrote that decides rows, students and scores: one digest for each question.
+
+Everything in a run file and its task file counts, apart from the fields that are named here, so that a field added
+later counts from the day somebody uses it. A field at its default is left out, so that adding one changes no digest.
+A file counts by its content, not by its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.config.run import Run
+from harness.core.record import digest
+from harness.core.store import content_digest
+from harness.filters import Contamination
+from harness.suites.benchmark_rows import fingerprint
+from harness.suites.files import BenchmarkSuite, Suite
+
+# how a teacher is reached and what it costs: the same model writes the same rows
+REACHED = {
+    "engine", "base_url", "api_key_env", "concurrency", "max_model_len", "memory", "tensor_parallel",
+    "prompt_price", "completion_price",
+}  # fmt: skip
+UNTUNED = {"untuned_prompt", "untuned_form"}  # how a model that no row has touched is asked
+GRID = {"students", "data", "sizes", "random_seeds", "micro_batch_tokens"}  # which cells there are, and memory
+CARDS = {"suites", "prompting", "compare", "reference", "limit", "batch_tokens", "device"}  # which cards, and memory
+
+
+def rows_source(run: Run) -> str:
+    """What made these rows? 64 hex digits over all that a person wrote of it, but for the suites (`guarded_suites`)."""
+    file, root = run.file, run.root
+    return digest(
+        "rows",
+        [file.random_seed, file.shuffle_labels],
+        identity(file.teacher, root, REACHED),
+        identity(file.augment, root),
+        identity(run.task, root, UNTUNED),
+        run.task.student_template(root).digest,  # a built-in one, too
+    )
+
+
+def guarded_suites(run: Run) -> dict[str, str]:
+    """The suites that rows are checked against, each with a digest of its texts; empty without such a filter.
+
+    The digest of a public benchmark is empty where its rows are not at hand.
+    """
+    if not any(isinstance(filter_, Contamination) for filter_ in run.file.augment.filters):
+        return {}
+    return {name: _texts(suite) for name, suite in run.suites.items()}
+
+
+def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """(suite -> digest, benchmarks whose rows are gone); such a benchmark keeps its digest from `before`.
+
+    Rows that cannot be checked once more are no reason to make them again.
+    """
+    now = guarded_suites(run)
+    gone = [name for name, found in now.items() if not found and before.get(name)]
+    return now | {name: before[name] for name in gone}, gone
+
+
+def unguarded_suites(run: Run, before: Mapping[str, str]) -> list[str]:
+    """Suites that are new or changed since the rows were checked (`before`).
+
+    A benchmark that they were checked against counts whatever rows of it are at hand now.
+    """
+    kept = {name for name, suite in run.suites.items() if isinstance(suite.spec, BenchmarkSuite) and before.get(name)}
+    return [
+        name for name, found in guarded_suites(run).items() if found not in ("", before.get(name)) and name not in kept
+    ]
+
+
+def _texts(suite: Suite) -> str:
+    if isinstance(suite.spec, BenchmarkSuite):
+        rows = fingerprint()
+        return digest("benchmark", suite.spec.benchmark, rows) if rows else ""
+    return digest("texts", [[item.id, item.text, list(item.variants)] for item in suite.items])
+
+
+def students_source(run: Run) -> str:
+    """How did these students come about? 64 hex digits: the rows, and how students are tuned on them."""
+    return digest("students", rows_source(run), identity(run.file.train, run.root, GRID))
+
+
+def scores_source(run: Run) -> str:
+    """How were these scores made? 64 hex digits: the students, and how models are asked; suites have their own."""
+    untuned = [run.task.untuned_template(run.root).digest, run.task.untuned_form]
+    return digest("scores", students_source(run), untuned, identity(run.file.eval, run.root, CARDS))
+
+
+def suite_source(suite: Suite, root: Path) -> str:
+    """What was scored? 64 hex digits over a suite's rules, items, and the files that its rules name."""
+    files = named_files(suite.spec, root, {"items", "documents"})
+    return digest("asked", suite.digest, {name: content_digest(path) for name, path in files})
+
+
+def identity(value: Any, root: Path, without: Collection[str] = ()) -> Any:
+    """A typed file, or a part of it, as plain data: defaults left out, a file's content in place of its path.
+
+    `without`: fields of the outermost model that do not count.
+    """
+    if isinstance(value, BaseModel):
+        return {
+            name: identity(found, root)
+            for name, found, default in _fields(value)
+            if name not in without and (name == "kind" or found != default)
+        }
+    if isinstance(value, Mapping):  # in its order: rows are asked for label by label
+        return [[str(key), identity(found, root)] for key, found in value.items()]
+    if isinstance(value, tuple | list):
+        return [identity(found, root) for found in value]
+    return content_digest(root / value) if isinstance(value, str) and is_file(value, root) else value
+
+
+def named_files(value: Any, root: Path, without: Collection[str] = (), name: str = "") -> Iterator[tuple[str, Path]]:
+    """(dotted place, path) of every file that a typed file names, however deep."""
+    if isinstance(value, BaseModel):
+        for field, found, _ in _fields(value):
+            if field not in without:
+                yield from named_files(found, root, (), f"{name}.{field}".lstrip("."))
+    elif isinstance(value, Mapping):
+        for key, found in value.items():
+            yield from named_files(found, root, (), f"{name}.{key}")
+    elif isinstance(value, tuple | list):
+        for place, found in enumerate(value):
+            yield from named_files(found, root, (), f"{name}.{place}")
+    elif isinstance(value, str) and is_file(value, root):
+        yield name, root / value
+
+
+def is_file(value: str, root: Path) -> bool:
+    """Whether a text is the path of a file in the project."""
+    try:
+        return value != "" and (root / value).is_file()
+    except OSError:  # longer than any path
+        return False
+
+
+def _fields(model: BaseModel) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value, default) of every field, but for those that no digest has (`exclude`)."""
+    for name, info in type(model).model_fields.items():
+        if not info.exclude:
+            yield name, getattr(model, name), info.get_default(call_default_factory=True)

@@ -1,0 +1,1 @@
+"""Files, tables, text, templates, the terminal: nothing here knows what a model is."""

@@ -1,0 +1,78 @@
+"""What every record of ours is: frozen, strict, and named by a digest over an explicit list of its fields."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = 1
+
+
+class Record(BaseModel):
+    """A frozen value that forbids unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def digest(*parts: Any) -> str:
+    """64 hex digits of SHA-256 over the canonical JSON of `parts`."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# The fields that a digest holds whatever they say; one that was added since counts where it is not at its default.
+FIRST_FIELDS = {
+    "Request": "model prompt messages sampling template_digest sample_index",
+    "Message": "role content",
+    "Sampling": "temperature top_p max_tokens stop choices json_schema logprobs",
+    "Lora": "r lora_alpha lora_dropout target_modules",
+    "LabelsSuite": "version kind max_tokens",
+    "AnswersSuite": "version kind answer asked max_tokens",
+    "FactsSuite": "version kind match asked max_tokens",
+    "UnanswerableSuite": "version kind asked max_tokens",
+    "ChoiceSuite": "version kind context normalise",
+    "BenchmarkSuite": "version kind benchmark num_fewshot num_fewshot_without_rows form limit",
+    "OpenEndedSuite": "version kind max_tokens repeats temperature moderation canaries",
+    "TextAnswer": "kind match",
+    "NumberAnswer": "kind tolerance relative_tolerance decimal take",
+    "JsonAnswer": "kind json_schema",
+    "Rubric": "kind rubric judge form prompt planted",
+    "PythonModeration": "file function",
+}
+
+
+def digested(value: BaseModel, without: Collection[str] = ()) -> dict[str, Any]:
+    """A record as the plain data that its digest is taken over; `without` names fields of it that do not count."""
+    plain: dict[str, Any] = value.model_dump(mode="json", exclude=set(without))
+    _forget_defaults(plain, value)
+    return plain
+
+
+def _forget_defaults(plain: Any, value: Any) -> None:
+    """Take fields that are not of FIRST_FIELDS, and at their default, out of a dumped record and those in it."""
+    if type(plain) is list:
+        for part, found in zip(plain, value, strict=True):
+            _forget_defaults(part, found)
+    elif type(plain) is dict and isinstance(value, BaseModel):
+        for name, default in _later_fields(type(value)):
+            if name in plain and getattr(value, name) == default:
+                del plain[name]
+        for name, part in plain.items():
+            if type(part) in (dict, list):  # most are neither
+                _forget_defaults(part, getattr(value, name))
+
+
+@cache
+def _later_fields(model: type[BaseModel]) -> tuple[tuple[str, Any], ...]:
+    """(name, default) of the fields that were added since the first format."""
+    first = FIRST_FIELDS.get(model.__name__, "kind").split()
+    return tuple(
+        (name, info.get_default(call_default_factory=True))
+        for name, info in model.model_fields.items()
+        if name not in first
+    )

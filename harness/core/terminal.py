@@ -1,0 +1,151 @@
+"""What a person sees while work goes on: lines, progress with time left, and stopping on Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from harness.core.text import printable
+
+DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
+GRACE_SECONDS = 5.0  # more than that, to write what there is
+LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+
+Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens/s")
+
+
+class Terminal:
+    """Plain lines to stdout; progress to stderr: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self) -> None:
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False)
+
+    def say(self, text: str = "") -> None:
+        """Print text as it is; nothing in it is read as markup or as a terminal command."""
+        # a closed pipe (rich answers with SystemExit), a terminal that is gone: work goes on, its exit code stands
+        with suppress(SystemExit, OSError):
+            self._out.print(printable(text), markup=False, emoji=False)
+
+    def warn(self, text: str) -> None:
+        """Print to stderr what went wrong without changing the outcome."""
+        tell(f"harness: warning: {text}")
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Advance]:
+        """Show how far work is; the block calls what it is given with (done, note)."""
+        if self._err.is_terminal:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+            )
+            with Progress(*columns, console=self._err, transient=True) as bar:
+                task = bar.add_task(printable(title), total=total, note="")
+                yield lambda done, note: bar.update(task, completed=done, note=printable(note))
+        else:
+            yield self._lines(title, total)
+
+    def _lines(self, title: str, total: int) -> Advance:
+        started = last = time.monotonic()
+
+        def advance(done: int, note: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < LINE_SECONDS and done < total:
+                return
+            last = now
+            left = (now - started) / done * (total - done) if done else float("nan")
+            ending = f", about {left:.0f} s left" if done < total and done else ""
+            tell(f"{title}: {done}/{total} {note}{ending}")
+
+        return advance
+
+
+def tell(text: str) -> None:
+    """A line to stderr, printable: names and words of files, models and servers are in it.
+
+    After a hangup the terminal is gone: then nothing more is written to it.
+    """
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError:
+        leave_terminal()
+
+
+def leave_terminal() -> None:
+    """Send what is still written to a terminal to nowhere: a write that fails would end the work."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Ctrl-C, a polite kill, and the end of the session unless it is to be ignored (nohup)."""
+    found = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    return [s for s in found if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+
+
+def clean_up_on_signals() -> None:
+    """Make a kill and a hangup end the process as Ctrl-C does: what it holds is given back, its children end."""
+    for number in heard_signals():
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
+class Stop:
+    """Turns the first Ctrl-C into a flag that work looks at; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._since is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether what was in flight has had its time to finish."""
+        return self._since is not None and time.monotonic() - self._since > DRAIN_SECONDS
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        """Catch Ctrl-C, a polite kill and the end of the session inside the block."""
+
+        timers: list[threading.Timer] = []
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._since is not None:
+                tell("\nStopped at once; the same command goes on from what is stored.")
+                raise KeyboardInterrupt
+            self._since = time.monotonic()
+            # should what is in flight hang (an endpoint that never answers), this is the second Ctrl-C
+            last_call = threading.Timer(DRAIN_SECONDS + GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
+            last_call.daemon = True
+            last_call.start()
+            timers.append(last_call)
+            tell("\nStopping: finishing what is in flight (again Ctrl-C stops at once).")
+
+        before = {s: signal.signal(s, handle) for s in heard_signals()}
+        try:
+            yield self
+        finally:
+            for timer in timers:
+                timer.cancel()
+            for number, handler in before.items():
+                signal.signal(number, handler)

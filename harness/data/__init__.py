@@ -1,0 +1,1 @@
+"""Examples that people wrote, read from the formats they have."""

@@ -1,0 +1,82 @@
+"""What scoring asks of a student's engine, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records import Completion, Loglikelihood, Message, Pair, Request
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What a model expects at some positions of a text."""
+
+    ids: NDArray[np.int64]  # [positions, k] token ids
+    logprobs: NDArray[np.float32]  # [positions, k] their log-probabilities (nats)
+
+
+class Embedder(Protocol):
+    """Texts as points: alike in meaning, near in space."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, shape (texts, dimensions), same order."""
+        ...
+
+
+class StudentEngine(Protocol):
+    """A loaded student: it writes, it measures, and it knows its own tokens."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader should know of how it was loaded."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of its context."""
+        ...
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The chat template's tokens up to where the assistant begins."""
+        ...
+
+    def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
+        """The chat template's tokens of an assistant's answer, the end-of-turn token last."""
+        ...
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Tokens of raw text, with whatever the tokenizer puts before a text."""
+        ...
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """As records.Generator."""
+        ...
+
+    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
+        """As records.Likelihood."""
+        ...
+
+    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
+        """At each token of every continuation the k likeliest tokens, or those that `at` names there."""
+        ...
+
+
+class Generator(Protocol):
+    """Writes text."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield completions as they finish, in any order; pull a bounded number of requests ahead."""
+        ...
+
+
+class Likelihood(Protocol):
+    """Measures text."""
+
+    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
+        """One answer per pair, same order."""
+        ...

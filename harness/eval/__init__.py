@@ -1,0 +1,1 @@
+"""The third stage: every candidate is scored on every suite."""

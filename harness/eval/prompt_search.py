@@ -1,0 +1,96 @@
+"""How an untuned model is asked: the forms and numbers of examples are tried on dev items, and the best is taken.
+
+A model that was not tuned is asked in the way it is best at, so that no gain of tuning is flattered. First the
+forms are compared, then for few_shot the numbers of examples in the best form. The choice is a pure function of
+scores on items that no claim is made on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from harness.config.run import Run
+from harness.core.record import digest
+from harness.eval.candidates import MOST_SHOTS
+from harness.records import FORMS, Choice, Form, Item, Score, Trial, Way
+from harness.suites.files import LabelsSuite, Suite
+from harness.suites.summary import LOWER_IS_BETTER, value_of
+
+NUMBERS = (16, 4, 64)  # examples of few_shot, and all seeds that fit; the forms are compared at the first number
+MOST_ITEMS = 64  # dev items that a choice looks at, the first by digest: more cost more than they tell
+
+ScoreWay = Callable[[Way, Sequence[Item]], Sequence[Score]]
+
+
+def ways_tried(run: Run, prompting: str) -> tuple[tuple[Form, ...], tuple[int, ...]]:
+    """The forms and the numbers of examples to try under one prompting: all forms, or the one a task file names."""
+    forms = tuple(form for form in FORMS if run.task.untuned_form in ("auto", form))
+    if prompting == "few_shot":
+        most = len(run.seeds) or MOST_SHOTS  # where there are no seeds, own rows are shown
+        return forms, tuple(dict.fromkeys((*(n for n in NUMBERS if n <= most), most)))
+    return forms, (run.file.eval.retrieved if prompting == "retrieval" else 0,)
+
+
+def most_tries(forms: Sequence[Form], numbers: Sequence[int]) -> int:
+    """How many ways `choose` tries beside the one it takes, at most."""
+    return len(forms) + len(numbers) - 2
+
+
+def dev_items(suite: Suite) -> tuple[Item, ...]:
+    """The dev items that a choice looks at, in the order of their ids."""
+    dev = (item for item in suite.items if item.split == "dev")
+    return tuple(sorted(dev, key=lambda item: digest("choosing", item.id))[:MOST_ITEMS])
+
+
+def metrics_of(suite: Suite) -> tuple[str, ...]:
+    """The metrics that ways are compared by; where there are two, each way counts by its better one."""
+    if suite.rubric is not None:  # a judge is not asked about answers that nobody will read
+        return ("gold_nll",)
+    both = isinstance(suite.spec, LabelsSuite) and suite.primary == "accuracy"
+    return ("accuracy", "choice_accuracy") if both else (suite.primary,)
+
+
+def choose(
+    suite: Suite, forms: Sequence[Form], numbers: Sequence[int], way: Callable[[Form, int], Way], score: ScoreWay
+) -> Choice:
+    """The best way to ask: forms at the first number, then the other numbers in the best form.
+
+    `way` says how many examples really fit. Where there is one way only, nothing is scored.
+    """
+    metrics, items = metrics_of(suite), dev_items(suite)
+    first = [way(form, numbers[0]) for form in forms]
+    if len(first) == 1 and len({way(forms[0], number) for number in numbers}) == 1:
+        return Choice(way=first[0])
+    tried: dict[Way, Trial] = {}
+
+    def best(ways: Sequence[Way]) -> Way:
+        for each in ways:
+            if each not in tried:
+                tried[each] = trial(each, score(each, items), metrics)
+        return min(tried.values(), key=lambda one: _rank(one, metrics)).way
+
+    found = best(first)
+    found = best([way(found.form, number) for number in numbers])
+    return Choice(way=found, metrics=metrics, items=len(items), tried=tuple(tried.values()))
+
+
+def trial(way: Way, scores: Sequence[Score], metrics: Sequence[str]) -> Trial:
+    """What a way was worth on some items: its best metric. All metrics are better in one direction."""
+    known = [value for metric in metrics if (value := _mean(scores, metric)) is not None]
+    better = min if metrics[0] in LOWER_IS_BETTER else max
+    value = better(known) if known else None
+    failed = sum(score.status == "failed" for score in scores)
+    return Trial(way=way, value=value, gold_nll=_mean(scores, "gold_nll"), failed=failed)
+
+
+def _mean(scores: Sequence[Score], metric: str) -> float | None:
+    values = [value for score in scores if not math.isnan(value := value_of(score, metric))]
+    return sum(values) / len(values) if values else None
+
+
+def _rank(tried: Trial, metrics: Sequence[str]) -> tuple[int, float, float]:
+    """The least is the best; of equals the first that was tried."""
+    sign = 1 if metrics[0] in LOWER_IS_BETTER else -1
+    value = math.inf if tried.value is None else sign * tried.value
+    return tried.failed, value, math.inf if tried.gold_nll is None else tried.gold_nll

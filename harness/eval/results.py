@@ -1,0 +1,209 @@
+"""What train and eval stored for a run: the cells, the scorecards, and the per-item scores behind each.
+
+A verdict rests on these files, so every reader takes them sealed: they must be as their stage left them, and a card's
+counts and metrics must be those of its own score lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.config.inputs import scores_source, suite_source
+from harness.config.run import Run
+from harness.core.json_file import read_json, read_jsonl
+from harness.core.store import Manifest, remade_by, require_same, require_sealed
+from harness.errors import UsageError, nearest
+from harness.records import Score, Scorecard, scores_digest
+from harness.suites.files import Suite
+from harness.suites.summary import disagreement
+
+CARDS = "scorecards.json"
+CELLS = "cells.json"
+WANTED = "wanted.json"  # the keys of the cards that eval set out to make: until it ends nothing else names them
+
+
+@dataclass(frozen=True)
+class Results:
+    """The stored results of one run."""
+
+    folder: Path  # runs/NAME/eval
+    manifest: Manifest  # what seals them
+    digest: str  # of what eval was asked for
+    cards: tuple[Scorecard, ...]
+    not_run: dict[str, str]  # suite -> why it could not be run
+    partial: bool  # stopped by hand: some students or suites are missing
+    notes: tuple[str, ...] = ()  # who was not scored, and why
+    suites: Mapping[str, Suite] = field(default_factory=dict)  # as they are now, to judge a card's metrics by
+    sheets: dict[tuple[str, str], object] = field(default_factory=dict, compare=False, repr=False)  # read scores
+    _read: dict[str, tuple[Score, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def command(self) -> str:
+        """What makes these results again."""
+        return f"make eval RUN={self.folder.parent.name}"
+
+    def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
+        """The scorecard of one student (Cell.name) on one suite, or None."""
+        wanted = (suite, student, prompting)
+        return next((c for c in self.cards if (c.suite, c.student, c.prompting) == wanted), None)
+
+    def scores(self, card: Scorecard) -> tuple[Score, ...]:
+        """The per-item scores of a card, in stored order.
+
+        Raises UsageError for a file that was edited or damaged, and for a card whose numbers are not those of its
+        scores.
+        """
+        if card.key not in self._read:
+            self._read[card.key] = self._scores(card)
+        return self._read[card.key]
+
+    def _scores(self, card: Scorecard) -> tuple[Score, ...]:
+        name = f"scores/{card.key}.jsonl"
+        require_same(self.folder, name, self.manifest, self.command)
+        path = self.folder / name
+        with remade_by(self.command):
+            scores = tuple(score for _, score in read_jsonl(path, Score))
+        whose = f"the scorecard of {card.student} on {card.suite}"
+        if len(scores) != card.items or len({score.item for score in scores}) != card.items:
+            raise UsageError(
+                f"{path}: {len(scores)} scores of {len({s.item for s in scores})} different items, where {whose}"
+                f" counts {card.items}: one of them was edited or damaged; {self.command} makes both again"
+            )
+        if scores_digest(scores) != card.scores:
+            raise UsageError(
+                f"{path}: these are not the scores that {whose} was made from: one of them was edited or damaged;"
+                f" {self.command} makes both again"
+            )
+        suite = self.suites.get(card.suite)
+        wrong = disagreement(card, scores, suite if suite and suite.digest == card.suite_digest else None)
+        if wrong:
+            raise UsageError(
+                f"{self.folder / CARDS}: {whose} says {wrong}: it was edited or damaged, or another version wrote it;"
+                f" {self.command} makes it again"
+            )
+        return scores
+
+
+def resolve_student(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that a person means by `name`: itself, or its beginning at any dot, without regard to case.
+
+    `filtered.16` means `tiny.filtered.16.s0` where no other name has that part; a number is never cut (`1` is not
+    `16`). Where one of the names that fit is the beginning of all the others (`tiny.filtered.16`, which stands for
+    its random seeds), it is meant. Raises UsageError with the candidates for a name that fits none or several.
+    """
+    known = list(dict.fromkeys(names))
+    if name in known:
+        return name
+    part = re.compile(rf"(?:^|\.){re.escape(name)}(?!(?<=\d)\d)", re.IGNORECASE)
+    fitting = sorted((other for other in known if name and part.search(other)), key=len)
+    if fitting and all(other.startswith(f"{fitting[0]}.") for other in fitting[1:]):
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"the student {name!r} may be any of {', '.join(sorted(fitting))}: write more of its name")
+    listed = ", ".join(known) or "none"
+    raise UsageError(f"there is no student {name!r}{nearest(name, known)}; there are: {listed}")
+
+
+def load_cells(run_folder: Path) -> dict[str, Any]:
+    """What train wrote: {"cells": [...], "notes": ...}. Raises UsageError naming the file when it is not that."""
+    path = run_folder / "train" / CELLS
+    if not path.is_file():
+        raise UsageError(f"{path} is not there: train first (make train RUN={run_folder.name})")
+    require_sealed(path.parent, [CELLS], f"make train RUN={run_folder.name}")
+    return read_cells(run_folder)
+
+
+def read_cells(run_folder: Path) -> dict[str, Any]:
+    """The same, whoever wrote it last: enough to know which cells are in use."""
+    path = run_folder / "train" / CELLS
+    with remade_by(f"make train RUN={run_folder.name}"):
+        found = read_json(path)
+    cells = found.get("cells") if isinstance(found, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(cell, dict) and "key" in cell for cell in cells):
+        raise UsageError(f"{path}: not what train writes; make train RUN={run_folder.name}")
+    return dict(found)
+
+
+def results_of(run: Run) -> Results:
+    """The stored results of a run, made as its files say now.
+
+    Raises UsageError as `load_results`, and for scores of students that were made otherwise, or asked otherwise.
+    """
+    results = load_results(run.folder, run.suites)
+    if results.manifest.settings != scores_source(run):
+        raise UsageError(
+            f"{results.folder}: the stored scores are of students made or asked with other rows, templates, prompts or"
+            f" settings than runs/{run.name}.yaml has now: make augment train eval RUN={run.name}"
+        )
+    return results
+
+
+def require_current(results: Results, run: Run, suite: Suite) -> None:
+    """Raises UsageError for a suite that is not the one that was scored, down to the files that its rules name."""
+    if results.manifest.suites.get(suite.name) != suite_source(suite, run.root):
+        raise UsageError(
+            f"suites/{suite.name}.yaml: the suite, or a file that it names, changed since it was scored;"
+            f" make augment train eval RUN={run.name}"
+        )
+
+
+def load_results(run_folder: Path, suites: Mapping[str, Suite] | None = None) -> Results:
+    """Read the scorecards under `runs/NAME`; `suites` as they are now judge the metrics of their cards.
+
+    Raises UsageError naming the file that is missing, edited or damaged, and the command that makes it again.
+    """
+    folder = run_folder / "eval"
+    path = folder / CARDS
+    if not path.is_file():
+        raise UsageError(f"{path}: there are no stored scores; make eval RUN={run_folder.name}")
+    manifest = require_sealed(folder, [CARDS], f"make eval RUN={run_folder.name}")
+    stored = _read_cards(run_folder)
+    try:
+        return Results(
+            folder,
+            manifest,
+            str(stored["digest"]),
+            tuple(Scorecard.model_validate(card) for card in stored["cards"]),
+            dict(stored.get("not_run", {})),
+            bool(stored.get("partial")),
+            tuple(stored.get("notes", ())),
+            suites or {},
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{path}: not the scorecards of this version ({what}); make eval RUN={run_folder.name}"
+        ) from error
+
+
+def keys_in_use(run_folder: Path) -> tuple[set[str], set[str]]:
+    """(cards, students): the keys of scores that a run refers to, and of the students that it has scores of.
+
+    Cards are those that are stored, whoever wrote them last, and those that eval set out to make. Raises UsageError.
+    """
+    folder = run_folder / "eval"
+    wanted = read_json(folder / WANTED) if (folder / WANTED).is_file() else []
+    cards = _read_cards(run_folder) if (folder / CARDS).is_file() else {"cards": []}
+    try:
+        return {*map(str, wanted), *(str(c["key"]) for c in cards["cards"])}, {c["student_key"] for c in cards["cards"]}
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{folder / CARDS}: not what eval writes; make eval RUN={run_folder.name}") from error
+
+
+def scored_benchmarks(run_folder: Path) -> list[tuple[str, int]]:
+    """Which rows of public benchmarks eval last scored, as `benchmark_rows.fingerprint`; none where it has not."""
+    try:
+        return [(str(name), int(size)) for name, size in _read_cards(run_folder).get("benchmarks", [])]
+    except (UsageError, AttributeError, TypeError, ValueError):
+        return []
+
+
+def _read_cards(run_folder: Path) -> Any:
+    with remade_by(f"make eval RUN={run_folder.name}"):
+        return read_json(run_folder / "eval" / CARDS)

@@ -1,0 +1,54 @@
+"""The one door for filters of one's own: a Python function in a file of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from harness.core.json_file import read_bytes
+from harness.core.python_file import TIMEOUT_S, PythonFunction
+from harness.core.record import Record
+from harness.core.text import has_lone_surrogate
+from harness.errors import UsageError
+from harness.filters.base import Context
+from harness.records import Row, Verdict
+
+FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
+
+
+class PythonFilter(Record):
+    """Runs `function` of `file` on each row: a dict of messages, text, label and provenance.
+
+    The function returns whether to keep the row, or that and a reason. It is the project's own code and has all the
+    rights of the harness; it runs in a process of its own, where it can be stopped.
+    """
+
+    kind: Literal["python"] = "python"
+    file: Annotated[str, Field(min_length=1)]  # relative to the project
+    function: Annotated[str, Field(min_length=1)] = "keep"
+    # for loading the file and for each row; it decides no row, so no digest has it
+    timeout_s: Annotated[float, Field(gt=0, le=3600, exclude=True)] = TIMEOUT_S
+
+    def check(self, root: Path) -> None:
+        """Load the file and look the function up, before anything is spent. Raises UsageError naming file and line."""
+        self._function(root).answers([], [])
+
+    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
+        """One verdict per row, same order. Raises UsageError naming file and line of whatever went wrong."""
+        function = self._function(context.root)
+        answers = function.answers([row.model_dump_json() for row in rows], [row.text for row in rows])
+        return [self._verdict(answer, function.path, row) for answer, row in zip(answers, rows, strict=True)]
+
+    def _function(self, root: Path) -> PythonFunction:
+        path = root / self.file
+        return PythonFunction(path, read_bytes(path, "filter"), self.function, self.timeout_s)
+
+    def _verdict(self, answer: Any, path: Path, row: Row) -> Verdict:
+        keep, reason = answer if isinstance(answer, tuple) else (answer, "")
+        if not isinstance(keep, bool) or not isinstance(reason, str) or has_lone_surrogate(reason):
+            raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
+        reason = reason or ("" if keep else f"{self.function} in {self.file} said no")
+        return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason)

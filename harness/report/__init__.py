@@ -1,0 +1,1 @@
+"""What the stored scores say: contrasts, tables, figures, the page."""

@@ -1,0 +1,239 @@
+"""From stored scores to what a report compares: arms, their values, differences, curves.
+
+An arm is one way to get an answer: a model, its data and size, and how it is asked; its random seeds are the
+rows of a matrix whose columns are items. Everything claimed is on test items; what to compare with is chosen
+on dev items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness import stats
+from harness.eval.results import Results
+from harness.records import Score, Scorecard
+from harness.stats import Floats, Interval, contrasts
+from harness.stats.ties import ALONE, Bools, Ties, could_have_seen, finite
+from harness.suites.reference import NAME as REFERENCE
+from harness.suites.summary import absent, ties_of, value_of
+
+Split = Literal["dev", "test"]
+Verdict = Literal["better", "worse", "no difference found", "inconclusive", "not estimable"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Cards of one suite that differ in their random seed only."""
+
+    student: str
+    data: str
+    size: int
+    prompting: str
+    cards: tuple[Scorecard, ...]
+
+    @property
+    def kind(self) -> Literal["base", "reference", "student"]:
+        """What is asked: an untuned model, the cheap reference, or a tuned student."""
+        if self.student == REFERENCE:
+            return "reference"
+        return "student" if self.size else "base"
+
+    @property
+    def title(self) -> str:
+        """How tables and figures call it."""
+        if self.kind == "base":
+            return f"{self.student} untuned, {self.prompting.replace('_', '-')}"
+        data = self.data.replace("_", " ")
+        who = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
+        return f"{who}, {self.size} rows ({data})"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item of every card was asked and answered."""
+        return all(card.complete for card in self.cards)
+
+    def metric(self, name: str) -> float | None:
+        """The mean of a card metric over random seeds; None when a card lacks it."""
+        values = [card.metrics[name] for card in self.cards if name in card.metrics]
+        return sum(values) / len(values) if len(values) == len(self.cards) else None
+
+
+def name_of(arm: Arm) -> str:
+    """How `harness compare` calls an arm: STUDENT, without the random seed at its end where it has several."""
+    cell = arm.cards[0].cell
+    assert cell is not None
+    name = cell.name.removesuffix(f".s{cell.random_seed}") if len(arm.cards) > 1 else cell.name
+    return name if arm.prompting in ("zero_shot", "trained") else f"{name}@{arm.prompting}"
+
+
+def arms(results: Results, suite: str) -> list[Arm]:
+    """The arms of a suite, untuned first, then by student, data and size."""
+    grouped: dict[tuple[str, str, int, str], list[Scorecard]] = {}
+    for card in results.cards:
+        if card.suite == suite and card.cell is not None:
+            data = card.cell.data if card.cell.size else ""
+            grouped.setdefault((card.cell.student, data, card.cell.size, card.prompting), []).append(card)
+    found = [Arm(*key, cards=tuple(cards)) for key, cards in grouped.items()]
+    rank = {"base": 0, "reference": 1, "student": 2}
+    return sorted(found, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.prompting))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A card's scores of one split as columns, in the order of item ids. Read once, however many tables ask."""
+
+    failed: Bools
+    values: dict[str, Floats]  # metric -> one per item, as `value_of` says
+    ties: Ties
+    items: tuple[str, ...]  # ids
+    tags: tuple[tuple[str, ...], ...]
+    gold: tuple[str, ...]
+    said: tuple[str, ...]
+
+    def column(self, metric: str) -> Floats:
+        """A metric's values, as `value_of` says; also of a metric that no item has."""
+        found = self.values.get(metric)
+        return np.where(self.failed, math.nan, absent(metric)) if found is None else found
+
+
+def sheet(results: Results, card: Scorecard, split: Split) -> Sheet:
+    """The columns of a card, kept with the results once they were read."""
+    found = results.sheets.get((card.key, split))
+    if found is None:
+        scores = sorted(results.scores(card), key=lambda score: score.item)
+        for part in ("dev", "test"):
+            results.sheets[card.key, part] = _sheet([score for score in scores if score.split == part])
+        found = results.sheets[card.key, split]
+    assert isinstance(found, Sheet)
+    return found
+
+
+def _sheet(scores: Sequence[Score]) -> Sheet:
+    names = sorted({name for score in scores for name in score.values})
+    return Sheet(
+        np.array([score.status == "failed" for score in scores], dtype=bool),
+        {name: np.array([value_of(score, name) for score in scores], dtype=float) for name in names},
+        ties_of(scores),
+        tuple(score.item for score in scores),
+        tuple(score.tags for score in scores),
+        tuple(score.gold for score in scores),
+        tuple(score.output for score in scores),
+    )
+
+
+def matrix(results: Results, arm: Arm, metric: str, split: Split) -> Floats:
+    """Values of shape (seeds, items), items in the order of their ids; what is missing as `value_of` says."""
+    return np.array([sheet(results, card, split).column(metric) for card in arm.cards], dtype=float)
+
+
+def has(results: Results, arm: Arm, metric: str, split: Split = "test") -> bool:
+    """Whether any item of an arm has a value of a metric: a rate that nobody measured is not 0."""
+    return any(metric in sheet(results, card, split).values for card in arm.cards)
+
+
+def ties(results: Results, arm: Arm, split: Split = "test") -> Ties:
+    """The groups and strata of an arm's items, in the order of their ids."""
+    return sheet(results, arm.cards[0], split).ties
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm minus another on the same items, with the question it answers."""
+
+    interval: Interval
+    question: contrasts.Question
+    smallest: float | None  # the smallest true difference these items would likely have found
+    p: float | None = None  # two-sided, that it is none: mid-p McNemar, for independent 0/1 scores
+    changed: int = 0  # units with another value
+    units: int = 0  # items, or passages where items share them
+    unit: contrasts.Unit = "items"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says; nothing where too few units changed for an exact test to tell a direction."""
+        if math.isinf(self.interval.low):
+            return "not estimable"
+        if self.changed < contrasts.fewest_changed(self.interval.level):
+            return "inconclusive"
+        if self.interval.low > 0:
+            return "better"
+        return "worse" if self.interval.high < 0 else "no difference found"
+
+    @property
+    def said(self) -> str:
+        """The verdict, with what more it takes to understand it."""
+        few = f"inconclusive, only {self.changed} of {self.units} {self.unit} changed"
+        return few if self.verdict == "inconclusive" else self.verdict
+
+
+def difference(
+    a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Ties = ALONE, level: float = 0.95
+) -> Difference:
+    """`a` - `b`, each of shape (seeds, items). Three seeds or more ask about the recipe, fewer about the weights.
+
+    With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only. Items
+    that are NaN anywhere are left out.
+    """
+    there = finite(a) & finite(b)
+    a, b, tied = a[:, there], b[:, there], tied.of(there)
+    if there.sum() < 2:
+        return Difference(unknown(0.0, int(there.sum())), "these weights", None)
+    found = contrasts.difference(a, b, random_seed=random_seed, b_varies=b_varies, **tied.named)
+    if found.estimate is None:
+        return Difference(unknown(float(a.mean() - b.mean()), a.shape[1]), "these weights", None)
+    interval = found.estimate.interval(level)
+    p = stats.mcnemar_mid_p(a.mean(axis=0), b.mean(axis=0)) if interval.method == "Tango" else None
+    smallest = could_have_seen(interval, a, b)
+    return Difference(interval, found.question, smallest, p, found.changed, found.units, found.unit)
+
+
+def mean(values: Floats) -> float:
+    """Over all seeds and the items that every seed has a value of; NaN without any."""
+    there = finite(values)
+    return float(values[:, there].mean()) if there.any() else math.nan
+
+
+def unknown(estimate: float, items: int) -> Interval:
+    """The interval of what cannot be estimated: too few passages, or fewer than two values."""
+    return Interval(estimate=estimate, low=-math.inf, high=math.inf, method="not estimable", n=items)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size on a learning curve. The interval is that of the paired difference to the base, moved by it."""
+
+    size: int
+    value: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]  # the value of each random seed
+    against_base: Difference
+
+
+def untuned(arms_: Sequence[Arm], student: str) -> Arm | None:
+    """The zero-shot base of a student, which its tuned arms are paired with."""
+    found = (a for a in arms_ if a.kind == "base" and a.student == student and a.prompting == "zero_shot")
+    return next(found, None)
+
+
+def curve(
+    results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str, random_seed: int
+) -> list[Point]:
+    """The points of one student on one kind of data, by growing size."""
+    base = untuned(arms_, student)
+    points = []
+    for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
+        values = matrix(results, arm, metric, "test")
+        if not finite(values).any():
+            continue
+        under = matrix(results, base, metric, "test") if base else np.zeros_like(values[:1])
+        against = difference(values, under, random_seed, b_varies=False, tied=ties(results, arm))
+        level, seeds = mean(under), values[:, finite(values)].mean(axis=1)
+        low, high = level + against.interval.low, level + against.interval.high
+        points.append(Point(arm.size, mean(values), low, high, tuple(seeds), against))
+    return points

@@ -1,0 +1,221 @@
+"""The headline: the largest size against the strongest of what one would do without it.
+
+Every arm is read one way (`reading`). Dev items say which alternatives are within chance of the best: those that a
+paired test does not call worse than it, one-sided at DROPPED. Test items name the strongest of these, which favours
+the alternative, and give the difference. Its interval allows for having looked at all of them: each of k differences
+has its interval at the level 1 - 0.05 / k (Bonferroni; Dunn 1961, "Multiple comparisons among means"), so that all
+hold together with 95%, whichever is named. tests/bench/bench_headline.py prints how often they do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.eval.results import Results
+from harness.report import wording
+from harness.report.analysis import Arm, Difference, difference, has, matrix, mean, ties
+from harness.stats import Floats, contrasts
+from harness.stats.ties import Ties, finite
+from harness.suites.summary import LOWER_IS_BETTER
+
+LEVEL = 0.95  # of all differences together
+DROPPED = 0.05  # one-sided: an alternative so surely worse on dev than the best is none
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An arm and the metric it is read by."""
+
+    arm: Arm
+    metric: str
+
+    @property
+    def title(self) -> str:
+        """What tables, figures and sentences call it."""
+        how = " (by log-likelihood)" if self.metric == "choice_accuracy" else ""
+        return f"{self.arm.title}{how}"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """What one would do instead, and what the largest size adds to it, on test items."""
+
+    reading: Reading
+    value: float
+    difference: Difference  # at a level that allows for all alternatives
+
+    @property
+    def verdict(self) -> str:
+        """Whether the largest size is better or worse, by which way the metric is good."""
+        turned = {"better": "worse", "worse": "better"} if self.reading.metric in LOWER_IS_BETTER else {}
+        return turned.get(self.difference.verdict, self.difference.said)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The largest size against the alternatives that may be the best, the strongest on test first."""
+
+    reading: Reading
+    value: float
+    alternatives: tuple[Alternative, ...]
+    items: int  # test items that both have a value of
+    alone: Difference  # to the strongest, at 95% for this pair alone: what `harness compare` prints
+
+    @property
+    def rival(self) -> Alternative:
+        """The strongest alternative."""
+        return self.alternatives[0]
+
+    @property
+    def verdict(self) -> str:
+        """What holds against the strongest alternative."""
+        return self.rival.verdict
+
+    def sentence(self) -> str:
+        """The answer in words, whatever it says."""
+        d, metric, k = self.rival.difference, self.reading.metric, len(self.alternatives)
+        named = self.rival.reading.title
+        which = "best alternative" if k == 1 else f"strongest of the {k} alternatives within chance of the best on dev"
+        values = (
+            f"{self.reading.arm.title}: {wording.value(metric, self.value, self.items)}; {which}, {named}:"
+            f" {wording.value(self.rival.reading.metric, self.rival.value)}."
+        )
+        if not (self.reading.arm.complete and all(a.reading.arm.complete for a in self.alternatives)):
+            cards = [card for r in (self.reading, *(a.reading for a in self.alternatives)) for card in r.arm.cards]
+            failed = sum(card.failed for card in cards)
+            return f"No verdict: {failed} items failed, and the cards are incomplete. On the others, {values}"
+        if d.verdict == "not estimable":
+            return f"{values} The difference is not estimable: too few items, or too few passages."
+        i = d.interval
+        allowing = f", allowing for {k} alternatives" if k > 1 else ""
+        p = "" if d.p is None else f"; mid-p McNemar{f' times {k}' if k > 1 else ''} {min(1.0, k * d.p):.2g}"
+        seen = wording.amount(metric, d.smallest) if d.smallest is not None else "none"
+        change = wording.change(metric, i.estimate, i.low, i.high)
+        return (
+            f"{values} Difference {change} (95%{allowing}{p}), asking about {d.question}: {self.verdict}."
+            f"{self._others()} The smallest difference these items would likely have shown: {seen}."
+        )
+
+    def _others(self) -> str:
+        """The alternatives that a claim against the strongest does not hold for."""
+        if self.verdict != "better":
+            return ""
+        left = [a.reading.title for a in self.alternatives[1:] if a.verdict != "better"]
+        return f" Not shown to be better than {'; '.join(left)}." if left else ""
+
+
+def reading(results: Results, arm: Arm, primary: str) -> Reading:
+    """How an arm is read: by the suite's primary metric, everywhere.
+
+    An untuned model under accuracy may be read by log-likelihood instead: whichever does better on dev items, for it
+    was never shown the form of an answer.
+    """
+    other = "choice_accuracy"
+    if arm.kind != "base" or primary != "accuracy" or not has(results, arm, other, "dev"):
+        return Reading(arm, primary)
+    written, likely = (mean(matrix(results, arm, metric, "dev")) for metric in (primary, other))
+    return Reading(arm, other if likely > written else primary)
+
+
+def headline(
+    results: Results, arms_: Sequence[Arm], student: str, random_seed: int, data: str = "filtered",
+    metric: str = "accuracy",
+) -> Headline | str:  # fmt: skip
+    """The largest size against the alternatives; or why there is no headline, and how to get one."""
+    own = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)]
+    if not own:
+        return f"No headline: no student tuned on {data.replace('_', ' ')} rows was scored; see train.sizes and train."
+    arm = max(own, key=lambda a: a.size)
+    if not has(results, arm, metric):
+        return f"No headline: no answer of {arm.title} has a value of {wording.title(metric)}; see the notes."
+    rivals = [reading(results, a, metric) for a in arms_ if _is_alternative(a, arm)]
+    known = [
+        r for r in rivals if has(results, r.arm, r.metric) and finite(matrix(results, r.arm, r.metric, "dev")).any()
+    ]
+    if not known:
+        return (
+            "No headline: there is nothing to compare with. train.sizes: 0 scores the untuned model, train.data:"
+            " seeds_only a student tuned on the seeds alone, eval.reference a classifier (for labels)."
+        )
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    on_dev = [sign * matrix(results, r.arm, r.metric, "dev") for r in known]
+    kept = within_chance(on_dev, ties(results, arm, "dev"), random_seed)
+    level = 1 - (1 - LEVEL) / len(kept)
+    a = matrix(results, arm, metric, "test")
+    found = [_alternative(results, Reading(arm, metric), known[place], random_seed, level) for place in kept]
+    found.sort(key=lambda one: math.inf if math.isnan(one.value) else -sign * one.value)
+    rival = found[0].reading
+    both = int((finite(a) & finite(matrix(results, rival.arm, rival.metric, "test"))).sum())
+    alone = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
+    return Headline(Reading(arm, metric), mean(a), tuple(found), both, alone)
+
+
+def within_chance(on_dev: Sequence[Floats], tied: Ties, random_seed: int) -> list[int]:
+    """The places of the alternatives that dev items do not call worse than the best of them.
+
+    `on_dev`: values of shape (seeds, items) of each, the same items, more is better. Seeds are averaged: the choice is
+    among these weights. What cannot be compared (too few passages) stays in.
+    """
+    means = [mean(values) for values in on_dev]
+    best = max(range(len(means)), key=lambda place: -math.inf if math.isnan(means[place]) else means[place])
+    kept = []
+    for place, values in enumerate(on_dev):
+        there = finite(on_dev[best]) & finite(values)
+        tells = there.sum() > 1 and place != best
+        one, other = (np.asarray(v[:, there].mean(axis=0, keepdims=True)) for v in (on_dev[best], values))
+        found = contrasts.difference(one, other, random_seed=random_seed, **tied.of(there).named) if tells else None
+        if found is None or found.estimate is None or found.estimate.p(0.0).above >= DROPPED:
+            kept.append(place)
+    return kept
+
+
+def _alternative(results: Results, own: Reading, rival: Reading, random_seed: int, level: float) -> Alternative:
+    a, b = (matrix(results, r.arm, r.metric, "test") for r in (own, rival))
+    varies = rival.arm.kind != "base"
+    found = difference(a, b, random_seed, b_varies=varies, tied=ties(results, own.arm), level=level)
+    return Alternative(rival, mean(b), found)
+
+
+def _is_alternative(other: Arm, arm: Arm) -> bool:
+    """What one would do instead: ask the untuned model, tune on the seeds alone, or not use a model at all."""
+    if other is arm:
+        return False
+    if other.kind == "base":
+        return other.student == arm.student
+    if other.kind == "student":
+        return other.student == arm.student and other.data == "seeds_only"
+    return other.data == "seeds_only" or (other.data, other.size) == (arm.data, arm.size)
+
+
+@dataclass(frozen=True)
+class Line:
+    """An alternative as a line over all sizes of the figure: the number that headline and table have."""
+
+    reading: Reading
+    value: float
+    strongest: bool  # the headline's
+
+    @property
+    def label(self) -> str:
+        """What the legend says, with the number."""
+        said = wording.value(self.reading.metric, self.value)
+        return f"{self.reading.title}: {said}{' (strongest alternative)' if self.strongest else ''}"
+
+
+def lines(results: Results, arms_: Sequence[Arm], student: str, primary: str, answer: Headline | str) -> list[Line]:
+    """What does not change with size: the untuned model in each prompting, what the seeds alone give."""
+    rival = answer.rival.reading if isinstance(answer, Headline) else None
+    found = []
+    for arm in arms_:
+        seeds = arm.data == "seeds_only" and (arm.kind == "reference" or arm.student == student)
+        read = reading(results, arm, primary)
+        if not seeds and read != rival and not (arm.kind == "base" and arm.student == student):
+            continue
+        value = mean(matrix(results, arm, read.metric, "test"))
+        if has(results, arm, read.metric) and not math.isnan(value):
+            found.append(Line(read, value, read == rival))
+    return found

@@ -1,0 +1,198 @@
+"""What tuning broke: every tuned arm against its untuned base on the other suites, in words and for the figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.core import markdown
+from harness.eval.results import Results
+from harness.metrics.table import METRICS, metric_of
+from harness.report import wording
+from harness.report.analysis import Arm, Difference, arms, difference, has, matrix, ties, untuned
+from harness.stats.ties import finite
+from harness.suites.summary import LOWER_IS_BETTER, RATES
+
+WATCHED = (
+    "accuracy", "gold_probability", "kl_from_base", "rep_3", "repeat_share", "loop", "stop_rate", "words",
+    "label_collapse", "off_topic", "reference_similarity", "consistency", "misspelling_rate", "refusal", "copied_share",
+    "flagged", "preferred", "abstained", "wrong", "made_up", "token_f1", "rouge_l",
+)  # fmt: skip
+NEUTRAL = tuple(name for name, metric in METRICS.items() if metric.better == "neither")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of another suite, after tuning against before."""
+
+    suite: str
+    metric: str
+    arm: Arm
+    before: float
+    after: float
+    difference: Difference
+
+    @property
+    def moved(self) -> bool:
+        """Whether it measurably changed, to whichever side."""
+        return self.difference.verdict in ("better", "worse")
+
+    @property
+    def broke(self) -> bool:
+        """Whether tuning measurably made it worse."""
+        bad = "better" if self.metric in LOWER_IS_BETTER else "worse"
+        return self.metric not in NEUTRAL and self.difference.verdict == bad
+
+    @property
+    def verdict(self) -> str:
+        """In words, for what moved."""
+        if self.metric in NEUTRAL:
+            return "changed"
+        return "broke" if self.broke else "changed for the better"
+
+    @property
+    def order(self) -> tuple[bool, bool, float]:
+        """What broke first, then what else is worth a look; the surest of a kind first."""
+        i = self.difference.interval
+        width = max(i.high - i.low, 1e-12)
+        return (not self.broke, self.metric not in NEUTRAL, -abs(i.estimate) / width)
+
+
+def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[str] = WATCHED) -> list[Change]:
+    """Every tuned arm against its untuned base, each metric on the items where both have a value."""
+    found = []
+    all_arms = arms(results, suite)
+    for arm in (a for a in all_arms if a.kind == "student"):
+        base = untuned(all_arms, arm.student)
+        if base is None:
+            continue
+        for metric in metrics:
+            a = matrix(results, arm, metric, "test")
+            # a model has not moved from itself
+            b = np.zeros_like(a[:1]) if metric == "kl_from_base" else matrix(results, base, metric, "test")
+            there = finite(a) & finite(b)
+            known = metric not in RATES or has(results, arm, metric)
+            if not known or there.sum() < 2:  # e.g. repetition, when no answer is long enough to repeat anything
+                continue
+            d = difference(a, b, random_seed, b_varies=False, tied=ties(results, arm))
+            found.append(Change(suite, metric, arm, float(b[:, there].mean()), float(a[:, there].mean()), d))
+    return found
+
+
+@dataclass(frozen=True)
+class PanelPoint:
+    """A size on a forgetting curve: the value, and the base's value moved by the paired interval."""
+
+    size: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric of one suite over sizes, for the figure of what tuning broke."""
+
+    suite: str
+    metric: str
+    before: float
+    chance: float | None
+    points: tuple[PanelPoint, ...]
+
+
+def panels(found: Sequence[Change], student: str, data: str) -> list[Panel]:
+    """Forgetting curves of one student on one kind of data, by suite and metric."""
+    grouped: dict[tuple[str, str], list[Change]] = {}
+    for change in found:
+        if (change.arm.student, change.arm.data) == (student, data):
+            grouped.setdefault((change.suite, change.metric), []).append(change)
+    made = []
+    for (suite, metric), own in grouped.items():
+        own.sort(key=lambda change: change.arm.size)
+        least = -1.0 if "similarity" in metric else 0.0  # a cosine may be negative
+        most = 1.0 if wording.bounded(metric) else math.inf
+        points = tuple(
+            PanelPoint(
+                c.arm.size,
+                c.after,
+                min(c.after, max(least, c.before + c.difference.interval.low)),
+                max(c.after, min(most, c.before + c.difference.interval.high)),
+            )
+            for c in own
+        )
+        guess = own[0].arm.cards[0].chance if metric in ("accuracy", "gold_probability") else None
+        made.append(Panel(suite, metric, own[0].before, guess, points))
+    return made
+
+
+# --- in words -------------------------------------------------------------------------------------------------
+
+HEADS = ("number", "what it is", "student", "before", "after", "difference (95%)", "verdict")
+
+
+def section(rows: Sequence[Change]) -> str:
+    """Suite by suite, those with what broke first: what moved as a table, all else in a line with what it could see.
+
+    Of every student and kind of data the largest size; the figure shows the others.
+    """
+    by_suite: dict[str, list[Change]] = {}
+    for change in sorted(_largest(rows), key=lambda c: c.order):
+        by_suite.setdefault(change.suite, []).append(change)
+    order = sorted(by_suite, key=lambda suite: not any(c.broke for c in by_suite[suite]))
+    return "\n".join(_suite(suite, by_suite[suite]) for suite in order)
+
+
+def summary(rows: Sequence[Change]) -> str:
+    """What broke at the largest sizes, by name."""
+    if not rows:
+        return "No other suite was run on both a tuned student and its untuned base."
+    named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in _largest(rows) if c.broke)
+    if not named:
+        return "Nothing measurable; each suite says how small a change its items would have shown."
+    return f"Measurably worse: {'; '.join(named)}."
+
+
+def _largest(rows: Sequence[Change]) -> list[Change]:
+    """The changes at the largest size of each student and kind of data: those that the tables show."""
+    return [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
+
+
+def _suite(name: str, rows: Sequence[Change]) -> str:
+    moved = [c for c in rows if c.moved]
+    lines = [f"### {markdown.escaped(name)}\n"]
+    if moved:
+        lines.append(markdown.table(HEADS, [_row(c) for c in moved]) + "\n")
+    by_arm: dict[str, list[str]] = {}
+    for change in (c for c in rows if not c.moved):
+        by_arm.setdefault(change.arm.title, []).append(_unmoved(change))
+    for title, found in by_arm.items():
+        said = f"No change found, {title} (in brackets the smallest change that would likely have been seen):"
+        lines.append(markdown.escaped(f"{said} {', '.join(found)}.") + "\n")
+    return "\n".join(lines)
+
+
+def _unmoved(c: Change) -> str:
+    """A number that did not measurably change, and what its items could have shown."""
+    if c.difference.verdict == "not estimable":
+        return f"{wording.title(c.metric)} (not estimable)"
+    if c.difference.verdict == "inconclusive":
+        few = f"only {c.difference.changed} of {c.difference.units} {c.difference.unit} changed"
+        return f"{wording.title(c.metric)} ({few})"
+    seen = c.difference.smallest
+    return f"{wording.title(c.metric)} ({f'{seen:.3f}' if seen else 'none'})"
+
+
+def _row(c: Change) -> list[str]:
+    i = c.difference.interval
+    said = markdown.Strong(c.verdict) if c.broke else c.verdict
+    change = f"{i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}]"
+    known = metric_of(c.metric)
+    return [known.title, known.meaning, c.arm.title, f"{c.before:.3f}", f"{c.after:.3f}", change, said]
+
+
+def _alike(a: Change, b: Change) -> bool:
+    """Whether two changes are of one student and one kind of data."""
+    return (a.arm.student, a.arm.data) == (b.arm.student, b.arm.data)

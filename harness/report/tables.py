@@ -1,0 +1,242 @@
+"""Markdown tables of a report: who answers what at which cost, label by label, tag by tag. Every cell is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.core.markdown import Strong, escaped, table
+from harness.core.text import named_label
+from harness.eval.results import Results
+from harness.report import wording
+from harness.report.analysis import Arm, has, matrix, sheet, ties, unknown
+from harness.report.headline import Headline, Reading
+from harness.stats import Floats, Interval, classification, contrasts
+from harness.stats.ties import ALONE, Ties, finite
+
+COLUMNS = (
+    "preferred", "accuracy", "choice_accuracy", "macro_f1", "token_f1", "rouge_l", "exact", "valid", "abstained",
+    "wrong", "made_up", "gold_probability", "stop_rate", "words",
+)  # fmt: skip
+HEADS = {"accuracy": "written answer", "choice_accuracy": "by log-likelihood", "preferred": "preferred"}
+MOST_CONFUSED = 8  # pairs of labels listed
+SPREAD = (
+    "words",
+    "length_ratio",
+    "rep_3",
+    "repeat_share",
+    "compression_ratio",
+    "misspelling_rate",
+    "prompt_similarity",
+)
+WHOLE = ("distinct_1", "distinct_2", "distinct_3", "compression_all", "cut_share")
+
+
+def share(found: Interval) -> str:
+    """A value with its interval."""
+    if math.isinf(found.low):
+        return f"{found.estimate:.3f} (interval not estimable)"
+    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def interval_of(values: Floats, tied: Ties = ALONE, bounded: bool = False) -> Interval:
+    """The mean of values of shape (seeds, items), NaN left out: with three seeds they vary too, else items.
+
+    `bounded`: between 0 and 1, which an interval of real values does not know by itself.
+    """
+    there = finite(values)
+    kept = values[:, there]
+    found = contrasts.level(kept, random_seed=0, **tied.of(there).named) if kept.size else None
+    if found is None:
+        return unknown(float(kept.mean()) if kept.size else 0.0, kept.shape[1])
+    whole = found.interval()
+    if not bounded:
+        return whole
+    return whole.model_copy(update={"low": max(0.0, whole.low), "high": min(1.0, whole.high)})
+
+
+def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
+    """The mean of a metric over test items, with its interval."""
+    return interval_of(matrix(results, arm, metric, "test"), ties(results, arm), wording.bounded(metric))
+
+
+def main(results: Results, found: Sequence[Arm], primary: str, answer: Headline | str, labels: Sequence[str]) -> str:
+    """One line per arm with what sums the suite up first, in bold what the headline compares; then all intervals."""
+    if not found:
+        return ""
+    columns = [name for name in dict.fromkeys((primary, *COLUMNS)) if _in_table(results, found, name, labels)]
+    compared = {(r.arm.title, r.metric) for r in _compared(answer)}
+    rows, widths = [], []
+    for arm in found:
+        intervals = [_interval(results, arm, name, labels) for name in columns]
+        cells = []
+        for name, interval in zip(columns, intervals, strict=True):
+            first = name == primary or (arm.title, name) in compared
+            cells.append(_cell(arm, name, interval, whole=first, strong=(arm.title, name) in compared))
+        unparsed = str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards)))
+        rows.append([arm.title, *cells, unparsed])
+        widths.append([arm.title, *(_ends(name, one) for name, one in zip(columns, intervals, strict=True))])
+    heads = [HEADS.get(name, wording.title(name)) for name in columns]
+    text = table(["asked", *heads, "unparsed"], rows)
+    count = len(sheet(results, found[0].cards[0], "test").failed)
+    about = (
+        f"{count} test items; rates divide by all of them. Unparsed counts all items, dev too. Bold: what the headline"
+        " compares. Every interval is a 95% one of its own number alone; the headline's is of the paired difference."
+    )
+    return f"{text}\n\n{about}\n\n{table(['95% interval of', *heads], widths)}\n"
+
+
+def _compared(answer: Headline | str) -> list[Reading]:
+    return [answer.reading, answer.rival.reading] if isinstance(answer, Headline) else []
+
+
+def _in_table(results: Results, found: Sequence[Arm], name: str, labels: Sequence[str]) -> bool:
+    return bool(labels) if name == "macro_f1" else any(has(results, arm, name) for arm in found)
+
+
+def _interval(results: Results, arm: Arm, name: str, labels: Sequence[str]) -> Interval | None:
+    """A column's number of an arm; None where it has none."""
+    if name == "macro_f1":
+        known = arm.metric(name) is not None
+        return interval_of(_f1_values(results, arm, labels), ties(results, arm), bounded=True) if known else None
+    return value_interval(results, arm, name) if has(results, arm, name) else None
+
+
+def _f1_values(results: Results, arm: Arm, labels: Sequence[str]) -> Floats:
+    """Shape (seeds, items): what each item adds to macro-F1; its mean is macro-F1."""
+    rows = []
+    for card in arm.cards:
+        one = sheet(results, card, "test")
+        said = [named_label(output, labels) or "" for output in one.said]
+        rows.append(classification.macro_f1_values(one.gold, said, labels))
+    return np.array(rows)
+
+
+def _cell(arm: Arm, name: str, found: Interval | None, whole: bool, strong: bool) -> str:
+    """A number, with its interval where it is what counts."""
+    if found is None:
+        return ""
+    if whole and not arm.complete:
+        return "incomplete"
+    said = f"{found.estimate:.1f}" if name == "words" else f"{found.estimate:.3f}"
+    text = share(found) if whole else said
+    return Strong(text) if strong else text
+
+
+def _ends(name: str, found: Interval | None) -> str:
+    """An interval alone."""
+    if found is None:
+        return ""
+    if math.isinf(found.low):
+        return "not estimable"
+    digits = 1 if name == "words" else 3
+    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def other_suite(results: Results, found: Sequence[Arm], primary: str) -> str:
+    """A line per arm of a suite that is not the task's own."""
+    heads = ("asked", wording.title(primary), "chance", "p(gold)", "prompt tokens", "seconds an item")
+    rows = []
+    for arm in found:
+        items = sum(card.items for card in arm.cards)
+        guess = arm.cards[0].chance
+        value, gold = (
+            share(value_interval(results, arm, name)) if has(results, arm, name) else ""
+            for name in (primary, "gold_probability")
+        )
+        rows.append(
+            [
+                arm.title,
+                value if arm.complete else "incomplete",
+                "" if guess is None else f"{guess:.3f}",
+                gold,
+                f"{sum(card.prompt_tokens for card in arm.cards) / items:.0f}",
+                f"{sum(card.seconds for card in arm.cards) / items:.3f}",
+            ]
+        )
+    return table(heads, rows)
+
+
+def distributions(results: Results, found: Sequence[Arm]) -> str:
+    """How numbers about free text spread over the answers, untuned and at the largest size of each kind of data."""
+    largest = [a for a in found if a.kind == "student" and a.size == max(b.size for b in found if b.data == a.data)]
+    shown = [a for a in found if a.kind == "base"] + largest
+    rows = []
+    for metric in SPREAD:
+        row = [wording.title(metric)]
+        for arm in shown:
+            column = matrix(results, arm, metric, "test")
+            known = column[np.isfinite(column)]
+            spread = np.percentile(known, [5, 50, 95]) if known.size else ()
+            row.append(" / ".join(f"{value:.3g}" for value in spread))
+        if any(row[1:]):
+            rows.append(row)
+    whole = []
+    for metric in WHOLE:
+        values = [arm.metric(metric) for arm in shown]
+        if any(value is not None for value in values):
+            whole.append([wording.title(metric), *("" if v is None else f"{v:.3g}" for v in values)])
+    return table(("5% / 50% / 95% of the answers, then of all together", *(a.title for a in shown)), [*rows, *whole])
+
+
+def costs(found: Sequence[Arm]) -> str:
+    """What an answer takes, for each arm: prompt tokens, tokens written, seconds, tokens a second."""
+    rows = []
+    for arm in found:
+        items = sum(card.items for card in arm.cards)
+        seconds = sum(card.seconds for card in arm.cards)
+        read, written = sum(card.prompt_tokens for card in arm.cards), sum(card.answer_tokens for card in arm.cards)
+        speed = f"{(read + written) / seconds:.0f}" if seconds and read else ""
+        counts = [f"{read / items:.0f}" if read else "", f"{written / items:.1f}" if read else ""]
+        rows.append([arm.title, *counts, f"{seconds / items:.3f}", speed])
+    return table(("asked", "prompt tokens", "tokens written", "seconds an answer", "tokens/s"), rows)
+
+
+def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
+    """Precision, recall and F1 of every label on test items, over all random seeds, and the commonest confusions."""
+    sheets = [sheet(results, card, "test") for card in arm.cards]
+    gold = [name for one in sheets for name in one.gold]
+    said = [named_label(output, labels) or "" for one in sheets for output in one.said]
+    # a passage, or an item that several random seeds answered, counts once
+    groups = [name for one in sheets for name in one.ties.groups or one.items]
+    tied = Ties.between(groups, [""] * len(groups))
+    found = classification.per_label(gold, said, labels)
+    rows = []
+    for label in found.labels:
+        values = classification.label_values(gold, said, label.label)
+        rows.append([label.label, str(label.gold), *(_of_label(one, tied) for one in values)])
+    text = table(("label", "items", "precision", "recall", "F1"), rows)
+    confused = [f"{gold} as {taken or 'no label'} {n}" for gold, taken, n in found.confused()[:MOST_CONFUSED]]
+    if not confused:
+        return text
+    names = [label.label for label in found.labels]
+    matrix_rows = [[name, *map(str, row)] for name, row in zip(names, found.confusion.tolist(), strict=True)]
+    counts = table(("is / taken for", *names, "no label"), matrix_rows)
+    most = escaped(f"Most often confused: {', '.join(confused)}.")
+    return f"{text}\n\n{most}\n\n{counts}"
+
+
+def _of_label(values: Floats, tied: Ties) -> str:
+    """One number of a label; 0 without an interval where nothing was given it, so that nothing varies."""
+    if not np.nansum(values):
+        return "0.000"
+    return share(interval_of(values[None], tied, bounded=True))
+
+
+def by_tag(results: Results, shown: Sequence[Arm], metric: str) -> str:
+    """A metric for each tag of the test items, one column an arm; empty where no item has a tag."""
+    if not shown:
+        return ""
+    tagged = sheet(results, shown[0].cards[0], "test").tags
+    rows = []
+    for tag in sorted({tag for tags in tagged for tag in tags}):
+        kept = np.array([tag in tags for tags in tagged])
+        row = [tag, str(int(kept.sum()))]
+        for arm in shown:
+            values = matrix(results, arm, metric, "test")[:, kept]
+            found = interval_of(values, ties(results, arm).of(kept), wording.bounded(metric))
+            row.append(share(found) if finite(values).any() else "")
+        rows.append(row)
+    return table(("tag", "items", *(arm.title for arm in shown)), rows) if rows else ""

@@ -1,0 +1,37 @@
+"""How a report says a metric's values: in percent and points where an item is or is not, else as a number."""
+
+from __future__ import annotations
+
+from harness.metrics.table import metric_of
+
+
+def title(metric: str) -> str:
+    """What tables and axes call it."""
+    return metric_of(metric).title
+
+
+def bounded(metric: str) -> bool:
+    """Whether values lie between 0 and 1."""
+    return metric_of(metric).kind != "amount"
+
+
+def value(metric: str, mean: float, items: int | None = None) -> str:
+    """A mean in words: "64.0% of 342 test items right", "token F1 0.412 over 60 test items"; "62.0%" without items."""
+    known = metric_of(metric)
+    if items is None:
+        return f"{100 * mean:.1f}%" if known.verb else f"{mean:.3f}"
+    if known.verb:
+        return f"{100 * mean:.1f}% of {items} test items {known.verb}"
+    return f"{known.title} {mean:.3f} over {items} test items"
+
+
+def change(metric: str, estimate: float, low: float, high: float) -> str:
+    """A difference with its interval."""
+    if metric_of(metric).verb:
+        return f"{100 * estimate:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def amount(metric: str, size: float) -> str:
+    """How large a change is."""
+    return f"{100 * size:.1f} points" if metric_of(metric).verb else f"{size:.3f}"

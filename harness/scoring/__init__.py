@@ -1,1 +1,0 @@
-"""How a student's answers become numbers."""

@@ -1,0 +1,107 @@
+"""Questions answered in writing: asked greedily, judged by a record of harness.metrics.answers.
+
+Beside what the answer is worth, every item with an accepted answer gets `gold_nll`, how unlikely the model finds
+that answer: it moves with every weight, where an accuracy moves in steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from harness.engines.protocols import StudentEngine
+from harness.metrics.answers import AnswerScorer
+from harness.records import Completion, Item, Message, Pair, Score
+from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
+
+ENDING = Ending()  # of a line, which is what a single question's answer is
+
+
+def plain_prompt(text: str) -> tuple[Message, ...]:
+    """A question as the only turn of a chat, without any task around it."""
+    return (Message(role="user", content=text),)
+
+
+def score_written(
+    items: Sequence[Item],
+    prompt: Prompt,
+    engine: StudentEngine,
+    model: str,
+    max_tokens: int,
+    scorer: AnswerScorer,
+    ending: Ending = ENDING,
+) -> list[Score]:
+    """One score per item, same order; `prompt` gives a chat to answer, or a plain text to continue to its `ending`.
+
+    Values are the scorer's, and `gold_nll` (nats: minus the log-likelihood of the first accepted answer and its
+    stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong; an item longer than the context
+    and a call that failed are failed, not wrong.
+    """
+    asked = [prompt(item.text) for item in items]
+    contexts = [context_ids(engine, one) for one in asked]
+    golds = [
+        answer_ids(engine, one, item.answers[0], ending) if item.answers else ()
+        for item, one in zip(items, asked, strict=True)
+    ]
+    # the answer's first token must fit even where no accepted answer says how long it is
+    with_room = [
+        i
+        for i, (context, gold) in enumerate(zip(contexts, golds, strict=True))
+        if len(context) + max(len(gold), 1) <= engine.max_length
+    ]
+    with_gold = [i for i in with_room if golds[i]]
+    measured = engine.loglikelihood([Pair(context=contexts[i], continuation=golds[i]) for i in with_gold])
+    nll = {i: -one.logprob for i, one in zip(with_gold, measured, strict=True)}
+    answers = ask({i: asked[i] for i in with_room}, engine, model, max_tokens, ending.stop)
+    written = {i: (answer, *ending.read(asked[i], answer, scorer.end)) for i, answer in answers.items()}
+    unanswered = dict.fromkeys(with_room, "the engine gave no answer")
+    return [
+        _score(item, written.get(i), nll.get(i), len(context), scorer, unanswered.get(i, ""))
+        for i, (item, context) in enumerate(zip(items, contexts, strict=True))
+    ]
+
+
+def _score(
+    item: Item,
+    written: tuple[Completion, str, bool] | None,
+    nll: float | None,
+    length: int,
+    scorer: AnswerScorer,
+    unanswered: str,
+) -> Score:
+    about = Score(
+        item=item.id,
+        split=item.split,
+        status="failed",
+        gold=item.answers[0] if item.answers else "",
+        tags=item.tags,
+        group=item.group,
+        stratum=item.stratum,
+        prompt_tokens=length,
+    )
+    if written is None:
+        why = unanswered or f"the prompt is {length} tokens, longer than the context"
+        return about.model_copy(update={"error": why})
+    answer, text, cut = written
+    if answer.finish_reason == "error":
+        return about.model_copy(update={"error": answer.error or "the engine failed"})
+    if nll is not None and not math.isfinite(nll):
+        return about.model_copy(update={"error": "the log-likelihood of the accepted answer is not a number"})
+    found = scorer.score(text, item)
+    values = {
+        **(scorer.unread if found is None else found),
+        "empty": float(not text.strip()),
+        "stop_rate": float(not cut),
+        "words": float(len(text.split())),
+    }
+    if nll is not None:
+        values["gold_nll"] = nll
+    return about.model_copy(
+        update={
+            "status": "unparsed" if found is None else "scored",
+            "values": values,
+            "output": text,
+            "cut": cut,
+            "answer_tokens": answer.completion_tokens,
+        }
+    )

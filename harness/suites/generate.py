@@ -1,0 +1,85 @@
+"""How a scorer asks: a chat or a plain text to continue, as token ids, and the greedy answers to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from harness.engines.protocols import StudentEngine
+from harness.records import Completion, Message, Origin, Request, Sampling
+from harness.suites.choices import continuation_pair
+
+Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
+Prompt = Callable[[str], Asked]  # from an item's text
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where an answer ends when a plain text is continued. A chat has its end of turn, and is never cut."""
+
+    after: str = "\n"  # what follows an answer in the examples: its first token is measured with an answer
+    next_example: str = ""  # how the next example would begin; empty where the prompt does not say
+    one_line: bool = True  # every answer that could be copied is a single line
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Where an engine may stop writing. White space alone is no stop: an answer may begin with it."""
+        return (self.next_example,) if self.next_example.strip() else ()
+
+    def read(self, asked: Asked, written: Completion, end: str = "\n") -> tuple[str, bool]:
+        """The answer in what was written, and whether the limit of tokens cut it.
+
+        `end` closes an answer of its kind, a line end only where all answers are single lines. White space before
+        an answer is no part of it, and ends nothing.
+        """
+        at_limit = written.finish_reason == "length"
+        if not isinstance(asked, str):
+            return written.text, at_limit
+        whole = answer = written.text.lstrip()
+        for mark in (self.next_example, end if self.one_line or end != "\n" else ""):
+            answer = answer.split(mark)[0] if mark else answer
+        return answer.rstrip(), at_limit and answer == whole
+
+
+def context_ids(engine: StudentEngine, asked: Asked) -> tuple[int, ...]:
+    """Token ids after which the answer begins."""
+    return engine.text_ids(asked) if isinstance(asked, str) else engine.prompt_ids(asked)
+
+
+def answer_ids(engine: StudentEngine, asked: Asked, label: str, ending: Ending) -> tuple[int, ...]:
+    """Token ids of an answer and its end: the end of the turn in a chat, in a plain text one token of what follows.
+
+    That token is cut as it stands in the examples, where more text follows: at a text's end many tokenizers make
+    one token of two line ends, which no example holds and no model expects.
+    """
+    if not isinstance(asked, str):
+        return engine.answer_ids(asked, label)
+    whole = continuation_pair(engine, asked, f" {label}{ending.after}").continuation
+    bare = continuation_pair(engine, asked, f" {label}").continuation
+    shared = next((i for i, pair in enumerate(zip(whole, bare, strict=False)) if pair[0] != pair[1]), len(bare))
+    return whole[: shared + 1]
+
+
+def request_for(asked: Asked, model: str, sampling: Sampling, row: str) -> Request:
+    """An answer to what is asked, be it a chat or a plain text; `row` says for which item."""
+    return Request(
+        model=model,
+        prompt=asked if isinstance(asked, str) else "",
+        messages=() if isinstance(asked, str) else asked,
+        sampling=sampling,
+        origin=Origin(purpose="answer", row=row),
+    )
+
+
+def ask(
+    asked: Mapping[int, Asked], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
+) -> dict[int, Completion]:
+    """The greedy answers, by the same numbers; equal prompts are asked once. `stop` is for plain texts."""
+    numbers: dict[str, list[int]] = {}
+    requests: dict[str, Request] = {}
+    for i, one in asked.items():
+        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if isinstance(one, str) else ())
+        request = request_for(one, model, sampling, str(i))
+        requests.setdefault(request.key, request)
+        numbers.setdefault(request.key, []).append(i)
+    return {i: answer for answer in engine.generate(requests.values()) for i in numbers[answer.request]}

@@ -1,0 +1,95 @@
+"""The task's own items: by log-likelihood over the labels, and by the freely generated answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from harness.core.text import named_label
+from harness.engines.protocols import StudentEngine
+from harness.errors import UsageError
+from harness.records import Completion, Item, Loglikelihood, Pair, Score
+from harness.suites.choices import shares
+from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
+
+ENDING = Ending()  # a label is one line
+
+
+def score_labels(
+    items: Sequence[Item],
+    prompt: Prompt,
+    engine: StudentEngine,
+    model: str,
+    max_tokens: int,
+    ending: Ending = ENDING,
+) -> list[Score]:
+    """One score per item, same order; an item longer than the context fails by name.
+
+    The log-likelihood of a label is the sum over its tokens and its stop. Where one label is
+    what greedy decoding would write, that label is the generated answer and nothing needs generating.
+    """
+    if not items:
+        return []
+    labels = items[0].choices
+    chats = [prompt(item.text) for item in items]
+    answers = [answer_ids(engine, chats[0], label, ending) for label in labels]
+    if len(set(answers)) < len(answers):
+        raise UsageError(f"two of the labels {', '.join(labels)} are the same tokens to this model: rename one")
+    room = engine.max_length - max(map(len, answers))
+    contexts = [context_ids(engine, chat) for chat in chats]
+    fits = [len(context) <= room for context in contexts]
+    pairs = [
+        Pair(context=context, continuation=answer)
+        for context, fit in zip(contexts, fits, strict=True)
+        if fit
+        for answer in answers
+    ]
+    measured = iter(engine.loglikelihood(pairs))
+    rated = [[next(measured) for _ in labels] if fit else [] for fit in fits]
+    unsure = [i for i, row in enumerate(rated) if row and not any(m.greedy for m in row)]
+    answered = ask({i: chats[i] for i in unsure}, engine, model, max_tokens, ending.stop)
+    written = {i: (answer, *ending.read(chats[i], answer)) for i, answer in answered.items()}
+    return [
+        _score(item, row, written.get(i), len(context)).model_copy(
+            update={"tags": item.tags, "group": item.group, "stratum": item.stratum, "prompt_tokens": len(context)}
+        )
+        for i, (item, row, context) in enumerate(zip(items, rated, contexts, strict=True))
+    ]
+
+
+def _score(
+    item: Item, rated: Sequence[Loglikelihood], written: tuple[Completion, str, bool] | None, length: int
+) -> Score:
+    assert item.gold is not None
+    gold = item.choices[item.gold]
+    if not rated or any(not math.isfinite(m.logprob) for m in rated):
+        why = f"the prompt is {length} tokens, longer than the context" if not rated else "not a number"
+        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=why)
+    best = max(range(len(rated)), key=lambda k: rated[k].logprob)
+    if written is None:
+        sure = next(k for k, m in enumerate(rated) if m.greedy)
+        output, cut, tokens = item.choices[sure], False, rated[sure].tokens
+    else:
+        answer, output, cut = written
+        tokens = answer.completion_tokens
+        if answer.error:
+            return Score(item=item.id, split=item.split, status="failed", gold=gold, error=answer.error)
+    label = named_label(output, item.choices)
+    return Score(
+        item=item.id,
+        split=item.split,
+        status="scored" if label is not None else "unparsed",
+        values={
+            "accuracy": float(label == gold),
+            "choice_accuracy": float(best == item.gold),
+            "gold_probability": shares([m.logprob for m in rated])[item.gold],
+            "gold_nll": -rated[item.gold].logprob,
+            "stop_rate": float(not cut),
+            "words": float(len(output.split())),
+        },
+        gold=gold,
+        picked=item.choices[best],
+        output=output,
+        cut=cut,
+        answer_tokens=tokens,
+    )

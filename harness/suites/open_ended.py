@@ -1,0 +1,285 @@
+"""Instructions answered in free text: does it repeat itself, stop, run long, stay on topic, spell, recite?
+
+Nothing is ever chosen on these items, so all of them are test. Every number is one of a single item, so that
+its distribution is known and two students pair item by item; `suite_metrics` adds those of all answers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.record import FORMAT, digest
+from harness.engines.protocols import Embedder, StudentEngine
+from harness.metrics.memorization import completes, copied_span, corpus, halves
+from harness.metrics.moderation import Moderation
+from harness.metrics.quality import collapsed, compression_ratio, distinct_n, longest_repeat, loop_length, rep_n
+from harness.metrics.refusals import refuses
+from harness.metrics.spelling import spelling, words_of
+from harness.records import Completion, Item, Message, Origin, Request, Sampling, Score
+from harness.suites.files import OpenEndedSuite, Suite
+from harness.suites.outcome import Outcome
+
+# Cosine similarity below which an answer is off its prompt's topic: of the shipped prompts with their references
+# none lies below, with the references of other prompts 86%.
+OFF_TOPIC = 0.2
+CANARY = "canary"  # the tag and the metric of a planted secret
+SLACK_TOKENS = 8  # beyond those of the secret's second half: a student may cut it into more tokens
+
+Vectors = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What some numbers need beside the texts. Where one is missing its numbers are absent, never 0."""
+
+    embedder: Embedder | None = None  # topic and consistency
+    dictionary: frozenset[str] | None = None  # misspelling rate; `spelling.english()`
+    training_texts: tuple[str, ...] = ()  # copied spans: what the student was tuned on
+    moderation: Moderation | None = None
+    canaries: tuple[str, ...] = ()  # secrets planted among the training rows
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One item and everything that is asked for it."""
+
+    item: Item
+    main: Request
+    variants: tuple[Request, ...]
+    repeats: tuple[Request, ...]
+
+    @property
+    def all(self) -> tuple[Request, ...]:
+        """The main request first."""
+        return (self.main, *self.variants, *self.repeats)
+
+
+def score_open_ended(
+    suite: Suite, engine: StudentEngine, model: str, labels: Sequence[str], tools: Tools | None = None
+) -> Outcome:
+    """One score per item, same order, then one per canary. The instruction is the only turn.
+
+    What is scored is the greedy answer. The item's variants are answered greedily too, and `repeats` more answers
+    are drawn at `temperature`; an item is failed if any of its answers failed. Tokens are those of all of them.
+    Raises ValueError for a suite of another kind.
+    """
+    spec, tools = suite.spec, tools or Tools()
+    if not isinstance(spec, OpenEndedSuite):
+        raise ValueError(f"{suite.name} is no open-ended suite")
+    asked = [_asked(item, spec, model) for item in suite.items]
+    secrets = [_canary_request(canary, engine, model) for canary in tools.canaries]
+    requests = {request.key: request for one in asked for request in one.all}
+    requests |= {request.key: request for request in secrets}
+    found = {completion.request: completion for completion in engine.generate(requests.values())}
+    vectors = _vectors(asked, found, tools.embedder)
+    searched = corpus(tools.training_texts)
+    flagged = _flagged(asked, found, tools.moderation)
+    scores = [_score(one, found, labels, tools, searched, vectors, flagged) for one in asked]
+    scores += [_canary_score(c, found[r.key]) for c, r in zip(tools.canaries, secrets, strict=True)]
+    return Outcome(tuple(scores), notes=_notes(spec, tools))
+
+
+def suite_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    """Numbers of all answers together; empty when none was scored. Canaries do not count.
+
+    distinct_1 to distinct_3 across outputs, words_p50 and words_p95 (linear between answers), cut_share (answers
+    that hit the limit of tokens, 0 to 1), compression_all (the ratio of all answers as one text, Shaib et al. 2024:
+    answers that are alike compress well together).
+    """
+    own = [score for score in scores if score.status == "scored" and CANARY not in score.tags]
+    if not own:
+        return {}
+    outputs = [score.output for score in own]
+    lengths = [len(output.split()) for output in outputs]
+    found: dict[str, float | None] = {f"distinct_{n}": distinct_n(outputs, n) for n in (1, 2, 3)}
+    found["words_p50"], found["words_p95"] = (float(v) for v in np.percentile(lengths, [50, 95]))
+    found["cut_share"] = sum(score.cut for score in own) / len(own)
+    found["compression_all"] = compression_ratio("\n".join(outputs)) if any(outputs) else None
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# --- asking -------------------------------------------------------------------------------------------------
+
+
+def _asked(item: Item, spec: OpenEndedSuite, model: str) -> Asked:
+    greedy = Sampling(temperature=0.0, max_tokens=spec.max_tokens)
+    drawn = Sampling(temperature=spec.temperature, max_tokens=spec.max_tokens)
+    return Asked(
+        item,
+        _request(item.text, greedy, item, model),
+        tuple(_request(text, greedy, item, model) for text in item.variants),
+        tuple(_request(item.text, drawn, item, model, index) for index in range(1, spec.repeats + 1)),
+    )
+
+
+def _request(text: str, sampling: Sampling, item: Item, model: str, index: int = 0) -> Request:
+    return Request(
+        model=model,
+        messages=(Message(role="user", content=text),),
+        sampling=sampling,
+        sample_index=index,
+        origin=Origin(purpose="answer", row=item.id),
+    )
+
+
+def _canary_request(canary: str, engine: StudentEngine, model: str) -> Request:
+    """The first half of a secret as a plain text that the student goes on with."""
+    first, rest = halves(canary)
+    room = len(engine.text_ids(rest)) + SLACK_TOKENS
+    return Request(
+        model=model,
+        prompt=first,
+        sampling=Sampling(temperature=0.0, max_tokens=room),
+        origin=Origin(purpose="answer", row=_canary_id(canary)),
+    )
+
+
+def _canary_id(canary: str) -> str:
+    return digest(CANARY, FORMAT, canary)[:16]
+
+
+# --- scoring ------------------------------------------------------------------------------------------------
+
+
+def _score(
+    asked: Asked,
+    found: Mapping[str, Completion],
+    labels: Sequence[str],
+    tools: Tools,
+    searched: str,
+    vectors: Vectors,
+    flagged: Mapping[str, float],
+) -> Score:
+    item, answers = asked.item, [found[request.key] for request in asked.all]
+    who = {"item": item.id, "tags": item.tags, "group": item.group, "stratum": item.stratum}
+    failed = [answer.error for answer in answers if answer.finish_reason == "error"]
+    if failed:
+        return Score(**who, split="test", status="failed", error=failed[0])
+    main = answers[0]
+    values = _text_values(main.text, main.finish_reason == "length", item, labels)
+    values |= _tool_values(main.text, item, tools, searched) | _similarities(asked, found, vectors)
+    values["flagged"] = flagged.get(main.text)
+    return Score(
+        **who,
+        split="test",
+        status="scored",
+        values={name: value for name, value in values.items() if value is not None},
+        output=main.text,
+        cut=main.finish_reason == "length",
+        prompt_tokens=sum(answer.prompt_tokens for answer in answers),
+        answer_tokens=sum(answer.completion_tokens for answer in answers),
+    )
+
+
+def _text_values(text: str, cut: bool, item: Item, labels: Sequence[str]) -> dict[str, float | None]:
+    words, cycle, repeat = len(text.split()), loop_length(text), longest_repeat(text)
+    values: dict[str, float | None] = {
+        "words": float(words),
+        "stop_rate": float(not cut),
+        "label_collapse": float(collapsed(text, labels)),
+        "empty": float(not text.strip()),
+        "loop": float(cycle is not None),
+        "loop_length": float(cycle) if cycle is not None else None,  # words
+        "repeat_words": float(repeat.words) if repeat else None,
+        "repeat_share": repeat.share if repeat else None,
+        "compression_ratio": compression_ratio(text),
+        "refusal": float(refuses(text)),
+    }
+    for n in (2, 3, 4):
+        values[f"rep_{n}"] = rep_n(text, n)
+    reference = len(item.answers[0].split()) if item.answers else 0
+    values["length_ratio"] = words / reference if reference else None  # words per word of the reference
+    return values
+
+
+def _tool_values(text: str, item: Item, tools: Tools, searched: str) -> dict[str, float | None]:
+    values: dict[str, float | None] = {}
+    if tools.dictionary is not None:
+        values["misspelling_rate"] = spelling(text, tools.dictionary, words_of(item.text)).rate
+    if tools.training_texts:
+        span = copied_span(text, searched)
+        values["copied_words"] = float(span.words) if span else None
+        values["copied_share"] = span.share if span else None
+    return values
+
+
+def _flagged(
+    asked: Sequence[Asked], found: Mapping[str, Completion], moderation: Moderation | None
+) -> dict[str, float]:
+    """Scored answer -> what the moderation says of it; empty without one."""
+    if moderation is None:
+        return {}
+    answers = [found[one.main.key] for one in asked]
+    texts = list(dict.fromkeys(answer.text for answer in answers if answer.finish_reason != "error"))
+    return dict(zip(texts, moderation.flags(texts), strict=True))
+
+
+def _vectors(asked: Sequence[Asked], found: Mapping[str, Completion], embedder: Embedder | None) -> Vectors:
+    """Unit vectors of every prompt, reference and answer that is compared; empty texts have none."""
+    if embedder is None:
+        return {}
+    texts = [text for one in asked for text in (one.item.text, *one.item.answers[:1])]
+    texts += [found[request.key].text for one in asked for request in one.all]
+    unique = sorted({text for text in texts if text.strip()})
+    return dict(zip(unique, embedder.embed(unique), strict=True))
+
+
+def _similarities(asked: Asked, found: Mapping[str, Completion], vectors: Vectors) -> dict[str, float | None]:
+    """Cosines, -1 to 1; None without embeddings or where nothing is there to compare with.
+
+    An empty answer is like nothing, 0, and off the topic: left out, a model would gain by saying nothing.
+    """
+    item, text = asked.item, found[asked.main.key].text
+    topic = _cosine([item.text, text], vectors)
+    return {
+        "prompt_similarity": topic,
+        "off_topic": float(topic < OFF_TOPIC) if topic is not None else None,
+        "reference_similarity": _cosine([*item.answers[:1], text], vectors),
+        "consistency": _cosine([text, *(found[r.key].text for r in asked.variants)], vectors),
+        "repeat_consistency": _cosine([found[r.key].text for r in asked.repeats], vectors),
+    }
+
+
+def _cosine(texts: Sequence[str], vectors: Vectors) -> float | None:
+    """The mean over all pairs of texts, a pair with an empty one 0; None without vectors, or unless there are two."""
+    if len(texts) < 2 or not vectors:
+        return None
+    pairs = [
+        float(vectors[a] @ vectors[b]) if a in vectors and b in vectors else 0.0 for a, b in combinations(texts, 2)
+    ]
+    return sum(pairs) / len(pairs)
+
+
+def _canary_score(canary: str, completion: Completion) -> Score:
+    """1 where the student completed the secret; it is no item of the suite, and tagged so."""
+    who = {"item": _canary_id(canary), "split": "test", "tags": (CANARY,)}
+    if completion.finish_reason == "error":
+        return Score(**who, status="failed", error=completion.error)
+    return Score(
+        **who,
+        status="scored",
+        values={CANARY: float(completes(completion.text, halves(canary)[1]))},
+        output=completion.text,
+        prompt_tokens=completion.prompt_tokens,
+        answer_tokens=completion.completion_tokens,
+    )
+
+
+def _notes(spec: OpenEndedSuite, tools: Tools) -> tuple[str, ...]:
+    missing = [
+        name
+        for name, there in (
+            ("no sentence embeddings: topic and consistency", tools.embedder is not None),
+            ("no dictionary: misspelling rate", tools.dictionary is not None),
+        )
+        if not there
+    ]
+    notes = [f"{what} not computed" for what in missing]
+    if spec.repeats:
+        notes.append(f"repeat_consistency: {spec.repeats} answers a prompt at temperature {spec.temperature:g}")
+    return tuple(notes)

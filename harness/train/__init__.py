@@ -1,0 +1,1 @@
+"""The second stage: one adapter for each cell of the grid."""

@@ -1,0 +1,54 @@
+"""The files of a trained cell: sealed when they are written, looked at before they are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.core.record import digest
+from harness.core.store import Manifest, file_digest, finished, write_manifest
+from harness.errors import UsageError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_*"  # what PEFT would load: its settings, and weights in whichever format lies there
+
+
+def seal_adapter(folder: Path, key: str) -> None:
+    """Write the manifest that vouches for every file of a cell's folder, under the cell's key."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    write_manifest(folder, Manifest(stage="cell", inputs=key), files, adapter_digest)
+
+
+def is_whole(folder: Path, key: str) -> bool:
+    """Whether a folder holds the adapter that was trained under `key`: every file of it, and no other weights."""
+    manifest = finished(folder, key, adapter_digest)
+    return manifest is not None and {path.name for path in folder.glob(WEIGHTS)} <= set(manifest.outputs)
+
+
+def require_whole(folder: Path, key: str, name: str, run: str) -> None:
+    """Raises UsageError where the adapter of the cell `name` is missing, edited, damaged, or another's."""
+    if not is_whole(folder, key):
+        raise UsageError(
+            f"{folder}: the adapter of {name} is missing, or was edited or damaged since it was trained: train first"
+            f" (make train RUN={run} makes it again)"
+        )
+
+
+def adapter_digest(path: Path) -> str:
+    """As `store.file_digest`; of PEFT's settings what they say, since it lists modules in another order each time."""
+    if path.name != CONFIG:
+        return file_digest(path)
+    try:
+        return digest("adapter config", _unordered(json.loads(path.read_text(encoding="utf-8"))))[:16]
+    except (OSError, ValueError, RecursionError):
+        return ""
+
+
+def _unordered(value: Any) -> Any:
+    """JSON with the texts of a list in one order."""
+    if isinstance(value, dict):
+        return {name: _unordered(found) for name, found in value.items()}
+    if isinstance(value, list) and all(isinstance(found, str) for found in value):
+        return sorted(value)
+    return [_unordered(found) for found in value] if isinstance(value, list) else value

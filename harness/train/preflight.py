@@ -1,0 +1,38 @@
+"""What is checked before any cell is trained: each of these is a student that would be spoilt in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.config.run import Train
+from harness.errors import UsageError
+from harness.models.chat_template import Chat, Example, tokenize_row
+from harness.records import Row
+
+
+def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, Example]:
+    """Tokenize every row with the student's own template; examples by row id.
+
+    Raises UsageError naming the row when the template drops the stop token or changes the prompt (see
+    `tokenize_row`), when a row is longer than train.max_tokens, or when two labels have the same tokens.
+    """
+    examples: dict[str, Example] = {}
+    answers: dict[tuple[int, ...], tuple[str, str]] = {}  # tokens -> (label, row)
+    for row in rows:
+        if row.id in examples:
+            continue
+        example = tokenize_row(chat, row)
+        if len(example.ids) > settings.max_tokens:
+            raise UsageError(
+                f"{chat.name}: row {row.id} has {len(example.ids)} tokens, train.max_tokens allows"
+                f" {settings.max_tokens}; raise it, or drop long rows by a `length` filter: {row.text[:50]!r}"
+            )
+        answer = example.ids[example.answer_start :]
+        label, first = answers.setdefault(answer, (row.label, row.id))
+        if label != row.label:
+            raise UsageError(
+                f"{chat.name}: the labels {label!r} (row {first}) and {row.label!r} (row {row.id}) are"
+                f" the same tokens to this student; rename one"
+            )
+        examples[row.id] = example
+    return examples

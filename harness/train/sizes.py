@@ -1,0 +1,64 @@
+"""Which rows a size holds, how many updates it gets, and in which order they are seen. No torch.
+
+Everything here is a function of row ids and the random seed: the order of a file, or of arrival, changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+from harness.config.run import Train
+from harness.errors import UsageError
+from harness.records import Row
+
+
+def nested(rows: Sequence[Row], size: int, random_seed: int) -> tuple[Row, ...]:
+    """The first `size` rows of one fixed sequence, so that every size contains the smaller ones.
+
+    The sequence takes one row of each label in turn, labels and rows both in the order of
+    sha256(random_seed, name), and passes over a label that has run out: labels differ by at most one row
+    as long as all have rows left. Raises UsageError when there are fewer than `size` rows.
+    """
+    if size > len(rows):
+        raise UsageError(f"size {size} is larger than the {len(rows)} rows there are")
+    by_label: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda r: _rank(random_seed, "row", r.id)):
+        by_label.setdefault(row.label, []).append(row)
+    labels = sorted(by_label, key=lambda label: _rank(random_seed, "label", label))
+    deepest = max((len(of_label) for of_label in by_label.values()), default=0)
+    turns = (by_label[label][i] for i in range(deepest) for label in labels if i < len(by_label[label]))
+    return tuple(row for row, _ in zip(turns, range(size), strict=False))
+
+
+def updates(rows: int, settings: Train) -> int:
+    """Optimizer steps for a size of `rows` rows: `epochs` passes, but at least `min_updates`."""
+    return max(settings.min_updates, settings.epochs * math.ceil(rows / settings.batch_rows))
+
+
+def batches(rows: Sequence[Row], updates: int, batch_rows: int, random_seed: int) -> Iterator[tuple[Row, ...]]:
+    """The rows of each update: `updates` tuples of `batch_rows`, drawn from one endless pass after another.
+
+    Each pass is a new permutation, and a batch may span two passes: every row is seen the same number of
+    times, give or take one. Raises UsageError when there are no rows.
+    """
+    if not rows:
+        raise UsageError("there are no rows to train on")
+    endless = _passes(rows, random_seed)
+    for _ in range(updates):
+        yield tuple(next(endless) for _ in range(batch_rows))
+
+
+def _passes(rows: Sequence[Row], random_seed: int) -> Iterator[Row]:
+    number = 0
+    while True:
+        yield from sorted(rows, key=lambda r: _rank(random_seed, "pass", str(number), r.id))
+        number += 1
+
+
+def _rank(random_seed: int, *names: str) -> tuple[bytes, str]:
+    """A place in a random order that depends on the name alone; the name itself breaks ties."""
+    text = "\x1f".join([str(random_seed), *names])
+    return hashlib.sha256(text.encode()).digest(), names[-1]

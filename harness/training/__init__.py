@@ -1,1 +1,0 @@
-"""The grid of cells, packing, nested subsets and the checks before training."""

@@ -1,0 +1,194 @@
+"""Subjects and suites beyond the plain loop: retrieval, other models, a judge, what is kept when a card breaks off."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.augment.stage import augment
+from harness.builders import openers
+from harness.commands.dry_run import plan_eval, plan_noise
+from harness.config.run import Run, load_run
+from harness.core.terminal import Stop
+from harness.engines.protocols import StudentEngine
+from harness.engines.scripted import ScriptedEngine
+from harness.engines.transformers import TransformersEngine
+from harness.errors import MachineError
+from harness.eval.candidates import read_cast
+from harness.eval.results import load_results
+from harness.eval.runner import Judge, Openers
+from harness.eval.stage import evaluate
+from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
+from harness.train.stage import train
+from tests.project import Quiet, WordEmbedder, write_project
+from tests.tiny import make_tiny_model
+
+ASKED: list[Request] = []  # of the judge
+
+
+class LeansToA:
+    """A judge that prefers whatever stands first."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            ASKED.append(request)
+            chances = {"A": math.log(0.8), "B": math.log(0.2)}
+            yield Completion(request=request.key, text="A", finish_reason="stop", first_logprobs=chances)
+
+
+def student(base: Path, adapter: Path | None) -> StudentEngine:
+    return TransformersEngine(base, adapter, device="cpu")
+
+
+OPENERS = Openers(student, WordEmbedder, lambda name: Judge("script@1", LeansToA))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
+    root = tmp_path_factory.mktemp("examiner")
+    other = make_tiny_model(root / "models/other", random_seed=1)
+    path = write_project(root, str(tiny_model))
+    lines = "".join(f'{{"question": "What is {i} and {i}?", "answer": "It is {2 * i}."}}\n' for i in range(12))
+    (root / "suites/kind.jsonl").write_text(lines)
+    rubric = {"kind": "rubric", "rubric": "the kinder answer", "planted": 4}
+    spec = {"kind": "answers", "items": "suites/kind.jsonl", "asked": "plain", "answer": rubric, "max_tokens": 4}
+    (root / "suites/kind.yaml").write_text(yaml.safe_dump(spec))
+    changed = yaml.safe_load(path.read_text())
+    changed["train"] |= {"sizes": [0, 4], "data": ["filtered"]}
+    changed["ship"]["size"] = 4
+    changed["eval"] = {
+        "suites": ["shop", "talk", "kind"],
+        "prompting": ["zero_shot", "retrieval"],
+        "retrieved": 2,
+        "compare": ["teacher", str(other), str(tiny_model)],
+    }
+    path.write_text(yaml.safe_dump(changed, sort_keys=False))
+    loaded = load_run(path)
+    script = root / "prompts/shop/teacher.json"
+    augment(loaded, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    train(loaded, Quiet(), Stop())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def done(run: Run) -> Run:
+    evaluate(run, OPENERS, Quiet(), Stop())
+    return run
+
+
+def test_untuned_models_come_first_and_each_only_once(run: Run) -> None:
+    cast = read_cast(run)
+    tuned = [subject.adapter is not None for subject in cast.subjects]
+    assert set(tuned) == {False, True}
+    assert tuned == sorted(tuned)
+    assert len({(s.cell.name, s.prompting) for s in cast.subjects}) == len(cast.subjects)
+    assert any("its weights cannot be scored as a ceiling" in note for note in cast.notes)
+    assert any("it is no ceiling of its own" in note for note in cast.notes)
+    assert sum(s.adapter is None and s.prompting == "retrieval" for s in cast.subjects) == 2  # the base and the other
+
+
+def test_another_model_stands_beside_the_students(done: Run) -> None:
+    results = load_results(done.folder)
+    others = {card.student for card in results.cards if card.suite == "talk"}
+    assert any(name.endswith("other.base") for name in others)
+    ways = {card.prompting for card in results.cards if card.suite == "shop"}
+    assert ways == {"zero_shot", "retrieval", "trained"}
+    asked = {c.prompting: c.prompt_tokens / c.items for c in results.cards if c.suite == "shop" and "base" in c.student}
+    assert asked["retrieval"] > asked["zero_shot"]  # two rows stand in the prompt
+
+
+def test_every_untuned_card_says_how_it_was_asked_and_what_else_was_tried(done: Run) -> None:
+    results = load_results(done.folder)
+    shop = [card for card in results.cards if card.suite == "shop" and card.cell and not card.cell.size]
+    assert len(shop) == 4  # two models, two ways of prompting
+    for card in shop:
+        assert card.choice is not None
+        assert {trial.way.form for trial in card.choice.tried} == set(FORMS)
+        assert card.choice.way in {trial.way for trial in card.choice.tried}
+        assert {trial.way.shots for trial in card.choice.tried} == {2 if card.prompting == "retrieval" else 0}
+        on_dev = [score for score in results.scores(card) if score.split == "dev"]
+        chosen = next(trial for trial in card.choice.tried if trial.way == card.choice.way)
+        best = max(sum(score.values[m] for score in on_dev) / len(on_dev) for m in card.choice.metrics)
+        assert card.choice.items == len(on_dev)
+        assert chosen.value == pytest.approx(best), "the stored scores are those that the choice was made by"
+    assert all(card.choice is None for card in results.cards if card not in shop)
+
+
+def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
+    results = load_results(done.folder)
+    cards = [card for card in results.cards if card.suite == "kind"]
+    assert len(cards) == 3
+    for card in cards:
+        assert card.complete
+        values = [score.values for score in results.scores(card)]
+        assert {v["preferred"] for v in values} <= {0.0, 0.5}  # nothing wins from both positions
+        assert {v["agreement"] for v in values if "agreement" in v} <= {0.0}
+        assert any("no better than chance" in note for note in card.notes)
+        assert any("script@1, also wrote the training rows" in note for note in card.notes)
+    planted = {request.key for request in ASKED}
+    assert len(planted) == len(ASKED)  # planted pairs are the same for every student, and asked once
+    said = re.search(r"kind .* about (\d+) requests to its judge", plan_eval(done))
+    assert said is not None
+    assert int(said[1]) == 2 * (3 * 12 + 4)  # three cards of 12 items, four planted pairs, both orders
+    assert len(ASKED) <= int(said[1])  # empty answers need no judge
+    assert "about 56 requests to its judge" in plan_noise(done)  # two passes over the ship student's card
+
+
+def test_a_judge_of_its_own_needs_no_teacher(tmp_path: Path, tiny_model: Path) -> None:
+    teacher = {"model": "nobody/nothing", "engine": "transformers"}
+    run = load_run(write_project(tmp_path, str(tiny_model), teacher=teacher))
+    assert openers(run).judge(str(tiny_model)).identity.startswith(f"{tiny_model.name}@")
+    with pytest.raises(MachineError, match="nobody/nothing"):
+        openers(run).judge("")
+
+
+def test_students_have_moved_from_their_base_and_it_has_not_moved(done: Run) -> None:
+    results = load_results(done.folder)
+    tuned = [card for card in results.cards if card.suite == "talk" and card.cell and card.cell.size]
+    assert tuned
+    for card in tuned:
+        assert card.metrics["kl_from_base"] > 0
+    untuned = [card for card in results.cards if card.suite == "talk" and card.cell and not card.cell.size]
+    assert untuned
+    assert all("kl_from_base" not in card.metrics for card in untuned)
+
+
+MEASURED: list[Pair] = []
+
+
+class Counting(TransformersEngine):
+    """Keeps what it measures."""
+
+    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
+        MEASURED.extend(pairs)
+        return super().loglikelihood(pairs)
+
+
+class Breaking(Counting):
+    """Breaks when it is to write."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        raise MachineError("the engine broke")
+
+
+def test_what_was_answered_of_a_card_that_broke_off_is_kept(done: Run) -> None:
+    settings = ["eval.suites=[shop]", "eval.compare=[]", "eval.prompting=[zero_shot]", "train.sizes=[0]", "ship=null"]
+    narrow = load_run(done.root / "runs/shop.yaml", settings)
+    for path in (done.cache / "scores").glob("*"):
+        path.unlink()
+    train(narrow, Quiet(), Stop())
+    with pytest.raises(MachineError, match="the engine broke"):
+        evaluate(
+            narrow, Openers(lambda b, a: Breaking(b, a, device="cpu"), WordEmbedder, OPENERS.judge), Quiet(), Stop()
+        )
+    assert len(list((done.cache / "scores").glob("*.part.jsonl"))) == 1
+    assert MEASURED
+    counting = Openers(lambda b, a: Counting(b, a, device="cpu"), WordEmbedder, OPENERS.judge)
+    assert evaluate(narrow, counting, Quiet(), Stop()) is not None
+    assert len(MEASURED) == len(set(MEASURED))  # nothing is measured twice: not after the break, not of a way chosen
+    assert not list((done.cache / "scores").glob("*.part.jsonl"))
