@@ -85,8 +85,8 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
             random_seed=run.file.random_seed,
             max_model_len=wanted.max_model_len,
             concurrency=wanted.concurrency,
-            memory=wanted.memory,
-            tensor_parallel=wanted.tensor_parallel,
+            gpu_memory_utilization=wanted.gpu_memory_utilization,
+            tensor_parallel_size=wanted.tensor_parallel_size,
         )
     if any(template.output == "json" for template in run.file.augment.templates):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")

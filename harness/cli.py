@@ -252,9 +252,9 @@ def agree(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
     def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
         from harness.engines.vllm import VLLMEngine
 
-        own = loaded.file.teacher.memory if loaded.file.teacher else 1.0
-        memory = min(own, 0.5)  # on a GPU the student is there as well
-        return VLLMEngine(base, adapters={name: adapter}, memory=memory)
+        share = loaded.file.teacher.gpu_memory_utilization if loaded.file.teacher else 1.0
+        share = min(share, 0.5)  # on a GPU the student is there as well
+        return VLLMEngine(base, adapters={name: adapter}, gpu_memory_utilization=share)
 
     stage(loaded, openers(loaded).student, server, Terminal())
 

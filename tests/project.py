@@ -165,7 +165,7 @@ def _run(student: str) -> dict[str, Any]:
         "augment": {
             "seeds": "prompts/shop/seeds.jsonl",
             "rows": 24,
-            "oversample": 2.5,
+            "requests_per_row": 2.5,
             "templates": [{"path": "prompts/shop/list.j2", "shots": 2, "sampling": {"max_tokens": 16, "stop": ["\n"]}}],
             "filters": [
                 {"kind": "finished"},
@@ -182,8 +182,8 @@ def _run(student: str) -> dict[str, Any]:
             "sizes": [0, 4, 12],
             "random_seeds": [0],
             "epochs": 1,
-            "min_updates": 2,
-            "batch_rows": 4,
+            "min_steps": 2,
+            "batch_size": 4,
         },
         "eval": {"suites": ["shop", "talk", "facts"]},
         "ship": {"student": student, "data": "filtered", "size": 12, "random_seed": 0},

@@ -117,7 +117,7 @@ def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]],
 def write_cells(run: Run, cells: Sequence[Mapping[str, Any]]) -> None:
     """Write and seal cells.json as train does."""
     folder = run.folder / "train"
-    write_json(folder / "cells.json", {"cells": cells, "epochs": 1, "min_updates": 2})
+    write_json(folder / "cells.json", {"cells": cells, "epochs": 1, "min_steps": 2})
     write_manifest(folder, Manifest(stage="train", inputs="by hand"), [folder / "cells.json"])
 
 

@@ -111,7 +111,7 @@ def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
     run_it(load(tmp_path))
     augment_section = json.loads(json.dumps(load(tmp_path).file.model_dump(mode="json")["augment"]))
     augment_section["filters"][1]["max_words"] = 9
-    engine, _, funnel = run_it(load(tmp_path, augment={**augment_section, "max_requests": 2.5}))
+    engine, _, funnel = run_it(load(tmp_path, augment={**augment_section, "max_requests_per_row": 2.5}))
     assert funnel is not None
     assert not engine.asked
     assert funnel.calls_paid == 0
@@ -150,7 +150,7 @@ def test_the_price_is_that_of_this_round_and_of_the_most_rows_that_may_be_reques
     (generate, calibrate, judge, total), prices = planned()
     furthest = calibrate + (generate + judge) * 96 / 60  # 24 rows: 2.5 requests each at first, 4 at most
     assert prices == pytest.approx([total, furthest], abs=2)
-    (*_, total), prices = planned("augment.oversample=4")
+    (*_, total), prices = planned("augment.requests_per_row=4")
     assert prices == pytest.approx([total], abs=2), "nothing more may be asked"
 
 
@@ -172,7 +172,7 @@ def test_too_few_rows_are_explained(tmp_path: Path) -> None:
     _, terminal, funnel = run_it(changed)
     assert funnel is not None
     assert funnel.kept < funnel.wanted
-    assert "max_requests" in terminal.said[-1]
+    assert "max_requests_per_row" in terminal.said[-1]
 
 
 def test_when_every_call_fails_nothing_is_written(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_own_rows_need_no_teacher(tmp_path: Path) -> None:
     own = [{"text": f"my own text number {i} about it", "label": "parcel"} for i in range(9)]
     write_project(tmp_path, "nobody")
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in own))
-    settings = ["augment.templates=[]", "augment.own_rows=mine.jsonl", "augment.filters=[{kind: duplicate}]"]
+    settings = ["augment.templates=[]", "augment.rows_file=mine.jsonl", "augment.filters=[{kind: duplicate}]"]
     run = load_run(tmp_path / "runs/shop.yaml", settings)
     engine, _, funnel = run_it(run)
     assert funnel is not None
@@ -254,7 +254,7 @@ def test_a_plan_takes_no_more_memory_for_more_rows(tmp_path: Path) -> None:
     write_project(tmp_path, "smollm2-135m-instruct")
     limit = 2 * 2**30  # bytes; the requests of so many rows would take a hundred times as much
     program = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n{COMMAND}"
-    words = ["augment", "shop", "--dry-run", "--set", "augment.max_requests=2.5", "--set"]
+    words = ["augment", "shop", "--dry-run", "--set", "augment.max_requests_per_row=2.5", "--set"]
     most = harness(tmp_path, *words, "augment.rows=10000000", program=program)
     assert most.returncode == 0, most.stderr
     assert "25000002 requests" in most.stdout

@@ -125,7 +125,7 @@ def test_filters_that_keep_nothing_are_the_settings_fault_and_named(tmp_path: Pa
     assert isinstance(error, UsageError)
     assert "the filter length drops" in str(error)
     assert "no row is kept" in str(error) or "0 rows are kept" in str(error)
-    assert any("length drops" in said and "max_requests" not in said for said in terminal.said[-1:])
+    assert any("length drops" in said and "max_requests_per_row" not in said for said in terminal.said[-1:])
 
 
 def test_fewer_rows_than_the_smallest_size_are_too_few(tmp_path: Path) -> None:

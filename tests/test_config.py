@@ -10,6 +10,7 @@ import yaml
 
 from harness.augment.rows import own_rows
 from harness.config.run import load_run
+from harness.core.record import FIRST_NAMES
 from harness.errors import UsageError
 from harness.eval.prompting import untuned
 from tests.project import write_project
@@ -27,7 +28,7 @@ def edited(root: Path, file: str, before: str, after: str) -> Path:
 
 
 BAD = [
-    ("runs/shop.yaml", "epochs: 1", "epoch: 1", ["shop.yaml:", "train.epoch", "unknown key", "'epochs'", "min_updates"]),
+    ("runs/shop.yaml", "epochs: 1", "epoch: 1", ["shop.yaml:", "train.epoch", "unknown key", "'epochs'", "min_steps"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: many", ["shop.yaml:", "train.epochs", "'many'", "integer"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: yes", ["shop.yaml:", "train.epochs", "a number is wanted"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: 0", ["train.epochs", "0", "greater than or equal to 1"]),
@@ -71,8 +72,28 @@ def test_a_mistake_is_named_with_its_place(
         assert part in message, message
 
 
+OLD_NAMES = [
+    (model.lower(), old, new) for model, names in FIRST_NAMES.items() for new, old in names.items()
+]  # section, key as it was, key as it is
+
+
+@pytest.mark.parametrize(("section", "old", "new"), OLD_NAMES)
+def test_a_key_that_was_renamed_names_the_new_one(tmp_path: Path, section: str, old: str, new: str) -> None:
+    run = write_project(tmp_path, "nobody")
+    said = f"{section}.{old} is now {section}.{new}"
+    with pytest.raises(UsageError) as caught:
+        load_run(run, [f"{section}.{old}=3"])
+    assert str(caught.value) == f"--set {section}.{old}=3: {said}"
+    lines = run.read_text().splitlines()
+    line = lines.index(f"{section}:") + 1
+    run.write_text("\n".join([*lines[:line], f"  {old}: 3", *lines[line:]]))
+    with pytest.raises(UsageError) as caught:
+        load_run(run)
+    assert str(caught.value) == f"{run}:{line + 1}: {said}"
+
+
 def test_every_mistake_of_a_file_is_listed_at_once(tmp_path: Path) -> None:
-    run = edited(tmp_path, "runs/shop.yaml", "epochs: 1\n  min_updates: 2", "epochs: x\n  min_update: 2")
+    run = edited(tmp_path, "runs/shop.yaml", "epochs: 1\n  min_steps: 2", "epochs: x\n  min_update: 2")
     with pytest.raises(UsageError) as caught:
         load_run(run)
     assert len(str(caught.value).splitlines()) == 2
@@ -148,7 +169,7 @@ def test_what_pydantic_calls_a_tuple_is_a_list_to_people(tmp_path: Path) -> None
 def test_own_rows_that_are_blank_or_none(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n")
-    own = {"seeds": "prompts/shop/seeds.jsonl", "own_rows": "rows.jsonl"}
+    own = {"seeds": "prompts/shop/seeds.jsonl", "rows_file": "rows.jsonl"}
     run = load_run(write_project(tmp_path, "nobody", augment=own))
     with pytest.raises(UsageError, match=r"rows.jsonl: there are no rows in it"):
         own_rows(run)
@@ -197,7 +218,7 @@ def test_every_shipped_run_loads(path: Path) -> None:
 
 def free_project(root: Path, template: str = "json", **changes: object) -> Path:
     """The small project with free answers: no labels, seeds with answers, a written suite."""
-    own = {"augment": {"seeds": "prompts/shop/seeds.jsonl", "own_rows": "prompts/shop/rows.jsonl"}}
+    own = {"augment": {"seeds": "prompts/shop/seeds.jsonl", "rows_file": "prompts/shop/rows.jsonl"}}
     written = {"augment": {"seeds": "prompts/shop/seeds.jsonl", "templates": [
         {"path": "prompts/shop/list.j2", "output": template, "sampling": {}}]}}  # fmt: skip
     sections = {"eval": {"suites": ["shop"]}, **(own if template == "own" else written), **changes}
@@ -233,7 +254,7 @@ def test_what_needs_labels_is_refused_without_them(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"augment.templates.0.output: 'text': the task has no labels.*output: json"):
         load_run(free_project(tmp_path / "a", "text"))
     judge = {"kind": "judge", "template": "prompts/shop/judge.j2"}
-    own = {"seeds": "prompts/shop/seeds.jsonl", "own_rows": "prompts/shop/rows.jsonl"}
+    own = {"seeds": "prompts/shop/seeds.jsonl", "rows_file": "prompts/shop/rows.jsonl"}
     path = free_project(tmp_path / "b", "own", augment=own | {"filters": [judge]})
     with pytest.raises(UsageError, match=r"augment.filters.0.choices: 'labels': the task has no labels"):
         load_run(path)

@@ -33,7 +33,7 @@ def handbook() -> Run:
 
 
 def handbook_rows(run: Run) -> tuple[Row, ...]:
-    assert run.file.augment.own_rows
+    assert run.file.augment.rows_file
     return own_rows(run)
 
 

@@ -49,7 +49,8 @@ def test_cuda_generates(tiny_model: Path) -> None:
 
 def test_the_loop_runs_on_the_gpu(tmp_path: Path, tiny_model: Path) -> None:
     write_project(tmp_path, str(tiny_model))
-    teacher = ["--set", f"teacher={{model: {tiny_model}, engine: vllm, max_model_len: 1024, memory: 0.3}}"]
+    settings = "engine: vllm, max_model_len: 1024, gpu_memory_utilization: 0.3"
+    teacher = ["--set", f"teacher={{model: {tiny_model}, {settings}}}"]
     loose = ["--set", "augment.filters=[{kind: duplicate}]"]
     for stage in ("augment", "train", "eval", "agree"):
         succeed(tmp_path, stage, "shop", *teacher, *loose)

@@ -30,9 +30,9 @@ def test_the_gpu_run_with_tiny_models(tmp_path: Path) -> None:
     listed = ", ".join(students)
     settings = [
         f"teacher.model={teacher}", "teacher.max_model_len=2048", "teacher.concurrency=64",
-        f"train.students=[{listed}]", "train.sizes=[0, 2, 4]", "train.random_seeds=[0]", "train.min_updates=2",
+        f"train.students=[{listed}]", "train.sizes=[0, 2, 4]", "train.random_seeds=[0]", "train.min_steps=2",
         f"ship={{student: {students[0]}, size: 4}}",
-        "augment.rows=8", "augment.oversample=8", "augment.max_requests=40",
+        "augment.rows=8", "augment.requests_per_row=8", "augment.max_requests_per_row=40",
         "train.data=[filtered]", "eval.limit=2",
     ]  # fmt: skip
     options = [word for setting in settings for word in ("--set", setting)]
@@ -58,9 +58,9 @@ def test_trained_adapters_answer_in_vllm(tmp_path: Path, bundled_model: Path) ->
     own = [json.loads(line) for line in (ROOT / "prompts/helpdesk/seeds.jsonl").read_text().splitlines()]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in own))
     settings = [
-        "augment.own_rows=own.jsonl", "augment.templates=[]", "augment.filters=[]", "augment.rows=32",
+        "augment.rows_file=own.jsonl", "augment.templates=[]", "augment.filters=[]", "augment.rows=32",
         f"train.students=[{bundled_model}]", "train.sizes=[0, 8, 32]", "train.data=[filtered]",
-        "train.min_updates=4", "train.epochs=1", f"ship={{student: {bundled_model}, size: 32}}",
+        "train.min_steps=4", "train.epochs=1", f"ship={{student: {bundled_model}, size: 32}}",
     ]  # fmt: skip
     options = [word for setting in settings for word in ("--set", setting)]
     succeed(tmp_path, "augment", "helpdesk", *options)

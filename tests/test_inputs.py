@@ -39,7 +39,7 @@ WANTED = {
     "run.augment.templates.0.path": (ROWS_FIRST, ALL_FIRST),
     "run.augment.filters.5.template": (ROWS_FIRST, ALL_FIRST),
     "run.augment.filters.6.file": (ROWS_FIRST, ALL_FIRST),
-    "own.augment.own_rows": (ROWS_FIRST, ALL_FIRST),
+    "own.augment.rows_file": (ROWS_FIRST, ALL_FIRST),
     "task.prompt": (ROWS_FIRST, ALL_FIRST),
     "task.untuned_prompt": ("", ALL_FIRST),  # no row was made with it
     "shop.items": (ROWS_FIRST, ALL_FIRST),
@@ -103,7 +103,7 @@ def own(root: Path) -> Run:
     seeds = (root / "prompts/shop/seeds.jsonl").read_text().replace('"text": "', '"text": "of my own: ')
     (root / "mine.jsonl").write_text(seeds)
     (root / "runs/own.yaml").write_text(
-        "extends: shop.yaml\naugment: {own_rows: mine.jsonl, templates: [], filters: [{kind: duplicate}]}\n"
+        "extends: shop.yaml\naugment: {rows_file: mine.jsonl, templates: [], filters: [{kind: duplicate}]}\n"
     )
     return load_run(root / "runs/own.yaml")
 
@@ -147,7 +147,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_holds_every_file_that_a_run_names(made: Path) -> None:
     there = set(files_of(load_run(made / "runs/shop.yaml")))
     there |= {
-        f"own.{name.removeprefix('run.')}" for name in files_of(load_run(made / "runs/own.yaml")) if "own_rows" in name
+        f"own.{name.removeprefix('run.')}" for name in files_of(load_run(made / "runs/own.yaml")) if "rows_file" in name
     }
     assert there == set(WANTED)
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, create_model
 
 from harness.config.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
 from harness.config.run import Lora, Run, Train, load_run
-from harness.core.record import FIRST_FIELDS, Record, digest, digested
+from harness.core.record import FIRST_FIELDS, FIRST_NAMES, Record, digest, digested
 from harness.eval.candidates import Cast, Subject
 from harness.eval.runner import card_key
 from harness.metrics.answers import NumberAnswer, TextAnswer
@@ -69,10 +69,14 @@ def test_calls(request_: Request, key: str) -> None:
 
 def test_cells() -> None:
     lora = Lora(r=2, lora_dropout=0.1, target_modules=("q_proj",))
-    keys = [cell_key(MODEL, (ROW,), TRAIN.model_copy(update={"lora": how}), 3, 0) for how in (Lora(), lora)]
+    changes: list[dict[str, Any]] = [
+        {}, {"lora": lora}, {"batch_size": 4, "warmup_ratio": 0.2, "max_length": 99, "min_steps": 7},
+    ]  # fmt: skip
+    keys = [cell_key(MODEL, (ROW,), TRAIN.model_copy(update=change), 3, 0) for change in changes]
     assert [key[:32] for key in (*keys, base_key(MODEL))] == [
         "bfddb59be10a3168db67e72a43721111",
         "932b05ea7c1d7bac7e43deb4b8791275",
+        "8ff118393537c4bba881c4bd5a372678",
         "04c61e061ebbb740fcd424830e5939f8",
     ]
 
@@ -151,6 +155,32 @@ def test_what_a_person_wrote(run: Run) -> None:
     assert [found[:16] for found in (*sources, guarded_suites(run)["s"])] == [
         "873062b3c1bf14b4", "0cd1fd35ca63fc47", "04a5aafec3d198ff", "d28b308aff752058", "1c256ddf44dc6dd6",
     ]  # fmt: skip
+
+
+RENAMED = [  # settings of fields that had another name when these digests were first taken
+    (
+        [
+            "augment.requests_per_row=2", "augment.max_requests_per_row=9", "train.batch_size=4",
+            "train.warmup_ratio=0.2", "train.max_length=99", "train.min_steps=7",
+        ],
+        ("9a8fce3f937fd164", "9a339bbb1bd0d503"),
+    ),
+    (
+        ["augment.rows_file=prompts/seeds.jsonl", "augment.templates=[]", "augment.filters=[]"],
+        ("2070c795d02b6c02", "42160b659ecc0caa"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "pinned"), RENAMED)
+def test_a_new_name_in_a_file_changes_no_digest(run: Run, settings: list[str], pinned: tuple[str, str]) -> None:
+    named = load_run(run.root / "runs/r.yaml", settings)
+    assert (rows_source(named)[:16], students_source(named)[:16]) == pinned
+
+
+def test_every_name_that_a_digest_knows_is_of_a_field() -> None:
+    used = {setting.split("=")[0] for settings, _ in RENAMED for setting in settings}
+    assert {f"{model.lower()}.{new}" for model in ("Augment", "Train") for new in FIRST_NAMES[model]} <= used
 
 
 def test_cards(run: Run) -> None:

@@ -111,7 +111,7 @@ def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:
         "these weights",
         "What tuning broke",
         "What it cost",
-        "updates",
+        "steps",
         "TF-IDF",
     ):
         assert part in text
@@ -375,7 +375,7 @@ def null(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     settings = [
         "shuffle_labels=true",
         "train.sizes=[0, 6, 24]",
-        "train.min_updates=60",
+        "train.min_steps=60",
         "train.learning_rate=0.01",
         "ship.size=24",
         "eval.suites=[shop]",
@@ -444,7 +444,7 @@ def test_a_signal_in_training_is_a_normal_way_to_stop(tmp_path: Path, tiny_model
     write_project(tmp_path, str(tiny_model))
     succeed(tmp_path, "augment", "shop")
     run_file = tmp_path / "runs/shop.yaml"
-    run_file.write_text(run_file.read_text().replace("min_updates: 2", "min_updates: 4000"))
+    run_file.write_text(run_file.read_text().replace("min_steps: 2", "min_steps: 4000"))
     for number in STOPPING:
         stopped(tmp_path, "train", number)
         assert not [p for p in (tmp_path / "runs/.cache/students").glob("*") if not (p / "cell.json").exists()]

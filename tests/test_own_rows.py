@@ -33,7 +33,7 @@ def newcomer(root: Path, student: str = "nobody", rows: int = 120) -> Path:
     lines = [{question: f"What is {i} and {i + 1}?", answer: f"It is {2 * i + 1}."} for i in range(rows + 12)]
     run = yaml.safe_load((root / "runs/mine.yaml").read_text())
     suite = yaml.safe_load((root / "suites/mine.yaml").read_text())
-    for path, part in ((run["augment"]["own_rows"], lines[:rows]), (suite["items"], lines[rows:])):
+    for path, part in ((run["augment"]["rows_file"], lines[:rows]), (suite["items"], lines[rows:])):
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_text("".join(json.dumps(line) + "\n" for line in part))
     return root / "runs/mine.yaml"
@@ -91,11 +91,11 @@ def test_columns_are_mapped_in_every_format(tmp_path: Path, ending: str) -> None
         write = csv.write_csv if ending == "csv" else parquet.write_table
         write(pa.Table.from_pylist(rows), file)
     for named in ("text", "question"):
-        mapped = f"augment.own_rows={{path: data/mine.{ending}, fields: {{{named}: Prompt, answer: Reply}}}}"
+        mapped = f"augment.rows_file={{path: data/mine.{ending}, fields: {{{named}: Prompt, answer: Reply}}}}"
         found = own_rows(load_run(path, [mapped]))
         assert [(row.text, row.label) for row in found] == [(r["Prompt"], str(r["Reply"]).strip()) for r in rows]
     with pytest.raises(UsageError, match=rf"2?: text: .*\{{path: data/mine.{ending}, fields: \{{text: COLUMN\}}\}}"):
-        own_rows(load_run(path, [f"augment.own_rows=data/mine.{ending}"]))
+        own_rows(load_run(path, [f"augment.rows_file=data/mine.{ending}"]))
 
 
 def test_labels_need_no_template_either(tmp_path: Path) -> None:
@@ -116,13 +116,13 @@ def test_labels_need_no_template_either(tmp_path: Path) -> None:
 REFUSED = [
     ("train.data=[filtered, seeds_only]", "train.data ['filtered', 'seeds_only']: seeds_only needs augment.seeds"),
     ("augment.filters=[{kind: judge, template: a.j2}]", "seeds: this key is missing: the filter judge"),
-    ("augment.own_rows=null", "give either templates (a teacher writes) or own_rows"),
+    ("augment.rows_file=null", "give either templates (a teacher writes) or rows_file"),
     ("eval.compare=[teacher]", "teacher: this key is missing, and eval.compare needs one"),
     ("task={}", "task.system: this key is missing"),
     ("task={systm: x}", "task.systm: unknown key (did you mean 'system'?)"),
     ("task={system: x, prompt: a.j2}", "task.prompt: there is no file a.j2"),
-    ("augment.own_rows={path: data/pairs.jsonl, field: {}}", "augment.own_rows.field: unknown key (did you mean"),
-    ("augment.own_rows=data/pair.jsonl", "there is no file data/pair.jsonl (did you mean 'data/pairs.jsonl'?)"),
+    ("augment.rows_file={path: data/pairs.jsonl, field: {}}", "augment.rows_file.field: unknown key (did you mean"),
+    ("augment.rows_file=data/pair.jsonl", "there is no file data/pair.jsonl (did you mean 'data/pairs.jsonl'?)"),
 ]
 
 
@@ -146,7 +146,7 @@ def test_more_rows_than_there_are_is_said_before_augment(tmp_path: Path, tiny_mo
     done = harness(tmp_path, "train", "mine", "--dry-run")
     assert done.returncode == 2
     assert "train.sizes: 100 is larger than the 40 rows there are" in done.stderr
-    mapped = "augment.own_rows={path: data/pairs.jsonl, fields: {text: question}}"
+    mapped = "augment.rows_file={path: data/pairs.jsonl, fields: {text: question}}"
     done = harness(tmp_path, "train", "mine", "--dry-run", "--set", mapped)
     assert done.returncode == 2
     assert "or add rows to data/pairs.jsonl and augment again" in done.stderr

@@ -11,7 +11,7 @@ import torch
 from harness.config.run import Train
 from harness.errors import UsageError
 from harness.models.chat_template import Chat, Example, load_chat, tokenize_row
-from harness.train.loop import update_gradients
+from harness.train.loop import add_gradients
 from harness.train.packing import answer_tokens, fold, keeps_rows_apart, micro_batches, pack, token_losses
 from harness.train.preflight import preflight
 from tests.project import prompted_row
@@ -119,7 +119,7 @@ def test_one_by_one_equals_all_at_once(tiny_model: Path, chat: Chat) -> None:
     gradients = []
     for tokens in (1, 100, 10_000):
         network.zero_grad()
-        loss = update_gradients(network, examples, tokens, CPU)
+        loss = add_gradients(network, examples, tokens, CPU)
         gradients.append((loss, torch.cat([p.grad.flatten() for p in network.parameters()])))
     for loss, gradient in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], rel=1e-6)
@@ -173,7 +173,7 @@ def test_padding_that_is_the_stop_token_masks_nothing(chat: Chat) -> None:
 
 def test_a_long_row_is_refused_not_cut(chat: Chat) -> None:
     long = prompted_row("a word or two " * 100, "repair")
-    with pytest.raises(UsageError, match=rf"row {long.id} has \d+ tokens, train.max_tokens allows 512"):
+    with pytest.raises(UsageError, match=rf"row {long.id} has \d+ tokens, train.max_length allows 512"):
         preflight(chat, [long], SETTINGS)
 
 

@@ -34,7 +34,7 @@ def edited(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def own_rows(root: Path, text: str) -> None:
     (root / "own.jsonl").write_text(text)
-    edited(root, lambda run: run["augment"].update(own_rows="own.jsonl", templates=[]))
+    edited(root, lambda run: run["augment"].update(rows_file="own.jsonl", templates=[]))
 
 
 def own_filter(root: Path, text: str) -> None:

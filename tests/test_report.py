@@ -75,7 +75,7 @@ def store(run: Run, scored: Sequence[Scored]) -> None:
     suites = run.suites
     write_cards(run, [(suites[name], who, scores_of(suites[name], answer)) for name, who, answer in scored], seconds=1)
     cells = [
-        {"key": "x", "student": c.student, "size": c.size, "data": c.data, "updates": 2, "seconds": 1, "tokens": 10}
+        {"key": "x", "student": c.student, "size": c.size, "data": c.data, "steps": 2, "seconds": 1, "tokens": 10}
         for _, c, _ in scored
         if c.size
     ]

@@ -1,4 +1,4 @@
-"""Nested sizes, balance over labels, updates, and the order in which rows are seen."""
+"""Nested sizes, balance over labels, steps, and the order in which rows are seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.config.run import Train
 from harness.errors import UsageError
 from harness.records import Row
-from harness.train.sizes import batches, nested, updates
+from harness.train.sizes import batches, nested, step_count
 from tests.project import row
 
 SEED = st.integers(-(2**40), 2**40)
@@ -68,12 +68,12 @@ def test_a_size_beyond_the_rows_is_refused() -> None:
 
 @given(some_rows(), st.integers(1, 12), st.integers(1, 9), SEED)
 def test_every_row_is_seen_equally_often_give_or_take_one(
-    rows: list[Row], count: int, batch_rows: int, seed: int
+    rows: list[Row], count: int, batch_size: int, seed: int
 ) -> None:
-    seen = list(batches(rows, count, batch_rows, seed))
-    assert [len(batch) for batch in seen] == [batch_rows] * count
+    seen = list(batches(rows, count, batch_size, seed))
+    assert [len(batch) for batch in seen] == [batch_size] * count
     times = Counter(r.id for batch in seen for r in batch)
-    fair = count * batch_rows // len(rows)
+    fair = count * batch_size // len(rows)
     assert all(fair <= times[r.id] <= fair + 1 for r in rows)
 
 
@@ -87,5 +87,5 @@ def test_passes_differ_and_no_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 32), (128, 32), (129, 34), (256, 64)])
-def test_updates_are_passes_but_never_fewer_than_the_least(rows: int, expected: int) -> None:
-    assert updates(rows, Train(students=("s",), sizes=(1,), epochs=2, min_updates=32, batch_rows=8)) == expected
+def test_steps_are_passes_but_never_fewer_than_the_least(rows: int, expected: int) -> None:
+    assert step_count(rows, Train(students=("s",), sizes=(1,), epochs=2, min_steps=32, batch_size=8)) == expected

@@ -16,6 +16,7 @@ from harness.augment.rows import Judged, make_row
 from harness.config.inputs import rows_source
 from harness.config.run import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
 from harness.core.json_file import read_json
+from harness.core.record import digest
 from harness.core.store import Manifest, locked, write_json, write_jsonl, write_manifest
 from harness.core.templates import load as load_template
 from harness.core.terminal import Stop
@@ -49,7 +50,7 @@ def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> R
     """A run whose augment stage is done, by hand."""
     settings = {
         "students": (str(student),), "data": ("filtered", "seeds_only"), "sizes": (0, 4, 12),
-        "epochs": 1, "min_updates": 3, "batch_rows": 4, "lora": Lora(r=2),
+        "epochs": 1, "min_steps": 3, "batch_size": 4, "lora": Lora(r=2),
     } | changes  # fmt: skip
     (root / "prompts").mkdir(parents=True, exist_ok=True)
     (root / "prompts" / "ask.j2").write_text("Message: {{ text }}\nTopic:")
@@ -110,11 +111,11 @@ def test_the_grid_is_trained_written_down_and_then_left_alone(tiny_model: Path, 
         assert not Path(cell["folder"]).is_absolute()
         assert (run.root / cell["folder"] / "adapter_model.safetensors").is_file()
         log = read_json(run.root / cell["folder"] / "cell.json")
-        assert (log["key"], log["rows"], log["updates"]) == (cell["key"], cell["rows"], cell["updates"])
+        assert (log["key"], log["rows"], log["steps"]) == (cell["key"], cell["rows"], cell["steps"])
         assert log["environment"]["packages"]["torch"]
         assert str(tmp_path) not in (run.root / cell["folder"] / "adapter_config.json").read_text()
         assert cell["name"] in heard.text
-    assert [found[n]["updates"] for n in ("filtered.4.s0", "seeds_only.8.s0", "filtered.12.s0")] == [3, 3, 3]
+    assert [found[n]["steps"] for n in ("filtered.4.s0", "seeds_only.8.s0", "filtered.12.s0")] == [3, 3, 3]
 
     count, heard = go(run)
     assert count is None
@@ -148,9 +149,9 @@ def test_a_grown_run_pays_only_for_what_is_new(tiny_model: Path, tmp_path: Path)
         ({"learning_rate": 5e-4}, True),
         ({"lora": Lora(r=2, lora_alpha=4)}, True),
         ({"epochs": 2}, True),
-        ({"epochs": 3, "min_updates": 9}, True),
+        ({"epochs": 3, "min_steps": 9}, True),
         ({"micro_batch_tokens": 64}, False),
-        ({"max_tokens": 300}, False),
+        ({"max_length": 300}, False),
         ({"sizes": (0, 4, 8, 12)}, False),
     ],
 )
@@ -219,7 +220,7 @@ def test_a_plan_is_what_then_happens(tiny_model: Path, tmp_path: Path) -> None:
     assert [p.trained for p in planned] == [True, False, False, False]
     go(run)
     for p, stored in zip(planned, cells(run).values(), strict=True):
-        assert (p.cell.name, p.rows, p.updates) == (stored["name"], stored["rows"], stored["updates"])
+        assert (p.cell.name, p.rows, p.steps) == (stored["name"], stored["rows"], stored["steps"])
         assert p.tokens == pytest.approx(stored["tokens"], rel=0.2)
 
 
@@ -251,7 +252,7 @@ def test_a_chat_template_that_drops_the_system_message_is_said_before_training(
 def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on(tiny_model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_model)
     with pytest.raises(Interrupted, match=r"2 of 4 cells are trained; go on with: make train RUN=demo"):
-        go(run, Pressed(at=3))  # looked at: before the student, before the first cell, in its first update
+        go(run, Pressed(at=3))  # looked at: before the student, before the first cell, in its first step
     assert list(cells(run)) == ["base.0.s0", "filtered.4.s0"]
     kept = run.root / cells(run)["filtered.4.s0"]["folder"] / "adapter_model.safetensors"
     written = kept.stat().st_mtime_ns
@@ -361,6 +362,24 @@ def test_cells_that_were_edited_name_no_adapters(tiny_model: Path, tmp_path: Pat
     ):
         read_cast(run)
     assert go(run)[0] == 0
+    read_cast(run)
+
+
+def test_cells_as_an_older_version_wrote_them_are_written_again_and_not_trained(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, tiny_model, data=("filtered",))
+    go(run)
+    folder = run.folder / "train"
+    stored = read_json(folder / "cells.json")
+    older = {name.replace("min_steps", "min_updates"): value for name, value in stored.items()}
+    write_json(folder / "cells.json", older)
+    inputs = digest("train", 1, [[g.cell.model_dump(), g.key] for g in expand(run)])
+    write_manifest(folder, Manifest(stage="train", inputs=inputs), [folder / "cells.json"])
+    with pytest.raises(UsageError, match=r"cells\.json: an older version wrote it; make train RUN=demo"):
+        read_cast(run)
+    assert go(run)[0] == 0
+    assert read_json(folder / "cells.json") == stored
     read_cast(run)
 
 

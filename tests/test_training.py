@@ -25,8 +25,8 @@ from tests.tiny import END_OF_TURN
 WORDS = ("screen", "bill", "plan", "parcel", "wheel", "charger", "thief", "phone")
 LABELS = ("repair", "billing", "cancel", "delivery")
 ROWS = tuple(prompted_row(f"my {word} number {i}", LABELS[i % 4]) for i, word in enumerate(WORDS * 2))
-SETTINGS = Train(students=("tiny",), sizes=(16,), batch_rows=8, min_updates=10, learning_rate=2e-2, lora=Lora(r=4))
-UPDATES = 12
+SETTINGS = Train(students=("tiny",), sizes=(16,), batch_size=8, min_steps=10, learning_rate=2e-2, lora=Lora(r=4))
+STEPS = 12
 
 
 def load(tiny_model: Path) -> Base:
@@ -45,7 +45,7 @@ def tune(
 ) -> CellLog:
     """A cell that nobody stops."""
     examples = tokenized(base.source.folder)
-    log = train_cell(base, rows, examples, settings, UPDATES, random_seed, out, lambda done, note: None, lambda: False)
+    log = train_cell(base, rows, examples, settings, STEPS, random_seed, out, lambda done, note: None, lambda: False)
     assert log is not None
     return log
 
@@ -73,9 +73,9 @@ def solo(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ce
 def test_the_loss_falls_and_the_log_says_what_happened(solo: tuple[CellLog, Path]) -> None:
     log, _ = solo
     assert log.losses[-1] < 0.7 * log.losses[0]
-    assert (log.updates, len(log.losses), log.rows) == (UPDATES, UPDATES, len(ROWS))
+    assert (log.steps, len(log.losses), log.rows) == (STEPS, STEPS, len(ROWS))
     assert log.base == "someone/tiny@abc"
-    assert log.tokens > UPDATES * SETTINGS.batch_rows * 20
+    assert log.tokens > STEPS * SETTINGS.batch_size * 20
     assert log.peak_memory > 2**20
     assert log.packed
 
@@ -110,7 +110,7 @@ def test_micro_batches_are_about_memory_not_results(tiny_model: Path, tmp_path: 
     exact = load(tiny_model)
     exact = replace(exact, network=exact.network.float())
     losses = []
-    for tokens in (64, 100_000):  # one row at a time; the whole update at once
+    for tokens in (64, 100_000):  # one row at a time; the whole step at once
         settings = SETTINGS.model_copy(update={"micro_batch_tokens": tokens})
         losses.append(tune(exact, tmp_path / str(tokens), settings=settings).losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -155,21 +155,21 @@ def test_stopping_early_leaves_nothing_and_stopping_late_finishes(
     def report(count: int, note: str) -> None:
         done.append(count)
 
-    early = train_cell(base, ROWS, examples, SETTINGS, UPDATES, 0, tmp_path / "early", report, lambda: True)
+    early = train_cell(base, ROWS, examples, SETTINGS, STEPS, 0, tmp_path / "early", report, lambda: True)
     assert early is None
     assert not (tmp_path / "early").exists()
     assert done == []
     monkeypatch.setattr(loop, "FINISH_SECONDS", math.inf)  # any cell is near enough to its end
-    late = train_cell(base, ROWS, examples, SETTINGS, UPDATES, 0, tmp_path / "late", report, lambda: len(done) > 0)
+    late = train_cell(base, ROWS, examples, SETTINGS, STEPS, 0, tmp_path / "late", report, lambda: len(done) > 0)
     assert late is not None
-    assert done == list(range(1, UPDATES + 1))
+    assert done == list(range(1, STEPS + 1))
 
 
-def test_a_loss_that_is_no_number_names_the_update(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_names_the_step(tiny_model: Path, tmp_path: Path) -> None:
     broken = load(tiny_model)
     with torch.no_grad():
         broken.network.model.norm.weight[0] = float("nan")
-    with pytest.raises(MachineError, match="update 1 of 12: the loss is nan"):
+    with pytest.raises(MachineError, match="step 1 of 12: the loss is nan"):
         tune(broken, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,4 +188,4 @@ def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:
     assert rates[0] == pytest.approx(SETTINGS.learning_rate / 2)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rates[-1] > 0
-    assert all(math.isfinite(learning_rate(0, 1, SETTINGS.model_copy(update={"warmup": w}))) for w in (0, 0.9))
+    assert all(math.isfinite(learning_rate(0, 1, SETTINGS.model_copy(update={"warmup_ratio": w}))) for w in (0, 0.9))

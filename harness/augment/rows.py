@@ -85,11 +85,11 @@ def seed_rows(run: Run) -> tuple[Row, ...]:
 
 def own_rows(run: Run) -> tuple[Row, ...]:
     """Rows a user already has; none where a teacher writes. Raises UsageError naming every line that is wrong."""
-    file = run.file.augment.own_rows
+    file = run.file.augment.rows_file
     if file is None:
         return ()
     template = run.task.student_template(run.root)
-    found = read_examples(file, run.root, run.task.labels, f"runs/{run.name}.yaml: augment.own_rows")
+    found = read_examples(file, run.root, run.task.labels, f"runs/{run.name}.yaml: augment.rows_file")
     if not found:
         raise UsageError(f"{run.root / path_of(file)}: there are no rows in it")
     return tuple(make_row(run.task, template, own.text, own.label, Provenance(source="own")) for own in found)

@@ -222,16 +222,16 @@ def asked_labels(run: Run) -> tuple[str, ...]:
 
 
 def first_round(run: Run) -> dict[str, int]:
-    """Requests per label of the first round: `oversample` for every row wanted."""
+    """Requests per label of the first round: `requests_per_row` for every row wanted."""
     labels = asked_labels(run)
-    each = ceil(run.file.augment.rows * run.file.augment.oversample / len(labels))
+    each = ceil(run.file.augment.rows * run.file.augment.requests_per_row / len(labels))
     return dict.fromkeys(labels, each)
 
 
 def next_round(run: Run, asked: dict[str, int], kept: Counter[str]) -> dict[str, int] | None:
     """Requests per label so far plus what is still missing, by each label's own keep rate; None when done."""
     wanted = run.file.augment.rows
-    room = int(wanted * run.file.augment.max_requests) - sum(asked.values())
+    room = int(wanted * run.file.augment.max_requests_per_row) - sum(asked.values())
     hopeless = not sum(kept.values()) and sum(asked.values()) >= HOPELESS
     if sum(kept.values()) >= wanted or room <= 0 or hopeless:
         return None
@@ -391,7 +391,7 @@ def _funnel(
         prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
         cost = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     return Funnel(
-        wanted=requested if run.file.augment.own_rows else run.file.augment.rows,
+        wanted=requested if run.file.augment.rows_file else run.file.augment.rows,
         requested=requested,
         pending=requested - len(parsed.rows) - len(parsed.lost),
         failed=lost["failed"],

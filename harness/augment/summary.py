@@ -39,7 +39,7 @@ def tell(
         text = " ".join(one.text.split())[:TEXT_SHOWN]
         to.say(f"  [{one.label}] {text or '(nothing)'}\n      {one.lost}: {one.reason}")
     to.say("\nfunnel:\n" + funnel.table())
-    if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.own_rows:
+    if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.rows_file:
         to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {_advice(run, funnel, rejected, lost)}")
 
 
@@ -55,8 +55,8 @@ def _advice(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence
         return why
     share = max(funnel.kept / max(funnel.requested, 1), 0.01)
     return (
-        f"at this keep rate augment.max_requests would have to be {ceil(10 / share) / 10:g}"
-        f" (now {run.file.augment.max_requests:g}); {why}"
+        f"at this keep rate augment.max_requests_per_row would have to be {ceil(10 / share) / 10:g}"
+        f" (now {run.file.augment.max_requests_per_row:g}); {why}"
     )
 
 
@@ -92,7 +92,7 @@ def too_few(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence
         f"fewer than the smallest of train.sizes ({smallest})" if funnel.kept else "so there is nothing to train on"
     )
     said = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
-    teacher_failed = not run.file.augment.own_rows and len(lost) >= len(rejected)
+    teacher_failed = not run.file.augment.rows_file and len(lost) >= len(rejected)
     if any(one.lost != "failed" for one in lost) and teacher_failed:
         said = said.rstrip(".") + "; these answers are stored: another template, sampling or teacher.revision asks anew"
     return MachineError(said) if teacher_failed else UsageError(f"runs/{run.name}.yaml: augment: {said}")

@@ -64,9 +64,9 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
     out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
     out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
-    most = total_rows if own else max(total_rows, int(augment.rows * augment.max_requests))
-    if augment.own_rows:
-        out.append(f"  {len(own)} rows are read from {path_of(augment.own_rows)}, and no teacher writes any")
+    most = total_rows if own else max(total_rows, int(augment.rows * augment.max_requests_per_row))
+    if augment.rows_file:
+        out.append(f"  {len(own)} rows are read from {path_of(augment.rows_file)}, and no teacher writes any")
     else:
         which = f"the first {len(asked)}" if len(asked) < total_rows else "the"
         out.append(
@@ -107,14 +107,14 @@ def _price(run: Run, tokens: float, furthest: float, most: int) -> list[str]:
 
 
 def plan_train(run: Run) -> str:
-    """Cells, updates and tokens of train; cells already trained are marked."""
+    """Cells, steps and tokens of train; cells already trained are marked."""
     lines = [f"train {run.name} would tune:"]
     todo = 0
     for planned in plan(run):
         todo += 0 if planned.trained else planned.tokens
         state = {True: "stored", False: "to do", None: "rows or student not there yet"}[planned.trained]
         lines.append(
-            f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.updates:>6} updates"
+            f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.steps:>6} steps"
             f"{planned.tokens:>10} tokens  {state}"
         )
     return "\n".join([*lines, f"  {todo} tokens to train on, estimated"])

@@ -2,6 +2,7 @@
 
 Everything in a run file and its task file counts, apart from the fields that are named here, so that a field added
 later counts from the day somebody uses it. A field at its default is left out, so that adding one changes no digest.
+A field that was renamed keeps its first name (`FIRST_NAMES`).
 A file counts by its content, not by its path.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness.config.run import Run
-from harness.core.record import digest
+from harness.core.record import digest, first_name
 from harness.core.store import content_digest
 from harness.filters import Contamination
 from harness.suites.benchmark_rows import fingerprint
@@ -22,8 +23,8 @@ from harness.suites.files import BenchmarkSuite, Suite
 
 # how a teacher is reached and what it costs: the same model writes the same rows
 REACHED = {
-    "engine", "base_url", "api_key_env", "concurrency", "max_model_len", "memory", "tensor_parallel",
-    "prompt_price", "completion_price",
+    "engine", "base_url", "api_key_env", "concurrency", "max_model_len", "gpu_memory_utilization",
+    "tensor_parallel_size", "prompt_price", "completion_price",
 }  # fmt: skip
 UNTUNED = {"untuned_prompt", "untuned_form"}  # how a model that no row has touched is asked
 GRID = {"students", "data", "sizes", "random_seeds", "micro_batch_tokens"}  # which cells there are, and memory
@@ -105,7 +106,7 @@ def identity(value: Any, root: Path, without: Collection[str] = ()) -> Any:
     """
     if isinstance(value, BaseModel):
         return {
-            name: identity(found, root)
+            first_name(type(value), name): identity(found, root)
             for name, found, default in _fields(value)
             if name not in without and (name == "kind" or found != default)
         }

@@ -41,8 +41,8 @@ class Teacher(Record):
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 128  # requests in flight at once
     max_model_len: Annotated[int, Field(ge=64)] = 2048  # tokens of prompt and completion
-    memory: Annotated[float, Field(gt=0, le=1)] = 0.85  # share of GPU memory vLLM may take
-    tensor_parallel: Annotated[int, Field(ge=1)] = 1  # GPUs that hold one copy of the teacher
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85  # share of GPU memory vLLM may take
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  # GPUs that hold one copy of the teacher
     prompt_price: Annotated[float, Field(ge=0)] | None = None  # money per million prompt tokens
     completion_price: Annotated[float, Field(ge=0)] | None = None  # money per million completion tokens
     script: str | None = None  # engine scripted: a JSON file of answers, for tests and demonstrations
@@ -76,21 +76,22 @@ class Augment(Record):
 
     seeds: Examples | None = None  # a handful of human-written examples; only own rows can do without
     rows: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # kept rows wanted
-    oversample: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
-    max_requests: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
+    requests_per_row: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
+    max_requests_per_row: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
     templates: tuple[TemplateUse, ...] = ()
-    own_rows: Examples | None = None  # rows you already have; no teacher is asked to write
+    rows_file: Examples | None = None  # rows you already have; no teacher is asked to write
     filters: tuple[AnyFilter, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.templates) == bool(self.own_rows):
-            raise ValueError("give either templates (a teacher writes) or own_rows (you have rows)")
+        if bool(self.templates) == bool(self.rows_file):
+            raise ValueError("give either templates (a teacher writes) or rows_file (you have rows)")
         needing = "templates" if self.templates else "the filter judge" if any(map(_judges, self.filters)) else ""
         if self.seeds is None and needing:
             raise ValueError(f"seeds: this key is missing: {needing} cannot do without human-written examples")
-        if self.max_requests < self.oversample:
-            raise ValueError(f"max_requests ({self.max_requests:g}) is below oversample ({self.oversample:g})")
+        if self.max_requests_per_row < self.requests_per_row:
+            most, first = self.max_requests_per_row, self.requests_per_row
+            raise ValueError(f"max_requests_per_row ({most:g}) is below requests_per_row ({first:g})")
         return self
 
 
@@ -123,12 +124,12 @@ class Train(Record):
     sizes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     random_seeds: Annotated[tuple[RandomSeed, ...], Field(min_length=1)] = (0,)
     epochs: Annotated[int, Field(ge=1)] = 2
-    min_updates: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
-    batch_rows: Annotated[int, Field(ge=1, le=65_536)] = 8  # rows of one update
+    min_steps: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8  # rows of one optimizer step
     micro_batch_tokens: Annotated[int, Field(ge=64)] = 1024  # tokens of one forward pass; memory, not results
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the updates
-    max_tokens: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
+    max_length: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut
     lora: Lora = Lora()
 
     @model_validator(mode="after")
@@ -330,8 +331,8 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     augment = run_file.augment
     for i, template in enumerate(augment.templates):
         yield ("augment", "templates", i, "path"), template.path
-    if augment.own_rows:
-        yield ("augment", "own_rows"), path_of(augment.own_rows)
+    if augment.rows_file:
+        yield ("augment", "rows_file"), path_of(augment.rows_file)
     if run_file.teacher and run_file.teacher.script:
         yield ("teacher", "script"), run_file.teacher.script
     for i, filter_ in enumerate(augment.filters):
@@ -434,5 +435,5 @@ def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Seed, ...]) -> Non
 
 def _sizes_fit(run_file: RunFile, place: str) -> None:
     largest, rows = max(run_file.train.sizes), run_file.augment.rows
-    if largest > rows and not run_file.augment.own_rows:
+    if largest > rows and not run_file.augment.rows_file:
         raise UsageError(f"{place}: {largest} is larger than augment.rows ({rows}): there would be no such rows")

@@ -45,6 +45,28 @@ FIRST_FIELDS = {
     "PythonModeration": "file function",
 }
 
+# Fields that a file spells otherwise than before: model -> name -> the first one, by which digests know it for good.
+FIRST_NAMES = {
+    "Teacher": {"gpu_memory_utilization": "memory", "tensor_parallel_size": "tensor_parallel"},
+    "Augment": {"rows_file": "own_rows", "requests_per_row": "oversample", "max_requests_per_row": "max_requests"},
+    "Train": {
+        "batch_size": "batch_rows",
+        "warmup_ratio": "warmup",
+        "max_length": "max_tokens",
+        "min_steps": "min_updates",
+    },
+}
+
+
+def first_name(model: type[BaseModel], field: str) -> str:
+    """The name by which a digest knows a field."""
+    return FIRST_NAMES.get(model.__name__, {}).get(field, field)
+
+
+def new_name(model: type[BaseModel], field: str) -> str | None:
+    """What a field of another name is called now; None for one that never was."""
+    return {old: new for new, old in FIRST_NAMES.get(model.__name__, {}).items()}.get(field)
+
 
 def digested(value: BaseModel, without: Collection[str] = ()) -> dict[str, Any]:
     """A record as the plain data that its digest is taken over; `without` names fields of it that do not count."""

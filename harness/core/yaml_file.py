@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.core.json_file import check_values, read_text
+from harness.core.record import new_name
 from harness.errors import UsageError, nearest
 
 M = TypeVar("M", bound=BaseModel)
@@ -198,6 +199,8 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
     shown = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
     if error["type"] == "extra_forbidden":
         owner = _model_at(model, error["loc"][:-1])
+        if owner and (now := new_name(owner, str(location[-1]))):
+            return f"{place}: {name} is now {'.'.join(map(str, (*location[:-1], now)))}"
         allowed = list(owner.model_fields) if owner else []
         hint = nearest(str(location[-1]), allowed)
         listed = f"; allowed here: {', '.join(allowed)}" if allowed else ""

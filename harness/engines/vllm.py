@@ -55,7 +55,7 @@ ENVIRONMENT = {  # where the user has not set them otherwise
 CPU_BLOCK = 32  # tokens of a shared piece of the cache; the CPU kernels want multiples of 32
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
 MOST_LORAS = 8  # adapters in one batch; the others wait their turn
-SMALLER = "lower teacher.memory, teacher.max_model_len or teacher.concurrency, or take a smaller model"
+SMALLER = "lower teacher.gpu_memory_utilization, teacher.max_model_len or teacher.concurrency, or take a smaller model"
 MOST_FIRST_TOKENS = 128  # log-probabilities that vLLM gives by id at one position
 
 
@@ -63,7 +63,8 @@ class VLLMEngine:
     """Answers plain prompts and chats, up to `concurrency` at once, as one continuous batch.
 
     `model` is a folder of safetensors. `max_model_len` bounds prompt and completion together (tokens).
-    `memory` is the share of a GPU's memory it may take; on CPU the cache takes VLLM_CPU_KVCACHE_SPACE GiB.
+    `gpu_memory_utilization` is the share of a GPU's memory it may take. On CPU the cache takes VLLM_CPU_KVCACHE_SPACE
+    GiB.
     `adapters` maps `Request.model` to a folder as PEFT saves it, or to None for the base; without it, the
     base answers everything, whatever its name. Raises UsageError for a folder that holds no such thing,
     MachineError when vLLM is missing or cannot load the model.
@@ -76,8 +77,8 @@ class VLLMEngine:
         random_seed: int = 0,
         max_model_len: int = 2048,
         concurrency: int = 128,
-        memory: float = 0.85,
-        tensor_parallel: int = 1,
+        gpu_memory_utilization: float = 0.85,
+        tensor_parallel_size: int = 1,
         adapters: Mapping[str, Path | None] | None = None,
         dtype: str = "bfloat16",
     ) -> None:
@@ -94,8 +95,8 @@ class VLLMEngine:
             "seed": random_seed,
             "max_model_len": max_model_len,
             "max_num_seqs": concurrency,
-            "gpu_memory_utilization": memory,
-            "tensor_parallel_size": tensor_parallel,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "tensor_parallel_size": tensor_parallel_size,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             **_lora_settings(folders),

@@ -116,7 +116,10 @@ def load_cells(run_folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{path} is not there: train first (make train RUN={run_folder.name})")
     require_sealed(path.parent, [CELLS], f"make train RUN={run_folder.name}")
-    return read_cells(run_folder)
+    stored = read_cells(run_folder)
+    if "min_steps" not in stored:
+        raise UsageError(f"{path}: an older version wrote it; make train RUN={run_folder.name} writes it anew")
+    return stored
 
 
 def read_cells(run_folder: Path) -> dict[str, Any]:

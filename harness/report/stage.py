@@ -155,15 +155,15 @@ def _caption(run: Run, cells: dict[str, Any], student: str, points: Sequence[Poi
     """What every size has in common and what differs: stated under the figure."""
     train, data = run.file.train, main_data(run)
     own = [c for c in cells["cells"] if c["student"] == student and c["size"] and c["data"] == data]
-    listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c["size"], c["updates"]) for c in own}))
+    listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c["size"], c["steps"]) for c in own}))
     seeds = len(train.random_seeds)
     against = points[-1].against_base
     interval = against.interval
     varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
     base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
     return (
-        f"{cells['epochs']} epochs but at least {cells['min_updates']} updates of {train.batch_rows} rows;"
-        f" updates: {listed}."
+        f"{cells['epochs']} epochs but at least {cells['min_steps']} steps of {train.batch_size} rows;"
+        f" steps: {listed}."
         f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to {base};"
         f" {varies} ({interval.method})."
     )

@@ -1,4 +1,4 @@
-"""The grid: students x data x sizes x random seeds, each cell with its rows, updates and key. No torch.
+"""The grid: students x data x sizes x random seeds, each cell with its rows, steps and key. No torch.
 
 A cell's key is what its adapter depends on: the base's weights, its exact rows, its settings. Runs that ask
 for the same cell share it.
@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.models.resolve import Model, ready, resolve
 from harness.records import Cell, Row
 from harness.train.adapters import is_whole
-from harness.train.sizes import nested, updates
+from harness.train.sizes import nested, step_count
 
 STAGE_VERSION = 1
 BASE = "base"  # what stands for the kind of data where there is none
@@ -36,7 +36,7 @@ class GridCell:
     cell: Cell
     model: Model
     rows: tuple[Row, ...]
-    updates: int
+    steps: int
     key: str  # 64 hex digits
     available: int  # rows that the cell's were drawn from
 
@@ -55,7 +55,7 @@ class Planned:
 
     cell: Cell
     rows: int
-    updates: int
+    steps: int
     tokens: int  # read in training, estimated
     trained: bool | None  # None: rows or student are not there yet, so nobody can know
 
@@ -77,7 +77,7 @@ def cells_of(settings: Train, student: str, seeds: int) -> list[Cell]:
 
 
 def expand(run: Run) -> list[GridCell]:
-    """The grid with rows, updates and keys. Raises UsageError for a size larger than the rows there are."""
+    """The grid with rows, steps and keys. Raises UsageError for a size larger than the rows there are."""
     settings = run.file.train
     rows_by_data: dict[str, tuple[Row, ...]] = {data: rows_of_data(run, data) for data in settings.data}
     for data, rows in rows_by_data.items():
@@ -90,23 +90,23 @@ def expand(run: Run) -> list[GridCell]:
             place = (cell.data, cell.size, cell.random_seed)
             if place not in drawn:
                 drawn[place] = nested(rows_by_data[cell.data], cell.size, cell.random_seed) if cell.size else ()
-            count = _updates(cell, settings)
+            count = _steps(cell, settings)
             key = cell_key(model, drawn[place], settings, count, cell.random_seed)
             available = len(rows_by_data.get(cell.data, ()))
             grid.append(GridCell(cell, model, drawn[place], count, key, available))
     return grid
 
 
-def cell_key(model: Model, rows: Sequence[Row], settings: Train, updates: int, random_seed: int) -> str:
+def cell_key(model: Model, rows: Sequence[Row], settings: Train, steps: int, random_seed: int) -> str:
     """64 hex digits over all that decides an adapter; a base's key is over its weights alone."""
     if not rows:
         return base_key(model)
-    resolved = {
-        "updates": updates,
+    resolved = {  # by their first names, under which adapters are stored
+        "updates": steps,
         "random_seed": random_seed,
-        "batch_rows": settings.batch_rows,
+        "batch_rows": settings.batch_size,
         "learning_rate": settings.learning_rate,
-        "warmup": settings.warmup,
+        "warmup": settings.warmup_ratio,
         "lora": digested(settings.lora),
     }
     return digest("cell", STAGE_VERSION, model.weights_digest, [row.id for row in rows], resolved)
@@ -117,14 +117,14 @@ def base_key(model: Model) -> str:
     return digest("base", STAGE_VERSION, model.weights_digest)
 
 
-def _updates(cell: Cell, settings: Train) -> int:
+def _steps(cell: Cell, settings: Train) -> int:
     """Optimizer steps; seeds alone get those of the size nearest in rows (of two, the larger)."""
     if not cell.size:
         return 0
     sizes = [size for size in settings.sizes if size]
     if cell.data != "seeds_only" or not sizes:
-        return updates(cell.size, settings)
-    return updates(min(sizes, key=lambda size: (abs(size - cell.size), -size)), settings)
+        return step_count(cell.size, settings)
+    return step_count(min(sizes, key=lambda size: (abs(size - cell.size), -size)), settings)
 
 
 def _sizes_fit(run: Run, data: str, rows: int) -> None:
@@ -132,8 +132,8 @@ def _sizes_fit(run: Run, data: str, rows: int) -> None:
     if data == "seeds_only" or largest <= rows:
         return
     fitting = [size for size in run.file.train.sizes if size <= rows]
-    own = run.file.augment.own_rows
-    more = f"add rows to {path_of(own)}" if own else "raise augment.rows or augment.max_requests"
+    own = run.file.augment.rows_file
+    more = f"add rows to {path_of(own)}" if own else "raise augment.rows or augment.max_requests_per_row"
     raise UsageError(
         f"runs/{run.name}.yaml: train.sizes: {largest} is larger than the {rows} rows there are for data"
         f" {data!r}; sizes that fit: {fitting}; or {more} and augment again"
@@ -171,13 +171,13 @@ def plan(run: Run) -> list[Planned]:
     counters = {student: _token_counter(folders.get(student, Path())) for student in settings.students}
 
     def planned(cell: Cell, rows: Sequence[Row], trained: bool | None) -> Planned:
-        count = _updates(cell, settings)
-        tokens = _tokens(rows, count * settings.batch_rows, counters[cell.student])
+        count = _steps(cell, settings)
+        tokens = _tokens(rows, count * settings.batch_size, counters[cell.student])
         return Planned(cell, cell.size, count, tokens, trained)
 
     if _rows_are_made(run) and len(seen) == len(settings.students):
         return [planned(g.cell, g.rows, g.trained(run)) for g in expand(run)]
-    if run.file.augment.own_rows:
+    if run.file.augment.rows_file:
         _sizes_fit(run, "filtered", len(sample))
     cells = [cell for student in settings.students for cell in cells_of(settings, student, len(run.seeds))]
     return [planned(cell, sample if cell.size else (), None) for cell in cells]

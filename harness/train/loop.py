@@ -53,10 +53,10 @@ class CellLog(Record):
 
     base: str  # name@revision
     rows: int
-    updates: int
-    losses: tuple[float, ...]  # per update: mean over its answer tokens, nats
-    tokens: int  # read in all updates
-    seconds: float  # of all updates, without loading
+    steps: int
+    losses: tuple[float, ...]  # per step: mean over its answer tokens, nats
+    tokens: int  # read in all steps
+    seconds: float  # of all steps, without loading
     peak_memory: int  # bytes: of the GPU in this cell, or of the whole process so far on a CPU
     device: str
     dtype: str
@@ -95,7 +95,7 @@ def train_cell(
     rows: Sequence[Row],
     examples: Mapping[str, Example],
     settings: Train,
-    updates: int,
+    steps: int,
     random_seed: int,
     out: Path,
     report: Callable[[int, str], None],
@@ -103,7 +103,7 @@ def train_cell(
 ) -> CellLog | None:
     """Tune a fresh adapter on `rows` and save it into the folder `out` as PEFT does.
 
-    `examples` are the rows tokenized, by row id; `report` hears (updates done, a note) after each. Returns
+    `examples` are the rows tokenized, by row id; `report` hears (steps done, a note) after each. Returns
     None, with nothing saved, when `stop` turned true more than 25 s before the end. Raises MachineError
     for a loss that is no number and for memory or disk that does not suffice.
     """
@@ -112,33 +112,33 @@ def train_cell(
         memory_errors(f"training {base.source.name}", SMALLER),
         _adapted(base, settings.lora, random_seed) as network,
     ):
-        log = _tune(base, network, rows, examples, settings, updates, random_seed, report, stop)
+        log = _tune(base, network, rows, examples, settings, steps, random_seed, report, stop)
         if log is not None:
             _save(network, out)
         return log
 
 
-def learning_rate(update: int, updates: int, settings: Train) -> float:
-    """The rate of update 0..updates-1: up in a line over the first share `warmup`, then down in a line.
+def learning_rate(step: int, steps: int, settings: Train) -> float:
+    """The rate of step 0..steps-1: up in a line over the first share `warmup_ratio`, then down in a line.
 
-    The first update already learns and the last still does; the peak is settings.learning_rate.
+    The first step already learns and the last still does; the peak is settings.learning_rate.
     """
-    rising = math.ceil(settings.warmup * updates)
-    if update < rising:
-        return settings.learning_rate * (update + 1) / rising
-    return settings.learning_rate * (updates - update) / (updates - rising)
+    rising = math.ceil(settings.warmup_ratio * steps)
+    if step < rising:
+        return settings.learning_rate * (step + 1) / rising
+    return settings.learning_rate * (steps - step) / (steps - rising)
 
 
-def update_gradients(
+def add_gradients(
     network: torch.nn.Module,
     examples: Sequence[Example],
     micro_batch_tokens: int,
     device: torch.device,
     alone: bool = False,
 ) -> float:
-    """Add one update's gradients to the network's parameters; returns its mean loss in nats.
+    """Add one step's gradients to the network's parameters; returns its mean loss in nats.
 
-    Every answer token of the whole update weighs the same, so how it is cut into pieces changes nothing.
+    Every answer token of the whole step weighs the same, so how it is cut into pieces changes nothing.
     With `alone`, no two rows share a sequence.
     """
     total = answer_tokens(examples)
@@ -156,7 +156,7 @@ def _tune(
     rows: Sequence[Row],
     examples: Mapping[str, Example],
     settings: Train,
-    updates: int,
+    steps: int,
     random_seed: int,
     report: Callable[[int, str], None],
     stop: Callable[[], bool],
@@ -167,29 +167,29 @@ def _tune(
     losses: list[float] = []
     tokens = 0
     started = time.monotonic()
-    for done, batch in enumerate(batches(rows, updates, settings.batch_rows, random_seed)):
-        if stop() and _seconds_left(done, updates, started) > FINISH_SECONDS:
+    for done, batch in enumerate(batches(rows, steps, settings.batch_size, random_seed)):
+        if stop() and _seconds_left(done, steps, started) > FINISH_SECONDS:
             return None
-        update = [examples[row.id] for row in batch]
-        loss = update_gradients(network, update, settings.micro_batch_tokens, base.device, alone=not base.packs)
+        step_examples = [examples[row.id] for row in batch]
+        loss = add_gradients(network, step_examples, settings.micro_batch_tokens, base.device, alone=not base.packs)
         norm = torch.nn.utils.clip_grad_norm_(adapter, GRADIENT_NORM)
         if not (math.isfinite(loss) and math.isfinite(norm.item())):
             raise MachineError(
-                f"training {base.source.name}: update {done + 1} of {updates}: the loss is {loss} and the"
+                f"training {base.source.name}: step {done + 1} of {steps}: the loss is {loss} and the"
                 f" gradient's norm {norm.item()}; a smaller train.learning_rate"
-                f" ({settings.learning_rate:g} now) or a larger train.warmup usually helps"
+                f" ({settings.learning_rate:g} now) or a larger train.warmup_ratio usually helps"
             )
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(done, updates, settings)
+            group["lr"] = learning_rate(done, steps, settings)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(round(loss, 6))
-        tokens += sum(len(example.ids) for example in update)
+        tokens += sum(len(example.ids) for example in step_examples)
         report(done + 1, f"loss {loss:.2f}, {tokens / (time.monotonic() - started):.0f} tokens/s")
     return CellLog(
         base=base.source.identity,
         rows=len(rows),
-        updates=updates,
+        steps=steps,
         losses=tuple(losses),
         tokens=tokens,
         seconds=round(time.monotonic() - started, 3),
@@ -200,8 +200,8 @@ def _tune(
     )
 
 
-def _seconds_left(done: int, updates: int, started: float) -> float:
-    return (time.monotonic() - started) / done * (updates - done) if done else math.inf
+def _seconds_left(done: int, steps: int, started: float) -> float:
+    return (time.monotonic() - started) / done * (steps - done) if done else math.inf
 
 
 @contextmanager

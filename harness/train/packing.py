@@ -86,7 +86,7 @@ def pack(examples: Sequence[Example], device: torch.device, alone: bool = False,
 
 
 def micro_batches(examples: Sequence[Example], tokens: int, alone: bool = False) -> Iterator[tuple[Example, ...]]:
-    """Cut one update's rows, in order, into pieces of at most `tokens` tokens packed, or one longer row."""
+    """Cut one step's rows, in order, into pieces of at most `tokens` tokens packed, or one longer row."""
     piece: list[Example] = []
     for example in examples:
         lengths = [len(e.ids) - 1 for e in (*piece, example)]

@@ -14,7 +14,7 @@ def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, Exa
     """Tokenize every row with the student's own template; examples by row id.
 
     Raises UsageError naming the row when the template drops the stop token or changes the prompt (see
-    `tokenize_row`), when a row is longer than train.max_tokens, or when two labels have the same tokens.
+    `tokenize_row`), when a row is longer than train.max_length, or when two labels have the same tokens.
     """
     examples: dict[str, Example] = {}
     answers: dict[tuple[int, ...], tuple[str, str]] = {}  # tokens -> (label, row)
@@ -22,10 +22,10 @@ def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, Exa
         if row.id in examples:
             continue
         example = tokenize_row(chat, row)
-        if len(example.ids) > settings.max_tokens:
+        if len(example.ids) > settings.max_length:
             raise UsageError(
-                f"{chat.name}: row {row.id} has {len(example.ids)} tokens, train.max_tokens allows"
-                f" {settings.max_tokens}; raise it, or drop long rows by a `length` filter: {row.text[:50]!r}"
+                f"{chat.name}: row {row.id} has {len(example.ids)} tokens, train.max_length allows"
+                f" {settings.max_length}; raise it, or drop long rows by a `length` filter: {row.text[:50]!r}"
             )
         answer = example.ids[example.answer_start :]
         label, first = answers.setdefault(answer, (row.label, row.id))

@@ -1,4 +1,4 @@
-"""Which rows a size holds, how many updates it gets, and in which order they are seen. No torch.
+"""Which rows a size holds, how many steps it gets, and in which order they are seen. No torch.
 
 Everything here is a function of row ids and the random seed: the order of a file, or of arrival, changes
 nothing.
@@ -33,13 +33,13 @@ def nested(rows: Sequence[Row], size: int, random_seed: int) -> tuple[Row, ...]:
     return tuple(row for row, _ in zip(turns, range(size), strict=False))
 
 
-def updates(rows: int, settings: Train) -> int:
-    """Optimizer steps for a size of `rows` rows: `epochs` passes, but at least `min_updates`."""
-    return max(settings.min_updates, settings.epochs * math.ceil(rows / settings.batch_rows))
+def step_count(rows: int, settings: Train) -> int:
+    """Optimizer steps for a size of `rows` rows: `epochs` passes, but at least `min_steps`."""
+    return max(settings.min_steps, settings.epochs * math.ceil(rows / settings.batch_size))
 
 
-def batches(rows: Sequence[Row], updates: int, batch_rows: int, random_seed: int) -> Iterator[tuple[Row, ...]]:
-    """The rows of each update: `updates` tuples of `batch_rows`, drawn from one endless pass after another.
+def batches(rows: Sequence[Row], steps: int, batch_size: int, random_seed: int) -> Iterator[tuple[Row, ...]]:
+    """The rows of each step: `steps` tuples of `batch_size`, drawn from one endless pass after another.
 
     Each pass is a new permutation, and a batch may span two passes: every row is seen the same number of
     times, give or take one. Raises UsageError when there are no rows.
@@ -47,8 +47,8 @@ def batches(rows: Sequence[Row], updates: int, batch_rows: int, random_seed: int
     if not rows:
         raise UsageError("there are no rows to train on")
     endless = _passes(rows, random_seed)
-    for _ in range(updates):
-        yield tuple(next(endless) for _ in range(batch_rows))
+    for _ in range(steps):
+        yield tuple(next(endless) for _ in range(batch_size))
 
 
 def _passes(rows: Sequence[Row], random_seed: int) -> Iterator[Row]:

@@ -20,11 +20,13 @@ from harness.core.terminal import Advance, Stop, Terminal
 from harness.errors import Interrupted
 from harness.models.resolve import Model
 from harness.train.adapters import seal_adapter
-from harness.train.grid import STAGE_VERSION, GridCell, expand, no_sampling_variance
+from harness.train.grid import GridCell, expand, no_sampling_variance
 
 if TYPE_CHECKING:
     from harness.models.chat_template import Example
     from harness.train.loop import Base
+
+CELLS_VERSION = 2  # of what cells.json says of a cell
 
 
 def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
@@ -35,7 +37,7 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
     """
     folder = run.folder / "train"
     grid = expand(run)
-    inputs = digest("train", STAGE_VERSION, [[g.cell.model_dump(), g.key] for g in grid])
+    inputs = digest("train", CELLS_VERSION, [[g.cell.model_dump(), g.key] for g in grid])
     manifest = finished(folder, inputs)
     missing = {g.key: g for g in grid if not g.trained(run)}
     if manifest and not missing:
@@ -53,7 +55,7 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         unseal(folder)
         write_json(
             folder / "cells.json",
-            {"cells": cells, "notes": notes, "epochs": settings.epochs, "min_updates": settings.min_updates},
+            {"cells": cells, "notes": notes, "epochs": settings.epochs, "min_steps": settings.min_steps},
         )
         partial = len(done) < len(grid)
         summary = f"{len(done)} of {len(grid)} cells" if partial else f"{len(grid)} cells"
@@ -105,7 +107,7 @@ def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, st
             terminal.say(f"train: {note}")
         examples[model] = preflight(chat, rows, run.file.train)
     finished = done = 0
-    total = sum(g.updates for g in missing)
+    total = sum(g.steps for g in missing)
     with locked(run.cache / "training", "training"), terminal.progress("train", total) as advance:
         _sweep(run.cache / "students")
         for model, cells in _by_model(missing).items():
@@ -117,7 +119,7 @@ def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, st
                 if stop() or not _train_one(run, g, base, examples[model], advance, done, stop):
                     break
                 finished += 1
-                done += g.updates
+                done += g.steps
             del base  # let go of it before the next is loaded
     return finished
 
@@ -134,15 +136,13 @@ def _train_one(
     """Train one cell into the shared cache, whole or not at all; false when the user stopped it."""
     from harness.train.loop import train_cell
 
-    def report(updates: int, note: str) -> None:
-        advance(done + updates, f"{g.cell.name}: {note}")
+    def report(steps: int, note: str) -> None:
+        advance(done + steps, f"{g.cell.name}: {note}")
 
     settings = run.file.train.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"})
     try:
         with folder_atomic(g.folder(run)) as folder:
-            log = train_cell(
-                base, g.rows, examples, run.file.train, g.updates, g.cell.random_seed, folder, report, stop
-            )
+            log = train_cell(base, g.rows, examples, run.file.train, g.steps, g.cell.random_seed, folder, report, stop)
             if log is None:
                 raise Interrupted(f"{g.cell.name} was stopped")  # makes the half-made folder vanish
             record = {
@@ -186,7 +186,7 @@ def _line(run: Run, g: GridCell) -> dict[str, Any]:
         "folder": _relative(g.folder(run), run.root) if g.rows else "",
         "rows": len(g.rows),
         "available": g.available,
-        "updates": g.updates,
+        "steps": g.steps,
         "tokens": 0,
         "seconds": 0.0,
         "first_loss": None,
@@ -196,7 +196,7 @@ def _line(run: Run, g: GridCell) -> dict[str, Any]:
         return line
     log = read_json(g.folder(run) / "cell.json")
     losses = log["losses"]
-    few = max(1, len(losses) // 10)  # one update is eight rows: too few to read a loss from
+    few = max(1, len(losses) // 10)  # one step is eight rows: too few to read a loss from
     return line | {
         "tokens": log["tokens"],
         "seconds": log["seconds"],
@@ -212,16 +212,16 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """One line per trained cell; losses are means over the first and the last tenth of the updates."""
+    """One line per trained cell; losses are means over the first and the last tenth of the steps."""
     tuned = [cell for cell in cells if cell["rows"]]
     if not tuned:
         return "no cell is trained yet"
     width = max(len(cell["name"]) for cell in tuned)
-    lines = [f"{'cell':<{width}} {'rows':>6} {'updates':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"]
+    lines = [f"{'cell':<{width}} {'rows':>6} {'steps':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"]
     for cell in tuned:
         speed = cell["tokens"] / max(cell["seconds"], 1e-9)
         lines.append(
-            f"{cell['name']:<{width}} {cell['rows']:>6} {cell['updates']:>8} {cell['seconds']:>8.1f}"
+            f"{cell['name']:<{width}} {cell['rows']:>6} {cell['steps']:>8} {cell['seconds']:>8.1f}"
             f" {speed:>9.0f}  {cell['first_loss']:.3f} -> {cell['final_loss']:.3f}"
         )
     return "\n".join(lines)

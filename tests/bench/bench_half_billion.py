@@ -31,7 +31,7 @@ SHAPE = {  # Qwen2.5-0.5B: 494 million weights with tied embeddings
 }
 
 
-def main(rows: int = 16, updates: int = 4) -> None:
+def main(rows: int = 16, steps: int = 4) -> None:
     """Train one short cell, print what it took and what the default cell sizes would take."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -56,16 +56,14 @@ def main(rows: int = 16, updates: int = 4) -> None:
         base = load_base(source, list(examples.values()))
         loaded = time.monotonic() - started
         log = train_cell(
-            base, used, examples, run.file.train, updates, 0, Path(name) / "out", lambda done, note: None, lambda: False
+            base, used, examples, run.file.train, steps, 0, Path(name) / "out", lambda done, note: None, lambda: False
         )
     assert log is not None
     speed = log.tokens / log.seconds
-    print(
-        f"{weights / 1e6:.0f}M weights, {log.dtype}, {torch.get_num_threads()} threads, {rows} rows, {updates} updates"
-    )
+    print(f"{weights / 1e6:.0f}M weights, {log.dtype}, {torch.get_num_threads()} threads, {rows} rows, {steps} steps")
     print(f"load {loaded:.1f} s; {log.tokens} tokens in {log.seconds:.1f} s = {speed:.0f} tokens/s")
     print(f"peak memory {log.peak_memory / 2**30:.2f} GiB (the whole process)")
-    print(f"a cell of 32 updates of 8 rows: {log.seconds / updates * 32 / 60:.1f} min")
+    print(f"a cell of 32 steps of 8 rows: {log.seconds / steps * 32 / 60:.1f} min")
 
 
 if __name__ == "__main__":
