@@ -76,7 +76,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.test_call_cache import Echo, request
-from harness.calls import CallCache, cached
+from harness.engines.call_cache import CallCache, cached
 import time
 class Slow(Echo):
     def generate(self, requests):
@@ -215,7 +215,7 @@ import sys
 from itertools import count
 from pathlib import Path
 from tests.test_call_cache import request
-from harness.calls import CallCache
+from harness.engines.call_cache import CallCache
 from harness.records import Completion
 cache = CallCache(Path(sys.argv[1]))
 for i in count(10_000):
@@ -394,7 +394,7 @@ def test_what_another_process_asks_is_waited_for_after_everything_else(tmp_path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_loses_no_call_that_was_answered(tmp_path: Path, number: signal.Signals) -> None:
-    with serving(Endpoint(delay_s=0.1)) as endpoint:
+    with serving(Endpoint(delay_s=0.3)) as endpoint:
         shop(tmp_path, endpoint.base_url)
         process = start(tmp_path, "augment", "shop")
         wait_for(lambda: len(endpoint.posts) >= 20, process)
@@ -408,7 +408,7 @@ def test_a_signal_loses_no_call_that_was_answered(tmp_path: Path, number: signal
 
 def test_the_end_of_a_session_loses_no_call_that_was_answered(tmp_path: Path) -> None:
     """The terminal itself goes away: a hangup, and from then on nothing can be written to it."""
-    with serving(Endpoint(delay_s=0.1)) as endpoint:
+    with serving(Endpoint(delay_s=0.3)) as endpoint:
         shop(tmp_path, endpoint.base_url)
         child, terminal = pty.fork()
         if not child:  # in the new session

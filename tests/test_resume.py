@@ -228,11 +228,11 @@ def test_all_else_is_the_inner_engines(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from harness.scoring import remembered
+from harness.suites import resume
 from tests.test_resume import Counting, never, pairs_of
 
-remembered.BLOCK_PAIRS = 8
-remembered.Remembered(lambda: Counting(pause=0.1), Path(sys.argv[1]), never).loglikelihood(pairs_of(400))
+resume.BLOCK_PAIRS = 8
+resume.Remembered(lambda: Counting(pause=0.1), Path(sys.argv[1]), never).loglikelihood(pairs_of(400))
 """
 
 
