@@ -64,7 +64,7 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
     if wanted.engine == "scripted":
         from harness.engines.scripted import ScriptedEngine
 
-        script = run.root / str(wanted.script)
+        script = run.root / wanted.script
         return f"{wanted.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
     if wanted.engine == "openai":
         from harness.engines.openai import OpenAIEngine
@@ -72,7 +72,7 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
 
         key = api_key(os.environ, wanted.api_key_env)
         return f"{wanted.model}@{wanted.revision or 'endpoint'}", lambda: OpenAIEngine(
-            str(wanted.base_url), key, concurrency=wanted.concurrency, say=terminal.say
+            wanted.base_url, key, concurrency=wanted.concurrency, say=terminal.say
         )
     model = resolve(wanted.model, run.cache, wanted.revision, run.root)
     if wanted.engine == "vllm" and find_spec("vllm") is None:

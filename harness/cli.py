@@ -250,9 +250,11 @@ def agree(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
         return
 
     def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
+        from harness.config.teacher import VLLMTeacher
         from harness.engines.vllm import VLLMEngine
 
-        share = loaded.file.teacher.gpu_memory_utilization if loaded.file.teacher else 1.0
+        teacher = loaded.file.teacher
+        share = teacher.gpu_memory_utilization if isinstance(teacher, VLLMTeacher) else 1.0
         share = min(share, 0.5)  # on a GPU the student is there as well
         return VLLMEngine(base, adapters={name: adapter}, gpu_memory_utilization=share)
 

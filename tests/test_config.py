@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from harness.augment.rows import own_rows
 from harness.config.run import load_run
+from harness.config.teacher import VLLMTeacher
 from harness.core.record import FIRST_NAMES
 from harness.errors import UsageError
 from harness.eval.prompting import untuned
@@ -73,13 +76,13 @@ def test_a_mistake_is_named_with_its_place(
 
 
 OLD_NAMES = [
-    (model.lower(), old, new) for model, names in FIRST_NAMES.items() for new, old in names.items()
+    (model.removeprefix("VLLM").lower(), old, new) for model, names in FIRST_NAMES.items() for new, old in names.items()
 ]  # section, key as it was, key as it is
 
 
 @pytest.mark.parametrize(("section", "old", "new"), OLD_NAMES)
 def test_a_key_that_was_renamed_names_the_new_one(tmp_path: Path, section: str, old: str, new: str) -> None:
-    run = write_project(tmp_path, "nobody")
+    run = write_project(tmp_path, "nobody", teacher={"model": "m"})
     said = f"{section}.{old} is now {section}.{new}"
     with pytest.raises(UsageError) as caught:
         load_run(run, [f"{section}.{old}=3"])
@@ -90,6 +93,40 @@ def test_a_key_that_was_renamed_names_the_new_one(tmp_path: Path, section: str, 
     with pytest.raises(UsageError) as caught:
         load_run(run)
     assert str(caught.value) == f"{run}:{line + 1}: {said}"
+
+
+VLLM = "model, prompt_price, completion_price, engine, revision, concurrency, max_model_len, gpu_memory_utilization"
+ENDPOINT = "model, prompt_price, completion_price, engine, revision, base_url, api_key_env, concurrency"
+WEIGHTS = "model, prompt_price, completion_price, engine, revision"
+SCRIPT = "model, prompt_price, completion_price, engine, script"
+ANSWERS = "prompts/shop/teacher.json"
+TEACHERS = [  # a teacher, what is wrong with it
+    ({"base_url": "http://h/v1"}, f"teacher.base_url: unknown key; allowed for vllm: {VLLM}, tensor_parallel_size"),
+    ({"engine": "vllm", "script": ANSWERS}, f"teacher.script: unknown key; allowed for vllm: {VLLM}"),
+    (
+        {"engine": "openai", "base_url": "http://h/v1", "tensor_parallel_size": 2},
+        f"teacher.tensor_parallel_size: unknown key; allowed for openai: {ENDPOINT}",
+    ),
+    ({"engine": "transformers", "concurrency": 2}, f"teacher.concurrency: unknown key; allowed for transformers: {WEIGHTS}"),
+    ({"engine": "scripted", "script": ANSWERS, "revision": "x"}, f"teacher.revision: unknown key; allowed for scripted: {SCRIPT}"),
+    ({"engine": "openai"}, "teacher.base_url: this key is missing"),
+    ({"engine": "scripted"}, "teacher.script: this key is missing"),
+    ({"engine": "vlm"}, "teacher: engine 'vlm' is unknown (did you mean 'vllm'?); allowed: vllm, openai, transformers, scripted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("teacher", "said"), TEACHERS)
+def test_a_teacher_has_the_keys_of_its_engine_alone(tmp_path: Path, teacher: dict[str, Any], said: str) -> None:
+    run = write_project(tmp_path, "nobody", teacher={"model": "m", **teacher})
+    with pytest.raises(UsageError) as caught:
+        load_run(run)
+    assert re.fullmatch(rf"{run}:\d+: {re.escape(said)}.*", str(caught.value)), str(caught.value)
+
+
+def test_a_teacher_without_an_engine_is_asked_in_vllm(tmp_path: Path) -> None:
+    run = load_run(write_project(tmp_path, "nobody", teacher={"model": "m", "tensor_parallel_size": 2}))
+    assert isinstance(run.teacher, VLLMTeacher)
+    assert (run.teacher.engine, run.teacher.tensor_parallel_size) == ("vllm", 2)
 
 
 def test_every_mistake_of_a_file_is_listed_at_once(tmp_path: Path) -> None:

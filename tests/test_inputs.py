@@ -218,7 +218,7 @@ def test_a_suite_that_is_left_out_asks_for_nothing_and_a_new_one_does(made: Path
 def test_what_a_teacher_costs_and_where_it_is_makes_no_other_rows(made: Path) -> None:
     path = made / "runs/shop.yaml"
     before = rows_source(load_run(path))
-    same = ["teacher.concurrency=3", "teacher.prompt_price=1.5", "train.epochs=9", "eval.batch_tokens=64"]
+    same = ["teacher.prompt_price=1.5", "train.epochs=9", "eval.batch_tokens=64"]
     assert all(rows_source(load_run(path, [setting])) == before for setting in same)
     other = ["random_seed=1", "teacher.model=another", "augment.rows=25", "shuffle_labels=true"]
     assert len({before, *(rows_source(load_run(path, [setting])) for setting in other)}) == 1 + len(other)

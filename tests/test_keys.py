@@ -178,6 +178,19 @@ def test_a_new_name_in_a_file_changes_no_digest(run: Run, settings: list[str], p
     assert (rows_source(named)[:16], students_source(named)[:16]) == pinned
 
 
+TEACHERS = [
+    ("{model: m, engine: openai, base_url: 'http://127.0.0.1:1/v1', revision: r}", "1f4998471104c9a1"),
+    ("{model: m, revision: v}", "36eb984e707abb34"),
+    ("{model: m, revision: v, max_model_len: 99, gpu_memory_utilization: 0.5, concurrency: 3}", "36eb984e707abb34"),
+    ("{model: m, engine: transformers, prompt_price: 2}", "02245aaa05df7a99"),
+]
+
+
+@pytest.mark.parametrize(("teacher", "pinned"), TEACHERS)
+def test_how_a_teacher_is_reached_changes_no_digest(run: Run, teacher: str, pinned: str) -> None:
+    assert rows_source(load_run(run.root / "runs/r.yaml", [f"teacher={teacher}"]))[:16] == pinned
+
+
 def test_every_name_that_a_digest_knows_is_of_a_field() -> None:
     used = {setting.split("=")[0] for settings, _ in RENAMED for setting in settings}
     assert {f"{model.lower()}.{new}" for model in ("Augment", "Train") for new in FIRST_NAMES[model]} <= used

@@ -14,7 +14,8 @@ import pytest
 
 from harness.augment.rows import Judged, make_row
 from harness.config.inputs import rows_source
-from harness.config.run import Augment, Eval, Lora, Run, RunFile, TaskFile, Teacher, TemplateUse, Train
+from harness.config.run import Augment, Eval, Lora, Run, RunFile, TaskFile, TemplateUse, Train
+from harness.config.teacher import ScriptedTeacher
 from harness.core.json_file import read_json
 from harness.core.record import digest
 from harness.core.store import Manifest, locked, write_json, write_jsonl, write_manifest
@@ -57,7 +58,7 @@ def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> R
     use = TemplateUse(path="prompts/ask.j2", sampling=Sampling())
     file = RunFile(
         task="prompts/task.yaml",
-        teacher=Teacher(model="none", engine="scripted", script="none"),
+        teacher=ScriptedTeacher(model="none", engine="scripted", script="none"),
         augment=Augment(seeds="prompts/seeds.jsonl", rows=KEPT, templates=(use,)),
         train=Train(**settings),
         eval=Eval(suites=("none",)),

@@ -15,6 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.builtin_prompts import student_template, untuned_template
 from harness.config.null_run import shuffle_labels
+from harness.config.teacher import Name, ScriptedTeacher, Teacher
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.record import Record
@@ -27,38 +28,7 @@ from harness.filters import AnyFilter, Judge, PythonFilter
 from harness.records import Form, Sampling, Seed
 from harness.suites.files import Suite, load_suite
 
-Name = Annotated[str, Field(min_length=1)]
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
-
-
-class Teacher(Record):
-    """The model that writes data, and how it is reached."""
-
-    model: Name  # hub id (owner/name), local folder, or a bundled name
-    revision: str | None = None  # hub commit or tag; None takes the newest and records its commit
-    engine: Literal["vllm", "openai", "transformers", "scripted"] = "vllm"
-    base_url: str | None = None  # engine openai: where the endpoint answers, e.g. http://127.0.0.1:8000/v1
-    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
-    concurrency: Annotated[int, Field(ge=1, le=4096)] = 128  # requests in flight at once
-    max_model_len: Annotated[int, Field(ge=64)] = 2048  # tokens of prompt and completion
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85  # share of GPU memory vLLM may take
-    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  # GPUs that hold one copy of the teacher
-    prompt_price: Annotated[float, Field(ge=0)] | None = None  # money per million prompt tokens
-    completion_price: Annotated[float, Field(ge=0)] | None = None  # money per million completion tokens
-    script: str | None = None  # engine scripted: a JSON file of answers, for tests and demonstrations
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.engine == "openai" and not self.base_url:
-            raise ValueError("engine openai needs base_url, e.g. http://127.0.0.1:8000/v1")
-        if self.base_url:
-            from harness.models.endpoint import address_problem  # imports an HTTP client: half a second
-
-            if problem := address_problem(self.base_url):
-                raise ValueError(f"base_url {problem}")
-        if self.engine == "scripted" and not self.script:
-            raise ValueError("engine scripted needs script, a JSON file of answers")
-        return self
 
 
 class TemplateUse(Record):
@@ -333,7 +303,7 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
         yield ("augment", "templates", i, "path"), template.path
     if augment.rows_file:
         yield ("augment", "rows_file"), path_of(augment.rows_file)
-    if run_file.teacher and run_file.teacher.script:
+    if isinstance(run_file.teacher, ScriptedTeacher):
         yield ("teacher", "script"), run_file.teacher.script
     for i, filter_ in enumerate(augment.filters):
         if isinstance(filter_, Judge):

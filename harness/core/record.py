@@ -47,7 +47,7 @@ FIRST_FIELDS = {
 
 # Fields that a file spells otherwise than before: model -> name -> the first one, by which digests know it for good.
 FIRST_NAMES = {
-    "Teacher": {"gpu_memory_utilization": "memory", "tensor_parallel_size": "tensor_parallel"},
+    "VLLMTeacher": {"gpu_memory_utilization": "memory", "tensor_parallel_size": "tensor_parallel"},
     "Augment": {"rows_file": "own_rows", "requests_per_row": "oversample", "max_requests_per_row": "max_requests"},
     "Train": {
         "batch_size": "batch_rows",

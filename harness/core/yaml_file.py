@@ -193,7 +193,7 @@ def _truths_as_numbers(data: Any, read: Any, key: Key = ()) -> Iterator[Key]:
 
 def _message(model: type[BaseModel], document: Document, error: ErrorDetails) -> str:
     """One mistake as a sentence: place, key, value, what is allowed, nearest valid name."""
-    location = _written(document.data, error["loc"])
+    location = _written(document.data, error["loc"], error["type"] == "missing")
     place, name = document.place(location), ".".join(str(part) for part in location) or "the file"
     value = error.get("input")
     shown = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
@@ -203,14 +203,16 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
             return f"{place}: {name} is now {'.'.join(map(str, (*location[:-1], now)))}"
         allowed = list(owner.model_fields) if owner else []
         hint = nearest(str(location[-1]), allowed)
-        listed = f"; allowed here: {', '.join(allowed)}" if allowed else ""
+        where = next((f"for {tag}" for tag in _tags(owner) if tag in error["loc"]), "here") if owner else "here"
+        listed = f"; allowed {where}: {', '.join(allowed)}" if allowed else ""
         return f"{place}: {name}: unknown key{hint}{listed}"
     if error["type"] == "missing":
         return f"{place}: {name}: this key is missing"
     if error["type"] == "union_tag_invalid":
         tags = [t.strip().strip("'") for t in str(error["ctx"]["expected_tags"]).split(",")]
-        tag = str(error["ctx"]["tag"])
-        return f"{place}: {name}: kind {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
+        tag, key = str(error["ctx"]["tag"]), str(error["ctx"]["discriminator"]).strip("'")
+        place = document.place((*location, key))
+        return f"{place}: {name}: {key} {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
     if error["type"] == "union_tag_not_found":
         return f"{place}: {name}: the key 'kind' is missing"
     text = TUPLE.sub("list", MAPPING.sub("a mapping of keys to values", error["msg"].removeprefix("Value error, ")))
@@ -224,16 +226,14 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
     return f"{place}: {name}: {shown}: {text[0].lower()}{text[1:]}"
 
 
-def _written(data: Any, location: tuple[str | int, ...]) -> Key:
-    """The part of pydantic's location that a person wrote (it adds union tags and names of its own)."""
+def _written(data: Any, location: tuple[str | int, ...], missing: bool) -> Key:
+    """The part of pydantic's location that a person wrote, or should have (it adds union tags and names of its own)."""
     written: list[str | int] = []
     for i, part in enumerate(location):
         inside = part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data))
         if inside:
             data = data[part]
-        elif i == len(location) - 1 and isinstance(data, dict):
-            pass  # a missing key
-        else:
+        elif not (missing and i == len(location) - 1):
             continue
         written.append(part)
     return tuple(written)
@@ -248,11 +248,15 @@ def _model_at(model: type[BaseModel], location: tuple[str | int, ...]) -> type[B
             if isinstance(part, str) and part in candidate.model_fields:
                 following += _models_in(candidate.model_fields[part].annotation)
             else:
-                kind = candidate.model_fields.get("kind")
-                if kind is not None and part in get_args(kind.annotation):
-                    following.append(candidate)
+                following += [candidate] * (part in _tags(candidate))
         current = following or current
     return current[0] if len(current) == 1 else None
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The values of its discriminator that pick a model from a union; () for one that stands alone."""
+    found = model.model_fields.get("kind") or model.model_fields.get("engine")
+    return get_args(found.annotation) if found else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

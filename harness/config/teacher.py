@@ -1,0 +1,75 @@
+"""The model that writes data, as a run file names it: one kind for each engine that reaches it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from harness.core.record import Record
+
+Name = Annotated[str, Field(min_length=1)]
+Concurrency = Annotated[int, Field(ge=1, le=4096)]  # requests in flight at once
+
+
+class _Model(Record):
+    model: Name  # hub id (owner/name), local folder, or a bundled name; what an endpoint calls it
+    prompt_price: Annotated[float, Field(ge=0)] | None = None  # money per million prompt tokens
+    completion_price: Annotated[float, Field(ge=0)] | None = None  # money per million completion tokens
+
+
+class VLLMTeacher(_Model):
+    """A teacher whose weights vLLM runs in this process."""
+
+    engine: Literal["vllm"]
+    revision: str | None = None  # hub commit or tag; None takes the newest and records its commit
+    concurrency: Concurrency = 128
+    max_model_len: Annotated[int, Field(ge=64)] = 2048  # tokens of prompt and completion
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85  # share of GPU memory vLLM may take
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1  # GPUs that hold one copy of the teacher
+
+
+class OpenAITeacher(_Model):
+    """A teacher behind an OpenAI-compatible endpoint."""
+
+    engine: Literal["openai"]
+    revision: str | None = None  # tells answers of one version of the model from those of another
+    base_url: str  # where the endpoint answers, e.g. http://127.0.0.1:8000/v1
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
+    concurrency: Concurrency = 128
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        from harness.models.endpoint import address_problem  # imports an HTTP client: half a second
+
+        if problem := address_problem(self.base_url):
+            raise ValueError(f"base_url {problem}")
+        return self
+
+
+class TransformersTeacher(_Model):
+    """A teacher whose weights transformers runs in this process."""
+
+    engine: Literal["transformers"]
+    revision: str | None = None  # hub commit or tag; None takes the newest and records its commit
+
+
+class ScriptedTeacher(_Model):
+    """Answers that a JSON file holds, for tests and demonstrations."""
+
+    engine: Literal["scripted"]
+    revision: ClassVar[None] = None  # the content of the script says which answers these are
+    script: Name  # the JSON file of answers
+
+
+def _engine_stated(written: Any) -> Any:
+    return {"engine": "vllm", **written} if isinstance(written, dict) else written
+
+
+Teacher = Annotated[
+    Annotated[
+        VLLMTeacher | OpenAITeacher | TransformersTeacher | ScriptedTeacher,
+        Field(discriminator="engine"),
+    ],
+    BeforeValidator(_engine_stated),  # vllm where none is stated
+]
