@@ -18,7 +18,7 @@ from harness.config.run import Run, load_run
 from harness.core.store import Manifest, write_json, write_manifest
 from harness.core.terminal import Terminal
 from harness.records import Cell, Item, Score, Scorecard, scores_digest
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from harness.suites.summary import summarise
 from tests.project import write_project
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.commands.validate import ABSTENTION
 from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
@@ -33,18 +32,13 @@ from harness.metrics.answers import (
 from harness.metrics.json_answers import JsonAnswer
 from harness.metrics.table import METRICS, metric_of
 from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request
-from harness.suites.documents import facts_in_documents
-from harness.suites.files import (
-    AnswersSuite,
-    FactsSuite,
-    OpenEndedSuite,
-    Suite,
-    UnanswerableSuite,
-    load_suite,
-    metrics_of,
-)
+from harness.suites.answers import AnswersSuite
+from harness.suites.facts import FactsSuite
 from harness.suites.free_text import plain_prompt, score_written
+from harness.suites.open_ended import OpenEndedSuite
+from harness.suites.suite import Suite, load_suite
 from harness.suites.summary import LOWER_IS_BETTER, RATES
+from harness.suites.unanswerable import ABSTENTION, UnanswerableSuite
 
 CAT = "the cat sat on the mat"
 
@@ -467,11 +461,13 @@ def test_suites_know_whether_they_are_of_the_task(tmp_path: Path) -> None:
     task = loaded(tmp_path, "kind: answers\nanswer: {kind: number, tolerance: 1}\n", lines)
     plain = loaded(tmp_path, "kind: answers\nasked: plain\n", lines)
     assert (task.of_task, plain.of_task, task.primary) == (True, False, "accuracy")
-    assert task.scorer == NumberAnswer(tolerance=1)
+    assert isinstance(task.spec, AnswersSuite)
+    assert task.spec.scorer == NumberAnswer(tolerance=1)
     assert task.digest != plain.digest
     asked = [{"question": f"how many of {i}?", "tags": ["x"]} for i in range(12)]
     silent = loaded(tmp_path, "kind: unanswerable\n", asked)
-    assert (silent.scorer, silent.items[0]) == (Abstention(), Item(text="how many of 0?", tags=("x",)))
+    assert isinstance(silent.spec, UnanswerableSuite)
+    assert (silent.spec.scorer, silent.items[0]) == (Abstention(), Item(text="how many of 0?", tags=("x",)))
 
 
 @pytest.mark.parametrize(
@@ -513,7 +509,7 @@ def test_what_a_kind_computes_is_what_is_listed(tiny_model: Path) -> None:
         (score,) = score_written([answered], plain_prompt, engine, "tiny", 4, scorer)
         facts = FactsSuite(kind="facts", items="x", documents="x")
         spec = facts if isinstance(scorer, Fact) else AnswersSuite(kind="answers", items="x", answer=scorer)
-        assert set(metrics_of(spec)) == set(score.values)
+        assert set(spec.item_metrics) == set(score.values)
 
 
 def test_one_table_knows_every_metric() -> None:
@@ -522,7 +518,7 @@ def test_one_table_knows_every_metric() -> None:
         OpenEndedSuite(kind="open_ended", items="x"),
         UnanswerableSuite(kind="unanswerable", items="x"),
     ):
-        assert set(metrics_of(spec)) <= set(METRICS)
+        assert set(spec.item_metrics) <= set(METRICS)
     assert {"accuracy", "choice_accuracy"} <= set(RATES)
     assert {"rep_3", "wrong", "gold_nll"} <= set(LOWER_IS_BETTER)
     assert metric_of("field_age").kind == "share"
@@ -561,7 +557,9 @@ def test_a_schema_in_a_file_is_the_schema(tmp_path: Path) -> None:
     by_file = loaded(tmp_path, spec.format("schema.json"), lines)
     inline = loaded(tmp_path, spec.format(json.dumps(SCHEMA)), lines)
     assert by_file.digest == inline.digest
-    assert by_file.scorer == inline.scorer == JsonAnswer(json_schema=SCHEMA)
+    for suite in (by_file, inline):
+        assert isinstance(suite.spec, AnswersSuite)
+        assert suite.spec.scorer == JsonAnswer(json_schema=SCHEMA)
 
 
 def test_facts_that_stand_in_no_document_are_listed(tmp_path: Path) -> None:
@@ -576,4 +574,4 @@ def test_facts_that_stand_in_no_document_are_listed(tmp_path: Path) -> None:
         {"question": "Who?", "answers": ["Ada", "27 days off"]},
     ]
     suite = loaded(tmp_path, "kind: facts\ndocuments: d.jsonl\n", lines)
-    assert facts_in_documents(suite, tmp_path) == ["'Who?': 'Ada' or '27 days off' stands in no line of d.jsonl"]
+    assert suite.spec.problems(suite.items, tmp_path) == ["'Who?': 'Ada' or '27 days off' stands in no line of d.jsonl"]

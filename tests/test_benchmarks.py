@@ -20,6 +20,7 @@ from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import Interrupted, MachineError, UsageError
 from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request, Score
+from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmarks import (
     NotReachable,
     benchmark_tasks,
@@ -28,9 +29,10 @@ from harness.suites.benchmarks import (
     questions,
     score_benchmark,
 )
-from harness.suites.choices import continuation_pair, score_choices, shares
-from harness.suites.files import BenchmarkSuite, ChoiceSuite, load_suite
+from harness.suites.choice import ChoiceSuite, score_choices
+from harness.suites.generate import continuation_pair, shares
 from harness.suites.outcome import Outcome
+from harness.suites.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 END, ASSISTANT = 1, 2  # tokens of the letters' engine that no text has

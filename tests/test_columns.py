@@ -17,7 +17,7 @@ from harness.data.columns import HubItems, dataset_rows, read_items
 from harness.data.lines import AnswerLine, ChoiceLine, LabelLine
 from harness.errors import UsageError
 from harness.records import Item
-from harness.suites.files import Suite, load_suite
+from harness.suites.suite import Suite, load_suite
 
 LABELS = ("parcel", "invoice")
 NESTED: list[dict[str, Any]] = [

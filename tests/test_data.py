@@ -15,8 +15,7 @@ from harness.core.text import jaccard, normalise, shingles
 from harness.metrics.abstention import abstains
 from harness.metrics.answers import contains
 from harness.records import Item, Row
-from harness.suites.documents import facts_in_documents
-from harness.suites.files import ChoiceSuite
+from harness.suites.choice import ChoiceSuite
 from harness.train.sizes import nested
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +126,7 @@ def test_general_knowledge_cannot_be_guessed_by_shape(run: Run) -> None:
 @pytest.mark.slow
 def test_general_knowledge_cannot_be_guessed_without_the_question(run: Run, bundled_model: Path) -> None:
     from harness.engines.transformers import TransformersEngine
-    from harness.suites.choices import score_choices
+    from harness.suites.choice import score_choices
 
     suite = run.suites["general_knowledge"]
     assert isinstance(suite.spec, ChoiceSuite)
@@ -160,7 +159,7 @@ def test_every_fact_stands_in_several_rows_and_in_no_other_words(handbook: Run) 
     rows = handbook_rows(handbook)
     facts = handbook.suites["handbook_facts"]
     assert len(facts.items) == 48
-    assert facts_in_documents(facts, ROOT) == []
+    assert facts.spec.problems(facts.items, ROOT) == []
     asked = Counter(row.label for row in rows)
     assert set(asked) == {item.answers[0] for item in facts.items} | {"I don't know"}
     assert all(4 <= asked[item.answers[0]] <= 5 for item in facts.items)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from harness.engines.protocols import Embedder
 from harness.errors import MachineError
-from harness.suites.files import load_suite
 from harness.suites.open_ended import OFF_TOPIC
+from harness.suites.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ("A cat sleeps.", "Where is my parcel? " * 9, "Snow", "The ferry left at noon, long before the storm came.")

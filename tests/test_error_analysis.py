@@ -18,7 +18,7 @@ from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
-from harness.suites.files import Suite, load_suite
+from harness.suites.suite import Suite, load_suite
 from tests.project import write_project
 from tests.stored import SHIP, write_cards
 from tests.test_markdown import flat, inlines, seen
@@ -256,7 +256,7 @@ def test_causes_come_in_the_stated_order_and_never_run_out(output: str, cut: boo
 
 
 def load_suite_spec() -> Any:
-    from harness.suites.files import LabelsSuite
+    from harness.suites.labels import LabelsSuite
 
     return LabelsSuite(kind="labels", items="x.jsonl")
 

@@ -24,7 +24,7 @@ from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
 from harness.eval.results import results_of
 from harness.records import Score
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from tests.project import Quiet, write_project
 from tests.stored import SHIP, write_cards
 

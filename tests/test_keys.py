@@ -23,18 +23,15 @@ from harness.metrics.json_answers import JsonAnswer
 from harness.metrics.moderation import PythonModeration
 from harness.models.resolve import Model
 from harness.records import Cell, Item, Message, Origin, Provenance, Request, Row, Sampling, Score, Seed, scores_digest
-from harness.suites.files import (
-    AnswersSuite,
-    AnySuite,
-    BenchmarkSuite,
-    ChoiceSuite,
-    FactsSuite,
-    LabelsSuite,
-    OpenEndedSuite,
-    Suite,
-    UnanswerableSuite,
-)
+from harness.suites.answers import AnswersSuite
+from harness.suites.benchmark import BenchmarkSuite
+from harness.suites.choice import ChoiceSuite
+from harness.suites.facts import FactsSuite
+from harness.suites.labels import LabelsSuite
+from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.rubric import Rubric
+from harness.suites.suite import AnySuite, Suite
+from harness.suites.unanswerable import UnanswerableSuite
 from harness.train.grid import base_key, cell_key
 
 ORIGIN = Origin(purpose="generate")

@@ -14,9 +14,9 @@ import pytest
 
 from harness.engines.transformers import TransformersEngine
 from harness.records import Loglikelihood, Pair
+from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmark_lm import Ledger, bridge
 from harness.suites.benchmarks import benchmark_tasks, chosen_documents, score_benchmark
-from harness.suites.files import BenchmarkSuite
 
 ITEMS = int(os.environ.get("HARNESS_EQUALITY_ITEMS", "100"))
 SUBJECTS = 57

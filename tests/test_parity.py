@@ -24,7 +24,7 @@ from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.candidates import read_cast
 from harness.records import Completion, Item, Request, Score, Scorecard
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from harness.train.adapters import seal_adapter
 from harness.train.grid import expand
 from tests.needs import needs_vllm

@@ -17,8 +17,10 @@ from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries
 from harness.eval.prompting import Asker, Untuned, answer_room, even_shots, untuned
 from harness.metrics.unread import unread
 from harness.records import FORMS, Completion, Form, Item, Message, Score, Seed, Way
-from harness.suites.files import AnswersSuite, LabelsSuite, Suite
+from harness.suites.answers import AnswersSuite
 from harness.suites.generate import Ending, answer_ids
+from harness.suites.labels import LabelsSuite
+from harness.suites.suite import Suite
 from tests.project import write_project
 
 LISTED = "Name the topic:\n{% for k, d in labels.items() %}\n{{ k }}: {{ d }}\n{% endfor %}\n\n"

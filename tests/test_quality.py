@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from harness.core.text import named_label
-from harness.engines.protocols import NextTokens
+from harness.engines.protocols import NextTokens, StudentEngine
 from harness.errors import MachineError, UsageError
 from harness.metrics import memorization
 from harness.metrics.moderation import PythonModeration, load_moderation
@@ -24,9 +24,9 @@ from harness.metrics.quality import Span, compression_ratio, distinct_n, longest
 from harness.metrics.refusals import refuses
 from harness.metrics.spelling import english, spelling, words_of
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
-from harness.suites.files import OpenEndedSuite, Suite, load_suite
-from harness.suites.open_ended import Tools, score_open_ended, suite_metrics
+from harness.suites.open_ended import OpenEndedSuite, Tools, score_open_ended, suite_metrics
 from harness.suites.outcome import Outcome
+from harness.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).parent.parent
 WORDS = st.lists(st.sampled_from("abcd"), max_size=24)
@@ -476,8 +476,13 @@ def test_a_label_is_read_whatever_labels_stand_inside_it(parts: list[str], data:
     assert named_label(f"Topic: {label}.", labels) == label
 
 
+def scored(suite: Suite, engine: StudentEngine, model: str, labels: Sequence[str], tools: Tools | None) -> Outcome:
+    assert isinstance(suite.spec, OpenEndedSuite)
+    return score_open_ended(suite.items, suite.spec, engine, model, labels, tools)
+
+
 def by_hand(suite: Suite, answers: dict[str, str], tools: Tools | None = None, labels: Sequence[str] = ()) -> Outcome:
-    return score_open_ended(suite, Talker(lambda prompt, _: answers[prompt]), "m", labels, tools)
+    return scored(suite, Talker(lambda prompt, _: answers[prompt]), "m", labels, tools)
 
 
 def test_the_values_of_one_answer(tmp_path: Path, known: frozenset[str]) -> None:
@@ -541,7 +546,7 @@ def test_consistency_over_other_words_and_over_repeats(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, {"prompt": "a", "variants": ["b", "c"]}, repeats=3, temperature=0.5)
     said = {"a": ["a main", "a one", "a two", "c three"], "b": ["b main"], "c": ["c main"]}
     talker = Talker(lambda prompt, request: said[prompt][request.sample_index])
-    outcome = score_open_ended(suite, talker, "m", (), Tools(Compass()))
+    outcome = scored(suite, talker, "m", (), Tools(Compass()))
     (score,) = outcome.scores
     # a.b = 0, a.c = -1, b.c = 0; of the repeats a.a = 1, a.c = -1 twice
     assert score.values["consistency"] == pytest.approx(-1 / 3)
@@ -594,9 +599,9 @@ def test_answers_do_not_depend_on_the_order_of_items(tmp_path: Path) -> None:
         {"prompt": f"{letter} question", "variants": [f"{letter} again"]} for letter in "abcd"
     ]
     talker = Talker(lambda prompt, _: prompt[::-1])
-    straight = score_open_ended(suite_of(tmp_path, *lines), talker, "m", (), Tools(Compass())).scores
+    straight = scored(suite_of(tmp_path, *lines), talker, "m", (), Tools(Compass())).scores
     random.Random(0).shuffle(lines)
-    mixed = score_open_ended(suite_of(tmp_path, *lines), talker, "m", (), Tools(Compass())).scores
+    mixed = scored(suite_of(tmp_path, *lines), talker, "m", (), Tools(Compass())).scores
     assert {s.item: s for s in straight} == {s.item: s for s in mixed}
 
 
@@ -648,9 +653,9 @@ def test_a_real_engine_is_asked_all_of_it(tiny_model: Path, tmp_path: Path) -> N
     suite = suite_of(tmp_path, *lines, repeats=2)
     engine = TransformersEngine(tiny_model, dtype="float32")
     tools = Tools(Compass(), canaries=("the key is under stone nine",))
-    outcome = score_open_ended(suite, engine, "tiny", ("repair",), tools)
+    outcome = scored(suite, engine, "tiny", ("repair",), tools)
     assert [score.status for score in outcome.scores] == ["scored"] * 3
     assert [score.item for score in outcome.scores[:2]] == [item.id for item in suite.items]
     assert outcome.scores[2].values == {"canary": 0.0}  # a random model knows no secret
     assert all(0 < score.answer_tokens <= 4 * 8 for score in outcome.scores[:2])
-    assert score_open_ended(suite, engine, "tiny", ("repair",), tools) == outcome
+    assert scored(suite, engine, "tiny", ("repair",), tools) == outcome

@@ -18,7 +18,7 @@ from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
 from harness.report.stage import report
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from tests.project import Quiet, write_project
 from tests.stored import write_cards, write_cells, write_items
 from tests.test_markdown import READER, flat, inlines, seen

@@ -9,7 +9,7 @@ import pytest
 
 from harness.core.table_file import jsonl_rows, read_rows
 from harness.errors import Mistakes, UsageError
-from harness.suites.files import load_suite
+from harness.suites.suite import load_suite
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

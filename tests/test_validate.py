@@ -21,18 +21,15 @@ from harness.errors import UsageError
 from harness.metrics.answers import TextAnswer
 from harness.metrics.json_answers import JsonAnswer
 from harness.records import Item, Message, Pair, Score
-from harness.suites.choices import continuation_pair
-from harness.suites.files import (
-    AnswersSuite,
-    BenchmarkSuite,
-    ChoiceSuite,
-    LabelsSuite,
-    OpenEndedSuite,
-    Suite,
-    UnanswerableSuite,
-    load_suite,
-)
+from harness.suites.answers import AnswersSuite
+from harness.suites.benchmark import BenchmarkSuite
+from harness.suites.choice import ChoiceSuite
+from harness.suites.generate import continuation_pair
+from harness.suites.labels import LabelsSuite
+from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.oracle import Gold, Oracle, read
+from harness.suites.suite import Suite, load_suite
+from harness.suites.unanswerable import UnanswerableSuite
 from tests.needs import required
 
 ROOT = Path(__file__).parent.parent

@@ -36,7 +36,6 @@ from harness.filters import Context, Judge, Protected
 from harness.filters.judge import Calibration
 from harness.records import PROBES, Completion, Message, Origin, Request, Row, Seed, Verdict, lack_logprobs
 from harness.suites import benchmarks
-from harness.suites.files import BenchmarkSuite
 
 STAGE_VERSION = 2
 BLOCK = 256  # requests asked before their rows are judged, at least
@@ -156,18 +155,10 @@ def inputs_digest(run: Run, teacher: str, guarded: Mapping[str, str]) -> str:
 
 def filter_context(run: Run, teacher: str, terminal: Terminal) -> Context:
     """What filters may look at: seeds, labels, and every text of every suite."""
-    protected = [
-        Protected(suite.name, item.id, text)
-        for suite in run.suites.values()
-        for item in suite.items
-        for text in (item.text, *item.variants)
-    ]
+    protected: list[Protected] = []
     for suite in run.suites.values():
-        if not isinstance(suite.spec, BenchmarkSuite):
-            continue
         try:
-            tasks = benchmarks.benchmark_tasks(suite.spec)
-            protected += [Protected(suite.name, name, text) for name, text in benchmarks.questions(tasks)]
+            protected += [Protected(suite.name, item, text) for item, text in suite.spec.texts(suite.items)]
         except benchmarks.NotReachable as why:
             terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
     return Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=tuple(protected), teacher=teacher)

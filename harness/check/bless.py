@@ -25,7 +25,7 @@ from harness.report.analysis import arms, matrix
 from harness.stats import Floats, binary, clusters, power
 from harness.stats.rates import first_true
 from harness.stats.ties import ALONE, Ties, finite
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 
 
 def bless(run: Run, terminal: Terminal) -> Path:

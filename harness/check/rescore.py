@@ -26,7 +26,7 @@ from harness.errors import UsageError
 from harness.eval.results import Results, results_of
 from harness.records import Cell, Score, Scorecard
 from harness.stats import Floats
-from harness.suites.files import BenchmarkSuite, Suite
+from harness.suites.suite import Suite
 from harness.suites.summary import value_of
 
 FILE = "noise.json"
@@ -91,7 +91,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
         Pass(random_seed=run.file.random_seed + i, batch_tokens=max(64, min(batch, CPU_NODES) >> i))
         for i in range(1, passes + 1)
     ]
-    own = [suite for suite in run.suites.values() if not isinstance(suite.spec, BenchmarkSuite)]
+    own = [suite for suite in run.suites.values() if suite.items]
     cards = {suite.name: _card(run, results, suite, cell) for suite in own}
     stored = {name: results.scores(card) for name, card in cards.items()}
     found: dict[str, SuiteNoise] = {}

@@ -25,7 +25,8 @@ from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
 from harness.errors import MachineError, UsageError
 from harness.stats.contrasts import Question
-from harness.suites.files import Limit, Suite
+from harness.suites.base import Limit
+from harness.suites.suite import Suite
 
 
 @dataclass(frozen=True)

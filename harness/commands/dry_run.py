@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from statistics import mean
 
@@ -21,8 +21,8 @@ from harness.eval.prompt_search import dev_items, most_tries, ways_tried
 from harness.eval.stage import inputs_digest as eval_digest
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve
-from harness.records import Item, Request
-from harness.suites.files import BenchmarkSuite, ChoiceSuite, OpenEndedSuite, Suite
+from harness.records import Request
+from harness.suites.suite import Suite
 from harness.train.grid import base_key, cells_of, plan
 
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
@@ -129,18 +129,17 @@ def plan_eval(run: Run) -> str:
     for name, suite in run.suites.items():
         ways = len(run.file.eval.prompting) if suite.of_task else 1
         cards = tuned + untuned * ways
-        if isinstance(suite.spec, BenchmarkSuite):
-            which = f"at most {suite.spec.limit}" if suite.spec.limit else "all"
-            lines.append(f"  {name:<24}{cards:>4} cards of {which} items, as lm-evaluation-harness asks them")
+        whole, dev = suite.spec.requests(suite.items), suite.spec.requests(dev_items(suite))
+        if not whole.counted:
+            lines.append(f"  {name:<24}{cards:>4} cards of {whole.items} items, as lm-evaluation-harness asks them")
             continue
         tries = untuned * sum(most_tries(*ways_tried(run, way)) for way in run.file.eval.prompting) * suite.of_task
-        pairs, written = _asked(suite, suite.items)
-        dev_pairs, dev_written = _asked(suite, dev_items(suite))
-        pairs, written = cards * pairs + tries * dev_pairs, cards * written + tries * dev_written
+        pairs = cards * whole.loglikelihoods + tries * dev.loglikelihoods
+        written = cards * whole.answers + tries * dev.answers
         asked = f"{pairs} log-likelihoods, at most {written} generated answers"
         asked += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
         asked += _judged(suite, cards)
-        lines.append(f"  {name:<24}{cards:>4} cards of {len(suite.items)} items: {asked}")
+        lines.append(f"  {name:<24}{cards:>4} cards of {whole.items} items: {asked}")
     if not all(ready(name, run.cache, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
         return "\n".join(lines)  # what is stored is known by a model's weights, and a plan makes none ready
     try:
@@ -156,12 +155,12 @@ def plan_eval(run: Run) -> str:
 def plan_noise(run: Run) -> str:
     """What `harness noise` would ask of the ship student again. Raises UsageError without a ship section."""
     cell, *_ = ship_cells(run)
-    own = [suite for suite in run.suites.values() if not isinstance(suite.spec, BenchmarkSuite)]
+    own = [suite for suite in run.suites.values() if suite.items]
     lines = [f"noise {run.name} would score {cell.name} {PASSES} times again, in other orders and batches:"]
     for suite in own:
-        pairs, written = _asked(suite, suite.items)
-        asked = f"{PASSES * pairs} log-likelihoods, at most {PASSES * written} generated answers"
-        lines.append(f"  {suite.name:<24}{len(suite.items)} items: {asked}{_judged(suite, PASSES)}")
+        once = suite.spec.requests(suite.items)
+        asked = f"{PASSES * once.loglikelihoods} log-likelihoods, at most {PASSES * once.answers} generated answers"
+        lines.append(f"  {suite.name:<24}{once.items} items: {asked}{_judged(suite, PASSES)}")
     return "\n".join([*lines, f"  and write runs/{run.name}/eval/noise.json"])
 
 
@@ -204,13 +203,3 @@ def _judged(suite: Suite, times: int) -> str:
     items = len(suite.items)
     pairs = times * items + min(suite.rubric.planted, items)
     return f", about {2 * pairs} requests to its judge, less what it was asked before"
-
-
-def _asked(suite: Suite, items: Sequence[Item]) -> tuple[int, int]:
-    """(log-likelihoods, answers) that items of a suite take once."""
-    if isinstance(suite.spec, OpenEndedSuite):
-        return 0, len(items) * (1 + suite.spec.repeats) + sum(len(item.variants) for item in items)
-    pairs = sum(len(item.choices) or bool(item.answers) for item in items)
-    if isinstance(suite.spec, ChoiceSuite) and suite.spec.normalise == "pmi":  # each choice without a question too
-        pairs += len({choice for item in items for choice in item.choices})
-    return pairs, 0 if isinstance(suite.spec, ChoiceSuite) else len(items)

@@ -32,8 +32,8 @@ from harness.metrics.quality import loop_length, rep_n
 from harness.metrics.table import metric_of
 from harness.records import Cell, Item, Score, Scorecard
 from harness.report.analysis import Arm, arms
-from harness.suites.files import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite, WrittenSuite
 from harness.suites.open_ended import CANARY
+from harness.suites.suite import Suite
 
 CAUSES = ("empty", "repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
 REPEATED = 1 / 3  # share of repeated three-word runs
@@ -161,14 +161,13 @@ def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
 def _called(suite: Suite) -> str:
     """What `is_wrong` found, in words."""
     metric = metric_of(suite.primary)
-    graded = isinstance(suite.spec, WrittenSuite) and metric.kind == "share" and metric.better == "higher"
+    graded = suite.spec.max_tokens is not None and metric.kind == "share" and metric.better == "higher"
     return f"below {HALF:g} of {metric.title}" if graded else "wrong"
 
 
 def _says_nothing(score: Score, suite: Suite) -> bool:
     """Whether a text was wanted and none came; choices are picked by log-likelihood, without a text."""
-    written = isinstance(suite.spec, LabelsSuite | WrittenSuite | OpenEndedSuite)
-    return written and score.status != "failed" and not score.output.strip()
+    return suite.spec.max_tokens is not None and score.status != "failed" and not score.output.strip()
 
 
 def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
@@ -192,11 +191,11 @@ def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
 
     An open instruction that is answered with nothing but a label counts as confused with that label.
     """
-    if isinstance(suite.spec, OpenEndedSuite):
+    if "label_collapse" in suite.spec.item_metrics:
         return ("(free text)", score.output.strip()) if _says(score, "label_collapse") else None
     given = score.picked
-    if isinstance(suite.spec, LabelsSuite):
-        given = named_label(score.output, suite.items[0].choices) or ""
+    if suite.choices:
+        given = named_label(score.output, suite.choices) or ""
     elif len({item.choices for item in suite.items}) != 1:
         return None  # every question has its own choices: there is no pair to count
     return (score.gold, given) if given and given != score.gold else None
@@ -208,7 +207,7 @@ def _says(score: Score, name: str) -> bool:
 
 
 def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
-    if score.status != "unparsed" or not isinstance(suite.spec, LabelsSuite) or item is None:
+    if score.status != "unparsed" or not suite.choices or item is None:
         return False
     labels = [label.casefold() for label in item.choices]
     return any(difflib.get_close_matches(word, labels, n=1, cutoff=ALIKE) for word in score.output.casefold().split())
@@ -241,7 +240,7 @@ def _beside(found: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
 
 def _why_unknown(suite: Suite) -> str:
     """Why the text of an item is not at hand."""
-    if isinstance(suite.spec, BenchmarkSuite):
+    if not suite.items:
         return "the rows of public benchmarks are not stored"
     return "the suite changed since it was scored"
 
@@ -251,7 +250,7 @@ def _answer(score: Score, suite: Suite) -> str:
         return f"(failed: {score.error})"
     if score.output.strip():
         return score.output
-    if isinstance(suite.spec, LabelsSuite):  # where the written answer counts, the likeliest label is no answer
+    if suite.choices:  # where the written answer counts, the likeliest label is no answer
         return f"(nothing; likeliest: {score.picked})" if score.picked else "(nothing)"
     return score.picked or "(nothing)"
 

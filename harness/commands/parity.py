@@ -27,8 +27,8 @@ from harness.eval.candidates import ship_subject
 from harness.eval.prompting import tuned_prompt, untuned
 from harness.records import Completion, Item, Request, Sampling
 from harness.stats import Interval
-from harness.suites.files import LabelsSuite, Suite
 from harness.suites.generate import Prompt, request_for
+from harness.suites.suite import Suite
 
 FILE = "agree.json"
 ITEMS = 200
@@ -104,7 +104,7 @@ def agree(
     section or a labels suite, and when the student is not trained.
     """
     suite = compared_suite(run)
-    assert isinstance(suite.spec, LabelsSuite)
+    assert suite.spec.max_tokens is not None
     subject, _ = ship_subject(run)
     items = sorted((i for i in suite.items if i.split == "test"), key=lambda i: digest("agree", i.id))[:limit]
     terminal.say(f"agree: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
@@ -129,7 +129,7 @@ def agree(
 
 def compared_suite(run: Run) -> Suite:
     """The run's first labels suite. Raises UsageError without one."""
-    suite = next((s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)), None)
+    suite = next((s for s in run.suites.values() if s.choices), None)
     if suite is None:
         raise UsageError(f"runs/{run.name}.yaml: eval.suites: none is of kind labels, which is what is compared")
     return suite

@@ -15,7 +15,6 @@ from datetime import date
 from pathlib import Path
 
 from harness.config.run import Run
-from harness.core import templates
 from harness.core.terminal import Terminal
 from harness.core.text import normalise
 from harness.errors import HarnessError, UsageError
@@ -25,21 +24,20 @@ from harness.models.files import text_number
 from harness.models.resolve import resolve
 from harness.records import Item, Score
 from harness.suites import benchmarks
+from harness.suites.base import Resources
+from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmark_rows import documents_of
-from harness.suites.choices import score_choices
-from harness.suites.documents import facts_in_documents
-from harness.suites.files import BenchmarkSuite, ChoiceSuite, LabelsSuite, OpenEndedSuite, Suite, UnanswerableSuite
-from harness.suites.free_text import plain_prompt, score_written
+from harness.suites.choice import ChoiceSuite
+from harness.suites.free_text import plain_prompt
 from harness.suites.generate import Asked, Ending, Prompt
-from harness.suites.labels import score_labels
 from harness.suites.oracle import Gold, Oracle, read
+from harness.suites.suite import Suite
 from harness.suites.summary import RATES
 
 CHARACTERS = 3  # of a token, where no tokenizer is at hand: English has four, and a guess must not be too low
 CONTEXT = 2048  # tokens, likewise
 DOCUMENTS = 100  # of a public benchmark that are proven, by content digest
 NOTE = re.compile(r"(\d{4}-\d{2}-\d{2}): \S")
-ABSTENTION = "I don't know."
 RIGHT = 0.999  # a right answer's share of probability may round
 
 
@@ -67,7 +65,7 @@ def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root
     rooms, found = _rooms(run) if run else ([_estimate()], [])
     for name, suite in suites.items():
         own = [*_notes(suite), *_items(suite, rooms, run)]
-        own += [Problem(name, "", line) for line in facts_in_documents(suite, root or Path())]
+        own += [Problem(name, "", line) for line in suite.spec.problems(suite.items, root or Path())]
         wrong = sum(problem.wrong for problem in own)
         asked = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
         terminal.say(f"{name}: {asked}, {wrong} problems" if wrong else f"{name}: {asked}, no problem found")
@@ -139,7 +137,7 @@ def _duplicates(suite: Suite) -> Iterator[Problem]:
     """Items that ask the same, by text without case, punctuation and spacing."""
     first: dict[object, Item] = {}
     for item in suite.items:
-        choices = tuple(sorted(map(normalise, item.choices))) if isinstance(suite.spec, ChoiceSuite) else ()
+        choices = tuple(sorted(map(normalise, item.choices)))
         twin = first.setdefault((normalise(item.text), choices), item)
         if twin is not item:
             said = f"{item.text!r} is a duplicate: asks the same as {twin.text!r}, item {twin.id}"
@@ -150,7 +148,7 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     """How items are asked: what it is called, the prompt as a function of an item's text, where an answer ends."""
     spec = suite.spec
     if isinstance(spec, ChoiceSuite):
-        return {"raw": (lambda text: templates.fill(spec.context, question=text), Ending())}
+        return {"raw": (spec.prompt, Ending())}
     if not suite.of_task:
         return {"plain": (plain_prompt, Ending())}
     if run is None:
@@ -165,28 +163,19 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     }
 
 
-def _references(suite: Suite, item: Item) -> tuple[str, ...]:
-    """Every answer that must score 1."""
-    if item.gold is not None:
-        return (item.choices[item.gold],)
-    if suite.scorer is None:
-        return ()
-    return (ABSTENTION,) if isinstance(suite.spec, UnanswerableSuite) else tuple(dict.fromkeys(item.answers))
-
-
 def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) -> str:
     """Why an item cannot be asked: it does not render, or it or its answer does not fit. '' where it can."""
     try:
         asked = prompt(item.text)
     except UsageError as error:
         return f"it does not render: {error}"
-    limit: int | None = getattr(suite.spec, "max_tokens", None)
+    limit = suite.spec.max_tokens
     for room in rooms:
         try:
             length = room.prompt(asked)
         except UsageError as error:
             return f"{room.name}: {error}"
-        answers = _references(suite, item)
+        answers = suite.spec.gold(item)
         longest = max((room.text(answer) for answer in item.choices or answers), default=limit or 1)
         if length + longest > room.context:
             return (
@@ -204,9 +193,9 @@ def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) 
 
 def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt, ending: Ending) -> Iterator[Problem]:
     """Problems of right answers that do not score 1, each accepted one in turn, and of silence that scores."""
-    if not items or isinstance(suite.spec, OpenEndedSuite) or suite.rubric:
+    gold = {item.id: suite.spec.gold(item) for item in items}
+    if not any(gold.values()) or suite.rubric:
         return  # an open instruction has no right answer, and a judge's is not known before it is asked
-    gold = {item.id: _references(suite, item) for item in items}
     for turn in range(max(map(len, gold.values()))):
         known = {
             read(prompt(item.text)): Gold(gold[item.id][min(turn, len(gold[item.id]) - 1)], gold[item.id])
@@ -219,15 +208,8 @@ def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt, endi
             yield from _not_wrong(suite.name, how, _scored(suite, items, prompt, ending, Oracle(known, silent=True)))
 
 
-def _scored(suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, oracle: Oracle) -> list[Score]:
-    spec = suite.spec
-    if isinstance(spec, LabelsSuite):
-        return score_labels(items, prompt, oracle, "oracle", spec.max_tokens, ending)
-    if isinstance(spec, ChoiceSuite):
-        return score_choices(items, spec, oracle)
-    assert suite.scorer is not None
-    assert not isinstance(spec, BenchmarkSuite)
-    return score_written(items, prompt, oracle, "oracle", spec.max_tokens, suite.scorer, ending)
+def _scored(suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, oracle: Oracle) -> Sequence[Score]:
+    return suite.spec.score(items, prompt, ending, oracle, "oracle", Resources()).scores
 
 
 def _not_right(suite: str, how: str, scores: Iterable[Score], gold: Mapping[str, str]) -> Iterator[Problem]:

@@ -18,8 +18,7 @@ from harness.config.run import Run
 from harness.core.record import digest, first_name
 from harness.core.store import content_digest
 from harness.filters import Contamination
-from harness.suites.benchmark_rows import fingerprint
-from harness.suites.files import BenchmarkSuite, Suite
+from harness.suites.suite import Suite
 
 # how a teacher is reached and what it costs: the same model writes the same rows
 REACHED = {
@@ -51,7 +50,7 @@ def guarded_suites(run: Run) -> dict[str, str]:
     """
     if not any(isinstance(filter_, Contamination) for filter_ in run.file.augment.filters):
         return {}
-    return {name: _texts(suite) for name, suite in run.suites.items()}
+    return {name: suite.spec.texts_digest(suite.items) for name, suite in run.suites.items()}
 
 
 def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -69,17 +68,10 @@ def unguarded_suites(run: Run, before: Mapping[str, str]) -> list[str]:
 
     A benchmark that they were checked against counts whatever rows of it are at hand now.
     """
-    kept = {name for name, suite in run.suites.items() if isinstance(suite.spec, BenchmarkSuite) and before.get(name)}
+    kept = {name for name, suite in run.suites.items() if not suite.items and before.get(name)}
     return [
         name for name, found in guarded_suites(run).items() if found not in ("", before.get(name)) and name not in kept
     ]
-
-
-def _texts(suite: Suite) -> str:
-    if isinstance(suite.spec, BenchmarkSuite):
-        rows = fingerprint()
-        return digest("benchmark", suite.spec.benchmark, rows) if rows else ""
-    return digest("texts", [[item.id, item.text, list(item.variants)] for item in suite.items])
 
 
 def students_source(run: Run) -> str:

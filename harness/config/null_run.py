@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 from harness.records import Seed
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 
 
 def shuffle_labels(

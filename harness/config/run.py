@@ -26,7 +26,7 @@ from harness.data.examples import Examples, path_of, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import AnyFilter, Judge, PythonFilter
 from harness.records import Form, Sampling, Seed
-from harness.suites.files import Suite, load_suite
+from harness.suites.suite import Suite, load_suite
 
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
 

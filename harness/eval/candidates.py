@@ -16,7 +16,7 @@ from harness.eval.results import load_cells, scored_benchmarks
 from harness.models.resolve import impossible, possible, resolve
 from harness.records import Cell, Row, Seed
 from harness.suites.benchmark_rows import fingerprint
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from harness.train.adapters import require_whole
 from harness.train.grid import BASE, base_key, expand
 from harness.train.sizes import nested

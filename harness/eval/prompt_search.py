@@ -14,7 +14,7 @@ from harness.config.run import Run
 from harness.core.record import digest
 from harness.eval.candidates import MOST_SHOTS
 from harness.records import FORMS, Choice, Form, Item, Score, Trial, Way
-from harness.suites.files import LabelsSuite, Suite
+from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, value_of
 
 NUMBERS = (16, 4, 64)  # examples of few_shot, and all seeds that fit; the forms are compared at the first number
@@ -47,7 +47,7 @@ def metrics_of(suite: Suite) -> tuple[str, ...]:
     """The metrics that ways are compared by; where there are two, each way counts by its better one."""
     if suite.rubric is not None:  # a judge is not asked about answers that nobody will read
         return ("gold_nll",)
-    both = isinstance(suite.spec, LabelsSuite) and suite.primary == "accuracy"
+    both = suite.primary == "accuracy" and "choice_accuracy" in suite.spec.item_metrics
     return ("accuracy", "choice_accuracy") if both else (suite.primary,)
 
 

@@ -20,7 +20,7 @@ from harness.core.json_file import read_json, read_jsonl
 from harness.core.store import Manifest, remade_by, require_same, require_sealed
 from harness.errors import UsageError, nearest
 from harness.records import Score, Scorecard, scores_digest
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from harness.suites.summary import disagreement
 
 CARDS = "scorecards.json"

@@ -17,29 +17,18 @@ from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import Interrupted
 from harness.eval.candidates import Cast, Subject, ship_subject, shot_pool
 from harness.eval.prompt_search import MOST_ITEMS, choose, ways_tried
-from harness.eval.prompting import asker_for, one_line, tuned_prompt, untuned
-from harness.metrics.memorization import load_canaries
-from harness.metrics.moderation import load_moderation
+from harness.eval.prompting import ANSWER_ROOM, asker_for, one_line, tuned_prompt, untuned
 from harness.metrics.spelling import english
 from harness.records import Completion, Item, Request, Score, Way
-from harness.suites import benchmarks, forgetting
-from harness.suites.choices import score_choices
-from harness.suites.files import (
-    BenchmarkSuite,
-    ChoiceSuite,
-    LabelsSuite,
-    OpenEndedSuite,
-    Suite,
-    WrittenSuite,
-    scorer_of,
-)
-from harness.suites.free_text import plain_prompt, score_written
+from harness.suites import forgetting
+from harness.suites.base import CardInputs, Resources
+from harness.suites.benchmark import BenchmarkSuite
+from harness.suites.benchmark_rows import benchmark_tasks
+from harness.suites.free_text import plain_prompt
 from harness.suites.generate import Ending, Prompt
-from harness.suites.labels import score_labels
-from harness.suites.open_ended import Tools, score_open_ended
 from harness.suites.outcome import Outcome
 from harness.suites.resume import Remembered
-from harness.suites.summary import chance
+from harness.suites.suite import Suite
 
 STAGE_VERSION = 5
 
@@ -76,13 +65,15 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
             parts.append([shot.id for shot in shot_pool(run)])
         if subject.prompting == "retrieval":
             parts += [run.file.eval.retrieved, [row.id for row in cast.largest]]
-    if isinstance(suite.spec, OpenEndedSuite):
-        watched = [load_moderation(suite.spec.moderation, run.root).digest] if suite.spec.moderation else []
-        secrets = list(load_canaries(run.root / suite.spec.canaries)) if suite.spec.canaries else []
-        searched = [] if subject.adapter else [row.id for row in cast.largest]
-        parts += [list(run.task.labels), _base_of(cast, subject) is not None, watched, secrets, searched]
-    if isinstance(suite.spec, BenchmarkSuite):
-        parts.append(cast.benchmarks)
+    parts += suite.spec.card_inputs(
+        CardInputs(
+            root=run.root,
+            labels=tuple(run.task.labels),
+            base_is_scored=_base_of(cast, subject) is not None,
+            searched_rows=() if subject.adapter else [row.id for row in cast.largest],
+            benchmark_rows=cast.benchmarks,
+        )
+    )
     if suite.rubric and not suite.rubric.judge:  # the rows' teacher judges
         parts += [run.teacher.model, run.teacher.revision, run.teacher.engine]
     return digest(*parts)[:32]
@@ -94,8 +85,14 @@ class Examiner:
     def __init__(self, run: Run, cast: Cast, openers: Openers, terminal: Terminal, stop: Stop) -> None:
         self.run, self.cast, self.openers, self.terminal, self.stop = run, cast, openers, terminal, stop
         self.embedder = functools.cache(openers.embedder)
-        self.dictionary = functools.cache(english)
-        self.tasks: dict[str, list[Any]] = {}  # benchmark suite -> its tasks with rows
+        self.resources = Resources(
+            root=run.root,
+            labels=tuple(run.task.labels),
+            embedder=self.embedder,
+            dictionary=functools.cache(english),
+            benchmark_tasks=self.benchmark_tasks,
+        )
+        self._tasks: dict[str, list[Any]] = {}  # benchmark suite -> its tasks with rows
         self._loaded: tuple[tuple[Path, Path | None], StudentEngine] | None = None
         self._said: set[str] = set()
 
@@ -111,6 +108,13 @@ class Examiner:
                 self._said.add(note)
         return self._loaded[1]
 
+    def benchmark_tasks(self, suite: BenchmarkSuite) -> list[Any]:
+        """A benchmark's tasks with their rows, loaded once. Raises UsageError and NotReachable."""
+        name = suite.model_dump_json()
+        if name not in self._tasks:
+            self._tasks[name] = benchmark_tasks(suite)
+        return self._tasks[name]
+
     def alone(self, build: Callable[[], Generator]) -> Generator:
         """Another engine, built when the student in memory has been let go."""
         self._loaded = None
@@ -124,55 +128,43 @@ def _no_step(what: str) -> None:
 def score_suite(
     examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine, step: Callable[[str], None] = _no_step
 ) -> Outcome:
-    """Per-item scores of one subject on one suite, by the suite's kind. `step` is told what is done now."""
-    run, spec, items = examiner.run, suite.spec, suite.items
-    if suite.of_task:
-        return _score_task(examiner, subject, suite, engine, step)
-    if isinstance(spec, ChoiceSuite):
-        return Outcome(tuple(score_choices(items, spec, engine)), chance(suite))
-    if isinstance(spec, BenchmarkSuite):
-        return benchmarks.score_benchmark(spec, examiner.tasks.get(suite.name, []), engine, subject.key)
-    if isinstance(spec, OpenEndedSuite):
-        tools = tools_for(examiner, spec, subject)
-        outcome = score_open_ended(suite, engine, subject.key, list(run.task.labels), tools)
-        return _with_forgetting(examiner, subject, suite, engine, outcome)
-    return _judged(
-        examiner, suite, Outcome(_score_items(suite, items, plain_prompt, Ending(), engine, subject.key)), engine
-    )
+    """Per-item scores of one subject on one suite. `step` is told what is done now."""
+    resources = replace(examiner.resources, training_texts=lambda: _training_texts(examiner.cast, subject))
+
+    def score(items: Sequence[Item], prompt: Prompt, ending: Ending) -> Outcome:
+        return suite.spec.score(items, prompt, ending, engine, subject.key, resources)
+
+    if not suite.of_task:
+        outcome = score(suite.items, plain_prompt, Ending())
+    elif subject.adapter:
+        outcome = score(suite.items, tuned_prompt(examiner.run), Ending())
+    else:
+        outcome = _score_untuned(examiner, subject, suite, engine, score, step)
+    if suite.spec.reads_base:
+        outcome = _with_forgetting(examiner, subject, suite, engine, outcome)
+    return _judged(examiner, suite, outcome, engine)
 
 
-def _score_task(
-    examiner: Examiner, subject: Subject, suite: Suite, engine: StudentEngine, step: Callable[[str], None]
+def _score_untuned(
+    examiner: Examiner,
+    subject: Subject,
+    suite: Suite,
+    engine: StudentEngine,
+    score: Callable[[Sequence[Item], Prompt, Ending], Outcome],
+    step: Callable[[str], None],
 ) -> Outcome:
-    """The task's own items: with a student's prompt, or as the dev items choose among the ways to ask a model."""
-    run = examiner.run
-    if subject.adapter:
-        scores = _score_items(suite, suite.items, tuned_prompt(run), Ending(), engine, subject.key)
-        return _judged(examiner, suite, Outcome(scores, chance(suite)), engine)
-    assert isinstance(suite.spec, LabelsSuite | WrittenSuite)
-    asker = asker_for(
-        run, examiner.cast, subject, suite.items, engine, examiner.embedder, max_tokens=suite.spec.max_tokens
-    )
+    """The task's items, asked as the dev items choose among the ways to ask a model that was not tuned."""
+    run, room = examiner.run, suite.spec.max_tokens or ANSWER_ROOM
+    asker = asker_for(run, examiner.cast, subject, suite.items, engine, examiner.embedder, max_tokens=room)
     ending = asker.prompts.ending
 
-    def score(way: Way, items: Sequence[Item]) -> Sequence[Score]:
+    def score_way(way: Way, items: Sequence[Item]) -> Sequence[Score]:
         step(f"choosing how to ask: {way.words}")
-        return _score_items(suite, items, asker.prompt(way), ending, engine, subject.key)
+        return score(items, asker.prompt(way), ending).scores
 
-    choice = choose(suite, *ways_tried(run, subject.prompting), asker.way, score)
+    choice = choose(suite, *ways_tried(run, subject.prompting), asker.way, score_way)
     step(f"as {choice.way.words}")
-    scores = _score_items(suite, suite.items, asker.prompt(choice.way), ending, engine, subject.key)
-    return _judged(examiner, suite, Outcome(scores, chance(suite), choice=choice), engine)
-
-
-def _score_items(
-    suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, engine: StudentEngine, model: str
-) -> tuple[Score, ...]:
-    spec = suite.spec
-    if isinstance(spec, LabelsSuite):
-        return tuple(score_labels(items, prompt, engine, model, spec.max_tokens, ending))
-    assert isinstance(spec, WrittenSuite)
-    return tuple(score_written(items, prompt, engine, model, spec.max_tokens, scorer_of(spec), ending))
+    return replace(score(suite.items, asker.prompt(choice.way), ending), choice=choice)
 
 
 def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: StudentEngine) -> Outcome:
@@ -210,20 +202,12 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
     return replace(outcome, scores=merged, chance=0.5, notes=notes)
 
 
-def tools_for(examiner: Examiner, spec: OpenEndedSuite, subject: Subject) -> Tools:
-    """What the numbers about free text need beside the texts.
+def _training_texts(cast: Cast, subject: Subject) -> tuple[str, ...]:
+    """What the student was tuned on.
 
-    A base is searched for what the largest student was tuned on: what it copies without having seen it is chance.
+    For a base it is that of the largest student: what the base copies without having seen it is chance.
     """
-    run = examiner.run
-    seen = examiner.cast.rows_of(subject.cell) or examiner.cast.largest
-    return Tools(
-        embedder=examiner.embedder(),
-        dictionary=examiner.dictionary(),
-        training_texts=tuple(f"{row.text} {row.label}" for row in seen),
-        moderation=load_moderation(spec.moderation, run.root) if spec.moderation else None,
-        canaries=load_canaries(run.root / spec.canaries) if spec.canaries else (),
-    )
+    return tuple(f"{row.text} {row.label}" for row in cast.rows_of(subject.cell) or cast.largest)
 
 
 def _base_of(cast: Cast, subject: Subject) -> Subject | None:
@@ -257,7 +241,7 @@ def _with_forgetting(
         s.model_copy(update={"values": s.values | {"kl_from_base": kl[s.item]}}) if s.item in kl else s
         for s in outcome.scores
     )
-    return Outcome(scores, outcome.chance, outcome.notes)
+    return replace(outcome, scores=scores)
 
 
 def rescorer(

@@ -28,14 +28,14 @@ from harness.errors import Interrupted, UsageError
 from harness.eval.candidates import Cast, Subject, applies, cell_of, read_cast
 from harness.eval.results import WANTED
 from harness.eval.runner import STAGE_VERSION, Examiner, Openers, card_key, score_suite
-from harness.metrics.moderation import load_moderation
 from harness.metrics.unread import unread
 from harness.records import Cell, Row, Score, Scorecard, scores_digest
 from harness.suites import benchmarks, forgetting, reference
-from harness.suites.files import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
+from harness.suites.base import chance
 from harness.suites.outcome import Outcome
 from harness.suites.resume import Remembered
-from harness.suites.summary import chance, disagreement, summarise
+from harness.suites.suite import Suite
+from harness.suites.summary import disagreement, summarise
 
 
 def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict[str, Any] | None:
@@ -49,9 +49,6 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
     if manifest:
         terminal.say(f"eval: nothing to do ({manifest.summary}; same students, suites and prompts)")
         return None
-    for suite in run.suites.values():
-        if isinstance(suite.spec, OpenEndedSuite) and suite.spec.moderation:
-            load_moderation(suite.spec.moderation, run.root).flags([])  # a mistake in it is found before hours of work
     with locked(folder, f"eval of {run.name}"):
         write_json(folder / WANTED, wanted_cards(run, cast))
         cards, not_run = _score_all(Examiner(run, cast, openers, terminal, stop))
@@ -132,11 +129,12 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
     cards: list[Scorecard] = []
     not_run: dict[str, str] = {}
     for name, suite in run.suites.items():
-        if isinstance(suite.spec, BenchmarkSuite) and not _all_stored(run, cast, suite):
-            try:
-                examiner.tasks[name] = benchmarks.benchmark_tasks(suite.spec)
-            except benchmarks.NotReachable as why:
-                not_run[name] = str(why)
+        if _all_stored(run, cast, suite):
+            continue
+        try:  # a mistake in what a suite names is found before hours of work
+            suite.spec.prepare(examiner.resources)
+        except benchmarks.NotReachable as why:
+            not_run[name] = str(why)
     todo = [(s, suite) for s in cast.subjects for suite in run.suites.values() if applies(suite, s)]
     with examiner.terminal.progress("eval", len(todo)) as advance, suppress(Interrupted):
         for done, (subject, suite) in enumerate(todo):
@@ -193,7 +191,7 @@ def score_references(run: Run, cast: Cast) -> list[Scorecard]:
         return []
     cards: list[Scorecard] = []
     done: set[tuple[str, str]] = set()
-    for suite in (s for s in run.suites.values() if isinstance(s.spec, LabelsSuite)):
+    for suite in (s for s in run.suites.values() if s.choices):
         for cell in cast.cells:
             known = cell_of(cell, reference.NAME)
             if not known.size or (suite.name, known.name) in done:
@@ -212,7 +210,7 @@ def _reference_card(run: Run, suite: Suite, cell: Cell, rows: Sequence[Row]) -> 
     started = time.monotonic()
     scores = reference.score_reference(rows, suite.items, cell.random_seed)
     subject = Subject(cell, key, run.root, None, "trained")
-    return _store(run, key, subject, suite, Outcome(tuple(scores), chance(suite)), time.monotonic() - started)
+    return _store(run, key, subject, suite, Outcome(tuple(scores), chance(suite.items)), time.monotonic() - started)
 
 
 # --- cards on disk --------------------------------------------------------------------------------------------
@@ -230,7 +228,7 @@ def stored_card(run: Run, key: str, suite: Suite) -> Scorecard | None:
     if not own or not card.complete or disagreement(card, scores, suite):
         return None
     # students are measured by what their untuned base expects, which is stored beside its card
-    untuned = isinstance(suite.spec, OpenEndedSuite) and card.cell is not None and not card.cell.size
+    untuned = suite.spec.reads_base and card.cell is not None and not card.cell.size
     return None if untuned and not forgetting.is_whole(path.with_suffix(".expected.npz")) else card
 
 

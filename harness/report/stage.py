@@ -26,8 +26,9 @@ from harness.report.headline import lines as alternative_lines
 from harness.report.regressions import WATCHED, Change
 from harness.stats import Floats, clusters, contrasts, scaling
 from harness.stats.ties import Ties
-from harness.suites.files import LabelsSuite, OpenEndedSuite, Suite
-from harness.suites.summary import LOWER_IS_BETTER, RATES, chance
+from harness.suites.base import chance
+from harness.suites.suite import Suite
+from harness.suites.summary import LOWER_IS_BETTER, RATES
 
 REPORT = "report.md"
 SEAL = "report.manifest.json"
@@ -94,7 +95,7 @@ def _student_section(
         caption = _caption(run, cells, student, points)
         reference = [(a.size, mean(matrix(results, a, suite.primary, "test"))) for a in _reference(found, data)]
         across = alternative_lines(results, found, student, suite.primary, answer)
-        guess = chance(suite) if suite.primary in RATES else None
+        guess = chance(suite.items) if suite.primary in RATES else None
         picture = figure.learning_curve(
             student, suite.name, points, reference, across, guess, caption, data, suite.primary
         )
@@ -232,7 +233,7 @@ def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> s
         if not own:
             continue
         largest = max(own, key=lambda a: a.size)
-        if isinstance(suite.spec, LabelsSuite):
+        if suite.choices:
             lines += [
                 f"### {escaped(largest.title)}, label by label\n",
                 tables.by_label(results, largest, suite.choices) + "\n",
@@ -251,7 +252,7 @@ def _others(run: Run, results: Results) -> str:
         found = arms(results, suite.name)
         if found:
             lines += [f"### {escaped(suite.name)}\n", tables.other_suite(results, found, suite.primary) + "\n"]
-            lines += [tables.distributions(results, found) + "\n"] if isinstance(suite.spec, OpenEndedSuite) else []
+            lines += [tables.distributions(results, found) + "\n"] if "repeat_share" in suite.spec.item_metrics else []
     return "\n".join(["## The other suites\n", *lines]) if lines else ""
 
 

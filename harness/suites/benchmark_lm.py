@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness.engines.protocols import StudentEngine
 from harness.errors import MachineError, UsageError
 from harness.records import Completion, Message, Origin, Pair, Request, Sampling
-from harness.suites.choices import fits, split_pair
+from harness.suites.generate import fits, split_pair
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -23,11 +23,12 @@ from urllib.parse import urlsplit
 from harness.core.record import digest
 from harness.core.table_file import jsonl_rows
 from harness.errors import UsageError, first_line, nearest
-from harness.suites.files import BenchmarkSuite
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
+
+    from harness.suites.benchmark import BenchmarkSuite
 
 FOLDER_VARIABLE = "HARNESS_BENCHMARKS"
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")

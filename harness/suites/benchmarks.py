@@ -26,13 +26,14 @@ from harness.suites.benchmark_rows import (
     fingerprint,
     questions,
 )
-from harness.suites.choices import shares
-from harness.suites.files import BenchmarkSuite
+from harness.suites.generate import shares
 from harness.suites.outcome import Outcome
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
+
+    from harness.suites.benchmark import BenchmarkSuite
 
 __all__ = [
     "NotReachable",

@@ -17,7 +17,7 @@ from harness.core.store import write_atomic
 from harness.engines.protocols import NextTokens, StudentEngine
 from harness.metrics.quality import token_kl
 from harness.records import Item, Message, Pair, Score
-from harness.suites.choices import fits
+from harness.suites.generate import fits
 
 TOP = 256  # the base's likeliest tokens that are compared one by one; all others count as one
 

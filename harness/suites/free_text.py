@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from harness.data.lines import AnswerLine
 from harness.engines.protocols import StudentEngine
+from harness.errors import UsageError
 from harness.metrics.answers import AnswerScorer
 from harness.records import Completion, Item, Message, Pair, Score
+from harness.suites.base import ItemsSuite, Located, Requests, SuiteFile, about, read_lines
 from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
 
 ENDING = Ending()  # of a line, which is what a single question's answer is
@@ -20,6 +23,28 @@ ENDING = Ending()  # of a line, which is what a single question's answer is
 def plain_prompt(text: str) -> tuple[Message, ...]:
     """A question as the only turn of a chat, without any task around it."""
     return (Message(role="user", content=text),)
+
+
+def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer) -> list[Located]:
+    """Questions with their accepted answers. Raises UsageError for an answer that `scorer` could never call right."""
+
+    def check(place: str, line: AnswerLine) -> None:
+        problem = next((problem for answer in line.right if (problem := scorer.problem(answer))), "")
+        if problem:
+            raise UsageError(f"{place}: answer: {problem}")
+
+    lines = read_lines(suite, file, AnswerLine, check)
+    return [(place, Item(text=line.question, answers=line.right, **about(line))) for place, line in lines]
+
+
+def written_metrics(scorer: AnswerScorer) -> tuple[str, ...]:
+    """What `score_written` computes for every item."""
+    return (*scorer.unread, "gold_nll", "empty", "stop_rate", "words")
+
+
+def written_requests(items: Sequence[Item]) -> Requests:
+    """What `score_written` asks: an answer to each item, and how likely its first accepted answer is."""
+    return Requests(str(len(items)), sum(bool(item.answers) for item in items), len(items))
 
 
 def score_written(

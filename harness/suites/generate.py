@@ -1,13 +1,13 @@
-"""How a scorer asks: a chat or a plain text to continue, as token ids, and the greedy answers to it."""
+"""How a scorer asks: token ids of what is measured, of a chat or a plain text to continue, and the greedy answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.engines.protocols import StudentEngine
-from harness.records import Completion, Message, Origin, Request, Sampling
-from harness.suites.choices import continuation_pair
+from harness.records import Completion, Message, Origin, Pair, Request, Sampling
 
 Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
 Prompt = Callable[[str], Asked]  # from an item's text
@@ -83,3 +83,35 @@ def ask(
         requests.setdefault(request.key, request)
         numbers.setdefault(request.key, []).append(i)
     return {i: answer for answer in engine.generate(requests.values()) for i in numbers[answer.request]}
+
+
+# --- what is measured -------------------------------------------------------------------------------------------
+
+
+def continuation_pair(engine: StudentEngine, context: str, continuation: str) -> Pair:
+    """Token ids of a context and of what follows it, see `split_pair`."""
+    return split_pair(engine.text_ids, context, continuation)
+
+
+def split_pair(text_ids: Callable[[str], tuple[int, ...]], context: str, continuation: str) -> Pair:
+    """The same by a function from text to token ids.
+
+    White space at the context's end goes over to the continuation, and the split is taken from the tokens of the
+    whole, since a tokenizer may merge across the border: the convention of lm-evaluation-harness.
+    """
+    bare = context.rstrip()
+    continuation = context[len(bare) :] + continuation
+    whole, before = text_ids(bare + continuation), text_ids(bare)
+    return Pair(context=whole[: len(before)], continuation=whole[len(before) :])
+
+
+def fits(pair: Pair, engine: StudentEngine) -> bool:
+    """Whether a pair can be measured whole: its last token is predicted, never read."""
+    return len(pair.context) + len(pair.continuation) - 1 <= engine.max_length
+
+
+def shares(logprobs: Sequence[float]) -> list[float]:
+    """Probabilities of choices among themselves (they sum to 1), from their log-likelihoods (nats)."""
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    return [weight / sum(weights) for weight in weights]

@@ -4,15 +4,120 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from harness.core.text import named_label
+from harness.data.lines import LabelLine, check_label
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
 from harness.records import Completion, Item, Loglikelihood, Pair, Score
-from harness.suites.choices import shares
-from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
+from harness.stats.classification import macro_f1
+from harness.suites.base import (
+    AskedAs,
+    CardInputs,
+    ItemsSuite,
+    Requests,
+    Resources,
+    SuiteFile,
+    about,
+    chance,
+    checked_items,
+    item_texts,
+    item_texts_digest,
+    read_lines,
+    require_metric,
+)
+from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids, shares
+from harness.suites.outcome import Outcome
 
 ENDING = Ending()  # a label is one line
+
+
+class LabelsSuite(ItemsSuite):
+    """The task's own items: {text, label}. Metrics: accuracy (generated answer), choice_accuracy, macro_f1, ..."""
+
+    reads_base: ClassVar[bool] = False
+    asked: ClassVar[AskedAs] = "task"
+    item_metrics: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "choice_accuracy", "gold_probability", "gold_nll"),
+        *("stop_rate", "words"),
+    )
+    kind: Literal["labels"]
+    max_tokens: Annotated[int, Field(ge=1)] = 16  # tokens of a generated answer
+
+    def load(self, file: SuiteFile) -> tuple[LabelsSuite, tuple[Item, ...]]:
+        """As SuiteKind."""
+        require_metric(file, self.primary, self.item_metrics)
+        if file.labels == ():
+            raise UsageError(
+                f"{file.place(('kind',))}: kind: the task has no labels; its own suites are of kind answers"
+            )
+
+        def check(place: str, line: LabelLine) -> None:
+            if file.labels is not None:
+                check_label(place, line.label, file.labels)
+
+        lines = read_lines(self, file, LabelLine, check)
+        labels = file.labels or tuple(sorted({line.label for _, line in lines}))
+        located = [
+            (place, Item(text=line.text, choices=labels, gold=labels.index(line.label), **about(line)))
+            for place, line in lines
+        ]
+        return self, checked_items(self, located, self.asked)
+
+    def default_primary(self, items: Sequence[Item]) -> str:
+        """As SuiteKind."""
+        return "accuracy"
+
+    def gold(self, item: Item) -> tuple[str, ...]:
+        """As SuiteKind: the label."""
+        return (item.choices[item.gold],) if item.gold is not None else ()
+
+    def requests(self, items: Sequence[Item]) -> Requests:
+        """As SuiteKind: each label is measured, and an answer is written where no label is sure."""
+        return Requests(str(len(items)), sum(len(item.choices) for item in items), len(items))
+
+    def prepare(self, resources: Resources) -> None:
+        """As SuiteKind: it names nothing."""
+
+    def score(
+        self,
+        items: Sequence[Item],
+        prompt: Prompt,
+        ending: Ending,
+        engine: StudentEngine,
+        model: str,
+        resources: Resources,
+    ) -> Outcome:
+        """As SuiteKind."""
+        return Outcome(tuple(score_labels(items, prompt, engine, model, self.max_tokens, ending)), chance(items))
+
+    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
+        """As SuiteKind: macro F1 of the written answers, unknown while some item was not asked."""
+        if any(score.status == "failed" for score in scores):
+            return {}
+        labels = items[0].choices
+        predicted = [named_label(score.output, labels) or "" for score in scores]
+        return {"macro_f1": macro_f1([score.gold for score in scores], predicted, labels)}
+
+    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
+        """As SuiteKind: it names no files."""
+        return []
+
+    def card_inputs(self, inputs: CardInputs) -> list[Any]:
+        """As SuiteKind: the prompt holds the labels already."""
+        return []
+
+    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
+        """As SuiteKind."""
+        return item_texts(items)
+
+    def texts_digest(self, items: Sequence[Item]) -> str:
+        """As SuiteKind."""
+        return item_texts_digest(items)
 
 
 def score_labels(

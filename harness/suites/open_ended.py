@@ -9,19 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from harness.core.record import FORMAT, digest
+from harness.data.lines import OpenLine
 from harness.engines.protocols import Embedder, StudentEngine
-from harness.metrics.memorization import completes, copied_span, corpus, halves
-from harness.metrics.moderation import Moderation
+from harness.metrics.memorization import completes, copied_span, corpus, halves, load_canaries
+from harness.metrics.moderation import Moderation, PythonModeration, load_moderation
 from harness.metrics.quality import collapsed, compression_ratio, distinct_n, longest_repeat, loop_length, rep_n
 from harness.metrics.refusals import refuses
 from harness.metrics.spelling import spelling, words_of
 from harness.records import Completion, Item, Message, Origin, Request, Sampling, Score
-from harness.suites.files import OpenEndedSuite, Suite
+from harness.suites.base import (
+    AskedAs,
+    CardInputs,
+    ItemsSuite,
+    Requests,
+    Resources,
+    SuiteFile,
+    checked_items,
+    item_texts,
+    item_texts_digest,
+    read_lines,
+    require_files,
+    require_metric,
+)
+from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
 
 # Cosine similarity below which an answer is off its prompt's topic: of the shipped prompts with their references
@@ -31,6 +49,101 @@ CANARY = "canary"  # the tag and the metric of a planted secret
 SLACK_TOKENS = 8  # beyond those of the secret's second half: a student may cut it into more tokens
 
 Vectors = Mapping[str, NDArray[np.float32]]
+
+
+class OpenEndedSuite(ItemsSuite):
+    """Instructions answered in free text: {prompt, answers: references, variants: the prompt in other words}."""
+
+    reads_base: ClassVar[bool] = True
+    asked: ClassVar[AskedAs] = "plain"
+    item_metrics: ClassVar[tuple[str, ...]] = (
+        *("words", "stop_rate", "label_collapse", "empty", "loop", "repeat_words", "repeat_share", "refusal"),
+        *("compression_ratio", "rep_2", "rep_3", "rep_4", "length_ratio", "misspelling_rate", "copied_share"),
+        *("flagged", "prompt_similarity", "off_topic", "reference_similarity", "consistency", "repeat_consistency"),
+    )
+    kind: Literal["open_ended"]
+    max_tokens: Annotated[int, Field(ge=1)] = 96  # tokens of one answer
+    repeats: Annotated[int, Field(ge=0, le=20)] = 0  # answers to one prompt that are compared with each other
+    temperature: Annotated[float, Field(gt=0, le=5)] = 0.7  # of these; what is scored otherwise is greedy
+    moderation: str | PythonModeration | None = None  # a list of words, or {file, function}
+    canaries: str | None = None  # JSONL of {canary}: secrets planted among the training rows
+
+    @model_validator(mode="after")
+    def _compares_answers(self) -> Self:
+        if self.repeats == 1:
+            raise ValueError("repeats: 1 answer has none to be compared with; allowed: 0, or 2 to 20")
+        return self
+
+    def load(self, file: SuiteFile) -> tuple[OpenEndedSuite, tuple[Item, ...]]:
+        """As SuiteKind."""
+        require_metric(file, self.primary, self.item_metrics)
+        words = self.moderation.file if isinstance(self.moderation, PythonModeration) else self.moderation
+        require_files(file, {"moderation": words, "canaries": self.canaries})
+        located = [
+            (place, Item(text=line.prompt, answers=line.answers, variants=line.variants, tags=line.tags))
+            for place, line in read_lines(self, file, OpenLine)
+        ]
+        return self, checked_items(self, located, self.asked)
+
+    def default_primary(self, items: Sequence[Item]) -> str:
+        """As SuiteKind."""
+        return "repeat_share"
+
+    def gold(self, item: Item) -> tuple[str, ...]:
+        """As SuiteKind: an open instruction has no one right answer."""
+        return ()
+
+    def requests(self, items: Sequence[Item]) -> Requests:
+        """As SuiteKind: an answer to each wording, and the repeats."""
+        answers = len(items) * (1 + self.repeats) + sum(len(item.variants) for item in items)
+        return Requests(str(len(items)), answers=answers)
+
+    def prepare(self, resources: Resources) -> None:
+        """As SuiteKind: loads the moderation."""
+        if self.moderation:
+            load_moderation(self.moderation, resources.root).flags([])
+
+    def score(
+        self,
+        items: Sequence[Item],
+        prompt: Prompt,
+        ending: Ending,
+        engine: StudentEngine,
+        model: str,
+        resources: Resources,
+    ) -> Outcome:
+        """As SuiteKind."""
+        root = resources.root
+        tools = Tools(
+            embedder=resources.embedder(),
+            dictionary=resources.dictionary(),
+            training_texts=resources.training_texts(),
+            moderation=load_moderation(self.moderation, root) if self.moderation else None,
+            canaries=load_canaries(root / self.canaries) if self.canaries else (),
+        )
+        return score_open_ended(items, self, engine, model, resources.labels, tools)
+
+    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
+        """As SuiteKind."""
+        return suite_metrics(scores)
+
+    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
+        """As SuiteKind: it names no documents."""
+        return []
+
+    def card_inputs(self, inputs: CardInputs) -> list[Any]:
+        """As SuiteKind: the labels an answer may collapse into, the lists it names, the rows it may copy."""
+        watched = [load_moderation(self.moderation, inputs.root).digest] if self.moderation else []
+        secrets = list(load_canaries(inputs.root / self.canaries)) if self.canaries else []
+        return [list(inputs.labels), inputs.base_is_scored, watched, secrets, list(inputs.searched_rows)]
+
+    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
+        """As SuiteKind."""
+        return item_texts(items)
+
+    def texts_digest(self, items: Sequence[Item]) -> str:
+        """As SuiteKind."""
+        return item_texts_digest(items)
 
 
 @dataclass(frozen=True)
@@ -60,18 +173,20 @@ class Asked:
 
 
 def score_open_ended(
-    suite: Suite, engine: StudentEngine, model: str, labels: Sequence[str], tools: Tools | None = None
+    items: Sequence[Item],
+    spec: OpenEndedSuite,
+    engine: StudentEngine,
+    model: str,
+    labels: Sequence[str],
+    tools: Tools | None = None,
 ) -> Outcome:
     """One score per item, same order, then one per canary. The instruction is the only turn.
 
     What is scored is the greedy answer. The item's variants are answered greedily too, and `repeats` more answers
     are drawn at `temperature`; an item is failed if any of its answers failed. Tokens are those of all of them.
-    Raises ValueError for a suite of another kind.
     """
-    spec, tools = suite.spec, tools or Tools()
-    if not isinstance(spec, OpenEndedSuite):
-        raise ValueError(f"{suite.name} is no open-ended suite")
-    asked = [_asked(item, spec, model) for item in suite.items]
+    tools = tools or Tools()
+    asked = [_asked(item, spec, model) for item in items]
     secrets = [_canary_request(canary, engine, model) for canary in tools.canaries]
     requests = {request.key: request for one in asked for request in one.all}
     requests |= {request.key: request for request in secrets}

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness.core.text import named_label
 from harness.metrics.table import METRICS
 from harness.records import Score, Scorecard
-from harness.stats.classification import macro_f1
 from harness.stats.ties import Ties
-from harness.suites.files import BenchmarkSuite, LabelsSuite, OpenEndedSuite, Suite
-from harness.suites.open_ended import suite_metrics
+from harness.suites.suite import Suite
 
 LOWER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "lower")
 RATES = tuple(name for name, metric in METRICS.items() if metric.kind == "rate")  # an item without one is wrong
@@ -45,13 +42,7 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
             continue
         values = [score.values[name] for score in test if name in score.values]
         metrics[name] = sum(values) / (len(test) if name in RATES else len(values))
-    if isinstance(suite.spec, LabelsSuite) and whole:
-        labels = suite.choices
-        predicted = [named_label(s.output, labels) or "" for s in test]
-        metrics["macro_f1"] = macro_f1([s.gold for s in test], predicted, labels)
-    if isinstance(suite.spec, OpenEndedSuite):
-        metrics |= suite_metrics(test)
-    return metrics
+    return metrics | suite.spec.summary(test, suite.items)
 
 
 def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) -> str:
@@ -72,11 +63,3 @@ def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) 
         if not (math.isclose(value, found, rel_tol=near, abs_tol=near) or (math.isnan(value) and math.isnan(found))):
             wrong.append(f"{name} {value:.6g} (its scores: {found:.6g})")
     return ", ".join(wrong)
-
-
-def chance(suite: Suite) -> float | None:
-    """What guessing gets, or None where the suite's items are not choices."""
-    counts = [len(item.choices) for item in suite.items if item.choices]
-    if isinstance(suite.spec, BenchmarkSuite) or not counts:
-        return None
-    return sum(1 / n for n in counts) / len(counts)

@@ -24,7 +24,7 @@ from harness.core.store import write_jsonl
 from harness.records import Score
 from harness.stats import clusters, contrasts, power
 from harness.stats.classification import per_label
-from harness.suites.files import Suite
+from harness.suites.suite import Suite
 from harness.suites.summary import summarise
 
 ROOT = Path(__file__).parents[2]

@@ -22,8 +22,8 @@ from harness.engines.prefix_tree.tree import grow
 from harness.engines.transformers import CPU_NODES, TransformersEngine
 from harness.models.resolve import resolve
 from harness.records import Loglikelihood, Pair
+from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmarks import benchmark_tasks, score_benchmark
-from harness.suites.files import BenchmarkSuite
 
 ROOT = Path(__file__).parents[2]
 SHAPES = [(1, 256), (1, 512), (2, 256), (4, 128), (8, 64), (16, 32), (8, 128)]  # rows x tokens

@@ -1,0 +1,129 @@
+"""Questions answered in writing: a short text, a number or JSON by a rule, or free text by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.core.json_file import read_json
+from harness.core.project_file import project_file
+from harness.engines.protocols import StudentEngine
+from harness.errors import UsageError
+from harness.metrics.answers import AnswerScorer, AnyAnswer, NumberAnswer, TextAnswer, Unjudged
+from harness.metrics.json_answers import JsonAnswer, schema_problem
+from harness.metrics.table import by_length
+from harness.records import Item, Score
+from harness.suites.base import (
+    Asked,
+    CardInputs,
+    ItemsSuite,
+    Requests,
+    Resources,
+    SuiteFile,
+    checked_items,
+    item_texts,
+    item_texts_digest,
+    require_metric,
+)
+from harness.suites.free_text import read_answered, score_written, written_metrics, written_requests
+from harness.suites.generate import Ending, Prompt
+from harness.suites.outcome import Outcome
+from harness.suites.rubric import Rubric
+
+
+class AnswersSuite(ItemsSuite):
+    """Questions answered in writing: {question, answer} or {question, answers}, the first one the reference."""
+
+    reads_base: ClassVar[bool] = False
+    kind: Literal["answers"]
+    # how an answer is judged: by a rule, or by a model
+    answer: Annotated[TextAnswer | NumberAnswer | JsonAnswer | Rubric, Field(discriminator="kind")] = TextAnswer()
+    asked: Asked = "task"
+    max_tokens: Annotated[int, Field(ge=1)] = 64  # tokens of an answer
+
+    @property
+    def scorer(self) -> AnswerScorer:
+        """What judges one answer."""
+        return Unjudged() if isinstance(self.answer, Rubric) else self.answer
+
+    @property
+    def item_metrics(self) -> tuple[str, ...]:
+        """As SuiteKind."""
+        judged = ("preferred", "preference") if isinstance(self.answer, Rubric) else ()
+        return (*judged, *written_metrics(self.scorer))
+
+    def load(self, file: SuiteFile) -> tuple[AnswersSuite, tuple[Item, ...]]:
+        """As SuiteKind: with the schema that JSON answers must keep to."""
+        suite = self
+        if not isinstance(self.answer, Rubric):
+            answer = with_schema(self.answer, file.root, file.place(("answer", "json_schema")))
+            suite = self.model_copy(update={"answer": answer})
+        require_metric(file, suite.primary, suite.item_metrics)
+        return suite, checked_items(suite, read_answered(suite, file, suite.scorer), suite.asked)
+
+    def default_primary(self, items: Sequence[Item]) -> str:
+        """As SuiteKind: texts go by the length of their references, unless the file states a `match`."""
+        if isinstance(self.answer, Rubric):
+            return "preferred"
+        if isinstance(self.answer, TextAnswer) and "match" not in self.answer.model_fields_set:
+            return by_length(item.answers[0] for item in items)
+        return "accuracy"
+
+    def gold(self, item: Item) -> tuple[str, ...]:
+        """As SuiteKind: every accepted answer."""
+        return tuple(dict.fromkeys(item.answers))
+
+    def requests(self, items: Sequence[Item]) -> Requests:
+        """As SuiteKind."""
+        return written_requests(items)
+
+    def prepare(self, resources: Resources) -> None:
+        """As SuiteKind: it names nothing that is run."""
+
+    def score(
+        self,
+        items: Sequence[Item],
+        prompt: Prompt,
+        ending: Ending,
+        engine: StudentEngine,
+        model: str,
+        resources: Resources,
+    ) -> Outcome:
+        """As SuiteKind."""
+        return Outcome(tuple(score_written(items, prompt, engine, model, self.max_tokens, self.scorer, ending)))
+
+    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
+        """As SuiteKind: the means say all."""
+        return {}
+
+    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
+        """As SuiteKind: it names no documents."""
+        return []
+
+    def card_inputs(self, inputs: CardInputs) -> list[Any]:
+        """As SuiteKind."""
+        return []
+
+    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
+        """As SuiteKind."""
+        return item_texts(items)
+
+    def texts_digest(self, items: Sequence[Item]) -> str:
+        """As SuiteKind."""
+        return item_texts_digest(items)
+
+
+def with_schema(answer: AnyAnswer, root: Path, place: str) -> AnyAnswer:
+    """A JSON answer with the schema its file holds. Raises UsageError naming both."""
+    if not isinstance(answer, JsonAnswer) or not isinstance(answer.json_schema, str):
+        return answer
+    read = read_json(project_file(root, answer.json_schema, f"{place}: json_schema"))
+    if not isinstance(read, dict):
+        raise UsageError(f"{place}: json_schema: {answer.json_schema} holds no JSON object")
+    problem = schema_problem(read)
+    if problem:
+        raise UsageError(f"{place}: json_schema: {answer.json_schema}: {problem}")
+    return answer.model_copy(update={"json_schema": read})
