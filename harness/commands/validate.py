@@ -62,10 +62,11 @@ def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root
     lengths are estimated: three characters a token, a context of 2048 tokens. `root`: the project, for the
     documents in which facts must stand.
     """
+    root = root or Path()
     rooms, found = _rooms(run) if run else ([_estimate()], [])
     for name, suite in suites.items():
-        own = [*_notes(suite), *_items(suite, rooms, run)]
-        own += [Problem(name, "", line) for line in suite.spec.problems(suite.items, root or Path())]
+        own = [*_notes(suite), *_items(suite, rooms, run, root)]
+        own += [Problem(name, "", line) for line in suite.spec.problems(suite.items, root)]
         wrong = sum(problem.wrong for problem in own)
         asked = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
         terminal.say(f"{name}: {asked}, {wrong} problems" if wrong else f"{name}: {asked}, no problem found")
@@ -102,7 +103,7 @@ def _notes(suite: Suite) -> Iterator[Problem]:
         yield Problem(suite.name, "", f"there is a note for version {extra!r}, and the suite is at version {version}")
 
 
-def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Problem]:
+def _items(suite: Suite, rooms: Sequence[Room], run: Run | None, root: Path) -> Iterator[Problem]:
     if isinstance(suite.spec, BenchmarkSuite):
         yield from _benchmark(suite, suite.spec, rooms)
         return
@@ -122,7 +123,7 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None) -> Iterator[Pro
                 yield Problem(suite.name, item.id, f"{how}: {what}")
             else:
                 good.append(item)
-        yield from _answers(suite, good, how, prompt, ending)
+        yield from _answers(suite, good, how, prompt, ending, root)
 
 
 def _malformed(item: Item) -> str:
@@ -191,25 +192,28 @@ def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) 
 # --- right answers and silence ----------------------------------------------------------------------------------
 
 
-def _answers(suite: Suite, items: Sequence[Item], how: str, prompt: Prompt, ending: Ending) -> Iterator[Problem]:
+def _answers(
+    suite: Suite, items: Sequence[Item], how: str, prompt: Prompt, ending: Ending, root: Path
+) -> Iterator[Problem]:
     """Problems of right answers that do not score 1, each accepted one in turn, and of silence that scores."""
-    gold = {item.id: suite.spec.gold(item) for item in items}
-    if not any(gold.values()) or suite.rubric:
+
+    def scored(items: Sequence[Item], oracle: Oracle) -> Sequence[Score]:
+        return suite.spec.score(items, prompt, ending, oracle, "oracle", Resources(root=root)).scores
+
+    gold = {item.id: answers for item in items if (answers := suite.spec.gold(item))}
+    if not gold or suite.rubric:
         return  # an open instruction has no right answer, and a judge's is not known before it is asked
+    items = [item for item in items if item.id in gold]
     for turn in range(max(map(len, gold.values()))):
         known = {
             read(prompt(item.text)): Gold(gold[item.id][min(turn, len(gold[item.id]) - 1)], gold[item.id])
             for item in items
         }
         asked = [item for item in items if turn < len(gold[item.id])]
-        scores = _scored(suite, asked, prompt, ending, Oracle(known))
+        scores = scored(asked, Oracle(known))
         yield from _not_right(suite.name, how, scores, {item.id: gold[item.id][turn] for item in asked})
         if not turn:
-            yield from _not_wrong(suite.name, how, _scored(suite, items, prompt, ending, Oracle(known, silent=True)))
-
-
-def _scored(suite: Suite, items: Sequence[Item], prompt: Prompt, ending: Ending, oracle: Oracle) -> Sequence[Score]:
-    return suite.spec.score(items, prompt, ending, oracle, "oracle", Resources()).scores
+            yield from _not_wrong(suite.name, how, scored(items, Oracle(known, silent=True)))
 
 
 def _not_right(suite: str, how: str, scores: Iterable[Score], gold: Mapping[str, str]) -> Iterator[Problem]:

@@ -1,10 +1,10 @@
 """Runs a user's function in a process of its own, for python_file.py; started by its path, needs nothing of ours.
 
-argv: two file descriptors. From the first come lines of JSON: a task {path, source, name, sys_path, parent}, then one
-argument a line. To the second go lines of JSON, each an object whose first key is its kind: {"ready": first line of
-the function} or {"error": "", "names": [functions there are]}, then for each argument {"value": plain value},
-{"pair": [plain, plain]}, {"shown": repr of anything else}. {"error": message, "line": line} may come at any time, and
-is the last.
+argv: two file descriptors. From the first come lines of JSON: a task {path, source, name, sys_path, parent, spread},
+then one argument a line, or with `spread` a list of the arguments of one call. To the second go lines of JSON, each an
+object whose first key is its kind: {"ready": first line of the function} or {"error": "", "names": [functions there
+are]}, then for each argument {"value": plain value}, {"pair": [plain, plain]}, {"shown": repr of anything else}.
+{"error": message, "line": line} may come at any time, and is the last.
 On SIGUSR1 the place where the function stands is written there too, as text.
 """
 
@@ -48,7 +48,8 @@ def main() -> None:
         function = load(task, say)
         for line in lines:
             try:
-                answer = described(function(json.loads(line)))
+                given = json.loads(line)
+                answer = described(function(*given) if task["spread"] else function(given))
             except BaseException as error:  # noqa: BLE001  (whatever it is, it is the function's)
                 answer = {"error": said(error), "line": line_of(error, task["path"])}
             say(**answer)
@@ -82,7 +83,14 @@ def described(answer: Any) -> dict[str, Any]:
     """An answer as JSON can carry it."""
     if type(answer) is tuple and len(answer) == 2 and all(isinstance(part, PLAIN) for part in answer):
         return {"pair": answer}
-    return {"value": answer} if isinstance(answer, PLAIN) else {"shown": repr(answer)[:SHOWN]}
+    return {"value": answer} if is_plain(answer) else {"shown": repr(answer)[:SHOWN]}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON gives a value back as it was: lists, and dicts whose keys are text, however deep."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(part) for key, part in value.items())
+    return all(map(is_plain, value)) if isinstance(value, list) else isinstance(value, PLAIN)
 
 
 def said(error: BaseException) -> str:

@@ -35,7 +35,7 @@ TICK_S = 0.2  # between two looks whether the process lives
 
 @dataclass(frozen=True)
 class NotPlain:
-    """An answer that is neither a bool, number, text or None, nor two of these in a tuple."""
+    """An answer that JSON does not give back as it was, and that is no tuple of two plain values."""
 
     shown: str
 
@@ -51,6 +51,7 @@ class PythonFunction:
     source: bytes
     name: str
     timeout_s: float = TIMEOUT_S
+    spread: bool = False  # each argument is a list of the arguments of one call
 
     def answers(self, arguments: Sequence[str], shown: Sequence[str]) -> list[Any]:
         """What the function returns for each of `arguments` (JSON texts), in order; one process answers all of them.
@@ -61,7 +62,7 @@ class PythonFunction:
         with tempfile.TemporaryFile() as questions:
             task = {
                 "path": str(self.path), "source": self.source.decode(errors="surrogateescape"), "name": self.name,
-                "sys_path": sys.path, "parent": os.getpid(),
+                "sys_path": sys.path, "parent": os.getpid(), "spread": self.spread,
             }  # fmt: skip
             questions.write(json.dumps(task).encode() + b"\n")
             questions.writelines(argument.encode() + b"\n" for argument in arguments)

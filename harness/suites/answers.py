@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.core.json_file import read_json
 from harness.core.project_file import project_file
+from harness.data.columns import title
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
 from harness.metrics.answers import AnswerScorer, AnyAnswer, NumberAnswer, TextAnswer, Unjudged
@@ -62,7 +63,7 @@ class AnswersSuite(ItemsSuite):
             answer = with_schema(self.answer, file.root, file.place(("answer", "json_schema")))
             suite = self.model_copy(update={"answer": answer})
         require_metric(file, suite.primary, suite.item_metrics)
-        return suite, checked_items(suite, read_answered(suite, file, suite.scorer), suite.asked)
+        return suite, checked_items(title(suite.items), read_answered(suite, file, suite.scorer), suite.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind: texts go by the length of their references, unless the file states a `match`."""

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from harness.core.project_file import project_file
 from harness.core.record import Record, digest
-from harness.data.columns import Check, Source, read_items, title
+from harness.data.columns import Check, Source, read_items
 from harness.data.lines import AnswerLine, ChoiceLine, LabelLine, QuestionLine
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import Mistakes, UsageError, nearest
@@ -199,10 +199,13 @@ def read_lines(
     return read_items(suite.items, file.root, line, suite.fields, suite.tags, place, check)
 
 
-def checked_items(suite: ItemsSuite, located: Sequence[Located], asked: AskedAs) -> tuple[Item, ...]:
-    """The items. Raises UsageError where there are none, where two are the same, or where a split is empty."""
+def checked_items(source: str, located: Sequence[Located], asked: AskedAs) -> tuple[Item, ...]:
+    """The items. Raises UsageError where there are none, where two are the same, or where a split is empty.
+
+    `source` is what messages call the place they come from.
+    """
     if not located:
-        raise UsageError(f"{title(suite.items)}: there are no items in it")
+        raise UsageError(f"{source}: there are no items in it")
     first: dict[str, str] = {}
     mistakes = Mistakes()
     for place, item in located:
@@ -211,7 +214,7 @@ def checked_items(suite: ItemsSuite, located: Sequence[Located], asked: AskedAs)
     mistakes.check()
     if asked == "task" and {item.split for _, item in located} != {"dev", "test"}:
         raise UsageError(
-            f"{title(suite.items)}: {len(located)} items are too few: a quarter of them, by digest, is for choosing"
+            f"{source}: {len(located)} items are too few: a quarter of them, by digest, is for choosing"
             " (dev), and either part is empty"
         )
     return tuple(item for _, item in located)

@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from harness.core import templates
 from harness.core.templates import fill
+from harness.data.columns import title
 from harness.data.lines import ChoiceLine
 from harness.engines.protocols import StudentEngine
 from harness.errors import MachineError, UsageError
@@ -79,7 +80,7 @@ class ChoiceSuite(ItemsSuite):
             (place, Item(text=line.question, choices=line.choices, gold=line.answer, **about(line)))
             for place, line in read_lines(self, file, ChoiceLine, _check_line)
         ]
-        return self, checked_items(self, located, self.asked)
+        return self, checked_items(title(self.items), located, self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""

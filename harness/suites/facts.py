@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from harness.core.table_file import jsonl_rows
-from harness.data.columns import texts_in
+from harness.data.columns import texts_in, title
 from harness.engines.protocols import StudentEngine
 from harness.metrics.answers import Fact, Match, searched, sought
 from harness.records import Item, Score
@@ -55,7 +55,7 @@ class FactsSuite(ItemsSuite):
         """As SuiteKind."""
         require_metric(file, self.primary, self.item_metrics)
         require_files(file, {"documents": self.documents})
-        return self, checked_items(self, read_answered(self, file, self.scorer), self.asked)
+        return self, checked_items(title(self.items), read_answered(self, file, self.scorer), self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from harness.core.text import named_label
+from harness.data.columns import title
 from harness.data.lines import LabelLine, check_label
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
@@ -66,7 +67,7 @@ class LabelsSuite(ItemsSuite):
             (place, Item(text=line.text, choices=labels, gold=labels.index(line.label), **about(line)))
             for place, line in lines
         ]
-        return self, checked_items(self, located, self.asked)
+        return self, checked_items(title(self.items), located, self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""

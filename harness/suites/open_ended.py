@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from harness.core.record import FORMAT, digest
+from harness.data.columns import title
 from harness.data.lines import OpenLine
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.metrics.memorization import completes, copied_span, corpus, halves, load_canaries
@@ -83,7 +84,7 @@ class OpenEndedSuite(ItemsSuite):
             (place, Item(text=line.prompt, answers=line.answers, variants=line.variants, tags=line.tags))
             for place, line in read_lines(self, file, OpenLine)
         ]
-        return self, checked_items(self, located, self.asked)
+        return self, checked_items(title(self.items), located, self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""

@@ -7,6 +7,7 @@ unanswerable  questions nobody can answer: abstained or made up
 choice        questions with choices, by log-likelihood of each choice
 benchmark     a public benchmark, as lm-evaluation-harness defines it, scored by our log-likelihood
 open_ended    instructions answered in free text: repetition, length, stopping, collapse into labels
+python        questions answered in writing: items and scores by functions in a file of the project
 """
 
 from __future__ import annotations
@@ -26,17 +27,27 @@ from harness.suites.choice import ChoiceSuite
 from harness.suites.facts import FactsSuite
 from harness.suites.labels import LabelsSuite
 from harness.suites.open_ended import OpenEndedSuite
+from harness.suites.python import PythonSuite
 from harness.suites.rubric import Rubric
 from harness.suites.unanswerable import UnanswerableSuite
 
 # A new kind joins here, and nowhere else.
-AnySuite = LabelsSuite | AnswersSuite | FactsSuite | UnanswerableSuite | ChoiceSuite | BenchmarkSuite | OpenEndedSuite
+AnySuite = (
+    LabelsSuite
+    | AnswersSuite
+    | FactsSuite
+    | UnanswerableSuite
+    | ChoiceSuite
+    | BenchmarkSuite
+    | OpenEndedSuite
+    | PythonSuite
+)
 
 KINDS: dict[str, type[AnySuite]] = {
     get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(AnySuite)
 }
 # where items come from and what is allowed decide no score; an item's id holds what is asked and what is right
-_NO_RULES = {"limits", "changes", "items", "fields", "tags", "documents", "primary"}
+_NO_RULES = {"limits", "changes", "items", "fields", "tags", "documents", "primary", "file", "items_function"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from harness.data.columns import title
 from harness.data.lines import QuestionLine
 from harness.engines.protocols import StudentEngine
 from harness.metrics.answers import Abstention
@@ -54,10 +55,10 @@ class UnanswerableSuite(ItemsSuite):
     def load(self, file: SuiteFile) -> tuple[UnanswerableSuite, tuple[Item, ...]]:
         """As SuiteKind."""
         require_metric(file, self.primary, self.item_metrics)
-        lines = read_lines(self, file, QuestionLine)
-        return self, checked_items(
-            self, [(place, Item(text=line.question, **about(line))) for place, line in lines], self.asked
-        )
+        located = [
+            (place, Item(text=line.question, **about(line))) for place, line in read_lines(self, file, QuestionLine)
+        ]
+        return self, checked_items(title(self.items), located, self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""
