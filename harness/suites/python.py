@@ -55,7 +55,7 @@ class PythonSuite(SuiteBase):
     """Questions answered in writing: a file's `items()` gives them, its `score(item, answer)` rates an answer.
 
     It is the project's own code and has all the rights of the harness. It runs in a process of its own, where it can
-    be stopped.
+    be stopped: `items` whenever the suite is loaded, `score` when answers are scored.
     """
 
     reads_base: ClassVar[bool] = False
