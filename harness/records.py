@@ -1,6 +1,6 @@
 """The records that travel between stages. Frozen; stored ones carry a format number.
 
-    Seed -> Request -> Completion -> Row -> Verdict -> Cell -> Score -> Scorecard
+    Example -> Request -> Completion -> Row -> Verdict -> Cell -> Score -> Scorecard
 
 A digest is taken over an explicit list of identity fields and a format number, never over whatever a
 record happens to hold, so that adding a field for people to read changes no key (golden tests pin them).
@@ -27,16 +27,34 @@ class Message(Record):
     content: str
 
 
-class Seed(Record):
-    """One human-written starting example: a text and what the student should answer to it."""
+class Example(Record):
+    """One example of a task: a seed, a person's row, a parsed completion, the question of an item.
 
-    text: Annotated[str, Field(min_length=1)]
-    label: Annotated[str, Field(min_length=1)]
+    `fields` has the task's own names, such as {"text": ...} or {"instruction": ..., "input": ...}.
+    """
+
+    fields: Annotated[dict[str, str], Field(min_length=1)]
+    turns: tuple[Message, ...] = ()  # what was said before, where the example is a conversation
+    answer: str = ""  # what the student should say; empty for a question that is only asked
+    label: str | None = None  # only where the task has labels: then it is the answer
 
     @property
     def id(self) -> str:
-        """16 hex digits that name this seed."""
-        return digest("seed", FORMAT, self.text, self.label)[:16]
+        """16 hex digits that name this example."""
+        if self.turns or self.fields.keys() != {"text"}:
+            return digest("example", FORMAT, self.fields, [[m.role, m.content] for m in self.turns], self.answer)[:16]
+        return digest("seed", FORMAT, self.fields["text"], self.answer)[:16]
+
+    @property
+    def text(self) -> str:
+        """All of the input as one text: earlier turns, then the fields in their order, empty ones left out."""
+        return "\n\n".join(part for part in (*(m.content for m in self.turns), *self.fields.values()) if part)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What a template sees of it as a shot: its fields, all of its input as `text`, its answer, also as `label`."""
+        turns = [{"role": turn.role, "content": turn.content} for turn in self.turns]
+        return {"text": self.text, "label": self.answer, "answer": self.answer, "turns": turns, **self.fields}
 
 
 class Sampling(Record):
@@ -133,6 +151,7 @@ class Provenance(Record):
     """Everything needed to say where a row came from."""
 
     source: Literal["teacher", "seed", "own"]
+    format: str = ""  # of own rows: what their file was read as
     request: str = ""
     template: str = ""
     template_digest: str = ""
@@ -142,18 +161,32 @@ class Provenance(Record):
     completion_tokens: int = 0
 
 
+Loss = Literal["last", "all"]  # the assistant's turns that a student learns
+
+
 class Row(Record):
     """One training example in `messages` form; the last message is the assistant's."""
 
     messages: tuple[Message, ...]
-    text: str  # what varies: the text the task is about (filters read this)
-    label: str  # what the student should answer
+    example: Example
     provenance: Provenance
+    loss: Loss = "last"
 
     @property
     def id(self) -> str:
-        """16 hex digits over what the student sees, so equal examples have one id."""
-        return digest("row", FORMAT, [[m.role, m.content] for m in self.messages])[:16]
+        """16 hex digits over what the student sees and learns, so equal examples have one id."""
+        learned = [] if self.loss == "last" else [self.loss]
+        return digest("row", FORMAT, [[m.role, m.content] for m in self.messages], *learned)[:16]
+
+    @property
+    def text(self) -> str:
+        """All of the example's input as one text."""
+        return self.example.text
+
+    @property
+    def answer(self) -> str:
+        """What the student should say."""
+        return self.example.answer
 
 
 class Verdict(Record):
@@ -185,7 +218,9 @@ class Cell(Record):
 class Item(Record):
     """One question of a suite: `choices` and `gold` where one is picked, `answers` where text is written."""
 
-    text: str
+    text: str  # all that is asked, as one text
+    fields: dict[str, str] = {}  # the same by the task's own fields; empty where the text is the only one
+    turns: tuple[Message, ...] = ()  # what was said before, where it is a conversation
     choices: tuple[str, ...] = ()
     gold: int | None = None  # index into choices
     answers: tuple[str, ...] = ()  # every answer that is right, the reference first
@@ -198,7 +233,14 @@ class Item(Record):
     def id(self) -> str:
         """16 hex digits over what is asked and what is right."""
         written = [list(self.answers)] if self.answers else []
-        return digest("item", FORMAT, self.text, list(self.choices), self.gold, *written)[:16]
+        turns = [[m.role, m.content] for m in self.turns]
+        parts = [self.fields, turns] if self.fields or turns else []
+        return digest("item", FORMAT, self.text, list(self.choices), self.gold, *written, *parts)[:16]
+
+    @property
+    def question(self) -> Example:
+        """What is asked, as an example without an answer."""
+        return Example(fields=self.fields or {"text": self.text}, turns=self.turns)
 
     @property
     def split(self) -> Literal["dev", "test"]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from harness.core.terminal import Terminal
 from harness.filters import Context, Protected
-from harness.records import Message, Provenance, Row, Seed
+from harness.records import Example, Message, Provenance, Row
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",
@@ -74,7 +74,12 @@ class Quiet(Terminal):
 TOPICS = {"billing": "money", "delivery": "the bike on its way", "repair": "broken parts"}
 
 
-def context(root: Path = Path(), seeds: Sequence[Seed] = (), protected: Sequence[Protected] = ()) -> Context:
+def labelled(text: str, label: str) -> Example:
+    """The example of a task with labels whose only field is `text`."""
+    return Example(fields={"text": text}, answer=label, label=label)
+
+
+def context(root: Path = Path(), seeds: Sequence[Example] = (), protected: Sequence[Protected] = ()) -> Context:
     """What a filter may look at, with TOPICS for labels."""
     return Context(root=root, seeds=tuple(seeds), labels=TOPICS, protected=tuple(protected), teacher="t@1")
 
@@ -83,7 +88,7 @@ def row(text: str, label: str = "repair", finish: str = "stop", source: str = "t
     """A row of a bare text and its label, for what looks at no prompt."""
     provenance = Provenance.model_validate({"source": source, "finish_reason": finish})
     messages = (Message(role="user", content=text), Message(role="assistant", content=label))
-    return Row(messages=messages, text=text, label=label, provenance=provenance)
+    return Row(messages=messages, example=labelled(text, label), provenance=provenance)
 
 
 def prompted_row(text: str, label: str) -> Row:
@@ -93,7 +98,7 @@ def prompted_row(text: str, label: str) -> Row:
         Message(role="user", content=f"Message: {text}\nTopic:"),
         Message(role="assistant", content=label),
     )
-    return Row(messages=turns, text=text, label=label, provenance=Provenance(source="own"))
+    return Row(messages=turns, example=labelled(text, label), provenance=Provenance(source="own"))
 
 
 def write_project(root: Path, student: str, **changes: Any) -> Path:

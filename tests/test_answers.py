@@ -439,7 +439,10 @@ def test_gold_nll_is_the_sum_over_the_answer_and_its_stop(tiny_model: Path) -> N
 
     engine = TransformersEngine(tiny_model, device="cpu", dtype="float32")
     (score,) = score_written([item("Room B3")], plain_prompt, engine, "tiny", 4, TextAnswer())
-    context, answer = engine.prompt_ids(plain_prompt("q?")), engine.answer_ids(plain_prompt("q?"), "Room B3")
+    context, answer = (
+        engine.prompt_ids(plain_prompt(Item(text="q?"))),
+        engine.answer_ids(plain_prompt(Item(text="q?")), "Room B3"),
+    )
     with torch.no_grad():
         logs = engine._model(input_ids=torch.tensor([context + answer])).logits[0].float().log_softmax(-1)
     expected = -sum(float(logs[len(context) - 1 + i, token]) for i, token in enumerate(answer))

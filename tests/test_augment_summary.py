@@ -69,7 +69,7 @@ def test_json_is_read_whatever_stands_around_it(tmp_path: Path, wrapping: str) -
     assert error is None
     assert funnel is not None
     assert funnel.kept == funnel.requested
-    assert all(row.text.startswith(f"my {row.label}") for row in stored(run)[0])
+    assert all(row.text.startswith(f"my {row.answer}") for row in stored(run)[0])
 
 
 @pytest.mark.parametrize(

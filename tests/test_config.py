@@ -16,6 +16,7 @@ from harness.config.teacher import VLLMTeacher
 from harness.core.record import FIRST_NAMES
 from harness.errors import UsageError
 from harness.eval.prompting import untuned
+from harness.records import Example
 from tests.project import write_project
 
 ROOT = Path(__file__).parent.parent
@@ -241,8 +242,8 @@ def test_the_null_run_shuffles_seeds_and_items_and_keeps_their_counts(tmp_path: 
     path = write_project(tmp_path, "nobody")
     plain, null = load_run(path), load_run(path, ["shuffle_labels=true"])
     assert [s.text for s in plain.seeds] == [s.text for s in null.seeds]
-    assert sorted(s.label for s in plain.seeds) == sorted(s.label for s in null.seeds)
-    assert [s.label for s in plain.seeds] != [s.label for s in null.seeds]
+    assert sorted(s.answer for s in plain.seeds) == sorted(s.answer for s in null.seeds)
+    assert [s.answer for s in plain.seeds] != [s.answer for s in null.seeds]
     golds = [[i.gold for i in run.suites["shop"].items] for run in (plain, null)]
     assert golds[0] != golds[1]
     assert sorted(map(str, golds[0])) == sorted(map(str, golds[1]))
@@ -275,13 +276,13 @@ def free_project(root: Path, template: str = "json", **changes: object) -> Path:
 def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
     run = load_run(free_project(tmp_path, "own"))
     assert run.task.free
-    assert [(s.text, s.label) for s in run.seeds] == [("How long?", "27 days"), ("How wide?", "9 feet")]
+    assert [(s.text, s.answer) for s in run.seeds] == [("How long?", "27 days"), ("How wide?", "9 feet")]
     rows = own_rows(run)
-    assert [(r.text, r.label, r.messages[-1].content) for r in rows] == [
+    assert [(r.text, r.answer, r.messages[-1].content) for r in rows] == [
         ("For how long?", "27 days", "27 days"),
         ("What colour?", "teal", "teal"),
     ]
-    shown = untuned(run.task, tmp_path).prompt("completion", "How deep?", run.seeds)
+    shown = untuned(run.task, tmp_path).prompt("completion", Example(fields={"text": "How deep?"}), run.seeds)
     assert shown == "How long? -> 27 days\nHow wide? -> 9 feet\nHow deep? ->"
     assert run.suites["shop"].of_task
     assert load_run(free_project(tmp_path / "json")).task.free

@@ -56,7 +56,7 @@ def chance_limits(n: int) -> tuple[float, float]:
 
 
 def test_sizes_and_balance(run: Run) -> None:
-    assert Counter(s.label for s in run.seeds) == dict.fromkeys(run.task.labels, 8)
+    assert Counter(s.answer for s in run.seeds) == dict.fromkeys(run.task.labels, 8)
     items = run.suites["helpdesk"].items
     assert len(items) >= 400
     assert set(Counter(map(gold, items)).values()) == {56}
@@ -73,7 +73,7 @@ def test_tfidf_on_the_seeds_does_not_solve_it(run: Run, ngrams: tuple[int, int])
     from sklearn.pipeline import make_pipeline
 
     model = make_pipeline(TfidfVectorizer(ngram_range=ngrams), LogisticRegression(max_iter=1000))
-    model.fit([s.text for s in run.seeds], [s.label for s in run.seeds])
+    model.fit([s.text for s in run.seeds], [s.answer for s in run.seeds])
     items = run.suites["helpdesk"].items
     right = [p == gold(i) for p, i in zip(model.predict([i.text for i in items]), items, strict=True)]
     assert 0.35 < sum(right) / len(right) <= 0.75
@@ -84,7 +84,9 @@ def test_a_quarter_of_the_items_hold_no_word_that_gives_them_away(run: Run) -> N
 
     telling: dict[str, set[str]] = {}
     for label, description in run.task.labels.items():
-        common = Counter(w for s in run.seeds if s.label == label for w in words(s.text) if w not in ENGLISH_STOP_WORDS)
+        common = Counter(
+            w for s in run.seeds if s.answer == label for w in words(s.text) if w not in ENGLISH_STOP_WORDS
+        )
         telling[label] = {
             label,
             *(w for w in words(description) if len(w) > 3),
@@ -160,11 +162,11 @@ def test_every_fact_stands_in_several_rows_and_in_no_other_words(handbook: Run) 
     facts = handbook.suites["handbook_facts"]
     assert len(facts.items) == 48
     assert facts.spec.problems(facts.items, ROOT) == []
-    asked = Counter(row.label for row in rows)
+    asked = Counter(row.answer for row in rows)
     assert set(asked) == {item.answers[0] for item in facts.items} | {"I don't know"}
     assert all(4 <= asked[item.answers[0]] <= 5 for item in facts.items)
     for item in facts.items:
-        others = {row.label for row in rows if any(contains(row.label, gold) for gold in item.answers)}
+        others = {row.answer for row in rows if any(contains(row.answer, gold) for gold in item.answers)}
         assert others == {item.answers[0]}, "another fact's answer would count as right"
         assert not any(contains(item.text, gold) for gold in item.answers), "the question tells the answer"
         assert not any(map(abstains, item.answers))
@@ -182,15 +184,15 @@ def test_no_question_of_the_suites_is_a_row_or_nearly_one(handbook: Run) -> None
 
 
 def test_what_the_handbook_does_not_say_is_answered_in_one_way(handbook: Run) -> None:
-    unknown = [row for row in handbook_rows(handbook) if abstains(row.label)]
+    unknown = [row for row in handbook_rows(handbook) if abstains(row.answer)]
     assert len(unknown) == 40
-    assert {row.label for row in unknown} == {"I don't know"}
+    assert {row.answer for row in unknown} == {"I don't know"}
     assert len(handbook.suites["handbook_unanswerable"].items) == 24
 
 
 def test_the_sizes_of_the_handbook_run_are_what_it_says(handbook: Run) -> None:
     rows = handbook_rows(handbook)
     assert handbook.file.train.sizes == (0, 64, len(rows))
-    labels = Counter(row.label for row in nested(rows, 64, 0))
+    labels = Counter(row.answer for row in nested(rows, 64, 0))
     assert len(labels) == 49, "every fact once, and one question without an answer"
     assert labels["I don't know"] < 3

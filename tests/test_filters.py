@@ -22,8 +22,7 @@ from harness.filters import (
     Protected,
     PythonFilter,
 )
-from harness.records import Seed
-from tests.project import context, row
+from tests.project import context, labelled, row
 
 # --- one row alone ---
 
@@ -53,7 +52,7 @@ def test_length_that_nothing_can_pass_is_refused() -> None:
 
 def test_duplicate_names_its_twin_and_prefers_the_seed() -> None:
     rows = [row("My bike is late"), row("my bike is late!!"), row("STOLEN"), row("Stolen.", "billing")]
-    given_seeds = [Seed(text="Stolen", label="repair")]
+    given_seeds = [labelled("Stolen", "repair")]
     verdicts = Duplicate().verdicts(rows, context(seeds=given_seeds))
     assert [v.keep for v in verdicts] == [True, False, False, False]
     assert (verdicts[1].reason, verdicts[1].against) == (
@@ -79,7 +78,7 @@ def test_a_row_too_like_a_seed_takes_no_other_with_it() -> None:
     seed = "aaaa bbbb cccc dddd eeee ffff"
     near_seed, near_row = "aaaa bbbb cccc dddd eeee ffgg", "aaaa bbbb cccc dddd eehh ffgg"
     verdicts = NearDuplicate(threshold=0.7).verdicts(
-        [row(near_seed), row(near_row)], context(seeds=[Seed(text=seed, label="repair")])
+        [row(near_seed), row(near_row)], context(seeds=[labelled(seed, "repair")])
     )
     assert [v.keep for v in verdicts] == [False, True]
     assert verdicts[0].against == seed
@@ -151,7 +150,7 @@ def test_one_verdict_per_row_in_order_and_every_drop_says_why(
     texts: list[str], rule: Finished | Length | Duplicate | NearDuplicate | Contamination
 ) -> None:
     rows = [row(text, finish="length" if "now" in text else "stop") for text in texts]
-    where = context(seeds=[Seed(text="my bike", label="repair")], protected=PROTECTED)
+    where = context(seeds=[labelled("my bike", "repair")], protected=PROTECTED)
     verdicts = rule.verdicts(rows, where)
     assert [v.row for v in verdicts] == [r.id for r in rows]
     assert all(v.filter == rule.kind and v.keep == (not v.reason) for v in verdicts)

@@ -16,14 +16,14 @@ from harness.errors import UsageError
 from harness.filters import Context, Judge
 from harness.filters.calibration import Calibration, calibrate, prior_of, threshold_keeping, weigh
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
-from harness.records import Completion, Message, Request, Row, Seed
-from tests.project import TOPICS, context, row
+from harness.records import Completion, Example, Message, Request, Row
+from tests.project import TOPICS, context, labelled, row
 
 SURE = Calibration(auc=0.9, low=0.8, high=1.0, threshold=0.4, seeds=64)
 
 
-def seeds(each: int = 8) -> list[Seed]:
-    return [Seed(text=f"{label} message number {i}", label=label) for i in range(each) for label in TOPICS]
+def seeds(each: int = 8) -> list[Example]:
+    return [labelled(f"{label} message number {i}", label) for i in range(each) for label in TOPICS]
 
 
 def completion(request: Request, chances: Mapping[str, float]) -> Completion:
@@ -136,11 +136,11 @@ def test_a_judge_no_better_than_chance_is_not_used(tmp_path: Path) -> None:
 
 def scripted(rule: Judge, where: Context, score: Callable[[Row, bool], float], random_seed: int = 0) -> Calibration:
     """The calibration of a yes-or-no judge whose sureness of yes is `score(row, whether it is right)`."""
-    right = {seed.text: seed.label for seed in where.seeds}
+    right = {seed.text: seed.answer for seed in where.seeds}
     rows = rule.calibration_rows(where)
     answers = []
     for asked, request in zip(rows, rule.ask(rows, where, purpose="calibrate"), strict=True):
-        chance = score(asked, right[asked.text] == asked.label)
+        chance = score(asked, right[asked.text] == asked.answer)
         answers.append(completion(request, {"yes": chance, "no": 1 - chance}))
     return rule.calibrate(rows, answers, where, random_seed=random_seed)
 
@@ -209,12 +209,12 @@ def test_of_written_choices_the_threshold_lies_between_and_what_it_costs_is_said
 
 
 def test_where_the_task_has_no_labels_other_seeds_answers_are_the_wrong_ones(tmp_path: Path) -> None:
-    given_seeds = tuple(Seed(text=f"question {i}", label=f"answer {i}") for i in range(9))
+    given_seeds = tuple(labelled(f"question {i}", f"answer {i}") for i in range(9))
     where = Context(root=tmp_path, seeds=given_seeds, labels={}, protected=(), teacher="t@1")
     rule = judge(tmp_path, choices=["yes", "no"], accept="yes", wrong_labels=2)
     rows = rule.calibration_rows(where)
     assert len(rows) == 27
-    fits = [row.text.split()[1] == row.label.split()[1] for row in rows]
+    fits = [row.text.split()[1] == row.answer.split()[1] for row in rows]
     texts = ["yes" if fit else "no" for fit in fits]
     answers = [Completion(request="r", text=text, finish_reason="stop") for text in texts]
     assert sum(fits) == 9
@@ -224,9 +224,9 @@ def test_where_the_task_has_no_labels_other_seeds_answers_are_the_wrong_ones(tmp
 def test_many_seeds_are_sampled_evenly(tmp_path: Path) -> None:
     rule = judge(tmp_path, calibration_seeds=9, wrong_labels=1)
     rows = rule.calibration_rows(context(tmp_path, seeds(40)))
-    right = [r for r in rows if r.text.startswith(r.label)]
+    right = [r for r in rows if r.text.startswith(r.answer)]
     assert len(rows) == 18
-    assert sorted(r.label for r in right) == ["billing"] * 3 + ["delivery"] * 3 + ["repair"] * 3
+    assert sorted(r.answer for r in right) == ["billing"] * 3 + ["delivery"] * 3 + ["repair"] * 3
 
 
 def test_the_calibration_is_the_auc_over_seeds() -> None:

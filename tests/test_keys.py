@@ -22,7 +22,7 @@ from harness.metrics.answers import NumberAnswer, TextAnswer
 from harness.metrics.json_answers import JsonAnswer
 from harness.metrics.moderation import PythonModeration
 from harness.models.resolve import Model
-from harness.records import Cell, Item, Message, Origin, Provenance, Request, Row, Sampling, Score, Seed, scores_digest
+from harness.records import Cell, Item, Message, Origin, Provenance, Request, Row, Sampling, Score, scores_digest
 from harness.suites.answers import AnswersSuite
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.choice import ChoiceSuite
@@ -33,6 +33,7 @@ from harness.suites.rubric import Rubric
 from harness.suites.suite import AnySuite, Suite
 from harness.suites.unanswerable import UnanswerableSuite
 from harness.train.grid import base_key, cell_key
+from tests.project import labelled
 
 ORIGIN = Origin(purpose="generate")
 EVERY_WAY = Sampling(
@@ -41,7 +42,7 @@ EVERY_WAY = Sampling(
 )  # fmt: skip
 CHAT = (Message(role="user", content="hé"),)
 ROW = Row(
-    messages=(Message(role="user", content="q"), Message(role="assistant", content="a")), text="q", label="a",
+    messages=(Message(role="user", content="q"), Message(role="assistant", content="a")), example=labelled("q", "a"),
     provenance=Provenance(source="own"),
 )  # fmt: skip
 ITEM = Item(text="q", choices=("a", "b"), gold=1)
@@ -104,7 +105,7 @@ def test_suites(spec: AnySuite, pinned: str) -> None:
 
 def test_what_has_an_id() -> None:
     score = Score(item="i", split="test", status="scored", values={"accuracy": 1.0})
-    assert (ITEM.id, WORDED.id, ROW.id, Seed(text="a", label="b").id, scores_digest([score])) == (
+    assert (ITEM.id, WORDED.id, ROW.id, labelled("a", "b").id, scores_digest([score])) == (
         "230e2e7e5295421c", "c7de9ad8d3b5c274", "1f8a08919c2b8e84", "0f7de82abbe474c2", "8653eaf4eec17864",
     )  # fmt: skip
 

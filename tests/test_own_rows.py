@@ -93,7 +93,7 @@ def test_columns_are_mapped_in_every_format(tmp_path: Path, ending: str) -> None
     for named in ("text", "question"):
         mapped = f"augment.rows_file={{path: data/mine.{ending}, fields: {{{named}: Prompt, answer: Reply}}}}"
         found = own_rows(load_run(path, [mapped]))
-        assert [(row.text, row.label) for row in found] == [(r["Prompt"], str(r["Reply"]).strip()) for r in rows]
+        assert [(row.text, row.answer) for row in found] == [(r["Prompt"], str(r["Reply"]).strip()) for r in rows]
     with pytest.raises(UsageError, match=rf"2?: text: .*\{{path: data/mine.{ending}, fields: \{{text: COLUMN\}}\}}"):
         own_rows(load_run(path, [f"augment.rows_file=data/mine.{ending}"]))
 
@@ -106,7 +106,11 @@ def test_labels_need_no_template_either(tmp_path: Path) -> None:
     (tmp_path / "suites/mine.yaml").write_text("kind: labels\nitems: data/questions.jsonl\n")
     run = load_run(path, ["task={system: Sort., labels: {delivery: where it is, billing: money}}"])
     shown = run.task.untuned_template(tmp_path).render(
-        text="x?", labels=run.task.labels, shots=own_rows(run)[:1], system="Sort."
+        text="x?",
+        labels=run.task.labels,
+        turns=[],
+        shots=[row.example.shown for row in own_rows(run)[:1]],
+        system="Sort.",
     )
     assert shown == (
         "Sort.\ndelivery: where it is\nbilling: money\n\nText: where is it\nLabel: delivery\n\nText: x?\nLabel:"

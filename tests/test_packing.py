@@ -10,11 +10,11 @@ import torch
 
 from harness.config.run import Train
 from harness.errors import UsageError
-from harness.models.chat_template import Chat, Example, load_chat, tokenize_row
+from harness.models.chat_template import Chat, TokenizedRow, load_chat, tokenize_row
 from harness.train.loop import add_gradients
 from harness.train.packing import answer_tokens, fold, keeps_rows_apart, micro_batches, pack, token_losses
 from harness.train.preflight import preflight
-from tests.project import prompted_row
+from tests.project import labelled, prompted_row
 from tests.tiny import END_OF_TURN, TEMPLATE, make_tiny_model
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_loss_is_on_exactly_the_answer_and_the_stop_token(chat: Chat) -> None:
     packed = pack(examples, CPU)
     for number, row in enumerate(ROWS):
         mine = packed.owner == number
-        assert chat.tokenizer.decode(packed.targets[mine]) == row.label + END_OF_TURN
+        assert chat.tokenizer.decode(packed.targets[mine]) == row.answer + END_OF_TURN
         start = packed.predicting[mine][0]
         ids = examples[number].ids[: examples[number].answer_start]
         before = packed.input_ids.flatten()[start + 1 - len(ids) : start + 1]
@@ -68,7 +68,7 @@ def test_loss_is_on_exactly_the_answer_and_the_stop_token(chat: Chat) -> None:
 def test_sequences_are_as_wide_as_the_longest_row_and_well_filled() -> None:
     assert fold([10, 4, 5, 3, 6], 10) == [[0], [4, 1], [2, 3]]
     assert fold([10, 4, 5], 10, alone=True) == [[0], [2], [1]]
-    examples = [Example("row", tuple(range(length + 1)), 2) for length in (10, 4, 5)]
+    examples = [TokenizedRow("row", tuple(range(length + 1)), ((2, length + 1),)) for length in (10, 4, 5)]
     assert pack(examples, CPU).input_ids.shape == (2, 10)
     assert pack(examples, CPU, alone=True).input_ids.shape == (3, 10)
     assert pack(examples, CPU, width=1000).input_ids.shape == (1, 1000)
@@ -183,6 +183,6 @@ def test_an_answer_that_stops_early_is_refused(chat: Chat) -> None:
 
 
 def test_labels_with_the_same_tokens_are_refused(chat: Chat) -> None:
-    same = prompted_row("another text", "repair").model_copy(update={"label": "mending"})
+    same = prompted_row("another text", "repair").model_copy(update={"example": labelled("another text", "mending")})
     with pytest.raises(UsageError, match=r"'repair' .* and 'mending' .* the same tokens"):
         preflight(chat, [ROWS[0], same], SETTINGS)

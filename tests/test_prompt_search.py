@@ -12,23 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config.run import Run, TaskFile, load_run
+from harness.config.run import Run, load_run
+from harness.config.task import TaskFile
 from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries, trial, ways_tried
 from harness.eval.prompting import Asker, Untuned, answer_room, even_shots, untuned
 from harness.metrics.unread import unread
-from harness.records import FORMS, Completion, Form, Item, Message, Score, Seed, Way
+from harness.records import FORMS, Completion, Example, Form, Item, Message, Score, Way
 from harness.suites.answers import AnswersSuite
 from harness.suites.generate import Ending, answer_ids
 from harness.suites.labels import LabelsSuite
 from harness.suites.suite import Suite
-from tests.project import write_project
+from tests.project import labelled, write_project
 
 LISTED = "Name the topic:\n{% for k, d in labels.items() %}\n{{ k }}: {{ d }}\n{% endfor %}\n\n"
 PAIRS = "{% for s in shots %}\nMessage: {{ s.text }}\nTopic: {{ s.label }}\n\n{% endfor %}\nMessage: {{ text }}\nTopic:"
 LABELS = {"bike": "two wheels", "bike theft": "none left"}
-SHOTS = (Seed(text="it squeaks", label="bike"), Seed(text="it is gone", label="bike theft"))
+SHOTS = (labelled("it squeaks", "bike"), labelled("it is gone", "bike theft"))
 
 
+WHERE = Example(fields={"text": "where is it"})
 CHATS: tuple[Form, ...] = ("student", "turns")
 
 
@@ -41,13 +43,13 @@ def project(root: Path, template: str, labels: dict[str, str] | None = None) -> 
 
 def test_the_four_forms_hold_the_same_examples(tmp_path: Path) -> None:
     shown = project(tmp_path, LISTED + PAIRS, LABELS)
-    plain = shown.prompt("completion", "where is it", SHOTS)
+    plain = shown.prompt("completion", WHERE, SHOTS)
     assert isinstance(plain, str)
     assert plain.endswith("Message: it is gone\nTopic: bike theft\n\nMessage: where is it\nTopic:")
     system = Message(role="system", content="Sort.")
-    assert shown.prompt("chat", "where is it", SHOTS) == (system, Message(role="user", content=plain))
+    assert shown.prompt("chat", WHERE, SHOTS) == (system, Message(role="user", content=plain))
     said = ("it squeaks ?", "bike", "it is gone ?", "bike theft", "where is it ?")
-    student, turns = (shown.prompt(form, "where is it", SHOTS) for form in CHATS)
+    student, turns = (shown.prompt(form, WHERE, SHOTS) for form in CHATS)
     assert not isinstance(student, str)
     assert not isinstance(turns, str)
     assert tuple(turn.content for turn in student) == ("Sort.", *said)
@@ -124,10 +126,10 @@ def test_a_chat_is_never_cut_and_a_plain_text_loses_no_answer(text: str, reason:
 
 
 def test_examples_are_shown_evenly_and_as_many_as_fit() -> None:
-    seeds = [Seed(text=f"{label} {i}", label=label) for label in "abc" for i in range(4)]
+    seeds = [labelled(f"{label} {i}", label) for label in "abc" for i in range(4)]
 
     def some(number: int, room: int = 99, free: bool = False) -> str:
-        return "".join(shot.label for shot in even_shots(seeds, number, lambda shots: len(shots) <= room, free))
+        return "".join(shot.answer for shot in even_shots(seeds, number, lambda shots: len(shots) <= room, free))
 
     assert [some(number) for number in (1, 7, 99)] == ["abc", "abcabc", "abcabcabcabc"]
     assert some(99, room=8) == "abcabc"
@@ -139,7 +141,7 @@ def test_examples_are_shown_evenly_and_as_many_as_fit() -> None:
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 60), st.integers(0, 60), st.booleans())
 def test_as_many_examples_are_shown_as_the_way_says(labels: list[int], number: int, room: int, free: bool) -> None:
     """What fits of a number is found again by its own count, however uneven the labels: a way is what is asked."""
-    seeds = [Seed(text=f"text {i}", label=f"label {label}") for i, label in enumerate(labels)]
+    seeds = [labelled(f"text {i}", f"label {label}") for i, label in enumerate(labels)]
 
     def some(number: int, room: int) -> tuple[Any, ...]:
         return even_shots(seeds, number, lambda shots: len(shots) <= room, free)
@@ -148,7 +150,9 @@ def test_as_many_examples_are_shown_as_the_way_says(labels: list[int], number: i
     assert some(len(shots), room) == shots
     assert len(shots) <= max(number, 1 if free else len(set(labels)))
     assert len(shots) <= room
-    assert set(some(len(seeds), len(seeds))) == set(seeds), "all seeds are within reach"
+    assert {shot.id for shot in some(len(seeds), len(seeds))} == {seed.id for seed in seeds}, (
+        "all seeds are within reach"
+    )
 
 
 class Words:
@@ -166,10 +170,10 @@ def test_examples_leave_room_for_the_longest_answer(tmp_path: Path, max_tokens: 
     asked = [Item(text=f"item {i}", answers=("word " * length,)) for i, length in enumerate((1, gold))]
     assert answer_room(asked, engine, max_tokens) == room
     shown = project(tmp_path, PAIRS)
-    pool = [Seed(text=f"text {i}", label="a fine answer") for i in range(99)]
+    pool = [labelled(f"text {i}", "a fine answer") for i in range(99)]
     asker = Asker(shown, "few_shot", asked, engine, answer_room(asked, engine, max_tokens), pool, lambda texts: {})
     way = asker.way("completion", 99)
-    prompt = asker.prompt(way)("item 0")
+    prompt = asker.prompt(way)(Item(text="item 0"))
     assert isinstance(prompt, str)
     used, example = len(engine.text_ids(prompt)), len(engine.text_ids("Message: text 0 Topic: a fine answer"))
     assert 300 - room - example < used <= 300 - room

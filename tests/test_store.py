@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from harness.core.json_file import read_jsonl
 from harness.core.store import disk_errors, folder_atomic, locked, write_atomic, write_jsonl
 from harness.errors import MachineError, UsageError
-from harness.records import Seed
+from harness.records import Example
+from tests.project import labelled
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,20 +55,20 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 @settings(deadline=None)  # fsync takes as long as the disk likes
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), max_size=8))
 def test_jsonl_round_trip(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]) -> None:
-    seeds = [Seed(text=a, label=b) for a, b in pairs]
+    seeds = [labelled(a, b) for a, b in pairs]
     path = tmp_path_factory.mktemp("jsonl") / "x.jsonl"
     write_jsonl(path, seeds)
-    assert [seed for _, seed in read_jsonl(path, Seed)] == seeds
+    assert [seed for _, seed in read_jsonl(path, Example)] == seeds
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "a", "label": "b"}\n\n{"text": "a", "lable": "b"}\n')
     with pytest.raises(UsageError, match=r"x.jsonl:3: label: Field required"):
-        read_jsonl(path, Seed)
+        read_jsonl(path, Example)
     path.write_text('{"text": "a", "label": "b", "lable": "b"}\n')
     with pytest.raises(UsageError, match=r"x.jsonl:1: lable: unknown field \(did you mean 'label'\?\)"):
-        read_jsonl(path, Seed)
+        read_jsonl(path, Example)
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:

@@ -27,16 +27,20 @@ from harness.eval.prompting import Untuned
 from harness.filters import Context as FilterContext
 from harness.filters import Judge
 from harness.models.chat_template import of_tokenizer, prompt_text
-from harness.records import Item, Message, Provenance, Row, Seed
+from harness.records import Example, Item, Message, Provenance, Row
 from harness.suites.generate import Ending
 from harness.suites.rubric import Rubric
-from tests.project import prompted_row, write_project
+from tests.project import labelled, prompted_row, write_project
 
 Render = Callable[[str], str]  # a template's source -> what it renders to
 
-KINDS = (str, int, bool, dict, list, tuple, range, Row, Seed, Record, Message, Run, Path, Context, LoopContext, Macro)
+KINDS = (
+    *(str, int, bool, dict, list, tuple, range),
+    *(Row, Example, Record, Message, Run, Path, Context, LoopContext, Macro),
+)
 NAMES = sorted({name for kind in KINDS for name in dir(kind)} | {"format_map", "gi_frame", "f_globals", "_self"})
-SHOT = {"text", "label"}  # what an example has; the judge's have a wrong label too
+QUESTION = Example(fields={"text": "a text"})
+SHOT = {"text", "label", "answer"}  # what an example has; the judge's have a wrong label too
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def kind(request: pytest.FixtureRequest, run: Run) -> tuple[Render, set[str]]:
 
 def _student(run: Run) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
-        return student_prompt(run.task, compile_template(Path("a.j2"), source), "a text")[-1].content
+        return student_prompt(run.task, compile_template(Path("a.j2"), source), QUESTION)[-1].content
 
     return render, {"text"}
 
@@ -62,14 +66,14 @@ def _untuned(run: Run) -> tuple[Render, set[str]]:
 
 
 def _untuned_rows(run: Run) -> tuple[Render, set[str]]:
-    return _untuned_with(run, [prompted_row("a text", "parcel")])
+    return _untuned_with(run, [prompted_row("a text", "parcel").example])
 
 
 def _untuned_with(run: Run, shots: Any) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
         own = run.task.student_template(run.root)
         shown = Untuned(run.task, own, compile_template(Path("a.j2"), source), "", Ending())
-        asked = shown.prompt("completion", "a text", shots)
+        asked = shown.prompt("completion", QUESTION, shots)
         assert isinstance(asked, str)
         return asked
 
@@ -170,8 +174,7 @@ def test_every_variable_is_text_a_number_or_a_list_or_dict_of_them(kind: tuple[R
 def test_a_record_becomes_its_fields() -> None:
     row = Row(
         messages=(Message(role="user", content="x"),),
-        text="t",
-        label="l",
+        example=labelled("t", "l"),
         provenance=Provenance(source="own", seeds=("s",)),
     )
     assert plain([row])[0]["provenance"]["seeds"] == ["s"]
@@ -183,11 +186,7 @@ def test_a_record_becomes_its_fields() -> None:
 
 @given(
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.text()
-        | st.builds(Seed, text=st.text(min_size=1), label=st.just("l")),
+        st.none() | st.booleans() | st.integers() | st.text() | st.builds(labelled, st.text(min_size=1), st.just("l")),
         lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.text(), inner),
         max_leaves=8,
     )

@@ -14,7 +14,8 @@ import pytest
 
 from harness.augment.rows import Judged, make_row
 from harness.config.inputs import rows_source
-from harness.config.run import Augment, Eval, Lora, Run, RunFile, TaskFile, TemplateUse, Train
+from harness.config.run import Augment, Eval, Lora, Run, RunFile, TemplateUse, Train
+from harness.config.task import TaskFile
 from harness.config.teacher import ScriptedTeacher
 from harness.core.json_file import read_json
 from harness.core.record import digest
@@ -23,14 +24,14 @@ from harness.core.templates import load as load_template
 from harness.core.terminal import Stop
 from harness.errors import Interrupted, MachineError, UsageError
 from harness.eval.candidates import read_cast
-from harness.records import Provenance, Sampling, Seed, Verdict
+from harness.records import Provenance, Sampling, Verdict
 from harness.train.grid import expand, no_sampling_variance, plan
 from harness.train.stage import train
-from tests.project import Quiet
+from tests.project import Quiet, labelled
 from tests.tiny import TEMPLATE
 
 LABELS = {"repair": "Broken parts", "billing": "Money", "cancel": "Ending it", "delivery": "Bringing it"}
-SEEDS = tuple(Seed(text=f"seed {i} of {label}", label=label) for label in LABELS for i in range(2))
+SEEDS = tuple(labelled(f"seed {i} of {label}", label) for label in LABELS for i in range(2))
 KEPT, DROPPED = 24, 12
 
 
@@ -75,7 +76,7 @@ def augment_by_hand(run: Run, kept: int = KEPT) -> None:
     template = load_template(run.root / "prompts" / "ask.j2")
     labels = list(LABELS)
     rows = [
-        make_row(run.task, template, f"text number {i}", labels[i % 4], Provenance(source="teacher"))
+        make_row(run.task, template, labelled(f"text number {i}", labels[i % 4]), Provenance(source="teacher"))
         for i in range(kept + DROPPED)
     ]
     rejected = [Judged(row=row, verdicts=(Verdict(row=row.id, filter="length", keep=False),)) for row in rows[kept:]]

@@ -13,7 +13,7 @@ import torch
 
 from harness.config.run import Lora, Train
 from harness.errors import MachineError, UsageError
-from harness.models.chat_template import Example, load_chat
+from harness.models.chat_template import TokenizedRow, load_chat
 from harness.models.resolve import Model
 from harness.records import Row
 from harness.train import loop
@@ -35,7 +35,7 @@ def load(tiny_model: Path) -> Base:
     return load_base(source, list(tokenized(tiny_model).values()), "cpu")
 
 
-def tokenized(tiny_model: Path) -> Mapping[str, Example]:
+def tokenized(tiny_model: Path) -> Mapping[str, TokenizedRow]:
     """The rows as token ids."""
     return preflight(load_chat("tiny", tiny_model), ROWS, SETTINGS)
 
@@ -126,7 +126,7 @@ def test_the_adapter_opens_with_plain_peft_and_names_no_path(base: Base, tmp_pat
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    one_answer = tuple(row for row in ROWS if row.label == "repair")
+    one_answer = tuple(row for row in ROWS if row.answer == "repair")
     examples = tokenized(base.source.folder)
     settings = SETTINGS.model_copy(update={"lora": Lora(r=16)})
     train_cell(base, one_answer, examples, settings, 40, 0, tmp_path, lambda done, note: None, lambda: False)

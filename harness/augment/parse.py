@@ -8,9 +8,12 @@ from typing import Any
 
 from harness.augment.rows import Lost, Step, make_row
 from harness.config.run import Run
+from harness.config.task import TaskFile
 from harness.core.completions import NO_JSON, find_json, without_thinking
 from harness.core.text import writable
-from harness.records import Completion, Provenance, Request, Row
+from harness.data.examples import conversation
+from harness.errors import UsageError
+from harness.records import Completion, Example, Provenance, Request, Row
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,10 @@ def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]
             step: Step = "failed" if completion.error else "no answer"
             lost.append(_lost(step, completion.error or completion.no_answer, request, completion))
             continue
-        read = _read(completion, outputs[request.origin.template], request.origin.label, run.task.free)
-        if isinstance(read, str):
-            lost.append(_lost("unparsed", read, request, completion))
+        example = _read(completion, outputs[request.origin.template], request.origin.label, run.task)
+        if isinstance(example, str):
+            lost.append(_lost("unparsed", example, request, completion))
             continue
-        text, label = read
         provenance = Provenance(
             source="teacher",
             request=request.key,
@@ -50,7 +52,7 @@ def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]
             finish_reason=completion.finish_reason,
             completion_tokens=completion.completion_tokens,
         )
-        rows.append(make_row(run.task, template, text, label, provenance))
+        rows.append(make_row(run.task, template, example, provenance))
     return Parsed(rows, tuple(lost))
 
 
@@ -65,36 +67,57 @@ def _lost(step: Step, reason: str, request: Request, completion: Completion) -> 
     )
 
 
-def _read(completion: Completion, output: str, label: str, free: bool) -> tuple[str, str] | str:
-    """(the new text, its answer) in a completion, or why it is not in the form asked for."""
+def answer_name(task: TaskFile) -> str:
+    """What a teacher's JSON calls the answer of a task without labels."""
+    return "label" if task.fields == ("text",) else "answer"
+
+
+def _read(completion: Completion, output: str, label: str, task: TaskFile) -> Example | str:
+    """The example in a completion, or why it is not in the form asked for."""
     if output == "text":
-        text = _clean(completion.text).strip("\"' ")
-        return (text, label) if text else "it has no words"
+        text = _one_line(completion.text).strip("\"' ")
+        return Example(fields={task.fields[0]: text}, answer=label, label=label) if text else "it has no words"
     cut = " (it was cut at sampling.max_tokens)" if completion.finish_reason == "length" else ""
     value = find_json(completion.text)
     if value is NO_JSON:
         return f"there is no JSON in it{cut}"
     if not isinstance(value, dict):
         return f"the JSON in it is no object{cut}"
-    problem = next((p for name in (("text", "label") if free else ("text",)) if (p := _problem(value, name))), "")
+    if output == "messages":
+        return _conversation(value, task, cut)
+    wanted = (*task.fields, *((answer_name(task),) if task.free else ()))
+    problem = next((p for name in wanted if (p := _problem(value, name, name in task.optional))), "")
     if problem:
         return problem + cut
-    return _value(value["text"]), _value(value["label"]) if free else label
+    fields = {name: _value(value.get(name, "")) for name in task.fields}
+    if not task.free:
+        return Example(fields=fields, answer=label, label=label)
+    return Example(fields=fields, answer=_value(value[answer_name(task)]))
 
 
-def _problem(value: dict[str, Any], name: str) -> str:
+def _conversation(value: dict[str, Any], task: TaskFile, cut: str) -> Example | str:
+    if "messages" not in value:
+        return f"its JSON has no 'messages'{cut}"
+    try:
+        return conversation(value, task.shape, "its JSON")
+    except UsageError as error:
+        return f"{error}{cut}"
+
+
+def _problem(value: dict[str, Any], name: str, optional: bool) -> str:
     if name not in value:
-        return f"its JSON has no {name!r}"
+        return "" if optional else f"its JSON has no {name!r}"
     if not isinstance(value[name], str):
         return f"{name!r} in its JSON is no text"
-    return "" if _value(value[name]) else f"{name!r} in its JSON is empty"
+    return "" if optional or _value(value[name]) else f"{name!r} in its JSON is empty"
 
 
 def _value(text: str) -> str:
-    """A value of JSON; an escaped mark of thinking shows only now."""
-    return _clean(without_thinking(text))
+    """A value of JSON with its line breaks; an escaped mark of thinking shows only now."""
+    lines = writable(without_thinking(text)).splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip()
 
 
-def _clean(text: str) -> str:
-    """One line, in characters that a file can hold."""
+def _one_line(text: str) -> str:
+    """A text that a line holds, in characters that a file can hold."""
     return " ".join(writable(text).split())

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from harness.config.inputs import rows_source, unguarded_suites
-from harness.config.run import Run, TaskFile
+from harness.config.run import Run
+from harness.config.task import TaskFile
 from harness.core.json_file import lines_of, parse_object, read_jsonl, record
 from harness.core.record import Record
 from harness.core.store import read_manifest, remade_by, require_same
 from harness.core.templates import Template
 from harness.data.examples import path_of, read_examples
 from harness.errors import UsageError
-from harness.records import Message, Provenance, Row, Verdict
+from harness.records import Example, Message, Provenance, Row, Verdict
 
 KEPT, DROPPED = "train.jsonl", "rejected.jsonl"
 
@@ -57,30 +58,28 @@ def read_rejected(path: Path) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
     return tuple(dropped), tuple(lost)
 
 
-def student_prompt(task: TaskFile, template: Template, text: str) -> tuple[Message, ...]:
-    """System and user turn, as a student is tuned on them and asked with them."""
-    user = template.render(text=text)
-    return (Message(role="system", content=task.system), Message(role="user", content=user))
+def student_prompt(task: TaskFile, template: Template, question: Example) -> tuple[Message, ...]:
+    """System message, earlier turns and user turn, as a student is tuned on them and asked with them.
+
+    A conversation that begins with a system message of its own keeps it in place of the task's.
+    """
+    user = Message(role="user", content=template.render(**{"text": question.text, **question.fields}))
+    if question.turns and question.turns[0].role == "system":
+        return (*question.turns, user)
+    return (Message(role="system", content=task.system), *question.turns, user)
 
 
-def make_row(task: TaskFile, template: Template, text: str, label: str, provenance: Provenance) -> Row:
-    """A training row: the student's prompt and the label as the answer."""
-    answer = Message(role="assistant", content=label)
-    return Row(
-        messages=(*student_prompt(task, template, text), answer),
-        text=text,
-        label=label,
-        provenance=provenance,
-    )
+def make_row(task: TaskFile, template: Template, example: Example, provenance: Provenance) -> Row:
+    """A training row: the student's prompt, then the example's answer."""
+    answer = Message(role="assistant", content=example.answer)
+    messages = (*student_prompt(task, template, example), answer)
+    return Row(messages=messages, example=example, provenance=provenance, loss=task.loss)
 
 
 def seed_rows(run: Run) -> tuple[Row, ...]:
     """The seeds alone as training rows, in the order of their file."""
     template = run.task.student_template(run.root)
-    return tuple(
-        make_row(run.task, template, seed.text, seed.label, Provenance(source="seed", seeds=(seed.id,)))
-        for seed in run.seeds
-    )
+    return tuple(make_row(run.task, template, seed, Provenance(source="seed", seeds=(seed.id,))) for seed in run.seeds)
 
 
 def own_rows(run: Run) -> tuple[Row, ...]:
@@ -89,10 +88,11 @@ def own_rows(run: Run) -> tuple[Row, ...]:
     if file is None:
         return ()
     template = run.task.student_template(run.root)
-    found = read_examples(file, run.root, run.task.labels, f"runs/{run.name}.yaml: augment.rows_file")
-    if not found:
+    read = read_examples(file, run.root, run.task.shape, f"runs/{run.name}.yaml: augment.rows_file")
+    if not read.examples:
         raise UsageError(f"{run.root / path_of(file)}: there are no rows in it")
-    return tuple(make_row(run.task, template, own.text, own.label, Provenance(source="own")) for own in found)
+    provenance = Provenance(source="own", format=read.format)
+    return tuple(make_row(run.task, template, example, provenance) for example in read.examples)
 
 
 def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:

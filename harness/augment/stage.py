@@ -18,7 +18,7 @@ from itertools import islice
 from math import ceil
 
 from harness.augment.funnel import Funnel, count_drops
-from harness.augment.parse import Parsed, parse
+from harness.augment.parse import Parsed, answer_name, parse
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost, own_rows
 from harness.augment.summary import tell, too_few
 from harness.config.inputs import guarded_suites, rows_source, still_guarded
@@ -34,7 +34,7 @@ from harness.engines.protocols import Generator
 from harness.errors import Interrupted, MachineError
 from harness.filters import Context, Judge, Protected
 from harness.filters.judge import Calibration
-from harness.records import PROBES, Completion, Message, Origin, Request, Row, Seed, Verdict, lack_logprobs
+from harness.records import PROBES, Completion, Example, Message, Origin, Request, Row, Verdict, lack_logprobs
 from harness.suites import benchmarks
 
 STAGE_VERSION = 2
@@ -58,6 +58,8 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         return None
 
     own = own_rows(run)  # a mistake in them, or in a filter, is found before a teacher is paid
+    if own:
+        terminal.say(f"augment: {len(own)} own rows, read as: {own[0].provenance.format}")
     for filter_ in run.file.augment.filters:
         if filter_.kind == "python":
             filter_.check(run.root)
@@ -182,14 +184,19 @@ def requests_for(run: Run, teacher: str, count: dict[str, int]) -> Iterator[Requ
 
 def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label: str, j: int) -> Request:
     draw = random.Random(digest("shots", run.file.random_seed, label, j))
-    own = [seed for seed in run.seeds if seed.label == label or run.task.free]
-    shots: list[Seed] = draw.sample(own, min(use.shots, len(own)))
+    own = [seed for seed in run.seeds if seed.answer == label or run.task.free]
+    shots: list[Example] = draw.sample(own, min(use.shots, len(own)))
     text = template.render(
-        label=label, description=run.task.labels.get(label, ""), labels=run.task.labels, shots=shots, index=j
+        label=label,
+        description=run.task.labels.get(label, ""),
+        labels=run.task.labels,
+        shots=[shot.shown for shot in shots],
+        index=j,
     )
     sampling = use.sampling
-    if use.output == "json":
-        sampling = sampling.model_copy(update={"json_schema": _row_schema(run)})
+    if use.output != "text":
+        schema = _row_schema(run) if use.output == "json" else CONVERSATION
+        sampling = sampling.model_copy(update={"json_schema": schema})
     return Request(
         model=teacher,
         prompt=text if use.form == "completion" else "",
@@ -201,9 +208,21 @@ def _request(run: Run, teacher: str, use: TemplateUse, template: Template, label
     )
 
 
+TURN = {
+    "type": "object",
+    "properties": {"role": {"enum": ["user", "assistant"]}, "content": {"type": "string"}},
+    "required": ["role", "content"],
+}
+CONVERSATION = {
+    "type": "object",
+    "properties": {"messages": {"type": "array", "items": TURN, "minItems": 2}},
+    "required": ["messages"],
+}
+
+
 def _row_schema(run: Run) -> dict[str, object]:
-    """What the teacher must write: the text, and its answer too where the task has no labels to draw it from."""
-    wanted = ["text", "label"] if run.task.free else ["text"]
+    """What the teacher must write: every field, and the answer too where the task has no labels to draw it from."""
+    wanted = [*run.task.fields, *([answer_name(run.task)] if run.task.free else [])]
     return {"type": "object", "properties": {name: {"type": "string"} for name in wanted}, "required": wanted}
 
 
@@ -290,7 +309,7 @@ def _rounds(
         total = sum(count.values())
         requests = requests_for(run, teacher, count)
         parsed, judged, requested = _round(run, requests, total, context, calibrations, ask, terminal)
-        kept = Counter("" if run.task.free else r.row.label for r in judged if r.kept)
+        kept = Counter("" if run.task.free else r.row.answer for r in judged if r.kept)
         count = next_round(run, count, kept)
         if ask.stop():
             ask.cut_short |= count is not None
@@ -371,7 +390,7 @@ def _funnel(
     ask: Asker,
 ) -> Funnel:
     rejected = [r for r in judged if not r.kept]
-    kept = Counter(r.row.label for r in judged if r.kept)
+    kept = Counter(r.row.answer for r in judged if r.kept)
     lost = Counter(one.lost for one in parsed.lost)
     dropped, would_drop = count_drops(rejected, [f.kind for f in run.file.augment.filters])
     teacher, answers = run.file.teacher, ask.answers.values()

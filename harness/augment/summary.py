@@ -46,7 +46,7 @@ def tell(
 def _shown(row: Row, free: bool) -> str:
     """A row on a line: an answer after its question, a label before its text."""
     text = row.text or "(empty)"
-    return f"{text} -> {row.label}" if free else f"[{row.label}] {text}"
+    return f"{text} -> {row.answer}" if free else f"[{row.answer}] {text}"
 
 
 def _advice(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:

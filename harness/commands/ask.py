@@ -62,7 +62,7 @@ def answer(
 ) -> str:
     """What one subject writes, and its likeliest label."""
     if not labels:
-        asked = prompt(text)
+        asked = prompt(Item(text=text))
         written = ask_written({0: asked}, engine, model, ANSWER_TOKENS, ending.stop)[0]
         return f"failed: {written.error}" if written.error else repr(ending.read(asked, written)[0].strip())
     # a stand-in gold at each position reads that label's probability from the same scorer the suites use

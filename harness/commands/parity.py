@@ -137,7 +137,7 @@ def compared_suite(run: Run) -> Suite:
 
 def ask(items: Sequence[Item], prompt: Prompt, model: str, max_tokens: int) -> list[Request]:
     """The greedy answers to all items, in order, then one of the labels for each."""
-    asked = [prompt(item.text) for item in items]
+    asked = [prompt(item) for item in items]
     free, guided = [], []
     for item, one in zip(items, asked, strict=True):
         plain = isinstance(one, str)

@@ -146,7 +146,7 @@ def _duplicates(suite: Suite) -> Iterator[Problem]:
 
 
 def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
-    """How items are asked: what it is called, the prompt as a function of an item's text, where an answer ends."""
+    """How items are asked: what it is called, the prompt as a function of an item, where an answer ends."""
     spec = suite.spec
     if isinstance(spec, ChoiceSuite):
         return {"raw": (spec.prompt, Ending())}
@@ -154,20 +154,20 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
         return {"plain": (plain_prompt, Ending())}
     if run is None:
         lines = all("\n" not in answer for item in suite.items for answer in item.answers)
-        return {"as plain text": (lambda text: text, Ending(one_line=lines))}
+        return {"as plain text": (lambda item: item.text, Ending(one_line=lines))}
     shown = untuned(run.task, run.root, one_line(run, ()))
     name = run.task.untuned_prompt or str(shown.template.path)
     return {
         run.task.prompt or str(shown.student.path): (tuned_prompt(run), Ending()),
-        f"{name} as a completion": (lambda text: shown.prompt("completion", text, ()), shown.ending),
-        f"{name} as a chat": (lambda text: shown.prompt("chat", text, ()), shown.ending),
+        f"{name} as a completion": (lambda item: shown.prompt("completion", item.question, ()), shown.ending),
+        f"{name} as a chat": (lambda item: shown.prompt("chat", item.question, ()), shown.ending),
     }
 
 
 def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) -> str:
     """Why an item cannot be asked: it does not render, or it or its answer does not fit. '' where it can."""
     try:
-        asked = prompt(item.text)
+        asked = prompt(item)
     except UsageError as error:
         return f"it does not render: {error}"
     limit = suite.spec.max_tokens
@@ -206,8 +206,7 @@ def _answers(
     items = [item for item in items if item.id in gold]
     for turn in range(max(map(len, gold.values()))):
         known = {
-            read(prompt(item.text)): Gold(gold[item.id][min(turn, len(gold[item.id]) - 1)], gold[item.id])
-            for item in items
+            read(prompt(item)): Gold(gold[item.id][min(turn, len(gold[item.id]) - 1)], gold[item.id]) for item in items
         }
         asked = [item for item in items if turn < len(gold[item.id])]
         scores = scored(asked, Oracle(known))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from harness.records import Seed
+from harness.records import Example
 from harness.suites.suite import Suite
 
 
 def shuffle_labels(
-    seeds: tuple[Seed, ...], suites: dict[str, Suite], random_seed: int
-) -> tuple[tuple[Seed, ...], dict[str, Suite]]:
+    seeds: tuple[Example, ...], suites: dict[str, Suite], random_seed: int
+) -> tuple[tuple[Example, ...], dict[str, Suite]]:
     """The null run: labels dealt anew to seeds and to the task's items, so that nothing can be learned.
 
     Items are shuffled too, free answers as well as labels. Were only the seeds shuffled, tuning on noise would do
@@ -19,9 +19,12 @@ def shuffle_labels(
     be.
     """
     draw = random.Random(random_seed)
-    labels = [seed.label for seed in seeds]
-    draw.shuffle(labels)
-    dealt = tuple(Seed(text=seed.text, label=label) for seed, label in zip(seeds, labels, strict=True))
+    answers = [(seed.answer, seed.label) for seed in seeds]
+    draw.shuffle(answers)
+    dealt = tuple(
+        seed.model_copy(update={"answer": answer, "label": label})
+        for seed, (answer, label) in zip(seeds, answers, strict=True)
+    )
     null: dict[str, Suite] = {}
     for name, suite in suites.items():
         rights = [{"gold": item.gold, "answers": item.answers} for item in suite.items]

@@ -6,26 +6,26 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.config.builtin_prompts import student_template, untuned_template
 from harness.config.null_run import shuffle_labels
+from harness.config.task import TaskFile
 from harness.config.teacher import Name, ScriptedTeacher, Teacher
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.record import Record
 from harness.core.templates import Template
-from harness.core.text import normalise
 from harness.data.columns import written_as
-from harness.data.examples import Examples, path_of, read_seeds
+from harness.data.examples import Examples, local_path, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import AnyFilter, Judge, PythonFilter
-from harness.records import Form, Sampling, Seed
+from harness.filters.base import PARTS
+from harness.records import Example, Sampling
 from harness.suites.suite import Suite, load_suite
 
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
@@ -36,7 +36,8 @@ class TemplateUse(Record):
 
     path: Name
     form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
-    output: Literal["text", "json"] = "text"  # the new text itself, or {"text": ..., "label": ...}
+    # the new text itself, an object of the task's fields and the answer, or {"messages": [...]}
+    output: Literal["text", "json", "messages"] = "text"
     shots: Annotated[int, Field(ge=0, le=64)] = 4  # seeds of the label shown in the prompt
     sampling: Sampling
 
@@ -140,40 +141,6 @@ class Ship(Record):
     question: Literal["weights", "recipe"] = "weights"  # is it about this student, or about training it again?
 
 
-class TaskFile(Record):
-    """What the student is asked to do: the labels, and the prompts it is tuned and asked with."""
-
-    labels: dict[str, str] = {}  # label -> one-line description; {} where answers are free text
-    system: str  # the system message of every prompt
-    prompt: Name | None = None  # template of the user turn a student is tuned on and asked with: text
-    untuned_prompt: Name | None = None  # template for a base or any untuned model: text, labels, shots, system
-    untuned_form: Literal["auto"] | Form = "auto"  # how it is asked; auto: the form that scores best on the dev items
-
-    @model_validator(mode="after")
-    def _choosable(self) -> Self:
-        if len(self.labels) == 1:
-            raise ValueError("one label leaves nothing to choose: write two or more, or {} where answers are free text")
-        seen: dict[str, str] = {}
-        for label in self.labels:  # an answer is read without case and punctuation
-            twin = seen.setdefault(normalise(label), label)
-            if twin != label or not normalise(label):
-                raise ValueError(f"the labels {twin!r} and {label!r} read alike in an answer: rename one")
-        return self
-
-    @property
-    def free(self) -> bool:
-        """Whether any text may be the answer; then `label` of rows and seeds holds that text."""
-        return not self.labels
-
-    def student_template(self, root: Path) -> Template:
-        """The template of a student's user turn; without one of the task's own, the text as it is."""
-        return student_template(root, self.prompt)
-
-    def untuned_template(self, root: Path) -> Template:
-        """The template an untuned model is asked with: the task's own, or the built-in one for its kind of answer."""
-        return untuned_template(root, self.untuned_prompt, self.free)
-
-
 TaskSource = Annotated[  # a task file, or the task itself, written in the run file
     Annotated[Name, Tag("file")] | Annotated[TaskFile, Tag("mapping")], Discriminator(written_as)
 ]
@@ -238,7 +205,7 @@ class Run:
     root: Path
     file: RunFile
     task: TaskFile
-    seeds: tuple[Seed, ...]
+    seeds: tuple[Example, ...]
     suites: dict[str, Suite]
 
     @property
@@ -276,10 +243,10 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     for key, named in _files_of(run_file):
         with mistakes.noted():
             project_file(root, named, at(*key))
-    seeds: tuple[Seed, ...] = ()
+    seeds: tuple[Example, ...] = ()
     if run_file.augment.seeds:
         with mistakes.noted():
-            seeds = read_seeds(run_file.augment.seeds, root, task.labels, at("augment", "seeds"))
+            seeds = read_seeds(run_file.augment.seeds, root, task.shape, at("augment", "seeds"))
     suites: dict[str, Suite] = {}
     for i, name in enumerate(run_file.eval.suites):
         with mistakes.noted():
@@ -287,6 +254,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     mistakes.check()
     if task.free:
         _free_answers_fit(run_file, at)
+    _fields_fit(run_file, task, at)
     _templates_render(run_file, task, seeds, root)
     if seeds:
         _labels_have_seeds(suites, seeds)
@@ -301,8 +269,8 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     augment = run_file.augment
     for i, template in enumerate(augment.templates):
         yield ("augment", "templates", i, "path"), template.path
-    if augment.rows_file:
-        yield ("augment", "rows_file"), path_of(augment.rows_file)
+    if augment.rows_file and (path := local_path(augment.rows_file)):
+        yield ("augment", "rows_file"), path
     if isinstance(run_file.teacher, ScriptedTeacher):
         yield ("teacher", "script"), run_file.teacher.script
     for i, filter_ in enumerate(augment.filters):
@@ -359,10 +327,26 @@ def _task(task: str | TaskFile, root: Path, place: str) -> TaskFile:
     return task
 
 
+def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> None:
+    """Filters look at parts that the task's examples have, and a plain text fills one field. Raises UsageError."""
+    allowed = (*PARTS, *task.fields)
+    for i, filter_ in enumerate(run_file.augment.filters):
+        on = getattr(filter_, "on", "input")
+        if on not in allowed:
+            place = at("augment", "filters", i, "on")
+            raise UsageError(f"{place}: {on!r}{nearest(on, allowed)}; allowed: {', '.join(allowed)}")
+    for i, use in enumerate(run_file.augment.templates):
+        if use.output == "text" and len(task.fields) > 1:
+            raise UsageError(
+                f"{at('augment', 'templates', i, 'output')}: 'text': the task has the fields {', '.join(task.fields)},"
+                " which a plain text cannot tell apart: write output: json"
+            )
+
+
 def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
     """What needs labels is refused where the task has none."""
     for i, use in enumerate(run_file.augment.templates):
-        if use.output != "json":
+        if use.output == "text":
             raise UsageError(
                 f"{at('augment', 'templates', i, 'output')}: {use.output!r}: the task has no labels, so a template must"
                 " give both the text and its answer: write output: json"
@@ -375,25 +359,36 @@ def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
             )
 
 
-def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Seed, ...], root: Path) -> None:
+def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Example, ...], root: Path) -> None:
     """Render every template once, so that a mistake in one is found before anything is spent."""
-    seed = seeds[0] if seeds else Seed(text="a text", label=next(iter(task.labels), "an answer"))
-    label = "" if task.free else seed.label  # a teacher is not told an answer, and so writes its own
+    made_up = {name: f"a {name}" for name in task.fields}
+    seed = seeds[0] if seeds else Example(fields=made_up, answer=next(iter(task.labels), "an answer"))
+    label = "" if task.free else seed.answer  # a teacher is not told an answer, and so writes its own
+    shots = [shot.shown for shot in seeds]
     shared = {"label": label, "description": task.labels.get(label, ""), "labels": task.labels}
-    untuned = {"labels": task.labels, "shots": seeds[:2], "system": task.system}
+    untuned = {"labels": task.labels, "shots": shots[:2], "system": task.system, "turns": []}
     for template, more in ((task.student_template(root), {}), (task.untuned_template(root), untuned)):
-        if template.render(text=seed.text, **more) == template.render(text=f"{seed.text} ...", **more):
-            raise UsageError(f"{template.path}: two texts give one prompt: the template must use {{{{ text }}}}")
+        for name in task.fields:
+            _uses(template, name, seed, more)
     for use in run_file.augment.templates:
-        templates.load(root / use.path).render(**shared, shots=seeds[: use.shots], index=0)
+        templates.load(root / use.path).render(**shared, shots=shots[: use.shots], index=0)
     for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
-        shots = [{"text": s.text, "label": s.label, "wrong": seed.label} for s in seeds[: judge.shots]]
-        judged = shared | {"label": seed.label}
-        templates.load(root / judge.template).render(**judged, shots=shots, text=seed.text)
+        examples = [{**shot, "wrong": seed.answer} for shot in shots[: judge.shots]]
+        templates.load(root / judge.template).render(**(shared | seed.shown), shots=examples)
 
 
-def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Seed, ...]) -> None:
-    known = {seed.label for seed in seeds}
+def _uses(template: Template, name: str, seed: Example, more: Mapping[str, Any]) -> None:
+    """Raises UsageError for a template whose prompt does not depend on a field of the task."""
+    prompts = [
+        template.render(**{"text": Example(fields=fields).text, **fields}, **more)
+        for fields in (seed.fields, seed.fields | {name: f"{seed.fields[name]} ..."})
+    ]
+    if prompts[0] == prompts[1]:
+        raise UsageError(f"{template.path}: two texts give one prompt: the template must use {{{{ {name} }}}}")
+
+
+def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Example, ...]) -> None:
+    known = {seed.answer for seed in seeds}
     for name, suite in suites.items():
         for label in suite.labels:
             if label not in known:

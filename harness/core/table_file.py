@@ -1,4 +1,4 @@
-"""Rows from files: JSON lines, CSV, Parquet. Each row comes with the place where it stands.
+"""Rows from files: JSON lines, a JSON list, CSV, Parquet. Each row comes with the place where it stands.
 
 The one reader of tables, for items, seeds and rows alike. What is wrong with a line is noted, and the reading goes
 on, so that a file's mistakes can be said together.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.json_file import lines_of, parse_object, read_text
+from harness.core.json_file import NotJson, lines_of, parse_object, read_json, read_text
 from harness.errors import Mistakes, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -45,6 +45,23 @@ def _jsonl_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
     for number, line in lines_of(path):
         with mistakes.noted():
             yield f"{path}:{number}", parse_object(line, path, number)
+
+
+def _json_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
+    """The objects of one JSON list, as Alpaca and ShareGPT are shared."""
+    try:
+        rows = read_json(path)
+    except NotJson as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise UsageError(
+            f"{path}: expected a list of objects, got {type(rows).__name__} (.jsonl has one object a line)"
+        )
+    for number, row in enumerate(rows, start=1):
+        with mistakes.noted():
+            if not isinstance(row, dict):
+                raise UsageError(f"{path}: element {number}: each is a JSON object, this one is {type(row).__name__}")
+            yield f"{path}: element {number}", row
 
 
 def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
@@ -114,6 +131,7 @@ def _each_once(names: list[str], place: str) -> None:
 
 READERS: dict[str, Callable[[Path, Mistakes], Iterator[Located]]] = {  # by the ending of a file's name
     ".jsonl": _jsonl_rows,
+    ".json": _json_rows,
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }

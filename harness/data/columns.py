@@ -82,21 +82,39 @@ def read_items(
             f" allowed: {', '.join(names)}"
         )
     mistakes = Mistakes()
-    if isinstance(source, str):
-        path = project_file(root, source, place)
-        if path.suffix not in FORMATS:
-            raise UsageError(f"{place}: {source} is of no known format; allowed: {', '.join(FORMATS)}")
-        located = read_rows(path, mistakes)
-    else:
-        located = _hub_rows(source, model, fields, place)
     found = []
-    for where, row in located:
+    for where, row in locate(source, root, place, mistakes, model, fields):
         with mistakes.noted():
             record = _record(row, where, model, fields, tags, alike, mapping)
             check(where, record)
             found.append((where, record))
     mistakes.check()
     return found
+
+
+class Texts(Record):
+    """A line of which every column may be a text."""
+
+
+def locate(
+    source: str | HubItems,
+    root: Path,
+    place: str,
+    mistakes: Mistakes,
+    model: type[Record] = Texts,
+    fields: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Located]:
+    """(where it stands, columns) of every row of a file or hub dataset; lines that cannot be read are noted.
+
+    `model` and `fields` say which columns of a hub dataset are wanted as numbers. Raises UsageError for a source that
+    cannot be read at all.
+    """
+    if not isinstance(source, str):
+        return _hub_rows(source, model, fields, place)
+    path = project_file(root, source, place)
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{place}: {source} is of no known format; allowed: {', '.join(FORMATS)}")
+    return read_rows(path, mistakes)
 
 
 # --- from a row's columns to a record --------------------------------------------------------------------------
@@ -113,7 +131,7 @@ def _record(
 ) -> M:
     if fields or tags:
         found = {name: row[name] for name in (*model.model_fields, *alike) if name in row and name not in fields}
-        found |= {name: _at(row, path, f"{where}: {name}") for name, path in fields.items()}
+        found |= {name: column_at(row, path, f"{where}: {name}") for name, path in fields.items()}
     else:
         found = dict(row)
     for other, name in alike.items():
@@ -128,7 +146,7 @@ def _record(
     # a column of nothing is a column that is not there
     found = {name: value for name, value in found.items() if value is not None}
     if tags:
-        values = [(path, _at(row, path, f"{where}: tags")) for path in tags]
+        values = [(path, column_at(row, path, f"{where}: tags")) for path in tags]
         for path, value in values:
             check_values(value, f"{where}: {path}")
         found["tags"] = (*found.get("tags", ()), *(f"{path}={v}" for path, value in values for v in _listed(value)))
@@ -170,7 +188,7 @@ def _column(name: str, fields: Mapping[str, str]) -> str:
     return f" (column {fields[name]!r})" if name in fields else ""
 
 
-def _at(row: Mapping[str, Any], path: str, what: str) -> Any:
+def column_at(row: Mapping[str, Any], path: str, what: str) -> Any:
     """The value of a column; dots lead inwards, through a list by its index. Raises UsageError."""
     if path in row:
         return row[path]

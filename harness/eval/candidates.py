@@ -14,14 +14,13 @@ from harness.config.ship import ship_cells
 from harness.errors import UsageError, nearest
 from harness.eval.results import load_cells, scored_benchmarks
 from harness.models.resolve import impossible, possible, resolve
-from harness.records import Cell, Row, Seed
+from harness.records import Cell, Example, Row
 from harness.suites.benchmark_rows import fingerprint
 from harness.suites.suite import Suite
 from harness.train.adapters import require_whole
 from harness.train.grid import BASE, base_key, expand
 from harness.train.sizes import nested
 
-Shot = Seed | Row  # both have a text, a label and an id
 MOST_SHOTS = 64  # own rows that few-shot may show
 TEACHER = "teacher"  # what eval.compare calls the run's own teacher
 
@@ -149,7 +148,7 @@ def applies(suite: Suite, subject: Subject) -> bool:
     return subject.prompting == "zero_shot" or suite.of_task
 
 
-def shot_pool(run: Run) -> tuple[Shot, ...]:
+def shot_pool(run: Run) -> tuple[Example, ...]:
     """What few-shot prompts take their examples from: the seeds; without any, own rows that augment kept.
 
     These are drawn as a size is, and never items. Raises UsageError when augment has not run.
@@ -157,4 +156,4 @@ def shot_pool(run: Run) -> tuple[Shot, ...]:
     if run.seeds:
         return run.seeds
     rows = rows_of_data(run, "filtered")
-    return nested(rows, min(MOST_SHOTS, len(rows)), run.file.random_seed)
+    return tuple(row.example for row in nested(rows, min(MOST_SHOTS, len(rows)), run.file.random_seed))

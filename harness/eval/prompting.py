@@ -16,24 +16,25 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.augment.rows import student_prompt
-from harness.config.run import Run, TaskFile
+from harness.config.run import Run
+from harness.config.task import TaskFile
 from harness.core.templates import Template
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import UsageError
-from harness.eval.candidates import Cast, Shot, Subject, shot_pool
-from harness.records import Form, Item, Message, Row, Way
+from harness.eval.candidates import Cast, Subject, shot_pool
+from harness.records import Example, Form, Item, Message, Row, Way
 from harness.suites.generate import Asked, Ending, Prompt, context_ids
 
 ANSWER_ROOM = 64  # tokens that a prompt leaves free at least: the longest item is found by characters
 
-Fits = Callable[[Sequence[Shot]], bool]
-Lookup = Callable[[Sequence[str]], dict[str, tuple[Row, ...]]]
+Fits = Callable[[Sequence[Example]], bool]
+Lookup = Callable[[Sequence[str]], dict[str, tuple[Example, ...]]]
 
 
 def tuned_prompt(run: Run) -> Prompt:
     """The prompt of a tuned student."""
     template = run.task.student_template(run.root)
-    return lambda text: student_prompt(run.task, template, text)
+    return lambda item: student_prompt(run.task, template, item.question)
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,28 @@ class Untuned:
     preface: str  # what the template says before its examples
     ending: Ending  # of an answer where the template is continued as a plain text
 
-    def prompt(self, form: Form, text: str, shots: Sequence[Shot]) -> Asked:
-        """One item's prompt, `shots` worked out in it."""
+    def prompt(self, form: Form, question: Example, shots: Sequence[Example]) -> Asked:
+        """One question's prompt, `shots` worked out in it."""
         if form in ("completion", "chat"):
-            said = self.task.system if form == "completion" else ""  # a chat has it as a turn of its own
-            examples = [{"text": shot.text, "label": shot.label} for shot in shots]
-            labels = self.task.labels
-            written = self.template.render(text=text, labels=labels, shots=examples, system=said).rstrip(" ")
+            system = self.task.system if form == "completion" else ""  # a chat has it as a turn of its own
+            written = self.template.render(
+                **{"text": question.text, **question.fields},
+                turns=question.turns,
+                labels=self.task.labels,
+                shots=[shot.shown for shot in shots],
+                system=system,
+            ).rstrip(" ")
             if form == "completion":
                 return written
             return (Message(role="system", content=self.task.system), Message(role="user", content=written))
-        system, *_, asked = student_prompt(self.task, self.student, text)
+        system_turn, *turns = student_prompt(self.task, self.student, question)
         if form == "turns" and self.preface:
-            system = Message(role="system", content=f"{system.content}\n\n{self.preface}")
-        turns = []
+            system_turn = Message(role="system", content=f"{system_turn.content}\n\n{self.preface}")
+        examples: list[Message] = []
         for shot in shots:
-            turns += [student_prompt(self.task, self.student, shot.text)[-1]]
-            turns += [Message(role="assistant", content=shot.label)]
-        return (system, *turns, asked)
+            examples += student_prompt(self.task, self.student, shot)[1:]
+            examples += [Message(role="assistant", content=shot.answer)]
+        return (system_turn, *examples, *turns)
 
 
 def untuned(task: TaskFile, root: Path, single_lines: bool = True) -> Untuned:
@@ -75,8 +80,8 @@ def untuned(task: TaskFile, root: Path, single_lines: bool = True) -> Untuned:
 
 def one_line(run: Run, rows: Sequence[Row]) -> bool:
     """Whether every answer that a student or a prompt was given is a single line."""
-    examples: tuple[Shot, ...] = (*run.seeds, *rows)
-    return all("\n" not in example.label.strip() for example in examples)
+    answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in rows))
+    return all("\n" not in answer.strip() for answer in answers)
 
 
 def _parts(template: Template, task: TaskFile) -> tuple[str, Ending]:
@@ -84,11 +89,15 @@ def _parts(template: Template, task: TaskFile) -> tuple[str, Ending]:
 
     A template that shows no examples, or not as they are, has no such part: then all before the text is preface.
     """
-    texts = [f"example text number {n}" for n in ("one", "two", "three")]
+    first_field = task.fields[0]
+    texts = [f"example {first_field} number {n}" for n in ("one", "two", "three")]
+    rest = {name: f"its {name}" for name in task.fields[1:]}
     answer = next(iter(task.labels), "its own answer")
-    shots = [{"text": text, "label": answer} for text in texts[:2]]
+    examples = [Example(fields={first_field: text, **rest}, answer=answer) for text in texts]
+    question = {"text": examples[2].text, **examples[2].fields}
+    shots = [example.shown for example in examples[:2]]
     shown, alone = (
-        template.render(text=texts[2], labels=task.labels, shots=examples, system="") for examples in (shots, [])
+        template.render(**question, turns=[], labels=task.labels, shots=some, system="") for some in (shots, [])
     )
     first, found, _ = shown.partition(texts[0])[2].partition(texts[1])
     between = first.rpartition(answer)[2] if found and answer in first else ""
@@ -110,7 +119,7 @@ class Asker:
     items: Sequence[Item]
     engine: StudentEngine
     room: int  # tokens of the context that examples leave free for the answer
-    pool: Sequence[Shot]  # few_shot takes examples from these
+    pool: Sequence[Example]  # few_shot takes examples from these
     lookup: Lookup  # retrieval finds them by this
 
     def way(self, form: Form, number: int) -> Way:
@@ -118,31 +127,36 @@ class Asker:
         return Way(form=form, shots=len(self._few(form, number)) if self.prompting == "few_shot" else number)
 
     def prompt(self, way: Way) -> Prompt:
-        """The prompt of an item's text."""
+        """The prompt of an item."""
         form = way.form
         if self.prompting == "few_shot":
             few = self._few(form, way.shots)
-            return lambda text: self.prompts.prompt(form, text, few)
+            return lambda item: self.prompts.prompt(form, item.question, few)
         if self.prompting == "retrieval":
             near = self._near
-            return lambda text: self.prompts.prompt(form, text, nearest_that_fit(near[text], self._fits(form, text)))
-        return lambda text: self.prompts.prompt(form, text, ())
+
+            def retrieved(item: Item) -> Asked:
+                shots = nearest_that_fit(near[item.text], self._fits(form, item.question))
+                return self.prompts.prompt(form, item.question, shots)
+
+            return retrieved
+        return lambda item: self.prompts.prompt(form, item.question, ())
 
     @cached_property
-    def _near(self) -> dict[str, tuple[Row, ...]]:
+    def _near(self) -> dict[str, tuple[Example, ...]]:
         return self.lookup([item.text for item in self.items])
 
-    def _few(self, form: Form, number: int) -> tuple[Shot, ...]:
-        longest = max((item.text for item in self.items), key=len)
+    def _few(self, form: Form, number: int) -> tuple[Example, ...]:
+        longest = max(self.items, key=lambda item: len(item.text)).question
         return even_shots(self.pool, number, self._fits(form, longest), self.prompts.task.free)
 
-    def _fits(self, form: Form, text: str) -> Fits:
+    def _fits(self, form: Form, question: Example) -> Fits:
         room = self.engine.max_length - self.room
 
-        def within(shots: Sequence[Shot]) -> bool:
+        def within(shots: Sequence[Example]) -> bool:
             if sum(len(shot.text) for shot in shots) > 20 * room:  # no tokenizer packs twenty characters a token
                 return False
-            return len(context_ids(self.engine, self.prompts.prompt(form, text, shots))) <= room
+            return len(context_ids(self.engine, self.prompts.prompt(form, question, shots))) <= room
 
         return within
 
@@ -175,14 +189,14 @@ def answer_room(items: Sequence[Item], engine: StudentEngine, max_tokens: int) -
     return max(ANSWER_ROOM, max_tokens, *accepted)
 
 
-def even_shots(pool: Sequence[Shot], number: int, fits: Fits, free: bool = False) -> tuple[Shot, ...]:
+def even_shots(pool: Sequence[Example], number: int, fits: Fits, free: bool = False) -> tuple[Example, ...]:
     """At most `number` examples that fit, but one of every label: evenly over labels and with labels mixed.
 
     The first ones where answers are free.
     """
-    by_label: dict[str, list[Shot]] = {}
+    by_label: dict[str, list[Example]] = {}
     for shot in pool:
-        by_label.setdefault("" if free else shot.label, []).append(shot)
+        by_label.setdefault("" if free else shot.answer, []).append(shot)
     for each in range(max(map(len, by_label.values()), default=0), 0, -1):
         shots = tuple(own[i] for i in range(each) for own in by_label.values() if i < len(own))
         if (each == 1 or len(shots) <= number) and fits(shots):
@@ -197,17 +211,17 @@ def nearest_rows(rows: Sequence[Row], k: int, embedder: Callable[[], Embedder]) 
     in-context examples for GPT-3?). Rows are embedded at the first call, texts once.
     """
 
-    def lookup(texts: Sequence[str]) -> dict[str, tuple[Row, ...]]:
+    def lookup(texts: Sequence[str]) -> dict[str, tuple[Example, ...]]:
         engine = embedder()
         places = engine.embed([row.text for row in rows])
         likeness = engine.embed(texts) @ places.T
         order = (-likeness).argsort(axis=1, kind="stable")[:, :k]
-        return {text: tuple(rows[j] for j in reversed(near)) for text, near in zip(texts, order, strict=True)}
+        return {text: tuple(rows[j].example for j in reversed(near)) for text, near in zip(texts, order, strict=True)}
 
     return lookup
 
 
-def nearest_that_fit(shots: Sequence[Row], fits: Fits) -> tuple[Row, ...]:
+def nearest_that_fit(shots: Sequence[Example], fits: Fits) -> tuple[Example, ...]:
     """The shots without the farthest ones that leave no room."""
     kept = tuple(shots)
     while kept and not fits(kept):

@@ -207,7 +207,7 @@ def _training_texts(cast: Cast, subject: Subject) -> tuple[str, ...]:
 
     For a base it is that of the largest student: what the base copies without having seen it is chance.
     """
-    return tuple(f"{row.text} {row.label}" for row in cast.rows_of(subject.cell) or cast.largest)
+    return tuple(f"{row.text} {row.answer}" for row in cast.rows_of(subject.cell) or cast.largest)
 
 
 def _base_of(cast: Cast, subject: Subject) -> Subject | None:

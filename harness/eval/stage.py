@@ -203,7 +203,7 @@ def score_references(run: Run, cast: Cast) -> list[Scorecard]:
 
 
 def _reference_card(run: Run, suite: Suite, cell: Cell, rows: Sequence[Row]) -> Scorecard:
-    key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.label] for r in rows])[:32]
+    key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in rows])[:32]
     card = stored_card(run, key, suite)
     if card is not None:
         return card

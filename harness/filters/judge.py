@@ -23,13 +23,13 @@ from harness.filters.base import Context
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
 from harness.records import (
     Completion,
+    Example,
     Message,
     Origin,
     Provenance,
     Request,
     Row,
     Sampling,
-    Seed,
     Verdict,
     lack_logprobs,
 )
@@ -42,10 +42,11 @@ WRITTEN_TOKENS = 512  # of a written choice: models that think need them, others
 
 
 class Judge(Record):
-    """Drops rows whose accepted choice the teacher finds less likely than it finds that of nearly all seeds.
+    """Drops a row when the judge's probability for the accepted choice is below a threshold set on the seeds.
 
-    The template is given `text`, `label` and `description` of the row, `labels` (label -> description) and
-    `shots`: seeds as mappings of `text`, `label` and `wrong`, a label that is not theirs.
+    By default the threshold keeps 90% of the rightly answered seeds. The template is given the fields of the row,
+    its whole input as `text`, its `answer` (also as `label`) and `description`, `labels` (label -> description) and
+    `shots`: seeds with the same names and `wrong`, an answer that is not theirs.
     """
 
     kind: Literal["judge"] = "judge"
@@ -98,9 +99,8 @@ class Judge(Record):
         requests: list[Request] = []
         for row in rows:
             text = template.render(
-                text=row.text,
-                label=row.label,
-                description=labels.get(row.label, ""),
+                **row.example.shown,
+                description=labels.get(row.answer, ""),
                 labels=labels,
                 shots=self._shots(by_label, row),
             )
@@ -111,7 +111,7 @@ class Judge(Record):
                     messages=(Message(role="user", content=text),) if self.form == "chat" else (),
                     sampling=sampling,
                     template_digest=template.digest,
-                    origin=Origin(purpose=purpose, template=self.template, label=row.label, row=row.id),
+                    origin=Origin(purpose=purpose, template=self.template, label=row.answer, row=row.id),
                 )
             )
         return requests
@@ -157,15 +157,15 @@ class Judge(Record):
 
         Of more than `calibration_seeds` seeds, those with the smallest digests, evenly over the labels.
         """
-        queues = {label: sorted(own, key=_place) for label, own in _by_label(context.seeds).items()}
+        queues = {label: sorted(own, key=_place) for label, own in _by_answer(context.seeds).items()}
         chosen = [
             own[i] for i in range(max(map(len, queues.values()), default=0)) for own in queues.values() if i < len(own)
         ]
         answers = tuple(context.labels) or tuple(queues)
         rows: list[Row] = []
         for seed in chosen[: self.calibration_seeds]:
-            wrong = sorted((label for label in answers if label != seed.label), key=lambda x: digest(seed.id, x))
-            rows += [_labelled(seed, label) for label in (seed.label, *wrong[: self.wrong_labels])]
+            wrong = sorted((label for label in answers if label != seed.answer), key=lambda x: digest(seed.id, x))
+            rows += [_answered(seed, label) for label in (seed.answer, *wrong[: self.wrong_labels])]
         return rows
 
     def calibrate(
@@ -176,11 +176,11 @@ class Judge(Record):
         `rows` are `calibration_rows(context)`, `completions` answer `ask(rows, context)` one by one.
         """
         choices = self._choices(context)
-        right = {seed.id: seed.label for seed in context.seeds}
+        right = {seed.id: seed.answer for seed in context.seeds}
         answers = [choice_probabilities(completion, choices) for completion in completions]
         favours: dict[str, dict[str, float]] = {}  # what each seed's own row was given
         for row, chances in zip(rows, answers, strict=True):
-            if chances and row.label == right[row.provenance.seeds[0]] and self.choices == "labels":
+            if chances and row.answer == right[row.provenance.seeds[0]] and self.choices == "labels":
                 favours[row.provenance.seeds[0]] = chances
         good: dict[str, float] = {}
         bad: dict[str, list[float]] = {}
@@ -192,7 +192,7 @@ class Judge(Record):
             if seed not in others:
                 others[seed] = prior_of([c for other, c in favours.items() if other != seed])
             score = weigh(chances, others[seed]).get(self._accepted(row), 0.0)
-            if row.label == right[seed]:
+            if row.answer == right[seed]:
                 good[seed] = score
             else:
                 bad.setdefault(seed, []).append(score)
@@ -217,7 +217,7 @@ class Judge(Record):
         return tuple(context.labels) if self.choices == "labels" else self.choices
 
     def _accepted(self, row: Row) -> str:
-        return row.label if self.choices == "labels" else self.accept
+        return row.answer if self.choices == "labels" else self.accept
 
     def _shots(self, by_label: Mapping[str, list[tuple[str, dict[str, str]]]], row: Row) -> list[dict[str, str]]:
         """`shots` seeds per label without the row's own text, one label after the other and round again.
@@ -268,36 +268,40 @@ def _fold(text: str) -> str:
     return text.strip().casefold()
 
 
-def _place(seed: Seed) -> str:
+def _place(seed: Example) -> str:
     return digest("calibration", seed.id)
 
 
-def _by_label(seeds: Sequence[Seed]) -> dict[str, list[Seed]]:
-    found: dict[str, list[Seed]] = {}
+def _by_answer(seeds: Sequence[Example]) -> dict[str, list[Example]]:
+    groups: dict[str, list[Example]] = {}
     for seed in seeds:
-        found.setdefault(seed.label, []).append(seed)
-    return found
+        groups.setdefault(seed.answer, []).append(seed)
+    return groups
 
 
 def _shots_by_label(context: Context) -> dict[str, list[tuple[str, dict[str, str]]]]:
-    """label -> (normalised text, what a template sees) of its seeds, in file order, each text once."""
+    """label -> (normalised input, what a template sees) of its seeds, in file order, each input once.
+
+    Without labels all seeds are one group, and the wrong answer of each is that of the next seed with another one.
+    """
     labels = list(context.labels)
-    found: dict[str, list[tuple[str, dict[str, str]]]] = {}
-    for label, seeds in _by_label(context.seeds).items():
-        others = [other for other in labels if other != label] or [label]
+    groups = _by_answer(context.seeds) if labels else {"": list(context.seeds)}
+    shots: dict[str, list[tuple[str, dict[str, str]]]] = {}
+    for label, seeds in groups.items():
         unique: dict[str, dict[str, str]] = {}
         for i, seed in enumerate(seeds):
-            wrong = others[(labels.index(label) + i) % len(others)] if label in labels else others[0]
-            unique.setdefault(normalise(seed.text), {"text": seed.text, "label": label, "wrong": wrong})
-        found[label] = list(unique.items())
-    return found
+            answers = labels if labels else [other.answer for other in (*seeds[i:], *seeds[:i])]
+            wrong = [answer for answer in answers if answer != seed.answer] or [seed.answer]
+            place = (labels.index(label) + i) % len(wrong) if labels else 0
+            unique.setdefault(normalise(seed.text), {**seed.shown, "wrong": wrong[place]})
+        shots[label] = list(unique.items())
+    return shots
 
 
-def _labelled(seed: Seed, label: str) -> Row:
-    """A seed as a row under any label."""
+def _answered(seed: Example, answer: str) -> Row:
+    """A seed as a row with any answer."""
     return Row(
-        messages=(Message(role="user", content=seed.text), Message(role="assistant", content=label)),
-        text=seed.text,
-        label=label,
+        messages=(Message(role="user", content=seed.text), Message(role="assistant", content=answer)),
+        example=seed.model_copy(update={"answer": answer}),
         provenance=Provenance(source="seed", seeds=(seed.id,)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +21,7 @@ FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
 
 
 class PythonFilter(Record):
-    """Runs `function` of `file` on each row: a dict of messages, text, label and provenance.
+    """Runs `function` of `file` on each row: a dict of messages, example, provenance, text, answer and label.
 
     The function returns whether to keep the row, or that and a reason. It is the project's own code and has all the
     rights of the harness; it runs in a process of its own, where it can be stopped.
@@ -39,7 +40,7 @@ class PythonFilter(Record):
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order. Raises UsageError naming file and line of whatever went wrong."""
         function = self._function(context.root)
-        answers = function.answers([row.model_dump_json() for row in rows], [row.text for row in rows])
+        answers = function.answers([_dumped(row) for row in rows], [row.text for row in rows])
         return [self._verdict(answer, function.path, row) for answer, row in zip(answers, rows, strict=True)]
 
     def _function(self, root: Path) -> PythonFunction:
@@ -52,3 +53,8 @@ class PythonFilter(Record):
             raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
         reason = reason or ("" if keep else f"{self.function} in {self.file} said no")
         return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason)
+
+
+def _dumped(row: Row) -> str:
+    """A row as JSON, its whole input as `text` and its answer, also as `label`, beside it."""
+    return json.dumps({**row.model_dump(mode="json"), "text": row.text, "answer": row.answer, "label": row.answer})

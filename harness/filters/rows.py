@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from harness.core.record import Record
 from harness.core.text import words
-from harness.filters.base import Context
+from harness.filters.base import Context, On, part_of
 from harness.records import Row, Verdict
 
 
@@ -34,8 +34,9 @@ class Length(Record):
     """Drops texts with too few or too many words."""
 
     kind: Literal["length"] = "length"
-    min_words: Annotated[int, Field(ge=0)] = 1  # words of the row's text
+    min_words: Annotated[int, Field(ge=0)] = 1  # words of the part that `on` names
     max_words: Annotated[int, Field(ge=1)] = 1000
+    on: On = "input"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -48,7 +49,7 @@ class Length(Record):
         return [self._verdict(row) for row in rows]
 
     def _verdict(self, row: Row) -> Verdict:
-        count = len(words(row.text))
+        count = len(words(part_of(row.example, self.on)))
         reason = ""
         if count < self.min_words:
             reason = f"too short: words {count}, at least {self.min_words} wanted"

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from harness.core.record import Record
 from harness.core.text import jaccard, near_duplicates, nearest_of, ngrams, normalise, shingles, words
-from harness.filters.base import Context, Protected
-from harness.records import Row, Seed, Verdict
+from harness.filters.base import Context, On, Protected, part_of
+from harness.records import Example, Row, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 MIN_CONTAINED = 4  # words; a shorter item inside a row says nothing
@@ -25,20 +25,21 @@ class Duplicate(Record):
     """Drops a text that, letter case and punctuation aside, an earlier row or a seed already has."""
 
     kind: Literal["duplicate"] = "duplicate"
+    on: On = "input"
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order; the first of equal rows stays. `against` is the twin's text."""
-        seeds: dict[str, Seed] = {}
+        seeds: dict[str, Example] = {}
         for seed in context.seeds:
-            seeds.setdefault(normalise(seed.text), seed)
+            seeds.setdefault(normalise(part_of(seed, self.on)), seed)
         first: dict[str, Row] = {}
         found: list[Verdict] = []
         for row in rows:
-            text = normalise(row.text)
+            text = normalise(part_of(row.example, self.on))
             twin = seeds.get(text) or first.get(text)
             first.setdefault(text, row)
             reason = f"the same words as {_named(twin, row)}" if twin else ""
-            against, score = (twin.text, 1.0) if twin else ("", None)
+            against, score = (_part(twin, self.on), 1.0) if twin else ("", None)
             found.append(
                 Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
@@ -50,25 +51,26 @@ class NearDuplicate(Record):
 
     kind: Literal["near_duplicate"] = "near_duplicate"
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams
+    on: On = "input"
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order; `score` is the exact Jaccard index, `against` the twin's text."""
-        texts = [row.text for row in rows]
-        seeds = nearest_of(texts, [seed.text for seed in context.seeds], self.threshold)
+        texts = [part_of(row.example, self.on) for row in rows]
+        seeds = nearest_of(texts, [part_of(seed, self.on) for seed in context.seeds], self.threshold)
         # a row too like a seed is gone already: it must not take others with it
         standing = [i for i, twin in enumerate(seeds) if twin is None]
         twins = dict(zip(standing, near_duplicates([texts[i] for i in standing], self.threshold), strict=True))
         found: list[Verdict] = []
         for i, row in enumerate(rows):
             by_seed, by_row = seeds[i], twins.get(i)
-            twin: Seed | Row | None = None
+            twin: Example | Row | None = None
             score = None
             if by_seed:
                 twin, score = context.seeds[by_seed.index], by_seed.score
             elif by_row:
                 twin, score = rows[standing[by_row.index]], by_row.score
             reason = f"nearly {_named(twin, row)} (Jaccard {score:.2f})" if twin else ""
-            against = twin.text if twin else ""
+            against = _part(twin, self.on) if twin else ""
             found.append(
                 Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
@@ -81,6 +83,7 @@ class Contamination(Record):
     kind: Literal["contamination"] = "contamination"
     ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = 8  # words in a row that no row may share with an item
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams between row and item
+    on: On = "input"
 
     def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
         """One verdict per row, same order: `against` is 'suite/item', `score` the Jaccard index.
@@ -90,14 +93,15 @@ class Contamination(Record):
         """
         index = _index(context.protected, self.ngram)
         items = [item.text for item in context.protected]
-        near = nearest_of([row.text for row in rows], items, self.threshold)
+        texts = [part_of(row.example, self.on) for row in rows]
+        near = nearest_of(texts, items, self.threshold)
         found: list[Verdict] = []
-        for row, twin in zip(rows, near, strict=True):
-            overlap = _overlap(words(row.text), index)
+        for row, text, twin in zip(rows, texts, near, strict=True):
+            overlap = _overlap(words(text), index)
             item, reason, score = None, "", None
             if overlap:
                 item = context.protected[overlap.item]
-                score = jaccard(shingles(row.text), shingles(item.text))
+                score = jaccard(shingles(text), shingles(item.text))
                 what = "holds the whole of" if overlap.whole else f"shares {len(overlap.shared)} words in a row with"
                 reason = f"{what} an item of {item.suite}: {' '.join(overlap.shared)!r}"
             elif twin:
@@ -151,7 +155,11 @@ def _overlap(text: list[str], index: _Index) -> _Overlap | None:
     return best
 
 
-def _named(twin: Seed | Row | None, row: Row) -> str:
+def _part(twin: Example | Row, on: str) -> str:
+    return part_of(twin.example if isinstance(twin, Row) else twin, on)
+
+
+def _named(twin: Example | Row | None, row: Row) -> str:
     """How a reason speaks of a twin; another label is worth saying, for then one of the two is wrong."""
-    what = "a seed" if isinstance(twin, Seed) else "an earlier row"
-    return f"{what}, labelled {twin.label!r}" if twin and twin.label != row.label else what
+    what = "a seed" if isinstance(twin, Example) else "an earlier row"
+    return f"{what}, labelled {twin.answer!r}" if twin and twin.answer != row.answer else what

@@ -6,7 +6,7 @@ generation prompt, and what is learned after it is the answer and the token that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -29,12 +29,17 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One row as token ids; the loss is on ids[answer_start:], whose last one ends the turn."""
+class TokenizedRow:
+    """One row as token ids, and which of them carry loss: answers, each with the token that ends its turn."""
 
     row: str  # the row's id
     ids: tuple[int, ...]
-    answer_start: int
+    learned: tuple[tuple[int, int], ...]  # (first, end) of each answer; the last one ends the row
+
+    @property
+    def answer_start(self) -> int:
+        """Where the last answer begins."""
+        return self.learned[-1][0]
 
 
 def load_chat(name: str, folder: Path) -> Chat:
@@ -108,14 +113,31 @@ def left_out(chat: Chat, messages: Sequence[Message]) -> list[str]:
     ]
 
 
-def tokenize_row(chat: Chat, row: Row) -> Example:
+def tokenize_row(chat: Chat, row: Row) -> TokenizedRow:
     """The row's ids, and where its answer starts; ends with the stop token, never cut.
 
     Raises UsageError naming the row when the template's prompt is no prefix of the whole conversation,
     when something else than the answer follows it, or when no stop token does.
     """
     ids, start = tokenize_chat(chat, row.messages, f"row {row.id}")
-    return Example(row.id, ids, start)
+    earlier = _earlier_answers(chat, row, ids) if row.loss == "all" else ()
+    return TokenizedRow(row.id, ids, (*earlier, (start, len(ids))))
+
+
+def _earlier_answers(chat: Chat, row: Row, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(first, end) of every answer before the last. Raises UsageError where the template writes it otherwise."""
+    for place, message in enumerate(row.messages[:-1]):
+        if message.role != "assistant":
+            continue
+        before = prompt_ids(chat, row.messages[:place])
+        end = next((i + 1 for i in range(len(before), len(ids)) if ids[i] in chat.stops), None)
+        said = chat.tokenizer.decode(ids[len(before) : end])
+        if ids[: len(before)] != before or end is None or not said.lstrip().startswith(message.content.strip()):
+            raise UsageError(
+                f"{chat.name}: row {row.id}: the chat template writes the assistant's turn {place + 1} otherwise once"
+                " more follows it, so that it cannot be learned there: set the task's loss to last"
+            )
+        yield len(before), end
 
 
 def prompt_ids(chat: Chat, messages: Sequence[Message]) -> tuple[int, ...]:

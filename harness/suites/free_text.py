@@ -20,9 +20,9 @@ from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
 ENDING = Ending()  # of a line, which is what a single question's answer is
 
 
-def plain_prompt(text: str) -> tuple[Message, ...]:
+def plain_prompt(item: Item) -> tuple[Message, ...]:
     """A question as the only turn of a chat, without any task around it."""
-    return (Message(role="user", content=text),)
+    return (Message(role="user", content=item.text),)
 
 
 def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer) -> list[Located]:
@@ -62,7 +62,7 @@ def score_written(
     stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong; an item longer than the context
     and a call that failed are failed, not wrong.
     """
-    asked = [prompt(item.text) for item in items]
+    asked = [prompt(item) for item in items]
     contexts = [context_ids(engine, one) for one in asked]
     golds = [
         answer_ids(engine, one, item.answers[0], ending) if item.answers else ()

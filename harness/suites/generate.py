@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.engines.protocols import StudentEngine
-from harness.records import Completion, Message, Origin, Pair, Request, Sampling
+from harness.records import Completion, Item, Message, Origin, Pair, Request, Sampling
 
 Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
-Prompt = Callable[[str], Asked]  # from an item's text
+Prompt = Callable[[Item], Asked]
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def score_labels(
     if not items:
         return []
     labels = items[0].choices
-    chats = [prompt(item.text) for item in items]
+    chats = [prompt(item) for item in items]
     answers = [answer_ids(engine, chats[0], label, ending) for label in labels]
     if len(set(answers)) < len(answers):
         raise UsageError(f"two of the labels {', '.join(labels)} are the same tokens to this model: rename one")

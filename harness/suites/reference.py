@@ -19,7 +19,7 @@ def score_reference(rows: Sequence[Row], items: Sequence[Item], random_seed: int
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    texts, labels = [row.text for row in rows], [row.label for row in rows]
+    texts, labels = [row.text for row in rows], [row.answer for row in rows]
     if len(set(labels)) == 1:
         return [_score(item, labels[0]) for item in items]
     dev = [item for item in items if item.split == "dev"]

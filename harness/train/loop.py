@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from harness.config.run import Lora, Train
 from harness.core.record import Record
 from harness.errors import MachineError, UsageError
-from harness.models.chat_template import Example
+from harness.models.chat_template import TokenizedRow
 from harness.models.device import device_of, memory_errors
 from harness.models.files import load
 from harness.models.resolve import Model
@@ -63,7 +63,7 @@ class CellLog(Record):
     packed: bool
 
 
-def load_base(source: Model, examples: Sequence[Example], device: str = "auto") -> Base:
+def load_base(source: Model, examples: Sequence[TokenizedRow], device: str = "auto") -> Base:
     """Load a student's weights, and try on two examples whether its rows can be packed.
 
     `device` is auto, cpu or cuda. Raises UsageError for files that are no model, MachineError when the weights do not
@@ -93,7 +93,7 @@ def load_base(source: Model, examples: Sequence[Example], device: str = "auto") 
 def train_cell(
     base: Base,
     rows: Sequence[Row],
-    examples: Mapping[str, Example],
+    examples: Mapping[str, TokenizedRow],
     settings: Train,
     steps: int,
     random_seed: int,
@@ -131,7 +131,7 @@ def learning_rate(step: int, steps: int, settings: Train) -> float:
 
 def add_gradients(
     network: torch.nn.Module,
-    examples: Sequence[Example],
+    examples: Sequence[TokenizedRow],
     micro_batch_tokens: int,
     device: torch.device,
     alone: bool = False,
@@ -154,7 +154,7 @@ def _tune(
     base: Base,
     network: torch.nn.Module,
     rows: Sequence[Row],
-    examples: Mapping[str, Example],
+    examples: Mapping[str, TokenizedRow],
     settings: Train,
     steps: int,
     random_seed: int,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from harness.models.chat_template import Example
+from harness.models.chat_template import TokenizedRow
 
 PAD = 0  # any token does: what stands after a sequence's rows is seen by none of them
 
@@ -51,7 +51,7 @@ def fold(lengths: Sequence[int], width: int, alone: bool = False) -> list[list[i
     return sequences
 
 
-def pack(examples: Sequence[Example], device: torch.device, alone: bool = False, width: int = 0) -> Packed:
+def pack(examples: Sequence[TokenizedRow], device: torch.device, alone: bool = False, width: int = 0) -> Packed:
     """Lay rows into sequences of `width` tokens, or of the longest row's if that is more.
 
     A row's last token is only ever predicted, so it is left out of the input.
@@ -69,10 +69,10 @@ def pack(examples: Sequence[Example], device: torch.device, alone: bool = False,
         places: list[int] = []
         for number in numbers:
             example, length = examples[number], lengths[number]
-            answer = example.ids[example.answer_start :]
-            predicting += range(start + len(tokens) + length - len(answer), start + len(tokens) + length)
-            targets += answer
-            owner += [number] * len(answer)
+            for first, end in example.learned:
+                predicting += range(start + len(tokens) + first - 1, start + len(tokens) + end - 1)
+                targets += example.ids[first:end]
+                owner += [number] * (end - first)
             tokens += example.ids[:-1]
             places += range(length)
         spare = width - len(tokens)
@@ -85,9 +85,11 @@ def pack(examples: Sequence[Example], device: torch.device, alone: bool = False,
     return Packed(tensor(ids), tensor(positions), tensor(predicting), tensor(targets), tensor(owner))
 
 
-def micro_batches(examples: Sequence[Example], tokens: int, alone: bool = False) -> Iterator[tuple[Example, ...]]:
+def micro_batches(
+    examples: Sequence[TokenizedRow], tokens: int, alone: bool = False
+) -> Iterator[tuple[TokenizedRow, ...]]:
     """Cut one step's rows, in order, into pieces of at most `tokens` tokens packed, or one longer row."""
-    piece: list[Example] = []
+    piece: list[TokenizedRow] = []
     for example in examples:
         lengths = [len(e.ids) - 1 for e in (*piece, example)]
         if piece and len(fold(lengths, max(lengths), alone)) * max(lengths) > tokens:
@@ -98,7 +100,7 @@ def micro_batches(examples: Sequence[Example], tokens: int, alone: bool = False)
         yield tuple(piece)
 
 
-def answer_tokens(examples: Sequence[Example]) -> int:
+def answer_tokens(examples: Sequence[TokenizedRow]) -> int:
     """Tokens that carry loss: the answers and their stop tokens."""
     return sum(len(example.ids) - example.answer_start for example in examples)
 
@@ -128,14 +130,14 @@ def _head_reads(network: Any, places: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def keeps_rows_apart(network: Module, examples: Sequence[Example], device: torch.device) -> bool:
+def keeps_rows_apart(network: Module, examples: Sequence[TokenizedRow], device: torch.device) -> bool:
     """Whether a row's losses stay what they are when the row before it in its sequence changes.
 
     Some architectures carry a state from token to token (convolutions, recurrences) past the mask; their
     rows need a sequence each.
     """
     first, second = sorted((examples[0], examples[-1]), key=lambda e: -len(e.ids))
-    other = Example(first.row, first.ids[::-1], first.answer_start)
+    other = TokenizedRow(first.row, first.ids[::-1], first.learned)
     losses = []
     for row in (first, other):
         packed = pack([row, second], device, width=len(first.ids) + len(second.ids))

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from harness.config.run import Train
 from harness.errors import UsageError
-from harness.models.chat_template import Chat, Example, tokenize_row
+from harness.models.chat_template import Chat, TokenizedRow, tokenize_row
 from harness.records import Row
 
 
-def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, Example]:
+def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, TokenizedRow]:
     """Tokenize every row with the student's own template; examples by row id.
 
     Raises UsageError naming the row when the template drops the stop token or changes the prompt (see
     `tokenize_row`), when a row is longer than train.max_length, or when two labels have the same tokens.
     """
-    examples: dict[str, Example] = {}
+    examples: dict[str, TokenizedRow] = {}
     answers: dict[tuple[int, ...], tuple[str, str]] = {}  # tokens -> (label, row)
     for row in rows:
         if row.id in examples:
@@ -28,10 +28,10 @@ def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, Exa
                 f" {settings.max_length}; raise it, or drop long rows by a `length` filter: {row.text[:50]!r}"
             )
         answer = example.ids[example.answer_start :]
-        label, first = answers.setdefault(answer, (row.label, row.id))
-        if label != row.label:
+        label, first = answers.setdefault(answer, (row.answer, row.id))
+        if label != row.answer:
             raise UsageError(
-                f"{chat.name}: the labels {label!r} (row {first}) and {row.label!r} (row {row.id}) are"
+                f"{chat.name}: the labels {label!r} (row {first}) and {row.answer!r} (row {row.id}) are"
                 f" the same tokens to this student; rename one"
             )
         examples[row.id] = example

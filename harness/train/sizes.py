@@ -18,15 +18,15 @@ from harness.records import Row
 def nested(rows: Sequence[Row], size: int, random_seed: int) -> tuple[Row, ...]:
     """The first `size` rows of one fixed sequence, so that every size contains the smaller ones.
 
-    The sequence takes one row of each label in turn, labels and rows both in the order of
-    sha256(random_seed, name), and passes over a label that has run out: labels differ by at most one row
-    as long as all have rows left. Raises UsageError when there are fewer than `size` rows.
+    The sequence takes one row of each label in turn (of each answer, where answers are free). Labels and rows are
+    both in the order of sha256(random_seed, name). A label that has run out is passed over: labels differ by at
+    most one row as long as all have rows left. Raises UsageError when there are fewer than `size` rows.
     """
     if size > len(rows):
         raise UsageError(f"size {size} is larger than the {len(rows)} rows there are")
     by_label: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda r: _rank(random_seed, "row", r.id)):
-        by_label.setdefault(row.label, []).append(row)
+        by_label.setdefault(row.answer, []).append(row)
     labels = sorted(by_label, key=lambda label: _rank(random_seed, "label", label))
     deepest = max((len(of_label) for of_label in by_label.values()), default=0)
     turns = (by_label[label][i] for i in range(deepest) for label in labels if i < len(by_label[label]))

@@ -23,7 +23,7 @@ from harness.train.adapters import seal_adapter
 from harness.train.grid import GridCell, expand, no_sampling_variance
 
 if TYPE_CHECKING:
-    from harness.models.chat_template import Example
+    from harness.models.chat_template import TokenizedRow
     from harness.train.loop import Base
 
 CELLS_VERSION = 2  # of what cells.json says of a cell
@@ -99,7 +99,7 @@ def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, st
     from harness.train.loop import load_base
     from harness.train.preflight import preflight
 
-    examples: dict[Model, Mapping[str, Example]] = {}
+    examples: dict[Model, Mapping[str, TokenizedRow]] = {}
     for model, cells in _by_model(missing).items():
         rows = [row for g in cells for row in g.rows]
         chat = load_chat(model.name, model.folder)
@@ -128,7 +128,7 @@ def _train_one(
     run: Run,
     g: GridCell,
     base: Base,
-    examples: Mapping[str, Example],
+    examples: Mapping[str, TokenizedRow],
     advance: Advance,
     done: int,
     stop: Stop,
