@@ -55,7 +55,7 @@ def suite_of(root: Path, source: str = RHYMES, **changes: Any) -> Suite:
 
 
 def scored(suite: Suite, root: Path, *answers: str) -> tuple[Score, ...]:
-    known = {read(plain_prompt(item.text)): Gold(a, item.answers) for item, a in zip(suite.items, answers, strict=True)}
+    known = {read(plain_prompt(item)): Gold(a, item.answers) for item, a in zip(suite.items, answers, strict=True)}
     resources = Resources(root=root)
     return suite.spec.score(suite.items, plain_prompt, Ending(), Oracle(known), "oracle", resources).scores
 

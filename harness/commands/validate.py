@@ -149,7 +149,7 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     """How items are asked: what it is called, the prompt as a function of an item, where an answer ends."""
     spec = suite.spec
     if isinstance(spec, ChoiceSuite):
-        return {"raw": (spec.prompt, Ending())}
+        return {"raw": (lambda item: spec.prompt(item.text), Ending())}
     if not suite.of_task:
         return {"plain": (plain_prompt, Ending())}
     if run is None:

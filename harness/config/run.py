@@ -286,7 +286,7 @@ def _suite(name: str, root: Path, place: str, task: TaskFile, run_file: RunFile)
     if name not in known:
         raise UsageError(f"{place}: there is no suite {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
     path = project_file(root, f"suites/{name}.yaml", place)
-    suite = load_suite(path, root, tuple(task.labels), run_file.eval.limit)
+    suite = load_suite(path, root, tuple(task.labels), run_file.eval.limit, task.shape)
     if run_file.teacher is None and suite.rubric and not suite.rubric.judge:
         raise UsageError(f"{path}: answer.judge: the run has no teacher to judge the answers: name a model here")
     return suite

@@ -189,6 +189,12 @@ def _format_of(columns: Mapping[str, Any], shape: Shape, where: str, mapping: st
     )
 
 
+def example_of(columns: Mapping[str, Any], shape: Shape, where: str) -> Example:
+    """The example in a row of any format. Raises UsageError naming where the row stands and what is wrong."""
+    check_values(columns, where)
+    return _format_of(columns, shape, where, "fields: {FIELD: COLUMN}").read(columns, shape, where)
+
+
 def _mapped(row: Mapping[str, Any], mapping: Mapping[str, str], where: str) -> Mapping[str, Any]:
     """A row with its columns called as `mapping` says; columns that it does not name are left out."""
     if not mapping:

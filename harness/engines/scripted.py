@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -87,10 +87,20 @@ class Script(Record):
             "word": lambda: draw.choice(self.words),
             "number": lambda: str(draw.randrange(1000)),
         }
-        text = PLACEHOLDER.sub(lambda found: drawn[found[1]](), draw.choice(self.generate))
-        if request.sampling.json_schema is not None:
-            return json.dumps({"text": text, "label": request.origin.label}, ensure_ascii=False)
-        return text
+
+        def line() -> str:
+            return PLACEHOLDER.sub(lambda found: drawn[found[1]](), draw.choice(self.generate))
+
+        if request.sampling.json_schema is None:
+            return line()
+        values: dict[str, Any] = {}
+        for name in request.sampling.json_schema.get("properties", ()):
+            if name == "messages":
+                roles = ("user", "assistant") * 2
+                values[name] = [{"role": role, "content": line()} for role in roles]
+            else:
+                values[name] = request.origin.label if name == "label" else line()
+        return json.dumps(values, ensure_ascii=False)
 
     def _weigh(self, request: Request, prompt: str) -> dict[str, float]:
         """Log-probability of each choice."""

@@ -63,7 +63,9 @@ class AnswersSuite(ItemsSuite):
             answer = with_schema(self.answer, file.root, file.place(("answer", "json_schema")))
             suite = self.model_copy(update={"answer": answer})
         require_metric(file, suite.primary, suite.item_metrics)
-        return suite, checked_items(title(suite.items), read_answered(suite, file, suite.scorer), suite.asked)
+        return suite, checked_items(
+            title(suite.items), read_answered(suite, file, suite.scorer, suite.asked), suite.asked
+        )
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind: texts go by the length of their references, unless the file states a `match`."""

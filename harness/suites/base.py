@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from harness.core.project_file import project_file
 from harness.core.record import Record, digest
 from harness.data.columns import Check, Source, read_items
+from harness.data.examples import Shape
 from harness.data.lines import AnswerLine, ChoiceLine, LabelLine, QuestionLine
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import Mistakes, UsageError, nearest
@@ -71,6 +72,7 @@ class SuiteFile:
     place: Callable[[tuple[str, ...]], str]  # file and line of a key, for messages
     labels: tuple[str, ...] | None  # the task's; None: those that the items have
     limit: int | None  # items of a benchmark at most
+    shape: Shape | None = None  # what the task's examples look like; None: as the items show
 
 
 @dataclass(frozen=True)

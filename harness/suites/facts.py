@@ -55,7 +55,7 @@ class FactsSuite(ItemsSuite):
         """As SuiteKind."""
         require_metric(file, self.primary, self.item_metrics)
         require_files(file, {"documents": self.documents})
-        return self, checked_items(title(self.items), read_answered(self, file, self.scorer), self.asked)
+        return self, checked_items(title(self.items), read_answered(self, file, self.scorer, self.asked), self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from harness.data.lines import AnswerLine
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
 from harness.metrics.answers import AnswerScorer
-from harness.records import Completion, Item, Message, Pair, Score
-from harness.suites.base import ItemsSuite, Located, Requests, SuiteFile, about, read_lines
+from harness.records import Completion, Example, Item, Message, Pair, Score
+from harness.suites.base import AskedAs, ItemsSuite, Located, Requests, SuiteFile, about, read_lines
 from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
+from harness.suites.shaped import located, shape_of_items, shaped_examples
 
 ENDING = Ending()  # of a line, which is what a single question's answer is
 
@@ -25,7 +27,7 @@ def plain_prompt(item: Item) -> tuple[Message, ...]:
     return (Message(role="user", content=item.text),)
 
 
-def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer) -> list[Located]:
+def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer, asked: AskedAs) -> list[Located]:
     """Questions with their accepted answers. Raises UsageError for an answer that `scorer` could never call right."""
 
     def check(place: str, line: AnswerLine) -> None:
@@ -33,8 +35,19 @@ def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer) -> l
         if problem:
             raise UsageError(f"{place}: answer: {problem}")
 
+    shape = shape_of_items(suite, file, asked)
+    if shape is not None:
+        return [_shaped(where, example, about, scorer) for where, example, about in shaped_examples(suite, file, shape)]
     lines = read_lines(suite, file, AnswerLine, check)
     return [(place, Item(text=line.question, answers=line.right, **about(line))) for place, line in lines]
+
+
+def _shaped(where: str, example: Example, about: dict[str, Any], scorer: AnswerScorer) -> Located:
+    answers = about["answers"] or (example.answer,)
+    problem = next((problem for answer in answers if (problem := scorer.problem(answer))), "")
+    if problem:
+        raise UsageError(f"{where}: answer: {problem}")
+    return located(where, example, **(about | {"answers": answers}))
 
 
 def written_metrics(scorer: AnswerScorer) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from harness.suites.base import (
 )
 from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids, shares
 from harness.suites.outcome import Outcome
+from harness.suites.shaped import located, shape_of_items, shaped_examples
 
 ENDING = Ending()  # a label is one line
 
@@ -61,13 +62,23 @@ class LabelsSuite(ItemsSuite):
             if file.labels is not None:
                 check_label(place, line.label, file.labels)
 
+        shape = shape_of_items(self, file, self.asked)
+        if shape is not None and file.labels:
+            known = file.labels
+            shaped = [
+                located(
+                    place, example, **(about | {"choices": known, "gold": known.index(example.answer), "answers": ()})
+                )
+                for place, example, about in shaped_examples(self, file, shape)
+            ]
+            return self, checked_items(title(self.items), shaped, self.asked)
         lines = read_lines(self, file, LabelLine, check)
         labels = file.labels or tuple(sorted({line.label for _, line in lines}))
-        located = [
+        items = [
             (place, Item(text=line.text, choices=labels, gold=labels.index(line.label), **about(line)))
             for place, line in lines
         ]
-        return self, checked_items(title(self.items), located, self.asked)
+        return self, checked_items(title(self.items), items, self.asked)
 
     def default_primary(self, items: Sequence[Item]) -> str:
         """As SuiteKind."""

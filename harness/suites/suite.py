@@ -18,6 +18,7 @@ from typing import get_args
 
 from harness.core import yaml_file
 from harness.core.record import FORMAT, digest, digested
+from harness.data.examples import Shape
 from harness.errors import UsageError, nearest
 from harness.records import Item
 from harness.suites.answers import AnswersSuite
@@ -92,14 +93,16 @@ class Suite:
         return answer if isinstance(answer, Rubric) else None
 
 
-def load_suite(path: Path, root: Path, labels: tuple[str, ...] | None, limit: int | None = None) -> Suite:
-    """Load one suite and its items. `labels` are the task's; `limit` caps the items of a benchmark.
+def load_suite(
+    path: Path, root: Path, labels: tuple[str, ...] | None, limit: int | None = None, shape: Shape | None = None
+) -> Suite:
+    """Load one suite and its items. `labels` and `shape` are the task's; `limit` caps the items of a benchmark.
 
     Without a task (None) the labels are those that the items have: enough to prove a suite, not to score with it.
     Raises UsageError naming file, line, value.
     """
     document = yaml_file.load(path)
-    spec, items = _parse(document).load(SuiteFile(root, document.place, labels, limit))
+    spec, items = _parse(document).load(SuiteFile(root, document.place, labels, limit, shape))
     return Suite(path.stem, spec, items)
 
 
