@@ -94,7 +94,7 @@ class Script(Record):
         if request.sampling.json_schema is None:
             return line()
         values: dict[str, Any] = {}
-        for name in request.sampling.json_schema.get("properties", ()):
+        for name in request.sampling.json_schema.get("properties", ("text", "label")):
             if name == "messages":
                 roles = ("user", "assistant") * 2
                 values[name] = [{"role": role, "content": line()} for role in roles]
