@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.builders import openers, teacher_of
+from harness.builders import openers, teacher_of, vllm_of
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
 if TYPE_CHECKING:
     from harness.config.run import Run
-    from harness.engines.vllm import VLLMEngine
 
 app = typer.Typer(
     add_completion=False,
@@ -222,43 +221,31 @@ def errors(
 
 
 @app.command()
-def noise(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
-    """Score the ship student again in another order and batch size: how much changes by itself?"""
-    from harness.check.rescore import noise as stage
-    from harness.eval.runner import rescorer
-
-    loaded = _load(run, settings)
+def rescore(
+    run: RunName = "helpdesk",
+    settings: Settings = None,
+    dry_run: DryRun = False,
+    engine: Annotated[
+        str, typer.Option(metavar="transformers|vllm", help="vllm: ask vLLM the same and say what differs.")
+    ] = "transformers",
+) -> None:
+    """Score the ship student again, in another order and batch size or in another engine: what changes by itself?"""
+    loaded, terminal = _load(run, settings), Terminal()
+    if engine not in ("transformers", "vllm"):
+        raise UsageError(f"--engine {engine}: it must be transformers or vllm")
     if dry_run:
-        from harness.commands.dry_run import plan_noise
+        from harness.commands.dry_run import plan_noise, plan_parity
 
-        Terminal().say(plan_noise(loaded))
-        return
-    terminal = Terminal()
-    stage(loaded, rescorer(loaded, lambda tokens: openers(loaded, tokens), terminal), terminal)
+        terminal.say((plan_parity if engine == "vllm" else plan_noise)(loaded))
+    elif engine == "vllm":
+        from harness.commands.parity import parity
 
+        parity(loaded, openers(loaded).student, vllm_of(loaded), terminal)
+    else:
+        from harness.check.rescore import noise
+        from harness.eval.runner import rescorer
 
-@app.command()
-def agree(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
-    """Do transformers and vLLM say the same on the same items?"""
-    from harness.commands.parity import agree as stage
-
-    loaded = _load(run, settings)
-    if dry_run:
-        from harness.commands.dry_run import plan_agree
-
-        Terminal().say(plan_agree(loaded))
-        return
-
-    def server(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
-        from harness.config.teacher import VLLMTeacher
-        from harness.engines.vllm import VLLMEngine
-
-        teacher = loaded.file.teacher
-        share = teacher.gpu_memory_utilization if isinstance(teacher, VLLMTeacher) else 1.0
-        share = min(share, 0.5)  # on a GPU the student is there as well
-        return VLLMEngine(base, adapters={name: adapter}, gpu_memory_utilization=share)
-
-    stage(loaded, openers(loaded).student, server, Terminal())
+        noise(loaded, rescorer(loaded, lambda tokens: openers(loaded, tokens), terminal), terminal)
 
 
 @app.command()

@@ -157,11 +157,11 @@ def test_the_noise_floor_widens(gate: Stored, capsys: pytest.CaptureFixture[str]
     measured(noise)
     assert gate.check() == 4
     path.write_text(path.read_text().replace('"deviation":0.1', '"deviation":0.0'))
-    refused(gate, "noise.json was edited", "harness noise shop makes it again")
+    refused(gate, "noise.json was edited", "harness rescore shop makes it again")
     measured(noise | {"suites": {"shop": suite | {"card": "of another student"}}})
     assert gate.check() == 0
     path.write_text(path.read_text()[:-9])
-    refused(gate, "noise.json", "harness noise shop makes it again")
+    refused(gate, "noise.json", "harness rescore shop makes it again")
 
 
 # --- weights or recipe --------------------------------------------------------------------------------------

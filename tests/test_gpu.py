@@ -52,8 +52,8 @@ def test_the_loop_runs_on_the_gpu(tmp_path: Path, tiny_model: Path) -> None:
     settings = "engine: vllm, max_model_len: 1024, gpu_memory_utilization: 0.3"
     teacher = ["--set", f"teacher={{model: {tiny_model}, {settings}}}"]
     loose = ["--set", "augment.filters=[{kind: duplicate}]"]
-    for stage in ("augment", "train", "eval", "agree"):
-        succeed(tmp_path, stage, "shop", *teacher, *loose)
+    for stage, *more in (["augment"], ["train"], ["eval"], ["rescore", "--engine", "vllm"]):
+        succeed(tmp_path, stage, "shop", *more, *teacher, *loose)
     cells = json.loads((tmp_path / "runs/shop/train/cells.json").read_text())["cells"]
     tuned = [cell for cell in cells if cell["folder"]]
     assert len(tuned) == 3

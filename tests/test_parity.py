@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.check.rescore import measure, noise, noise_floor, shuffled
-from harness.commands.parity import Agreement, _text, agree, ask, compare
+from harness.commands.parity import Agreement, _text, ask, compare, parity
 from harness.config.run import Run, Ship, load_run
 from harness.core.store import write_json
 from harness.core.terminal import Terminal
@@ -175,7 +175,7 @@ def test_the_ship_student_is_opened_in_one_engine_after_the_other(tmp_path: Path
         opened.append((base, adapter, name))
         return server
 
-    found = agree(run, open_student, open_server, Terminal(), limit=10)
+    found = parity(run, open_student, open_server, Terminal(), limit=10)
     subject = next(s for s in read_cast(run).subjects if s.adapter)
     assert opened == [(subject.base, subject.adapter), (subject.base, subject.adapter, subject.key)]
     assert server.closed
@@ -191,10 +191,10 @@ def test_agree_needs_a_ship_student_and_a_labels_suite(tmp_path: Path) -> None:
     run = load_run(write_project(tmp_path, "tiny"))
     none = replace(run, file=run.file.model_copy(update={"ship": None}))
     with pytest.raises(UsageError, match="it has no ship section"):
-        agree(none, lambda base, adapter: None, lambda b, a, n: Fake(steady), Terminal())  # type: ignore[arg-type,return-value]
+        parity(none, lambda base, adapter: None, lambda b, a, n: Fake(steady), Terminal())  # type: ignore[arg-type,return-value]
     without = replace(run, suites={"talk": run.suites["talk"]})
     with pytest.raises(UsageError, match="none is of kind labels"):
-        agree(without, lambda base, adapter: None, lambda b, a, n: Fake(steady), Terminal())  # type: ignore[arg-type,return-value]
+        parity(without, lambda base, adapter: None, lambda b, a, n: Fake(steady), Terminal())  # type: ignore[arg-type,return-value]
 
 
 # --- noise ---------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_the_stage_shuffles_shrinks_batches_and_stores_a_floor(tmp_path: Path) -
     assert noise_floor(run.folder, "another card") is None
     assert noise_floor(tmp_path / "runs" / "other", "card0") is None
     (run.folder / "eval" / "noise.json").write_text("{}")
-    with pytest.raises(UsageError, match="not a noise floor of this version: harness noise shop"):
+    with pytest.raises(UsageError, match="not a noise floor of this version: harness rescore shop"):
         noise_floor(run.folder, "card0")
 
 
@@ -302,7 +302,7 @@ def main(base: Path, root: Path) -> None:
     run = trained(root, base)
     student = run.file.train.students[0]
     untuned = run.file.model_copy(update={"ship": Ship(student=student, size=0)})
-    agree(
+    parity(
         replace(run, file=untuned),
         lambda folder, adapter: TransformersEngine(folder, adapter, device="cpu"),
         lambda folder, adapter, name: VLLMEngine(folder, concurrency=8),

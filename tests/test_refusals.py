@@ -18,7 +18,8 @@ from tests.project import write_project
 
 VERBS = [
     *(["augment", "shop", *more] for more in ([], ["--dry-run"])),
-    *([verb, "shop"] for verb in ("train", "eval", "report", "show", "bless", "check", "errors", "noise", "agree")),
+    *([verb, "shop"] for verb in ("train", "eval", "report", "show", "bless", "check", "errors", "rescore")),
+    ["rescore", "shop", "--engine", "vllm"],
     ["eval", "shop", "--dry-run"],
     ["compare", "shop", "shop"],
     ["ask", "shop", "hello"],

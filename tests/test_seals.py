@@ -43,7 +43,7 @@ VERBS: dict[str, Callable[[Stored], object]] = {
     "report": lambda gate: report(gate.run(), Terminal()),
     "show": lambda gate: show(gate.run(), Terminal()),
     "errors": lambda gate: mistakes(gate.run(), None, None, Terminal()),
-    "noise": lambda gate: noise(gate.run(), lambda suite, batch: pytest.fail("nothing is scored"), Terminal()),
+    "rescore": lambda gate: noise(gate.run(), lambda suite, batch: pytest.fail("nothing is scored"), Terminal()),
 }
 EDITS: dict[str, Callable[[Stored], object]] = {
     "a metric": lambda gate: edit_cards(gate, lambda card: card["metrics"].update(accuracy=0.99)),
@@ -82,7 +82,7 @@ def test_no_verb_takes_scores_of_other_settings(gate: Stored, verb: str) -> None
         VERBS[verb](gate)
 
 
-@pytest.mark.parametrize("verb", ["check", "bless", "compare", "report", "errors", "noise"])
+@pytest.mark.parametrize("verb", ["check", "bless", "compare", "report", "errors", "rescore"])
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -180,7 +180,7 @@ def negated(found: Estimate) -> Estimate:
 
 
 def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str]) -> float:
-    """Standard deviation of the difference that scoring alone makes, where `harness noise` has measured it."""
+    """Standard deviation of the difference that scoring alone makes, where `harness rescore` has measured it."""
     sides = zip((left, right), (one, other), metrics, strict=True)
     return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored, metric in sides))
 

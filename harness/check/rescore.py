@@ -95,7 +95,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     cards = {suite.name: _card(run, results, suite, cell) for suite in own}
     stored = {name: results.scores(card) for name, card in cards.items()}
     found: dict[str, SuiteNoise] = {}
-    with terminal.progress("noise", len(own) * passes) as advance:
+    with terminal.progress("rescore", len(own) * passes) as advance:
         for place, suite in enumerate(own):
             again = []
             for i, how in enumerate(plan):
@@ -109,7 +109,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     terminal.say(_table(floor))
     if others:
         terminal.say(f"  measured on the first of {len(others) + 1} random seeds")
-    terminal.say(f"noise: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
+    terminal.say(f"rescore: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
     return floor
 
 
@@ -127,14 +127,14 @@ def noise_floor(run_folder: Path, card_key: str) -> dict[str, float] | None:
     path = run_folder / "eval" / FILE
     if not path.is_file():
         return None
-    with remade_by(f"harness noise {run_folder.name}"):
+    with remade_by(f"harness rescore {run_folder.name}"):
         found: Any = read_json(path)
     try:
         stored = NoiseFile.model_validate(found)
     except ValidationError as error:
-        raise UsageError(f"{path}: not a noise floor of this version: harness noise {run_folder.name}") from error
+        raise UsageError(f"{path}: not a noise floor of this version: harness rescore {run_folder.name}") from error
     if stored.digest != stored.sealed():
-        raise UsageError(f"{path} was edited or damaged; harness noise {run_folder.name} makes it again")
+        raise UsageError(f"{path} was edited or damaged; harness rescore {run_folder.name} makes it again")
     own = next((suite for suite in stored.suites.values() if suite.card == card_key), None)
     return {name: metric.deviation for name, metric in own.metrics.items()} if own else None
 

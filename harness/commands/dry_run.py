@@ -153,10 +153,10 @@ def plan_eval(run: Run) -> str:
 
 
 def plan_noise(run: Run) -> str:
-    """What `harness noise` would ask of the ship student again. Raises UsageError without a ship section."""
+    """What `harness rescore` would ask of the ship student again. Raises UsageError without a ship section."""
     cell, *_ = ship_cells(run)
     own = [suite for suite in run.suites.values() if suite.items]
-    lines = [f"noise {run.name} would score {cell.name} {PASSES} times again, in other orders and batches:"]
+    lines = [f"rescore {run.name} would score {cell.name} {PASSES} times again, in other orders and batches:"]
     for suite in own:
         once = suite.spec.requests(suite.items)
         asked = f"{PASSES * once.loglikelihoods} log-likelihoods, at most {PASSES * once.answers} generated answers"
@@ -164,12 +164,12 @@ def plan_noise(run: Run) -> str:
     return "\n".join([*lines, f"  and write runs/{run.name}/eval/noise.json"])
 
 
-def plan_agree(run: Run) -> str:
-    """What `harness agree` would ask of both engines. Raises UsageError without a ship section or a labels suite."""
+def plan_parity(run: Run) -> str:
+    """What `rescore --engine vllm` would ask of both. Raises UsageError without a ship section or a labels suite."""
     suite, cell = compared_suite(run), ship_cells(run)[0]
     items = min(ITEMS, sum(item.split == "test" for item in suite.items))
     return (
-        f"agree {run.name} would ask transformers, then vLLM, about {items} items of {suite.name} with {cell.name}:"
+        f"rescore {run.name} would ask transformers, then vLLM, about {items} items of {suite.name} with {cell.name}:"
         f" {2 * items} requests each, and write runs/{run.name}/eval/agree.json"
     )
 

@@ -95,7 +95,7 @@ class Agreement(Record):
     differing: tuple[Differing, ...]
 
 
-def agree(
+def parity(
     run: Run, open_student: OpenStudent, open_server: OpenServer, terminal: Terminal, limit: int = ITEMS
 ) -> Agreement:
     """Ask both engines about up to `limit` items of the task's suite, one engine in memory at a time.
@@ -107,7 +107,7 @@ def agree(
     assert suite.spec.max_tokens is not None
     subject, _ = ship_subject(run)
     items = sorted((i for i in suite.items if i.split == "test"), key=lambda i: digest("agree", i.id))[:limit]
-    terminal.say(f"agree: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
+    terminal.say(f"rescore: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
     student = open_student(subject.base, subject.adapter)
     shown = untuned(run.task, run.root)
     prompt = tuned_prompt(run) if subject.adapter else lambda text: shown.prompt("completion", text, ())
@@ -123,7 +123,7 @@ def agree(
     found = found.model_copy(update={"student": subject.cell.name, "suite": suite.name, "suite_digest": suite.digest})
     write_json(run.folder / "eval" / FILE, found.model_dump(mode="json"))
     terminal.say(_text(found))
-    terminal.say(f"agree: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
+    terminal.say(f"rescore: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
     return found
 
 

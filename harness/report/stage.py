@@ -335,6 +335,6 @@ def _no_ship(run: Run) -> str:
     sizes = [size for size in run.file.train.sizes if size]
     wanted = f"ship: {{student: {run.file.train.students[0]}, data: {main_data(run)}, size: {max(sizes, default=0)}}}"
     return (
-        f"runs/{run.name}.yaml has no ship section, so that check, bless, noise, agree and compare with the run's bare"
+        f"runs/{run.name}.yaml has no ship section, so that check, bless, rescore and compare with the run's bare"
         f" name do not know which student is judged; for a verdict add: {wanted}"
     )
