@@ -346,7 +346,10 @@ def _load(run: str, settings: list[str] | None) -> Run:
     path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
     if run.endswith(".yaml") and not path.is_file() and (Path("runs") / run).is_file():
         raise UsageError(f"there is no file {run} here; did you mean the run {run.removesuffix('.yaml')!r}?")
-    folder = path.resolve().parent.parent
+    try:
+        folder = path.resolve().parent.parent
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise UsageError(f"{path}: cannot read it: {error}") from error
     if folder != Path.cwd().resolve():
         _warn_of_other_code(folder)
     return load_run(path, settings)

@@ -17,6 +17,7 @@ from harness.core.record import FIRST_NAMES
 from harness.errors import UsageError
 from harness.eval.prompting import untuned
 from harness.records import Example
+from tests.process import harness
 from tests.project import write_project
 
 ROOT = Path(__file__).parent.parent
@@ -334,3 +335,12 @@ def test_digests_of_shipped_suites_are_pinned() -> None:
         "general_knowledge": "c2cacfee3b780040",
         "arc_challenge_short": "33f5b8278ed89124",
     }
+
+
+def test_a_pattern_of_modules_and_a_link_to_itself_are_named(tmp_path: Path) -> None:
+    run = write_project(tmp_path, "nobody")
+    with pytest.raises(UsageError, match=r"train.lora: target_modules '\(' is no regular expression"):
+        load_run(run, ["train.lora={target_modules: '('}"])
+    (tmp_path / "runs/loop.yaml").symlink_to("loop.yaml")
+    done = harness(tmp_path, "show", "loop")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)

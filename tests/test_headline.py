@@ -13,7 +13,7 @@ from harness.config.run import Run, load_run
 from harness.core.terminal import Terminal
 from harness.eval.results import load_results
 from harness.records import Cell, Item
-from harness.report.analysis import arms, curve
+from harness.report.analysis import arms, curve, untuned
 from harness.report.headline import Headline, headline, lines, reading, within_chance
 from harness.report.stage import report
 from harness.stats import Floats
@@ -84,19 +84,24 @@ def test_headline_figure_table_and_compare_say_one_number_of_one_rival(
     (strongest,) = [line for line in drawn_lines if line.strongest]
     assert strongest.value == found.rival.value
     assert f"{other:.1f}%" in strongest.label
-    points = curve(results, arms(results, "shop"), "tiny", "filtered", "accuracy", run.file.random_seed)
+    base = untuned(arms(results, "shop"), "tiny")
+    assert base is not None
+    base_read = reading(results, base, "accuracy")
+    points = curve(results, arms(results, "shop"), "tiny", "filtered", "accuracy", 0, base_read.metric)
+    drawn = next(line.value for line in drawn_lines if line.reading == base_read)
+    assert points[-1].against_base.interval.estimate == pytest.approx(points[-1].value - drawn), "bars and line are one"
     assert 100 * points[-1].value == pytest.approx(own, abs=0.05)
     # the table's cells in bold
     table = text[text.index("| asked |") : text.index("| 95% interval of |")]
     bold = sorted(float(number) for number in re.findall(r"\*\*([\d.]+) \[[\d.]+, [\d.]+\]\*\*", table))
     assert bold == pytest.approx(sorted((own / 100, other / 100)), abs=0.001)
     # compare, called as the report says
-    names = re.search(r"harness compare '(\S+)' '(\S+)' prints", text)
+    names = re.search(r"`harness compare '(\S+)' '(\S+)'` prints", text)
     alone = re.search(r"This pair alone: (\S+) points \[(\S+), (\S+)\]", text)
     assert names is not None
     assert alone is not None
     capsys.readouterr()
-    compare(names[1].replace("\\", ""), names[2].replace("\\", ""), lambda name: run, False, Terminal())
+    compare(names[1], names[2], lambda name: run, False, Terminal())
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shop"))
     numbers = [float(number) for number in re.findall(r"(?<![\w.])[-+]?\d[\d.]*", row)]
     assert numbers[:2] == pytest.approx([other / 100, own / 100], abs=0.001)

@@ -28,7 +28,9 @@ def inlines(markdown: str) -> list[Token]:
 def seen(token: Token) -> str:
     """The text of an inline token that is nothing but text, strong or not."""
     parts = token.children or []
-    assert {part.type for part in parts} <= {"text", "text_special", "strong_open", "strong_close"}, parts
+    assert {part.type for part in parts} <= {"text", "text_special", "strong_open", "strong_close", "code_inline"}, (
+        parts
+    )
     return "".join(part.content for part in parts)
 
 

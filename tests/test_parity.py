@@ -73,7 +73,7 @@ def steady(request: Request) -> tuple[str, dict[str, float]]:
 
 
 def compared(first: Says, second: Says, items: Sequence[Item] = ITEMS) -> Agreement:
-    requests = ask(items, lambda text: f"{text} ->", "student", 4)
+    requests = ask(items, lambda item: f"{item.text} ->", "student", 4)
     by_key = [{c.request: c for c in Fake(says).generate(requests)} for says in (first, second)]
     return compare(items, requests, *by_key)
 

@@ -112,7 +112,7 @@ def test_one_failed_item_leaves_a_report_without_a_verdict(tmp_path: Path) -> No
             ("shop", cell(12), labelled(0.7, 3, failed=[first_test])),
         ],
     )
-    assert "No verdict: 1 items failed" in text
+    assert "No verdict: 1 of 30 items failed" in text
     assert "is incomplete: 1 of 30 items failed, the first because: longer than the context" in text
     assert "Loss of the gold answers over rows" in text
 

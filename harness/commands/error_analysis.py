@@ -277,7 +277,7 @@ def _text(found: Mistakes) -> str:
 
 
 def _headline(found: Mistakes) -> str:
-    failed = f" ({found.failed} more were never answered: an engine failure, see the report)" if found.failed else ""
+    failed = f" ({found.failed} more failed; the report says why)" if found.failed else ""
     return f"{found.suite}: {found.student}: {len(found.found)} of {found.items} test items {found.wrong}{failed}"
 
 

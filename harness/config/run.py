@@ -6,6 +6,7 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,15 @@ class Lora(Record):
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
+
+    @model_validator(mode="after")
+    def _pattern(self) -> Self:
+        if isinstance(self.target_modules, str):
+            try:
+                re.compile(self.target_modules)
+            except re.error as error:
+                raise ValueError(f"target_modules {self.target_modules!r} is no regular expression: {error}") from error
+        return self
 
 
 class Train(Record):

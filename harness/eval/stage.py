@@ -146,7 +146,7 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
                 if examiner.stop():
                     break
                 if (run.cache / "scores" / f"{key}.json").is_file():
-                    what = "the stored scores are not whole, or were edited or damaged: scored again"
+                    what = "items failed before, or the stored scores were edited or damaged: scored again"
                     examiner.terminal.say(f"eval: {subject.title} on {suite.name}: {what}")
                 advance(done, f"{subject.title}: {suite.name}")
                 card = _score_one(examiner, key, subject, suite, partial(advance, done))

@@ -222,16 +222,19 @@ def untuned(arms_: Sequence[Arm], student: str) -> Arm | None:
 
 
 def curve(
-    results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str, random_seed: int
+    results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str, random_seed: int, base_metric: str
 ) -> list[Point]:
-    """The points of one student on one kind of data, by growing size."""
+    """The points of one student on one kind of data, by growing size.
+
+    `base_metric` is what the untuned model is read by, so that the bars are about the line that the figure draws.
+    """
     base = untuned(arms_, student)
     points = []
     for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
         values = matrix(results, arm, metric, "test")
         if not finite(values).any():
             continue
-        under = matrix(results, base, metric, "test") if base else np.zeros_like(values[:1])
+        under = matrix(results, base, base_metric, "test") if base else np.zeros_like(values[:1])
         against = difference(values, under, random_seed, b_varies=False, tied=ties(results, arm))
         level, seeds = mean(under), values[:, finite(values)].mean(axis=1)
         low, high = level + against.interval.low, level + against.interval.high

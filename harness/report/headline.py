@@ -86,13 +86,14 @@ class Headline:
         )
         if not (self.reading.arm.complete and all(a.reading.arm.complete for a in self.alternatives)):
             cards = [card for r in (self.reading, *(a.reading for a in self.alternatives)) for card in r.arm.cards]
-            failed = sum(card.failed for card in cards)
-            return f"No verdict: {failed} items failed, and the cards are incomplete. On the others, {values}"
+            most = max(card.failed for card in cards)
+            failed = f"{most} of {cards[0].items} items failed, and the cards are incomplete"
+            return f"No verdict: {failed}. On the others, {values}"
         if d.verdict == "not estimable":
             return f"{values} The difference is not estimable: too few items, or too few passages."
         i = d.interval
         allowing = f", allowing for {k} alternatives" if k > 1 else ""
-        p = "" if d.p is None else f"; mid-p McNemar{f' times {k}' if k > 1 else ''} {min(1.0, k * d.p):.2g}"
+        p = "" if d.p is None else f"; mid-p McNemar{f' times {k}' if k > 1 else ''}: p = {min(1.0, k * d.p):.2g}"
         seen = wording.amount(metric, d.smallest) if d.smallest is not None else "none"
         change = wording.change(metric, i.estimate, i.low, i.high)
         return (

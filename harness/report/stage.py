@@ -17,11 +17,12 @@ from harness.core.markdown import escaped, fenced
 from harness.core.record import digest
 from harness.core.store import Manifest, read_manifest, require_same, require_sealed, write_atomic, write_manifest
 from harness.core.terminal import Terminal
+from harness.core.text import printable
 from harness.errors import UsageError
 from harness.eval.results import Results, load_cells, results_of
 from harness.report import figure, regressions, tables, wording
-from harness.report.analysis import Arm, Point, arms, curve, matrix, mean, name_of, ties
-from harness.report.headline import Headline, headline
+from harness.report.analysis import Arm, Point, arms, curve, matrix, mean, name_of, ties, untuned
+from harness.report.headline import Headline, headline, reading
 from harness.report.headline import lines as alternative_lines
 from harness.report.regressions import WATCHED, Change
 from harness.stats import Floats, clusters, contrasts, scaling
@@ -87,7 +88,10 @@ def _student_section(
     """Headline, figure and table of one student on the task's own items."""
     data = main_data(run)
     answer = headline(results, found, student, run.file.random_seed, data, suite.primary)
-    points = curve(results, found, student, data, suite.primary, run.file.random_seed)
+    base = untuned(found, student)
+    base_reading = reading(results, base, suite.primary) if base else None
+    base_metric = base_reading.metric if base_reading else suite.primary
+    points = curve(results, found, student, data, suite.primary, run.file.random_seed, base_metric)
     lines = [f"## {escaped(student)} on {escaped(suite.name)}\n"]
     lines += [f"**{escaped(_answered(answer))}**\n", *_beside(run, answer)]
     if points:
@@ -131,7 +135,8 @@ def _beside(run: Run, answer: Headline | str) -> list[str]:
     if math.isfinite(i.low):
         change = wording.change(answer.reading.metric, i.estimate, i.low, i.high)
         rival, own = (f"'{run.name}:{name_of(r.arm)}'" for r in (answer.rival.reading, answer.reading))
-        lines.append(escaped(f"This pair alone: {change}, as harness compare {rival} {own} prints it.") + "\n")
+        command = printable(f"harness compare {rival} {own}").replace("`", "")
+        lines.append(f"{escaped(f'This pair alone: {change}, as')} `{command}` prints it.\n")
     return lines
 
 
