@@ -182,9 +182,8 @@ def test_a_judge_behind_an_endpoint_without_log_probabilities_judges_by_what_it_
     write_project(tmp_path, "nobody")
     endpoint, terminal = Endpoint(no_logprobs=True), Quiet()
     with serving(endpoint):
-        teacher = {"model": "teacher", "engine": "openai", "base_url": endpoint.base_url}
-        changes = [f"teacher.{key}={value}" for key, value in teacher.items()]
-        run = load_run(tmp_path / "runs/shop.yaml", [*changes, "augment.rows=12"])
+        teacher = f"teacher={{model: teacher, engine: openai, base_url: '{endpoint.base_url}'}}"
+        run = load_run(tmp_path / "runs/shop.yaml", [teacher, "augment.rows=12"])
         engine = OpenAIEngine(endpoint.base_url, None)
         augment(run, TEACHER, lambda: engine, terminal, Stop())
         engine.close()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness.core.json_file import read_jsonl
 from harness.core.store import disk_errors, folder_atomic, locked, write_atomic, write_jsonl
 from harness.errors import MachineError, UsageError
-from harness.records import Example
+from harness.records import Example, Message
 from tests.project import labelled
 
 ROOT = Path(__file__).parent.parent
@@ -63,12 +63,12 @@ def test_jsonl_round_trip(tmp_path_factory: pytest.TempPathFactory, pairs: list[
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"text": "a", "label": "b"}\n\n{"text": "a", "lable": "b"}\n')
-    with pytest.raises(UsageError, match=r"x.jsonl:3: label: Field required"):
-        read_jsonl(path, Example)
-    path.write_text('{"text": "a", "label": "b", "lable": "b"}\n')
-    with pytest.raises(UsageError, match=r"x.jsonl:1: lable: unknown field \(did you mean 'label'\?\)"):
-        read_jsonl(path, Example)
+    path.write_text('{"role": "user", "content": "b"}\n\n{"role": "user", "contnt": "b"}\n')
+    with pytest.raises(UsageError, match=r"x.jsonl:3: content: Field required"):
+        read_jsonl(path, Message)
+    path.write_text('{"role": "user", "content": "b", "contnt": "b"}\n')
+    with pytest.raises(UsageError, match=r"x.jsonl:1: contnt: unknown field \(did you mean 'content'\?\)"):
+        read_jsonl(path, Message)
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ KINDS = (
 )
 NAMES = sorted({name for kind in KINDS for name in dir(kind)} | {"format_map", "gi_frame", "f_globals", "_self"})
 QUESTION = Example(fields={"text": "a text"})
-SHOT = {"text", "label", "answer"}  # what an example has; the judge's have a wrong label too
+SHOT = {"text", "label", "answer", "turns"}  # what an example has; the judge's have a wrong label too
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def _untuned_with(run: Run, shots: Any) -> tuple[Render, set[str]]:
         assert isinstance(asked, str)
         return asked
 
-    return render, {"text", "labels", "shots"}
+    return render, {"text", "turns", "labels", "shots"}
 
 
 def _teacher(run: Run) -> tuple[Render, set[str]]:
@@ -104,7 +104,7 @@ def _judge(run: Run) -> tuple[Render, set[str]]:
         request = judge.ask([prompted_row("another text", "parcel")], context)[0]
         return request.prompt or request.messages[-1].content
 
-    return render, {"text", "label", "description", "labels", "shots"}
+    return render, {"text", "label", "answer", "turns", "description", "labels", "shots"}
 
 
 def _rubric(run: Run) -> tuple[Render, set[str]]:
