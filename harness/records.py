@@ -51,10 +51,15 @@ class Example(Record):
         return "\n\n".join(part for part in (*(m.content for m in self.turns), *self.fields.values()) if part)
 
     @property
+    def input(self) -> dict[str, str]:
+        """What a template is given of the input: its fields, and all of it as `text` where no field is called so."""
+        return {"text": self.text, **self.fields}
+
+    @property
     def shown(self) -> dict[str, Any]:
         """What a template sees of it as a shot: its fields, all of its input as `text`, its answer, also as `label`."""
         turns = [{"role": turn.role, "content": turn.content} for turn in self.turns]
-        return {"text": self.text, "label": self.answer, "answer": self.answer, "turns": turns, **self.fields}
+        return {"label": self.answer, "answer": self.answer, "turns": turns, **self.input}
 
 
 class Sampling(Record):

@@ -63,7 +63,7 @@ def student_prompt(task: TaskFile, template: Template, question: Example) -> tup
 
     A conversation that begins with a system message of its own keeps it in place of the task's.
     """
-    user = Message(role="user", content=template.render(**{"text": question.text, **question.fields}))
+    user = Message(role="user", content=template.render(**question.input))
     if question.turns and question.turns[0].role == "system":
         return (*question.turns, user)
     return (Message(role="system", content=task.system), *question.turns, user)

@@ -390,7 +390,7 @@ def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Example, .
 def _uses(template: Template, name: str, seed: Example, more: Mapping[str, Any]) -> None:
     """Raises UsageError for a template whose prompt does not depend on a field of the task."""
     prompts = [
-        template.render(**{"text": Example(fields=fields).text, **fields}, **more)
+        template.render(**Example(fields=fields).input, **more)
         for fields in (seed.fields, seed.fields | {name: f"{seed.fields[name]} ..."})
     ]
     if prompts[0] == prompts[1]:

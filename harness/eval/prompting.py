@@ -52,7 +52,7 @@ class Untuned:
         if form in ("completion", "chat"):
             system = self.task.system if form == "completion" else ""  # a chat has it as a turn of its own
             written = self.template.render(
-                **{"text": question.text, **question.fields},
+                **question.input,
                 turns=question.turns,
                 labels=self.task.labels,
                 shots=[shot.shown for shot in shots],
@@ -94,7 +94,7 @@ def _parts(template: Template, task: TaskFile) -> tuple[str, Ending]:
     rest = {name: f"its {name}" for name in task.fields[1:]}
     answer = next(iter(task.labels), "its own answer")
     examples = [Example(fields={first_field: text, **rest}, answer=answer) for text in texts]
-    question = {"text": examples[2].text, **examples[2].fields}
+    question = examples[2].input
     shots = [example.shown for example in examples[:2]]
     shown, alone = (
         template.render(**question, turns=[], labels=task.labels, shots=some, system="") for some in (shots, [])
