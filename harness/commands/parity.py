@@ -27,7 +27,7 @@ from harness.eval.candidates import ship_subject
 from harness.eval.prompting import tuned_prompt, untuned
 from harness.records import Completion, Item, Request, Sampling
 from harness.stats import Interval
-from harness.suites.generate import Prompt, request_for
+from harness.suites.generate import Asked, Prompt, request_for
 from harness.suites.suite import Suite
 
 FILE = "agree.json"
@@ -110,8 +110,11 @@ def parity(
     terminal.say(f"rescore: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
     student = open_student(subject.base, subject.adapter)
     shown = untuned(run.task, run.root)
-    prompt = tuned_prompt(run) if subject.adapter else lambda text: shown.prompt("completion", text, ())
-    requests = ask(items, prompt, subject.key, suite.spec.max_tokens)
+
+    def plain(item: Item) -> Asked:
+        return shown.prompt("completion", item.question, ())
+
+    requests = ask(items, tuned_prompt(run) if subject.adapter else plain, subject.key, suite.spec.max_tokens)
     first = {c.request: c for c in student.generate(requests)}
     del student  # let go of it before the other is loaded
     server = open_server(subject.base, subject.adapter, subject.key)
