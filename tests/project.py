@@ -13,8 +13,8 @@ import yaml
 from numpy.typing import NDArray
 
 from harness.core.terminal import Terminal
-from harness.filters import Context, Protected
-from harness.records import Example, Message, Provenance, Row
+from harness.filters import Context, Filter, Protected
+from harness.records import Example, Message, Provenance, Row, Verdict
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",
@@ -82,6 +82,11 @@ def labelled(text: str, label: str) -> Example:
 def context(root: Path = Path(), seeds: Sequence[Example] = (), protected: Sequence[Protected] = ()) -> Context:
     """What a filter may look at, with TOPICS for labels."""
     return Context(root=root, seeds=tuple(seeds), labels=TOPICS, protected=tuple(protected), teacher="t@1")
+
+
+def verdicts_of(rule: Filter, rows: Sequence[Row], where: Context) -> list[Verdict]:
+    """What a filter that asks nothing says of all rows at once."""
+    return rule.prepare(where).verdicts(rows, [()] * len(rows))
 
 
 def row(text: str, label: str = "repair", finish: str = "stop", source: str = "teacher") -> Row:

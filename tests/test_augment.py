@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from harness.augment.funnel import Funnel
+from harness.augment.plan import plan_rows
 from harness.augment.rows import Judged
-from harness.augment.stage import augment, requests_for
+from harness.augment.stage import augment
 from harness.commands.dry_run import plan_augment
 from harness.config.run import Run, load_run
 from harness.core.json_file import read_jsonl
@@ -119,8 +120,9 @@ def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
 
 def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> None:
     run = load(tmp_path)
-    few = list(requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 5)))
-    many = list(requests_for(run, TEACHER, dict.fromkeys(run.task.labels, 9)))
+    plan = plan_rows(run, TEACHER)
+    few = list(plan.requests(dict.fromkeys(run.task.labels, 5)))
+    many = list(plan.requests(dict.fromkeys(run.task.labels, 9)))
     assert [r.key for r in many][: len(few)] == [r.key for r in few]
     assert len({r.key for r in many}) == len(many)
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from harness.augment.parse import parse
-from harness.augment.rows import own_rows, rows_of_data, seed_rows
+from harness.augment.plan import plan_rows
+from harness.augment.rows import Lost, own_rows, rows_of_data, seed_rows
 from harness.config.run import load_run
 from harness.data.examples import Shape, read_examples
 from harness.errors import UsageError
 from harness.eval.prompting import untuned
 from harness.filters.base import part_of
 from harness.models.chat_template import load_chat, tokenize_row
-from harness.records import Completion, Example, Message
+from harness.records import Completion, Example, Message, Row
 from tests.process import succeed
 
 ROOT = Path(__file__).parent.parent
@@ -185,17 +185,17 @@ def test_an_untuned_model_sees_every_field_and_the_turns_before(tmp_path: Path, 
 
 
 def test_an_answer_keeps_its_lines(tmp_path: Path, tiny_model: Path) -> None:
-    from harness.augment.stage import first_round, requests_for
-
-    run = load_run(project(tmp_path, "edit", tiny_model))
-    (request, *_) = requests_for(run, "t", first_round(run))
+    plan = plan_rows(load_run(project(tmp_path, "edit", tiny_model)), "t")
+    (request, *_) = plan.requests(plan.first_round())
     written = {"instruction": "List.", "input": "", "answer": "- a  \r\n- b\n\n- c"}
     completion = Completion(request=request.key, text=json.dumps(written), finish_reason="stop")
-    (row,) = parse(run, [request], {request.key: completion}).rows
+    row = plan.row(request, completion)
+    assert isinstance(row, Row)
     assert row.answer == "- a\n- b\n\n- c"
     written = {"instruction": "", "input": "x", "answer": "y"}
     completion = Completion(request=request.key, text=json.dumps(written), finish_reason="stop")
-    (lost,) = parse(run, [request], {request.key: completion}).lost
+    lost = plan.row(request, completion)
+    assert isinstance(lost, Lost)
     assert "'instruction' in its JSON is empty" in lost.reason
 
 

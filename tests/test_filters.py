@@ -22,21 +22,21 @@ from harness.filters import (
     Protected,
     PythonFilter,
 )
-from tests.project import context, labelled, row
+from tests.project import context, labelled, row, verdicts_of
 
 # --- one row alone ---
 
 
 def test_finished_keeps_only_what_the_teacher_ended() -> None:
     rows = [row("a"), row("b", finish="length"), row("c", finish="length", source="own"), row("d", finish="")]
-    verdicts = Finished().verdicts(rows, context())
+    verdicts = verdicts_of(Finished(), rows, context())
     assert [v.keep for v in verdicts] == [True, False, True, False]
     assert verdicts[1].reason == "not finished: cut at the limit of tokens"
 
 
 def test_length_counts_words_not_signs() -> None:
     rows = [row("no!"), row("my bike - is late"), row("one two three four five six")]
-    verdicts = Length(min_words=2, max_words=5).verdicts(rows, context())
+    verdicts = verdicts_of(Length(min_words=2, max_words=5), rows, context())
     assert [v.keep for v in verdicts] == [False, True, False]
     assert [v.score for v in verdicts] == [1, 4, 6]
     assert verdicts[0].reason == "too short: words 1, at least 2 wanted"
@@ -53,7 +53,7 @@ def test_length_that_nothing_can_pass_is_refused() -> None:
 def test_duplicate_names_its_twin_and_prefers_the_seed() -> None:
     rows = [row("My bike is late"), row("my bike is late!!"), row("STOLEN"), row("Stolen.", "billing")]
     given_seeds = [labelled("Stolen", "repair")]
-    verdicts = Duplicate().verdicts(rows, context(seeds=given_seeds))
+    verdicts = verdicts_of(Duplicate(), rows, context(seeds=given_seeds))
     assert [v.keep for v in verdicts] == [True, False, False, False]
     assert (verdicts[1].reason, verdicts[1].against) == (
         "the same words as an earlier row",
@@ -66,7 +66,7 @@ def test_duplicate_names_its_twin_and_prefers_the_seed() -> None:
 def test_near_duplicate_gives_twin_and_score() -> None:
     text = "when will the driver bring my new bike to the office"
     rows = [row("the brake squeaks in the rain"), row(text), row(text.replace("will", "wil"))]
-    verdict = NearDuplicate().verdicts(rows, context())[2]
+    verdict = verdicts_of(NearDuplicate(), rows, context())[2]
     assert not verdict.keep
     assert verdict.against == text
     # of its 49 different shingles "will", "ill " and "ll t" are lost, "wil " and "il t" are new
@@ -77,8 +77,8 @@ def test_near_duplicate_gives_twin_and_score() -> None:
 def test_a_row_too_like_a_seed_takes_no_other_with_it() -> None:
     seed = "aaaa bbbb cccc dddd eeee ffff"
     near_seed, near_row = "aaaa bbbb cccc dddd eeee ffgg", "aaaa bbbb cccc dddd eehh ffgg"
-    verdicts = NearDuplicate(threshold=0.7).verdicts(
-        [row(near_seed), row(near_row)], context(seeds=[labelled(seed, "repair")])
+    verdicts = verdicts_of(
+        NearDuplicate(threshold=0.7), [row(near_seed), row(near_row)], context(seeds=[labelled(seed, "repair")])
     )
     assert [v.keep for v in verdicts] == [False, True]
     assert verdicts[0].against == seed
@@ -105,7 +105,7 @@ ITEMS = [
     ],
 )
 def test_contamination_names_its_item_and_quotes_the_words(text: str, item: str, quoted: str) -> None:
-    verdict = Contamination(ngram=8).verdicts([row(text)], context(protected=ITEMS))[0]
+    verdict = verdicts_of(Contamination(ngram=8), [row(text)], context(protected=ITEMS))[0]
     assert not verdict.keep
     assert verdict.against == f"helpdesk/{item}"
     assert quoted in verdict.reason
@@ -115,12 +115,12 @@ def test_contamination_names_its_item_and_quotes_the_words(text: str, item: str,
     "text", ["the display stays black although the battery is new", "refund me my money please", "", "noise"]
 )
 def test_contamination_lets_common_phrases_pass(text: str) -> None:
-    assert Contamination(ngram=8).verdicts([row(text)], context(protected=ITEMS))[0].keep
+    assert verdicts_of(Contamination(ngram=8), [row(text)], context(protected=ITEMS))[0].keep
 
 
 def test_contamination_names_the_item_with_the_longest_run() -> None:
     items = [Protected("s", "short", "a b c d e"), Protected("s", "long", "x a b c d e f g h")]
-    verdict = Contamination(ngram=4).verdicts([row("a b c d e f g h")], context(protected=items))[0]
+    verdict = verdicts_of(Contamination(ngram=4), [row("a b c d e f g h")], context(protected=items))[0]
     assert verdict.against == "s/long"
     assert verdict.reason == "shares 8 words in a row with an item of s: 'a b c d e f g h'"
 
@@ -151,10 +151,10 @@ def test_one_verdict_per_row_in_order_and_every_drop_says_why(
 ) -> None:
     rows = [row(text, finish="length" if "now" in text else "stop") for text in texts]
     where = context(seeds=[labelled("my bike", "repair")], protected=PROTECTED)
-    verdicts = rule.verdicts(rows, where)
+    verdicts = verdicts_of(rule, rows, where)
     assert [v.row for v in verdicts] == [r.id for r in rows]
     assert all(v.filter == rule.kind and v.keep == (not v.reason) for v in verdicts)
-    assert rule.verdicts(rows, where) == verdicts
+    assert verdicts_of(rule, rows, where) == verdicts
 
 
 @settings(deadline=None)
@@ -163,10 +163,10 @@ def test_rules_about_one_row_do_not_depend_on_the_others(
     texts: list[str], rule: Finished | Length | Contamination, order: random.Random
 ) -> None:
     rows = [row(text) for text in texts]
-    verdicts = rule.verdicts(rows, context(protected=PROTECTED))
+    verdicts = verdicts_of(rule, rows, context(protected=PROTECTED))
     shuffled = rows[:]
     order.shuffle(shuffled)
-    again = {v.row: v for v in rule.verdicts(shuffled, context(protected=PROTECTED))}
+    again = {v.row: v for v in verdicts_of(rule, shuffled, context(protected=PROTECTED))}
     assert [again[r.id] for r in rows] == verdicts
 
 
@@ -176,8 +176,8 @@ def test_the_number_of_different_texts_does_not_depend_on_order(texts: list[str]
     rows = [row(text) for text in texts]
     shuffled = rows[:]
     order.shuffle(shuffled)
-    count = sum(v.keep for v in Duplicate().verdicts(rows, context()))
-    assert count == len(set(texts)) == sum(v.keep for v in Duplicate().verdicts(shuffled, context()))
+    count = sum(v.keep for v in verdicts_of(Duplicate(), rows, context()))
+    assert count == len(set(texts)) == sum(v.keep for v in verdicts_of(Duplicate(), shuffled, context()))
 
 
 @settings(deadline=None)
@@ -185,7 +185,7 @@ def test_the_number_of_different_texts_does_not_depend_on_order(texts: list[str]
 def test_more_rows_later_change_no_earlier_verdict(texts: list[str], more: list[str]) -> None:
     rows = [row(text) for text in texts + more]
     for rule in RULES:
-        assert rule.verdicts(rows, context())[: len(texts)] == rule.verdicts(rows[: len(texts)], context())
+        assert verdicts_of(rule, rows, context())[: len(texts)] == verdicts_of(rule, rows[: len(texts)], context())
 
 
 def test_the_fields_of_a_filter_are_its_yaml() -> None:
@@ -217,7 +217,7 @@ def test_a_python_filter_keeps_drops_and_explains(tmp_path: Path) -> None:
         "    return ('bike' in row['text'], 'no bike in it') if row['label'] == 'repair' else False\n",
     )
     rows = [row("My BIKE"), row("my car"), row("bike", "billing")]
-    verdicts = rule.verdicts(rows, context(tmp_path))
+    verdicts = verdicts_of(rule, rows, context(tmp_path))
     assert [v.keep for v in verdicts] == [True, False, False]
     assert [v.reason for v in verdicts] == ["no bike in it", "no bike in it", "keep in mine.py said no"]
     assert rows[0].text == "My BIKE"
@@ -245,10 +245,10 @@ def test_other_code_is_another_filter(tmp_path: Path) -> None:
 )
 def test_mistakes_in_a_python_filter_are_named(tmp_path: Path, source: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        door(tmp_path, source).verdicts([row("hello")], context(tmp_path))
+        verdicts_of(door(tmp_path, source), [row("hello")], context(tmp_path))
 
 
 def test_a_missing_python_filter_is_named_with_its_neighbour(tmp_path: Path) -> None:
     door(tmp_path, "")
     with pytest.raises(UsageError, match=r"did you mean 'mine.py'"):
-        PythonFilter(file="mime.py").verdicts([row("hello")], context(tmp_path))
+        verdicts_of(PythonFilter(file="mime.py"), [row("hello")], context(tmp_path))

@@ -17,7 +17,7 @@ from harness.errors import UsageError
 from harness.filters import PythonFilter
 from harness.metrics.moderation import PythonModeration
 from tests.process import finish, harness, start, wait_for
-from tests.project import context, row, write_project
+from tests.project import context, row, verdicts_of, write_project
 
 
 def function(folder: Path, source: str, timeout_s: float = 60.0) -> PythonFunction:
@@ -48,10 +48,9 @@ def test_plain_values_arrive_as_they_are(tmp_path: Path, value: str) -> None:
 
 @pytest.mark.parametrize("value", ["[True, 'why']", "object", "{1: 2}", "(1, 2, 3)", "(True, [])", "iter(())"])
 def test_other_values_are_shown_and_never_mistaken_for_an_answer(tmp_path: Path, value: str) -> None:
+    rule = PythonFilter(file=function(tmp_path, f"def keep(x): return {value}").path.name)
     with pytest.raises(UsageError, match=r"mine\.py: keep returned .*; it must be keep\(row: dict\) -> bool"):
-        PythonFilter(file=function(tmp_path, f"def keep(x): return {value}").path.name).verdicts(
-            [row("a")], context(tmp_path)
-        )
+        verdicts_of(rule, [row("a")], context(tmp_path))
 
 
 RAISED = [

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.runtime import Context, LoopContext, Macro
 
+from harness.augment.plan import plan_rows
 from harness.augment.rows import student_prompt
-from harness.augment.stage import requests_for
 from harness.config.run import Run, load_run
 from harness.core.record import Record
 from harness.core.sandbox import METHODS
@@ -87,7 +87,7 @@ def _teacher(run: Run) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
         path.write_text(source)
         try:
-            return next(requests_for(run, "teacher@1", {"parcel": 1})).prompt
+            return next(plan_rows(run, "teacher@1").requests({"parcel": 1})).prompt
         finally:
             path.write_text(before)
 

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from harness.core import text
 from harness.core.text import (
+    Nearest,
+    all_pairs,
     bands,
     jaccard,
+    minhash_pairs,
     near_duplicates,
-    nearest_of,
     ngrams,
     normalise,
     shingles,
@@ -201,15 +203,16 @@ def test_the_order_of_the_texts_changes_no_nearest(
 ) -> None:
     places = list(range(len(texts)))
     order.shuffle(places)
-    straight = nearest_of(texts, references, 0.5)
-    assert nearest_of([texts[i] for i in places], references, 0.5) == [straight[i] for i in places]
+    nearest = Nearest(references, 0.5)
+    straight = nearest(texts)
+    assert nearest([texts[i] for i in places]) == [straight[i] for i in places]
 
 
 @settings(deadline=None)
 @given(texts_of, thresholds)
 def test_minhash_pairs_are_true_pairs(texts: list[str], threshold: float) -> None:
     sets = [shingles(t) for t in texts]
-    assert set(text._minhash_pairs(sets, sets, threshold)) <= set(text._all_pairs(sets, sets, threshold))
+    assert set(minhash_pairs(sets, threshold)(sets)) <= set(all_pairs(sets, threshold)(sets))
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
@@ -219,9 +222,9 @@ def test_minhash_misses_next_to_nothing(threshold: float) -> None:
     texts = [" ".join(draw.choices(vocabulary, k=10)) for _ in range(400)]
     texts += [t[:-1] for t in texts]
     sets = [shingles(t) for t in texts]
-    every = set(text._all_pairs(sets, sets, threshold))
+    every = set(all_pairs(sets, threshold)(sets))
     assert len(every) >= 1600  # each with itself, and with its twin in both directions
-    assert len(set(text._minhash_pairs(sets, sets, threshold))) >= 0.995 * len(every)
+    assert len(set(minhash_pairs(sets, threshold)(sets))) >= 0.995 * len(every)
 
 
 def test_large_sets_go_by_minhash_and_small_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

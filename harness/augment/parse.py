@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.augment.rows import Lost, Step, make_row
-from harness.config.run import Run
 from harness.config.task import TaskFile
 from harness.core.completions import NO_JSON, find_json, without_thinking
+from harness.core.templates import Template
 from harness.core.text import writable
 from harness.data.examples import conversation
 from harness.errors import UsageError
 from harness.records import Completion, Example, Provenance, Request, Row
 
-
-@dataclass(frozen=True)
-class Parsed:
-    """Rows in request order, and the requests that gave none, each with its reason."""
-
-    rows: list[Row]
-    lost: tuple[Lost, ...] = ()
+Output = Literal["text", "json", "messages"]  # the form that a template asks the teacher for
 
 
-def parse(run: Run, requests: Sequence[Request], found: Mapping[str, Completion]) -> Parsed:
-    """Rows from completions; a request without a completion was stopped and gives nothing."""
-    template = run.task.student_template(run.root)
-    outputs = {use.path: use.output for use in run.file.augment.templates}
-    rows: list[Row] = []
-    lost: list[Lost] = []
-    for request in requests:
-        completion = found.get(request.key)
-        if completion is None:
-            continue
-        if completion.error or completion.no_answer:
-            step: Step = "failed" if completion.error else "no answer"
-            lost.append(_lost(step, completion.error or completion.no_answer, request, completion))
-            continue
-        example = _read(completion, outputs[request.origin.template], request.origin.label, run.task)
-        if isinstance(example, str):
-            lost.append(_lost("unparsed", example, request, completion))
-            continue
-        provenance = Provenance(
-            source="teacher",
-            request=request.key,
-            template=request.origin.template,
-            template_digest=request.template_digest,
-            teacher=request.model,
-            seeds=request.origin.seeds,
-            finish_reason=completion.finish_reason,
-            completion_tokens=completion.completion_tokens,
-        )
-        rows.append(make_row(run.task, template, example, provenance))
-    return Parsed(rows, tuple(lost))
+def row_of(request: Request, completion: Completion, output: Output, task: TaskFile, student: Template) -> Row | Lost:
+    """The row that a completion gives, or why it gives none. `student`: the template of a student's prompt."""
+    if completion.error or completion.no_answer:
+        step: Step = "failed" if completion.error else "no answer"
+        return _lost(step, completion.error or completion.no_answer, request, completion)
+    example = _read(completion, output, request.origin.label, task)
+    if isinstance(example, str):
+        return _lost("unparsed", example, request, completion)
+    provenance = Provenance(
+        source="teacher",
+        request=request.key,
+        template=request.origin.template,
+        template_digest=request.template_digest,
+        teacher=request.model,
+        seeds=request.origin.seeds,
+        finish_reason=completion.finish_reason,
+        completion_tokens=completion.completion_tokens,
+    )
+    return make_row(task, student, example, provenance)
 
 
 def _lost(step: Step, reason: str, request: Request, completion: Completion) -> Lost:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import islice
 from statistics import mean
 
-from harness.augment.rows import own_rows, seed_rows
-from harness.augment.stage import finished_rows, first_round, requests_for
+from harness.augment.plan import plan_rows
+from harness.augment.rows import seed_rows
+from harness.augment.stage import finished_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS, compared_suite
 from harness.config.run import Run
@@ -40,9 +41,10 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
         return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
     augment = run.file.augment
-    own = own_rows(run)
-    total_rows = len(own) or sum(first_round(run).values())
-    asked = [] if own else list(islice(requests_for(run, teacher, first_round(run)), COUNTED))
+    plan = plan_rows(run, teacher)
+    own = plan.own
+    total_rows = len(own) or sum(plan.first_round().values())
+    asked = [] if own else list(islice(plan.requests(plan.first_round()), COUNTED))
     lines: list[tuple[str, int, float]] = []
     once = 0.0  # tokens that do not grow with the rows
     if asked:

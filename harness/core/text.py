@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ Shingles = frozenset[str]
 
 SHINGLE = 4  # characters; the reason is in `shingles`
 EXACT_CELLS = 4_000_000  # up to 2,000 x 2,000 texts every pair is compared, so nothing can be missed
+LIKELY_TEXTS = 1_000  # texts that references are indexed for where their number is not known before
 CHUNK_CELLS = 2_000_000  # cells of one slice of that comparison: a few tens of MiB
 PERMUTATIONS = 240  # of a MinHash; has many divisors, so that bands fit any threshold
 RECALL = 0.999  # chance that a pair just at the threshold becomes a candidate
@@ -249,22 +250,24 @@ def similar_pairs(
     bands propose the pairs (each true one with a chance of at least 0.999), and the exact index decides.
     Raises ValueError for a threshold outside (0, 1].
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold {threshold:g} must be above 0 and at most 1")
-    left = [shingles(text) for text in texts]
-    right = [shingles(text) for text in references]
-    if len(left) * len(right) <= EXACT_CELLS:
-        yield from _all_pairs(left, right, threshold)
-    else:
-        yield from _minhash_pairs(left, right, threshold)
+    return _search(references, threshold, len(texts))([shingles(text) for text in texts])
 
 
-def nearest_of(texts: Sequence[str], references: Sequence[str], threshold: float) -> list[Twin | None]:
-    """For each text the most alike reference at or above `threshold` (ties: the first), or None."""
-    found: list[Twin | None] = [None] * len(texts)
-    for i, j, score in similar_pairs(texts, references, threshold):
-        found[i] = _better(found[i], Twin(j, score))
-    return found
+class Nearest:
+    """Looks for each text's most alike reference. The references are indexed once, for texts that come in parts.
+
+    What is found for a text does not depend on the texts beside it. Raises ValueError for a threshold outside (0, 1].
+    """
+
+    def __init__(self, references: Sequence[str], threshold: float) -> None:
+        self._search = _search(references, threshold, LIKELY_TEXTS)
+
+    def __call__(self, texts: Sequence[str]) -> list[Twin | None]:
+        """For each text the most alike reference at or above the threshold (ties: the first), or None."""
+        nearest: list[Twin | None] = [None] * len(texts)
+        for i, j, score in self._search([shingles(text) for text in texts]):
+            nearest[i] = _better(nearest[i], Twin(j, score))
+        return nearest
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[Twin | None]:
@@ -299,54 +302,70 @@ def _better(a: Twin | None, b: Twin) -> Twin:
     return b if a is None or (b.score, -b.index) > (a.score, -a.index) else a
 
 
-def _all_pairs(
-    left: Sequence[Shingles], right: Sequence[Shingles], threshold: float
-) -> Iterator[tuple[int, int, float]]:
+Search = Callable[[Sequence[Shingles]], Iterator[tuple[int, int, float]]]
+
+
+def _search(references: Sequence[str], threshold: float, texts: int) -> Search:
+    """The references indexed for about so many texts, by the method that `similar_pairs` states."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold:g} must be above 0 and at most 1")
+    right = [shingles(text) for text in references]
+    if texts * len(right) <= EXACT_CELLS:
+        return all_pairs(right, threshold)
+    return minhash_pairs(right, threshold)
+
+
+def all_pairs(right: Sequence[Shingles], threshold: float) -> Search:
     """Every pair, by a sparse matrix product in slices: shared[i, j] counts the shingles that both have."""
     import numpy as np
 
-    if not left or not right:
-        return
     column: dict[str, int] = {}
-    for shingle in (s for text in (*left, *right) for s in text):
+    for shingle in (s for text in right for s in text):
         column.setdefault(shingle, len(column))
-    a, b = _incidence(left, column), _incidence(right, column).T.tocsr()
-    size_a = np.array([len(text) for text in left])
+    b = _incidence(right, column).T.tocsr()
     size_b = np.array([len(text) for text in right])
-    step = max(1, CHUNK_CELLS // len(right))
-    for start in range(0, len(left), step):
-        shared = (a[start : start + step] @ b).tocoo()
-        union = size_a[start + shared.row] + size_b[shared.col] - shared.data
-        for k in np.flatnonzero(shared.data >= threshold * union - 1e-9):
-            yield start + int(shared.row[k]), int(shared.col[k]), float(shared.data[k] / union[k])
+    step = max(1, CHUNK_CELLS // max(1, len(right)))
+
+    def pairs(left: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
+        size_a = np.array([len(text) for text in left])
+        for start in range(0, len(left) if right else 0, step):
+            shared = (_incidence(left[start : start + step], column) @ b).tocoo()
+            union = size_a[start + shared.row] + size_b[shared.col] - shared.data
+            for k in np.flatnonzero(shared.data >= threshold * union - 1e-9):
+                yield start + int(shared.row[k]), int(shared.col[k]), float(shared.data[k] / union[k])
+
+    return pairs
 
 
-def _incidence(texts: Sequence[Shingles], column: dict[str, int]) -> csr_matrix:
-    """[texts, shingles] with 1 where the text has the shingle."""
+def _incidence(texts: Sequence[Shingles], column: Mapping[str, int]) -> csr_matrix:
+    """[texts, shingles of `column`] with 1 where the text has the shingle."""
     import numpy as np
     from scipy.sparse import csr_matrix
 
-    indices = [column[s] for text in texts for s in text]
-    starts = np.cumsum([0, *(len(text) for text in texts)])
+    places = [[column[s] for s in text if s in column] for text in texts]
+    starts = np.cumsum([0, *map(len, places)])
+    indices = [place for text in places for place in text]
     return csr_matrix((np.ones(len(indices), np.int32), indices, starts), shape=(len(texts), len(column)))
 
 
-def _minhash_pairs(
-    left: Sequence[Shingles], right: Sequence[Shingles], threshold: float
-) -> Iterator[tuple[int, int, float]]:
+def minhash_pairs(right: Sequence[Shingles], threshold: float) -> Search:
     """Pairs that share a band of their MinHashes (rensa, fixed random seed), checked by the exact index."""
     from rensa import RMinHash, RMinHashLSH
 
     index = RMinHashLSH(threshold, PERMUTATIONS, bands(threshold))
     index.insert_many(RMinHash.from_token_sets(right, PERMUTATIONS, 0))
-    for start in range(0, len(left), 4096):
-        part = left[start : start + 4096]
-        hashes = RMinHash.from_token_sets(part, PERMUTATIONS, 0)
-        for i, (own, found) in enumerate(zip(part, index.query_all(hashes), strict=True), start):
-            for j in sorted(found):
-                score = jaccard(own, right[j])
-                if own and score >= threshold - 1e-9:
-                    yield i, j, score
+
+    def pairs(left: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
+        for start in range(0, len(left), 4096):
+            part = left[start : start + 4096]
+            hashes = RMinHash.from_token_sets(part, PERMUTATIONS, 0)
+            for i, (text, proposed) in enumerate(zip(part, index.query_all(hashes), strict=True), start):
+                for j in sorted(proposed):
+                    score = jaccard(text, right[j])
+                    if text and score >= threshold - 1e-9:
+                        yield i, j, score
+
+    return pairs
 
 
 def bands(threshold: float) -> int:

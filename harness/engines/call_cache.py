@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -104,72 +105,98 @@ class CallCache:
 
 
 def cached(
-    requests: Sequence[Request], cache: CallCache, engine: Callable[[], Generator], stop: Callable[[], bool]
+    requests: Iterable[Request], cache: CallCache, engine: Callable[[], Generator], stop: Callable[[], bool]
 ) -> Iterator[tuple[Completion, bool]]:
     """Answer every request from the cache or the engine; yields (completion, whether it was paid for now).
 
+    Requests are taken a few at a time, as the engine wants more, so that they may depend on what was answered before.
     The engine is built only if something is missing that no other process asks. What others ask is waited for last,
     and asked here when they die, fail or fall silent. When `stop` turns true no new request is handed out and the
     iterator ends once those in flight are back. Equal requests are asked once.
     """
-    missing = {request.key: request for request in requests}
+    queue = _Queue(requests, cache, stop)
     built = functools.cache(engine)
     polls = 0
     while True:
-        for key, completion in cache.get(list(missing)).items():
-            del missing[key]
-            yield completion, False
-        if not missing or stop():
+        missing = queue.next_missing()
+        yield from queue.stored()
+        if missing:
+            polls = 0
+            try:
+                for completion in _asked(queue.as_wanted(missing), cache, built()):
+                    yield completion, True
+                    yield from queue.stored()
+            finally:
+                cache.release()
+        elif stop() or (queue.dry and not queue.asked_elsewhere):
             return
-        claimed = _claimed(list(missing.values()), cache, stop)
-        first = next(claimed, None)
-        if first is None:
+        elif queue.dry:
             polls += 1
             if polls == POLLS_UNSAID:
-                cache.say(f"waiting for {len(missing)} calls that another process is asking: none is paid for twice")
+                waiting = len(queue.asked_elsewhere)
+                cache.say(f"waiting for {waiting} calls that another process is asking: none is paid for twice")
             time.sleep(POLL_SECONDS)
-            continue
-        handed_out: list[str] = []
-        try:
-            for completion in _asked(chain([first], claimed), handed_out, cache, built()):
-                yield completion, True
-        finally:
-            cache.release()
-        for key in handed_out:
-            del missing[key]
+            queue.look_again()
 
 
-def _claimed(requests: Sequence[Request], cache: CallCache, stop: Callable[[], bool]) -> Iterator[Request]:
-    """Those requests that nobody else asks, claimed as they are wanted."""
-    for start in range(0, len(requests), CLAIM_EVERY):
-        part = requests[start : start + CLAIM_EVERY]
-        if stop():
-            return
-        mine = cache.claim([request.key for request in part])
-        for request in part:
-            if stop():
-                return
-            if request.key in mine:
+class _Queue:
+    """Requests on their way to an engine, each once: some are stored, some are asked by another process."""
+
+    def __init__(self, requests: Iterable[Request], cache: CallCache, stop: Callable[[], bool]) -> None:
+        self._requests, self._cache, self._stop = iter(requests), cache, stop
+        self._seen: set[str] = set()
+        self._stored: deque[Completion] = deque()
+        self.asked_elsewhere: dict[str, Request] = {}
+        self.dry = False  # whether the last look found no request at all
+
+    def stored(self) -> Iterator[tuple[Completion, bool]]:
+        """What was found in the cache since the last call."""
+        while self._stored:
+            yield self._stored.popleft(), False
+
+    def next_missing(self) -> list[Request]:
+        """The next few requests, less those that are stored or asked by others; all others are claimed."""
+        if self._stop():
+            return []
+        part: dict[str, Request] = {}
+        for request in self._requests:
+            if request.key not in self._seen:
+                self._seen.add(request.key)
+                part[request.key] = request
+            if len(part) == CLAIM_EVERY:
+                break
+        self.dry = not part
+        stored = self._cache.get(list(part))
+        self._stored.extend(stored.values())
+        missing = [request for key, request in part.items() if key not in stored]
+        claimed = self._cache.claim([request.key for request in missing]) if missing else set()
+        self.asked_elsewhere |= {request.key: request for request in missing if request.key not in claimed}
+        return [request for request in missing if request.key in claimed]
+
+    def as_wanted(self, missing: Sequence[Request]) -> Iterator[Request]:
+        """`missing`, then all that comes after, looked up when it is wanted."""
+        while True:
+            for request in missing:
+                if self._stop():
+                    return
                 yield request
+            missing = self.next_missing()
+            if not missing and (self.dry or self._stop()):
+                return
+
+    def look_again(self) -> None:
+        """Take what others were asking as requests of our own: by now they are answered, still asked, or free."""
+        again, self.asked_elsewhere = self.asked_elsewhere, {}
+        self._seen -= set(again)
+        self._requests = chain(again.values(), self._requests)
 
 
-def _asked(
-    requests: Iterator[Request], handed_out: list[str], cache: CallCache, engine: Generator
-) -> Iterator[Completion]:
-    """What the engine answers; committed in small batches, the last of them however this ends.
-
-    `handed_out` is given the keys of what the engine was asked, answered or not.
-    """
-
-    def noted() -> Iterator[Request]:
-        for request in requests:
-            handed_out.append(request.key)
-            yield request
-
+def _asked(requests: Iterator[Request], cache: CallCache, engine: Generator) -> Iterator[Completion]:
+    """What the engine answers; committed in small batches, the last of them however this ends."""
     pending: list[Completion] = []
     committed = time.monotonic()
     try:
-        for completion in engine.generate(noted()):
+        for completion in engine.generate(requests):
             pending.append(completion)
             if len(pending) >= COMMIT_EVERY or time.monotonic() - committed > COMMIT_SECONDS:
                 cache.put(pending)

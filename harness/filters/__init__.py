@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from harness.filters.base import Context, Protected
+from harness.filters.base import Context, Filter, Protected, Rule
 from harness.filters.judge import Judge
 from harness.filters.python import PythonFilter
 from harness.filters.rows import Finished, Length
@@ -22,10 +22,12 @@ __all__ = [
     "Contamination",
     "Context",
     "Duplicate",
+    "Filter",
     "Finished",
     "Judge",
     "Length",
     "NearDuplicate",
     "Protected",
     "PythonFilter",
+    "Rule",
 ]

@@ -1,18 +1,21 @@
-"""What a filter may look at besides the rows."""
+"""What a filter is: a frozen record that, given what it may look at, becomes a rule over rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from harness.records import Example
+from harness.records import Completion, Example, Request, Row, Verdict
 
 On = Annotated[str, Field(min_length=1)]  # input, answer, both, or the name of a field of the task
 PARTS = ("input", "answer", "both")
+
+Answers = Sequence[Sequence[Completion]]  # for each row the answers to what a rule asks about it
+Ask = Callable[[Sequence[Request]], list[Completion]]  # one completion per request, same order
 
 
 def part_of(example: Example, on: str) -> str:
@@ -33,6 +36,11 @@ class Protected:
     text: str
 
 
+def nobody(requests: Sequence[Request]) -> list[Completion]:
+    """An `Ask` without a teacher. Raises RuntimeError: only filters that ask nothing may be given it."""
+    raise RuntimeError(f"{len(requests)} requests, and no teacher to ask")
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything a filter may need; filters read, never write."""
@@ -42,3 +50,43 @@ class Context:
     labels: Mapping[str, str]  # label -> description
     protected: tuple[Protected, ...]
     teacher: str  # name@revision, for the requests of a judge
+    ask: Ask = nobody  # what a filter asks about the seeds before it sees a row
+    random_seed: int = 0
+
+
+def no_requests(row: Row) -> tuple[Request, ...]:
+    """What a rule that needs no teacher asks about a row: nothing."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A filter that is ready to judge rows.
+
+    `verdicts` takes rows and, for each of them, the answers to its `requests`. It gives one verdict per row, same
+    order. A rule that compares rows is given all rows of a round in request order, and asks nothing. Any other rule is
+    given each row once, in parts of any size, as rows come.
+    """
+
+    verdicts: Callable[[Sequence[Row], Answers], list[Verdict]]
+    requests: Callable[[Row], tuple[Request, ...]] = no_requests
+    compares_rows: bool = False
+    note: str = ""  # what the filter measured of itself, for people
+
+
+def each_row(verdict: Callable[[Row], Verdict]) -> Rule:
+    """The rule of a filter that looks at nothing but the row."""
+    return Rule(lambda rows, answers: [verdict(row) for row in rows])
+
+
+class Filter(Protocol):
+    """One way to drop rows. Its fields are its YAML, its method makes the rule."""
+
+    @property
+    def kind(self) -> str:
+        """The name that run files, verdicts and the funnel have for it."""
+        ...
+
+    def prepare(self, context: Context) -> Rule:
+        """The rule for the rows of this run. Raises UsageError for a filter that cannot work here."""
+        ...

@@ -10,7 +10,8 @@ line. A judge no better than chance is not used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,9 +20,10 @@ from harness.core import templates
 from harness.core.record import Record, digest
 from harness.core.text import named_label, normalise
 from harness.errors import nearest
-from harness.filters.base import Context
+from harness.filters.base import Answers, Context, Rule, no_requests
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
 from harness.records import (
+    PROBES,
     Completion,
     Example,
     Message,
@@ -35,6 +37,8 @@ from harness.records import (
 )
 
 __all__ = ["Calibration", "Judge", "choice_probabilities"]
+
+Purpose = Literal["judge", "calibrate"]
 
 UNUSED = "judge not used"
 SILENT = "the judge did not answer"
@@ -73,19 +77,33 @@ class Judge(Record):
             raise ValueError(f"accept {self.accept!r} is not one of the choices {list(self.choices)}{hint}")
         return self
 
+    def prepare(self, context: Context) -> Rule:
+        """Measures the judge on the seeds first. One that is no better than chance asks nothing and drops nothing."""
+        rows = self.calibration_rows(context)
+        requests = self.ask(rows, context, "calibrate")
+        if lack_logprobs(context.ask(requests[:PROBES])):
+            requests = self.ask(rows, context, "calibrate", written=True)
+        calibration = self.calibrate(rows, context.ask(requests), context, context.random_seed)
+        request = self._request_maker(context, "judge", calibration.written)
+
+        def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            return self.verdicts(rows, list(chain.from_iterable(answers)), context, calibration)
+
+        requests_of = (lambda row: (request(row),)) if calibration.usable else no_requests
+        return Rule(verdicts, requests_of, note=calibration.sentence())
+
     def ask(
-        self,
-        rows: Sequence[Row],
-        context: Context,
-        purpose: Literal["judge", "calibrate"] = "judge",
-        *,
-        written: bool = False,
+        self, rows: Sequence[Row], context: Context, purpose: Purpose = "judge", *, written: bool = False
     ) -> list[Request]:
         """One request per row, same order; rows whose prompts are equal give requests of equal keys.
 
         One token is asked for, since its probabilities are all that is read; or the choice `written` out, for an
         engine that gives none. Raises UsageError for a bad template.
         """
+        request = self._request_maker(context, purpose, written)
+        return [request(row) for row in rows]
+
+    def _request_maker(self, context: Context, purpose: Purpose, written: bool) -> Callable[[Row], Request]:
         template = templates.load(context.root / self.template)
         by_label = _shots_by_label(context)
         labels = dict(context.labels)
@@ -96,25 +114,24 @@ class Judge(Record):
         if written:
             stop = ("\n",) if self.form == "completion" else ()
             sampling = Sampling(temperature=0, max_tokens=WRITTEN_TOKENS, choices=choices, stop=stop)
-        requests: list[Request] = []
-        for row in rows:
+
+        def request(row: Row) -> Request:
             text = template.render(
                 **row.example.shown,
                 description=labels.get(row.answer, ""),
                 labels=labels,
                 shots=self._shots(by_label, row),
             )
-            requests.append(
-                Request(
-                    model=context.teacher,
-                    prompt=text if self.form == "completion" else "",
-                    messages=(Message(role="user", content=text),) if self.form == "chat" else (),
-                    sampling=sampling,
-                    template_digest=template.digest,
-                    origin=Origin(purpose=purpose, template=self.template, label=row.answer, row=row.id),
-                )
+            return Request(
+                model=context.teacher,
+                prompt=text if self.form == "completion" else "",
+                messages=(Message(role="user", content=text),) if self.form == "chat" else (),
+                sampling=sampling,
+                template_digest=template.digest,
+                origin=Origin(purpose=purpose, template=self.template, label=row.answer, row=row.id),
             )
-        return requests
+
+        return request
 
     def verdicts(
         self,

@@ -14,7 +14,7 @@ from harness.core.python_file import TIMEOUT_S, PythonFunction
 from harness.core.record import Record
 from harness.core.text import has_lone_surrogate
 from harness.errors import UsageError
-from harness.filters.base import Context
+from harness.filters.base import Answers, Context, Rule
 from harness.records import Row, Verdict
 
 FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
@@ -33,24 +33,25 @@ class PythonFilter(Record):
     # for loading the file and for each row; it decides no row, so no digest has it
     timeout_s: Annotated[float, Field(gt=0, le=3600, exclude=True)] = TIMEOUT_S
 
-    def check(self, root: Path) -> None:
-        """Load the file and look the function up, before anything is spent. Raises UsageError naming file and line."""
-        self._function(root).answers([], [])
+    def prepare(self, context: Context) -> Rule:
+        """Loads the file and looks the function up, before anything is spent.
 
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order. Raises UsageError naming file and line of whatever went wrong."""
-        function = self._function(context.root)
-        answers = function.answers([_dumped(row) for row in rows], [row.text for row in rows])
-        return [self._verdict(answer, function.path, row) for answer, row in zip(answers, rows, strict=True)]
+        It and the rule raise UsageError naming file and line of whatever went wrong.
+        """
+        path = context.root / self.file
+        function = PythonFunction(path, read_bytes(path, "filter"), self.function, self.timeout_s)
+        function.answers([], [])
 
-    def _function(self, root: Path) -> PythonFunction:
-        path = root / self.file
-        return PythonFunction(path, read_bytes(path, "filter"), self.function, self.timeout_s)
+        def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            results = function.answers([_dumped(row) for row in rows], [row.text for row in rows])
+            return [self._verdict(result, path, row) for result, row in zip(results, rows, strict=True)]
 
-    def _verdict(self, answer: Any, path: Path, row: Row) -> Verdict:
-        keep, reason = answer if isinstance(answer, tuple) else (answer, "")
+        return Rule(verdicts)
+
+    def _verdict(self, result: Any, path: Path, row: Row) -> Verdict:
+        keep, reason = result if isinstance(result, tuple) else (result, "")
         if not isinstance(keep, bool) or not isinstance(reason, str) or has_lone_surrogate(reason):
-            raise UsageError(f"{path}: {self.function} returned {answer!r}; it must be {FORM}")
+            raise UsageError(f"{path}: {self.function} returned {result!r}; it must be {FORM}")
         reason = reason or ("" if keep else f"{self.function} in {self.file} said no")
         return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.core.record import Record
 from harness.core.text import words
-from harness.filters.base import Context, On, part_of
+from harness.filters.base import Context, On, Rule, each_row, part_of
 from harness.records import Row, Verdict
 
 
@@ -18,9 +17,9 @@ class Finished(Record):
 
     kind: Literal["finished"] = "finished"
 
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order; rows that no teacher wrote are kept."""
-        return [self._verdict(row) for row in rows]
+    def prepare(self, context: Context) -> Rule:
+        """Looks at the finish reason. Rows that no teacher wrote are kept."""
+        return each_row(self._verdict)
 
     def _verdict(self, row: Row) -> Verdict:
         how = row.provenance.finish_reason
@@ -44,9 +43,9 @@ class Length(Record):
             raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words}): no row could pass")
         return self
 
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order; the score is the number of words."""
-        return [self._verdict(row) for row in rows]
+    def prepare(self, context: Context) -> Rule:
+        """Counts the words of one part. The score is their number."""
+        return each_row(self._verdict)
 
     def _verdict(self, row: Row) -> Verdict:
         count = len(words(part_of(row.example, self.on)))

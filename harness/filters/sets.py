@@ -6,15 +6,15 @@ filter alone, and changing one filter changes no other verdict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness.core.record import Record
-from harness.core.text import jaccard, near_duplicates, nearest_of, ngrams, normalise, shingles, words
-from harness.filters.base import Context, On, Protected, part_of
+from harness.core.text import Nearest, jaccard, near_duplicates, ngrams, normalise, shingles, words
+from harness.filters.base import Answers, Context, On, Protected, Rule, part_of
 from harness.records import Example, Row, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -27,23 +27,26 @@ class Duplicate(Record):
     kind: Literal["duplicate"] = "duplicate"
     on: On = "input"
 
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order; the first of equal rows stays. `against` is the twin's text."""
+    def prepare(self, context: Context) -> Rule:
+        """The first of equal rows stays. `against` is the twin's text."""
         seeds: dict[str, Example] = {}
         for seed in context.seeds:
             seeds.setdefault(normalise(part_of(seed, self.on)), seed)
+        return Rule(lambda rows, answers: self._verdicts(rows, seeds), compares_rows=True)
+
+    def _verdicts(self, rows: Sequence[Row], seeds: Mapping[str, Example]) -> list[Verdict]:
         first: dict[str, Row] = {}
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         for row in rows:
             text = normalise(part_of(row.example, self.on))
             twin = seeds.get(text) or first.get(text)
             first.setdefault(text, row)
             reason = f"the same words as {_named(twin, row)}" if twin else ""
             against, score = (_part(twin, self.on), 1.0) if twin else ("", None)
-            found.append(
+            verdicts.append(
                 Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
-        return found
+        return verdicts
 
 
 class NearDuplicate(Record):
@@ -53,28 +56,32 @@ class NearDuplicate(Record):
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams
     on: On = "input"
 
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order; `score` is the exact Jaccard index, `against` the twin's text."""
+    def prepare(self, context: Context) -> Rule:
+        """The first of nearly equal rows stays. `score` is the exact Jaccard index, `against` the twin's text."""
+        nearest = Nearest([part_of(seed, self.on) for seed in context.seeds], self.threshold)
+        return Rule(lambda rows, answers: self._verdicts(rows, context.seeds, nearest), compares_rows=True)
+
+    def _verdicts(self, rows: Sequence[Row], seeds: Sequence[Example], nearest: Nearest) -> list[Verdict]:
         texts = [part_of(row.example, self.on) for row in rows]
-        seeds = nearest_of(texts, [part_of(seed, self.on) for seed in context.seeds], self.threshold)
+        like_seeds = nearest(texts)
         # a row too like a seed is gone already: it must not take others with it
-        standing = [i for i, twin in enumerate(seeds) if twin is None]
+        standing = [i for i, twin in enumerate(like_seeds) if twin is None]
         twins = dict(zip(standing, near_duplicates([texts[i] for i in standing], self.threshold), strict=True))
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         for i, row in enumerate(rows):
-            by_seed, by_row = seeds[i], twins.get(i)
+            by_seed, by_row = like_seeds[i], twins.get(i)
             twin: Example | Row | None = None
             score = None
             if by_seed:
-                twin, score = context.seeds[by_seed.index], by_seed.score
+                twin, score = seeds[by_seed.index], by_seed.score
             elif by_row:
                 twin, score = rows[standing[by_row.index]], by_row.score
             reason = f"nearly {_named(twin, row)} (Jaccard {score:.2f})" if twin else ""
             against = _part(twin, self.on) if twin else ""
-            found.append(
+            verdicts.append(
                 Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
-        return found
+        return verdicts
 
 
 class Contamination(Record):
@@ -85,33 +92,41 @@ class Contamination(Record):
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams between row and item
     on: On = "input"
 
-    def verdicts(self, rows: Sequence[Row], context: Context) -> list[Verdict]:
-        """One verdict per row, same order: `against` is 'suite/item', `score` the Jaccard index.
+    def prepare(self, context: Context) -> Rule:
+        """Looks for the items of every suite. `against` is 'suite/item', `score` the Jaccard index.
 
         Of several items the one with the longest run of shared words is named, or without such a run the most
         alike. N-gram overlap as in Brown et al. 2020 (GPT-3), appendix C.
         """
         index = _index(context.protected, self.ngram)
-        items = [item.text for item in context.protected]
+        nearest = Nearest([item.text for item in context.protected], self.threshold)
+
+        def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            return self._verdicts(rows, context.protected, index, nearest)
+
+        return Rule(verdicts)
+
+    def _verdicts(
+        self, rows: Sequence[Row], protected: Sequence[Protected], index: _Index, nearest: Nearest
+    ) -> list[Verdict]:
         texts = [part_of(row.example, self.on) for row in rows]
-        near = nearest_of(texts, items, self.threshold)
-        found: list[Verdict] = []
-        for row, text, twin in zip(rows, texts, near, strict=True):
+        verdicts: list[Verdict] = []
+        for row, text, twin in zip(rows, texts, nearest(texts), strict=True):
             overlap = _overlap(words(text), index)
             item, reason, score = None, "", None
             if overlap:
-                item = context.protected[overlap.item]
+                item = protected[overlap.item]
                 score = jaccard(shingles(text), shingles(item.text))
                 what = "holds the whole of" if overlap.whole else f"shares {len(overlap.shared)} words in a row with"
                 reason = f"{what} an item of {item.suite}: {' '.join(overlap.shared)!r}"
             elif twin:
-                item, score = context.protected[twin.index], twin.score
+                item, score = protected[twin.index], twin.score
                 reason = f"nearly an item of {item.suite} (Jaccard {score:.2f}): {item.text!r}"
             against = f"{item.suite}/{item.item}" if item else ""
-            found.append(
+            verdicts.append(
                 Verdict(row=row.id, filter=self.kind, keep=not item, reason=reason, score=score, against=against)
             )
-        return found
+        return verdicts
 
 
 @dataclass(frozen=True)

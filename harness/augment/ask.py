@@ -1,0 +1,67 @@
+"""Asking the teacher: every request once, from the cache or the engine, with a count of what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from harness.core.terminal import Stop, Terminal
+from harness.engines.call_cache import CallCache, cached
+from harness.engines.protocols import Generator
+from harness.errors import MachineError
+from harness.records import Completion, Request
+
+
+@dataclass
+class Asker:
+    """Answers requests from the cache or the engine, each once, and keeps count of what that took."""
+
+    cache: CallCache
+    engine: Callable[[], Generator]  # builds it at most once
+    stop: Stop
+    answers: dict[str, Completion] = field(default_factory=dict)  # by request key
+    paid: int = 0
+    fresh_tokens: int = 0  # generated now
+    seconds: float = 0.0  # spent on calls that were paid for now
+    cut_short: bool = False  # whether the stop left something unasked
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield completions as they come; fewer than were asked where the work was stopped.
+
+        Requests are taken as the engine wants them, so they may depend on the completions before. Those that were
+        answered earlier in this command are left out. Raises MachineError when every call fails.
+        """
+        started, paid_before = time.monotonic(), self.paid
+        unanswered = (request for request in requests if request.key not in self.answers)
+        for completion, paid in cached(unanswered, self.cache, self.engine, self.stop):
+            self.answers[completion.request] = completion
+            self.paid += paid
+            self.fresh_tokens += completion.completion_tokens * paid
+            yield completion
+            if self.stop.overdue:
+                break
+        if self.paid > paid_before:
+            self.seconds += time.monotonic() - started
+        failed = [c for c in self.answers.values() if c.finish_reason == "error"]
+        if failed and len(failed) == len(self.answers):
+            raise MachineError(f"all {len(failed)} calls to the teacher failed; the first said: {failed[0].error}")
+
+    def of(self, request: Request) -> Completion:
+        """The answer to a request, or what stands for one that was stopped."""
+        stopped = Completion(request=request.key, finish_reason="error", error="stopped")
+        return self.answers.get(request.key, stopped)
+
+
+def about_seeds(ask: Asker, terminal: Terminal) -> Callable[[Sequence[Request]], list[Completion]]:
+    """What filters ask about the seeds, with a bar: one completion per request, same order."""
+
+    def answers(requests: Sequence[Request]) -> list[Completion]:
+        missing = {request.key for request in requests if request.key not in ask.answers}
+        with terminal.progress("calibrating the judge", len(missing)) as advance:
+            for count, _ in enumerate(ask(requests), start=1):
+                advance(count, "")
+        ask.cut_short |= any(key not in ask.answers for key in missing)
+        return [ask.of(request) for request in requests]
+
+    return answers
