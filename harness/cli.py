@@ -255,7 +255,7 @@ def suites(
 ) -> None:
     """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
     from harness.commands.validate import prove as prove_all
-    from harness.config.run import load_suites
+    from harness.config.load import load_suites
 
     loaded = _load(run, None) if run is not None else None
     found = loaded.suites if loaded else load_suites(Path.cwd())
@@ -339,7 +339,7 @@ def _tell(error: HarnessError, word: str) -> int:
 
 
 def _load(run: str, settings: list[str] | None) -> Run:
-    from harness.config.run import load_run
+    from harness.config.load import load_run
 
     if not run.strip():
         raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")

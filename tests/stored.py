@@ -14,7 +14,8 @@ import yaml
 from harness.check.bless import bless
 from harness.check.stage import Options, check
 from harness.config.inputs import scores_source, suite_source
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.store import Manifest, write_json, write_manifest
 from harness.core.terminal import Terminal
 from harness.records import Cell, Item, Score, Scorecard, scores_digest

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.data.examples import Shape
 from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
@@ -35,8 +36,9 @@ from harness.records import Completion, Item, Loglikelihood, Message, Pair, Requ
 from harness.suites.answers import AnswersSuite
 from harness.suites.facts import FactsSuite
 from harness.suites.free_text import plain_prompt, score_written
+from harness.suites.kinds import load_suite
 from harness.suites.open_ended import OpenEndedSuite
-from harness.suites.suite import Suite, load_suite
+from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, RATES
 from harness.suites.unanswerable import ABSTENTION, UnanswerableSuite
 
@@ -456,7 +458,7 @@ def test_gold_nll_is_the_sum_over_the_answer_and_its_stop(tiny_model: Path) -> N
 def loaded(root: Path, spec: str, lines: list[dict[str, Any]], labels: tuple[str, ...] = ()) -> Suite:
     (root / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (root / "s.yaml").write_text(f"items: items.jsonl\n{spec}")
-    return load_suite(root / "s.yaml", root, labels)
+    return load_suite(root / "s.yaml", root, Shape(labels=labels))
 
 
 def test_suites_know_whether_they_are_of_the_task(tmp_path: Path) -> None:
@@ -490,19 +492,21 @@ def test_the_primary_metric_goes_by_the_length_of_the_references(
 
 
 def test_a_primary_metric_is_one_of_every_item(tmp_path: Path) -> None:
-    line = {"question": "q", "answer": "a", "text": "a", "label": "b", "prompt": "p", "choices": ["a", "b"]}
-    spec = "answer: {{kind: json, json_schema: {{properties: {{age: {{}}}}}}}}\n"
-    for kind, wrong, near in (
-        ("answers", "rogue_l", "rouge_l"),
-        ("answers", "macro_f1", ""),
-        ("facts\ndocuments: s.yaml", "abstain", "abstained"),
-        ("labels", "macro_f1", ""),
-        ("choice", "rouge_l", ""),
-        ("open_ended", "repeat_shar", "repeat_share"),
-        (f"answers\n{spec.format()}", "field_aga", "field_age"),
+    answered = {"answer": '{"age": 3}'}
+    spec = "answer: {kind: json, json_schema: {properties: {age: {}}}}\n"
+    for kind, line, wrong, near in (
+        ("answers", answered, "rogue_l", "rouge_l"),
+        ("answers", answered, "macro_f1", ""),
+        ("facts\ndocuments: s.yaml", answered, "abstain", "abstained"),
+        ("labels", {"label": "b"}, "macro_f1", ""),
+        ("choice", {"answer": 0, "choices": ["a", "b"]}, "rouge_l", ""),
+        ("open_ended", {"prompt": "p"}, "repeat_shar", "repeat_share"),
+        (f"answers\n{spec}", answered, "field_aga", "field_age"),
     ):
+        question = "text" if kind == "labels" else "prompt" if kind == "open_ended" else "question"
+        lines = [{**line, question: f"{i}?"} for i in range(12)]
         with pytest.raises(UsageError, match=rf"s\.yaml:\d+: primary: '{wrong}' is no metric of its items") as caught:
-            loaded(tmp_path, f"kind: {kind}\nprimary: {wrong}\n", [line], ("b",))
+            loaded(tmp_path, f"kind: {kind}\nprimary: {wrong}\n", lines, ("b",) * (kind == "labels"))
         assert (f"did you mean {near!r}" in str(caught.value)) == bool(near)
 
 
@@ -577,4 +581,6 @@ def test_facts_that_stand_in_no_document_are_listed(tmp_path: Path) -> None:
         {"question": "Who?", "answers": ["Ada", "27 days off"]},
     ]
     suite = loaded(tmp_path, "kind: facts\ndocuments: d.jsonl\n", lines)
-    assert suite.spec.problems(suite.items, tmp_path) == ["'Who?': 'Ada' or '27 days off' stands in no line of d.jsonl"]
+    assert suite.spec.extras.problems(suite.items, tmp_path) == [
+        "'Who?': 'Ada' or '27 days off' stands in no line of d.jsonl"
+    ]

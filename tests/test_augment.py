@@ -16,7 +16,8 @@ from harness.augment.plan import plan_rows
 from harness.augment.rows import Judged
 from harness.augment.stage import augment
 from harness.commands.dry_run import plan_augment
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.protocols import Generator

@@ -13,7 +13,8 @@ from harness.augment.funnel import Funnel
 from harness.augment.rows import Lost, read_rejected, rows_of_data
 from harness.augment.stage import augment
 from harness.augment.summary import cause
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.openai import OpenAIEngine

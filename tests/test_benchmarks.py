@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.data.examples import Shape
 from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import Interrupted, MachineError, UsageError
@@ -31,8 +32,8 @@ from harness.suites.benchmarks import (
 )
 from harness.suites.choice import ChoiceSuite, score_choices
 from harness.suites.generate import continuation_pair, shares
+from harness.suites.kinds import load_suite
 from harness.suites.outcome import Outcome
-from harness.suites.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 END, ASSISTANT = 1, 2  # tokens of the letters' engine that no text has
@@ -511,8 +512,8 @@ FULL = ("arc_challenge", "arc_easy", "hellaswag", "mmlu", "truthfulqa_mc1", "tru
 
 @pytest.mark.parametrize("name", FULL)
 def test_every_benchmark_ships_in_full_and_short(name: str) -> None:
-    full = load_suite(ROOT / f"suites/{name}.yaml", ROOT, ()).spec
-    short = load_suite(ROOT / f"suites/{name}_short.yaml", ROOT, ()).spec
+    full = load_suite(ROOT / f"suites/{name}.yaml", ROOT, Shape()).spec
+    short = load_suite(ROOT / f"suites/{name}_short.yaml", ROOT, Shape()).spec
     assert isinstance(full, BenchmarkSuite)
     assert isinstance(short, BenchmarkSuite)
     assert full.limit is None
@@ -525,8 +526,8 @@ def test_every_benchmark_ships_in_full_and_short(name: str) -> None:
 
 
 def test_the_chat_form_is_another_suite() -> None:
-    raw = load_suite(ROOT / "suites/arc_challenge_short.yaml", ROOT, ())
-    chat = load_suite(ROOT / "suites/arc_challenge_short_chat.yaml", ROOT, ())
+    raw = load_suite(ROOT / "suites/arc_challenge_short.yaml", ROOT, Shape())
+    chat = load_suite(ROOT / "suites/arc_challenge_short_chat.yaml", ROOT, Shape())
     assert isinstance(raw.spec, BenchmarkSuite)
     assert isinstance(chat.spec, BenchmarkSuite)
     assert chat.spec.model_dump(exclude={"form"}) == raw.spec.model_dump(exclude={"form"})
@@ -580,7 +581,7 @@ def test_by_pmi_how_likely_a_choice_is_by_itself_decides_nothing(
 def test_pmi_needs_a_premise(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("kind: choice\nitems: x.jsonl\nnormalise: pmi\ncontext: '{question}'\n")
     with pytest.raises(UsageError, match=r"s\.yaml:\d+: .*normalise pmi needs words after"):
-        load_suite(tmp_path / "s.yaml", tmp_path, ())
+        load_suite(tmp_path / "s.yaml", tmp_path, Shape())
 
 
 def test_choices_that_cannot_be_measured_fail_by_name() -> None:

@@ -17,7 +17,7 @@ import yaml
 from harness.check.baseline import Baseline
 from harness.check.rescore import NoiseFile
 from harness.check.stage import Options, check
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.records import Cell

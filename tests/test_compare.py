@@ -9,7 +9,8 @@ import pytest
 
 from harness.check.candidate import shipped
 from harness.check.compare import HEADS, asked, compare, shared_items, side
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.results import load_results

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from harness.augment.rows import own_rows
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.config.teacher import VLLMTeacher
 from harness.core.record import FIRST_NAMES
 from harness.errors import UsageError

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.augment.rows import own_rows
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.text import jaccard, normalise, shingles
 from harness.metrics.abstention import abstains
 from harness.metrics.answers import contains
@@ -161,7 +162,7 @@ def test_every_fact_stands_in_several_rows_and_in_no_other_words(handbook: Run) 
     rows = handbook_rows(handbook)
     facts = handbook.suites["handbook_facts"]
     assert len(facts.items) == 48
-    assert facts.spec.problems(facts.items, ROOT) == []
+    assert facts.spec.extras.problems(facts.items, ROOT) == []
     asked = Counter(row.answer for row in rows)
     assert set(asked) == {item.answers[0] for item in facts.items} | {"I don't know"}
     assert all(4 <= asked[item.answers[0]] <= 5 for item in facts.items)

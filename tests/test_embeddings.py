@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from harness.data.examples import Shape
 from harness.engines.protocols import Embedder
 from harness.errors import MachineError
+from harness.suites.kinds import load_suite
 from harness.suites.open_ended import OFF_TOPIC
-from harness.suites.suite import load_suite
 
 ROOT = Path(__file__).parent.parent
 TEXTS = ("A cat sleeps.", "Where is my parcel? " * 9, "Snow", "The ferry left at noon, long before the storm came.")
@@ -70,7 +71,7 @@ def test_a_text_is_read_up_to_128_tokens(embedder: Embedder) -> None:
 
 
 def test_answers_are_nearer_to_their_own_prompts_than_to_others(embedder: Embedder) -> None:
-    items = load_suite(ROOT / "suites/open_ended.yaml", ROOT, ()).items
+    items = load_suite(ROOT / "suites/open_ended.yaml", ROOT, Shape()).items
     prompts, references = [item.text for item in items], [item.answers[0] for item in items]
     alike = embedder.embed(prompts) @ embedder.embed(references).T
     own, others = np.diag(alike), alike[~np.eye(len(items), dtype=bool)]
@@ -81,7 +82,7 @@ def test_answers_are_nearer_to_their_own_prompts_than_to_others(embedder: Embedd
 
 
 def test_other_words_are_nearer_than_other_questions(embedder: Embedder) -> None:
-    items = [item for item in load_suite(ROOT / "suites/open_ended.yaml", ROOT, ()).items if item.variants]
+    items = [item for item in load_suite(ROOT / "suites/open_ended.yaml", ROOT, Shape()).items if item.variants]
     alike = embedder.embed([i.text for i in items]) @ embedder.embed([v for i in items for v in i.variants]).T
     same = np.repeat(np.eye(len(items), dtype=bool), 2, axis=1)
     assert auc(alike[same], alike[~same]) >= 0.98

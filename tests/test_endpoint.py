@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.engines.openai import OpenAIEngine
 from harness.errors import UsageError
 from harness.models.endpoint import address_problem, api_key, check_proxies, endpoint_path

@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.commands.error_analysis import CAUSES, Mistakes, _plain, causes, is_wrong, mistakes, study
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.terminal import Terminal
+from harness.data.examples import Shape
 from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
-from harness.suites.suite import Suite, load_suite
+from harness.suites.kinds import load_suite
+from harness.suites.suite import Suite
 from tests.project import write_project
 from tests.stored import SHIP, write_cards
 from tests.test_markdown import flat, inlines, seen
@@ -150,7 +153,7 @@ def test_saying_nothing_is_never_right(tmp_path: Path, spec: str, line: dict[str
     lines = [json.dumps(line).replace("?", f"{i}?") for i in range(30)]
     (tmp_path / "items.jsonl").write_text("\n".join(lines))
     (tmp_path / "s.yaml").write_text(f"items: items.jsonl\n{spec}")
-    suite = load_suite(tmp_path / "s.yaml", tmp_path, ("parcel", "invoice"))
+    suite = load_suite(tmp_path / "s.yaml", tmp_path, Shape(labels=("parcel", "invoice")))
     for output in ("", " \n"):
         for values in ({}, {"accuracy": 1.0, "preferred": 1.0}):  # whatever a scorer gave it
             silent = Score(item="i", split="test", status=status, output=output, values=values)
@@ -164,7 +167,7 @@ def test_long_answers_are_wrong_below_half_of_their_metric(tmp_path: Path) -> No
         "".join(json.dumps({"question": f"q{i}", "answer": answer}) + "\n" for i in range(9))
     )
     (tmp_path / "s.yaml").write_text("items: items.jsonl\nkind: answers\n")
-    suite = load_suite(tmp_path / "s.yaml", tmp_path, ())
+    suite = load_suite(tmp_path / "s.yaml", tmp_path, Shape())
     values = [{"accuracy": 0.0, "rouge_l": value} for value in (0.49, 0.5)]
     scores = [Score(item="i", split="test", status="scored", output="x", values=v) for v in values]
     assert [is_wrong(one, suite.items[0], suite) for one in scores] == [True, False]

@@ -12,7 +12,7 @@ import pytest
 
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Lost, own_rows, rows_of_data, seed_rows
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.data.examples import Shape, read_examples
 from harness.errors import UsageError
 from harness.eval.prompting import untuned

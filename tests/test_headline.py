@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from harness.check.compare import compare
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.terminal import Terminal
 from harness.eval.results import load_results
 from harness.records import Cell, Item

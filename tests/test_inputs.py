@@ -17,7 +17,8 @@ from harness.augment.stage import augment, finished_rows
 from harness.check.bless import bless
 from harness.check.stage import check
 from harness.config.inputs import guarded_suites, identity, named_files, rows_source
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.record import Record
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine

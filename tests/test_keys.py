@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel, create_model
 
 from harness.config.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
-from harness.config.run import Lora, Run, Train, load_run
+from harness.config.load import load_run
+from harness.config.run import Lora, Run, Train
 from harness.core.record import FIRST_FIELDS, FIRST_NAMES, Record, digest, digested
 from harness.eval.candidates import Cast, Subject
 from harness.eval.runner import card_key
@@ -27,10 +28,11 @@ from harness.suites.answers import AnswersSuite
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.choice import ChoiceSuite
 from harness.suites.facts import FactsSuite
+from harness.suites.kinds import AnySuite
 from harness.suites.labels import LabelsSuite
 from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.rubric import Rubric
-from harness.suites.suite import AnySuite, Suite
+from harness.suites.suite import Suite
 from harness.suites.unanswerable import UnanswerableSuite
 from harness.train.grid import base_key, cell_key
 from tests.project import labelled

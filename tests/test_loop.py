@@ -22,7 +22,8 @@ from harness.check.stage import check
 from harness.commands.ask import ask
 from harness.commands.clean import clean
 from harness.commands.dry_run import plan_eval
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.store import locked
 from harness.core.terminal import Stop
 from harness.engines.call_cache import COMMIT_EVERY

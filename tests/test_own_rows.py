@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.augment.rows import own_rows, seed_rows
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.errors import UsageError
 from harness.eval.candidates import shot_pool
 from tests.process import harness, succeed

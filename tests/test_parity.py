@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from harness.check.rescore import measure, noise, noise_floor, shuffled
 from harness.commands.parity import Agreement, _text, ask, compare, parity
-from harness.config.run import Run, Ship, load_run
+from harness.config.load import load_run
+from harness.config.run import Run, Ship
 from harness.core.store import write_json
 from harness.core.terminal import Terminal
 from harness.errors import UsageError

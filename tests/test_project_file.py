@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config.run import load_run, load_suites
+from harness.config.load import load_run, load_suites
 from harness.core.project_file import project_file
 from harness.errors import UsageError
 from harness.models.resolve import possible, resolve
@@ -76,6 +76,20 @@ def test_no_file_that_a_suite_names_lies_outside(tmp_path: Path, suite: str, key
         load_run(run)
     with pytest.raises(UsageError, match="leads out of the project"):
         load_suites(root)
+
+
+def test_a_suite_is_read_by_the_shape_of_a_run_that_scores_it(tmp_path: Path) -> None:
+    fields = ["document", "question"]
+    run = write_project(tmp_path, "nobody", eval={"suites": ["extra"]})
+    written = yaml.safe_load(run.read_text())
+    run.write_text(yaml.safe_dump(written | {"task": {"system": "Answer.", "fields": fields}}))
+    items = [{"document": f"{i}", "question": "which?", "answer": "a"} for i in range(12)]
+    (tmp_path / "suites/i.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "suites/extra.yaml").write_text("kind: answers\nitems: suites/i.jsonl\n")
+    assert set(load_suites(tmp_path)["extra"].items[0].fields) == set(fields)
+    run.unlink()
+    with pytest.raises(UsageError, match=r"i.jsonl:1: document: unknown column"):
+        load_suites(tmp_path)
 
 
 def test_a_link_within_the_project_is_a_file_like_others(tmp_path: Path) -> None:

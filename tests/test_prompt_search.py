@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.config.task import TaskFile
 from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries, trial, ways_tried
 from harness.eval.prompting import Asker, Untuned, answer_room, even_shots, untuned

@@ -10,8 +10,9 @@ import yaml
 
 from harness.augment.stage import augment
 from harness.commands.validate import prove
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.core.terminal import Stop
+from harness.data.examples import Shape
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
@@ -20,11 +21,11 @@ from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
 from harness.records import Score
 from harness.report.stage import report
-from harness.suites.base import Resources, SuiteKind
 from harness.suites.free_text import plain_prompt
 from harness.suites.generate import Ending
+from harness.suites.kinds import AnySuite, load_suite
 from harness.suites.oracle import Gold, Oracle, read
-from harness.suites.suite import AnySuite, Suite, load_suite
+from harness.suites.suite import Resources, Suite, SuiteKind
 from harness.train.stage import train
 from tests.project import Quiet, WordEmbedder, no_judge, write_project
 
@@ -51,7 +52,7 @@ SPEC = {"kind": "python", "file": "rhymes.py", "metrics": ["shared_letters", "ac
 def suite_of(root: Path, source: str = RHYMES, **changes: Any) -> Suite:
     (root / "rhymes.py").write_text(source)
     (root / "rhymes.yaml").write_text(yaml.safe_dump(SPEC | changes))
-    return load_suite(root / "rhymes.yaml", root, ())
+    return load_suite(root / "rhymes.yaml", root, Shape())
 
 
 def scored(suite: Suite, root: Path, *answers: str) -> tuple[Score, ...]:
@@ -128,7 +129,7 @@ def test_what_is_wrong_with_its_items_is_named(
 )
 def test_what_is_wrong_with_its_scores_is_named(tmp_path: Path, body: str, expected: str) -> None:
     suite = suite_of(tmp_path, f"{ITEMS}def score(item, answer):\n    {body}\n", timeout_s=0.5)
-    suite.spec.prepare(Resources(root=tmp_path))
+    suite.spec.extras.prepare(Resources(root=tmp_path))
     with pytest.raises(UsageError, match=expected):
         scored(suite, tmp_path, "a")
 
@@ -136,7 +137,7 @@ def test_what_is_wrong_with_its_scores_is_named(tmp_path: Path, body: str, expec
 def test_a_function_that_is_not_there_is_named_before_a_student_is_asked(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, f"{ITEMS}def scores(item, answer): return 1\n")
     with pytest.raises(UsageError, match=r"rhymes\.py: there is no function 'score'.*'scores'"):
-        suite.spec.prepare(Resources(root=tmp_path))
+        suite.spec.extras.prepare(Resources(root=tmp_path))
 
 
 def test_it_proves_itself_like_any_other(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_it_proves_itself_like_any_other(tmp_path: Path) -> None:
 
 
 def test_every_kind_answers_what_a_stage_may_ask() -> None:
-    asked = {name for name in vars(SuiteKind) if not name.startswith("_")} | {"reads_base"}
+    asked = {name for name in vars(SuiteKind) if not name.startswith("_")}
     for kind in get_args(AnySuite):
         named = {*dir(kind), *kind.model_fields}
         assert asked <= named, f"{kind.__name__} lacks {sorted(asked - named)}"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from harness.core.text import named_label
+from harness.data.examples import Shape
 from harness.engines.protocols import NextTokens, StudentEngine
 from harness.errors import MachineError, UsageError
 from harness.metrics import memorization
@@ -24,9 +25,10 @@ from harness.metrics.quality import Span, compression_ratio, distinct_n, longest
 from harness.metrics.refusals import refuses
 from harness.metrics.spelling import english, spelling, words_of
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
+from harness.suites.kinds import load_suite
 from harness.suites.open_ended import OpenEndedSuite, Tools, score_open_ended, suite_metrics
 from harness.suites.outcome import Outcome
-from harness.suites.suite import Suite, load_suite
+from harness.suites.suite import Suite
 
 ROOT = Path(__file__).parent.parent
 WORDS = st.lists(st.sampled_from("abcd"), max_size=24)
@@ -183,7 +185,7 @@ def test_words_of_the_prompt_are_right(known: frozenset[str]) -> None:
 
 
 def test_the_shipped_texts_are_spelt_right(known: frozenset[str]) -> None:
-    items = load_suite(ROOT / "suites/open_ended.yaml", ROOT, ()).items
+    items = load_suite(ROOT / "suites/open_ended.yaml", ROOT, Shape()).items
     texts = [text for item in items for text in (item.text, *item.answers, *item.variants)]
     assert [word for text in texts for word in spelling(text, known).misspelt] == []
 
@@ -240,7 +242,7 @@ def test_other_texts_are_no_refusals(text: str) -> None:
 
 
 def test_no_reference_answer_is_a_refusal_or_a_loop() -> None:
-    for item in load_suite(ROOT / "suites/open_ended.yaml", ROOT, ()).items:
+    for item in load_suite(ROOT / "suites/open_ended.yaml", ROOT, Shape()).items:
         assert not refuses(item.answers[0])
         assert loop_length(item.answers[0]) is None
 
@@ -443,7 +445,7 @@ def suite_of(tmp_path: Path, *lines: Mapping[str, object], **rules: object) -> S
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = json.dumps({"kind": "open_ended", "items": "items.jsonl", "max_tokens": 8} | rules)
     (tmp_path / "open.yaml").write_text(said)
-    return load_suite(tmp_path / "open.yaml", tmp_path, ())
+    return load_suite(tmp_path / "open.yaml", tmp_path, Shape())
 
 
 @pytest.mark.parametrize(
@@ -634,7 +636,7 @@ def test_bad_open_ended_suites_are_named(
 
 
 def test_the_shipped_suite_has_references_and_other_wordings() -> None:
-    suite = load_suite(ROOT / "suites/open_ended.yaml", ROOT, ())
+    suite = load_suite(ROOT / "suites/open_ended.yaml", ROOT, Shape())
     assert suite.spec.version == 2
     assert len(suite.items) == 48
     assert all(item.answers for item in suite.items)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.store import Manifest, write_manifest
 from harness.errors import UsageError
 from harness.eval.results import load_results

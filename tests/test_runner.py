@@ -13,7 +13,8 @@ import yaml
 from harness.augment.stage import augment
 from harness.builders import openers
 from harness.commands.dry_run import plan_eval, plan_noise
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.engines.protocols import StudentEngine
 from harness.engines.scripted import ScriptedEngine

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from harness.core.table_file import jsonl_rows, read_rows
+from harness.data.examples import Shape
 from harness.errors import Mistakes, UsageError
-from harness.suites.suite import load_suite
+from harness.suites.kinds import load_suite
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -22,7 +23,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def items(root: Path, name: str) -> list[tuple[str, ...]]:
     """The answers of a suite over a file."""
     (root / "s.yaml").write_text(f"kind: answers\nitems: {name}\nasked: plain\n")
-    return [item.answers for item in load_suite(root / "s.yaml", root, ()).items]
+    return [item.answers for item in load_suite(root / "s.yaml", root, Shape()).items]
 
 
 def parquet(root: Path, columns: dict[str, Any], names: list[str] | None = None) -> str:

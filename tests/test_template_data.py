@@ -18,7 +18,8 @@ from jinja2.runtime import Context, LoopContext, Macro
 
 from harness.augment.plan import plan_rows
 from harness.augment.rows import student_prompt
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.record import Record
 from harness.core.sandbox import METHODS
 from harness.core.templates import compile_template, load, plain

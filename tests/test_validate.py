@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.commands.validate import CONTEXT, Problem, _not_wrong, prove
-from harness.config.run import Run, load_run
+from harness.config.load import load_run, load_suites
+from harness.config.run import Run
 from harness.core.terminal import Terminal
+from harness.data.examples import Shape
 from harness.errors import UsageError
 from harness.metrics.answers import TextAnswer
 from harness.metrics.json_answers import JsonAnswer
@@ -25,10 +27,11 @@ from harness.suites.answers import AnswersSuite
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.choice import ChoiceSuite
 from harness.suites.generate import continuation_pair
+from harness.suites.kinds import load_suite
 from harness.suites.labels import LabelsSuite
 from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.oracle import Gold, Oracle, read
-from harness.suites.suite import Suite, load_suite
+from harness.suites.suite import Suite
 from harness.suites.unanswerable import UnanswerableSuite
 from tests.needs import required
 
@@ -51,10 +54,6 @@ def labelled(text: str, gold: int = 0) -> Item:
     return Item(text=text, choices=COLOURS, gold=gold)
 
 
-def shipped(run: Run) -> dict[str, Suite]:
-    return {p.stem: load_suite(p, ROOT, tuple(run.task.labels)) for p in sorted((ROOT / "suites").glob("*.yaml"))}
-
-
 def with_student(run: Run, folder: Path) -> Run:
     train = run.file.train.model_copy(update={"students": (str(folder),)})
     return replace(run, file=run.file.model_copy(update={"train": train, "ship": None}))
@@ -72,7 +71,7 @@ def test_every_shipped_suite_proves_itself(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HARNESS_BENCHMARKS", raising=False)
-    suites = shipped(run)
+    suites = load_suites(ROOT)
     found = prove(suites, None, Terminal())
     assert [str(problem) for problem in found if problem.wrong] == []
     unproven = {problem.suite for problem in found}
@@ -85,18 +84,22 @@ def test_every_shipped_suite_proves_itself(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what the library's own tasks warn of is not ours
 def test_every_shipped_suite_with_its_prompts_tokenizer_and_benchmarks(run: Run, bundled_model: Path) -> None:
-    found = prove(shipped(run), with_student(run, bundled_model), Terminal())
+    found = prove(load_suites(ROOT), with_student(run, bundled_model), Terminal())
     assert [str(problem) for problem in found if problem.wrong] == []
     rows = os.environ.get("HARNESS_BENCHMARKS")
     assert rows or not required("benchmarks"), "they must be there"
     unproven = {problem.suite for problem in found}
-    assert unproven == (set() if rows else {n for n, s in shipped(run).items() if isinstance(s.spec, BenchmarkSuite)})
+    assert unproven == (
+        set() if rows else {n for n, s in load_suites(ROOT).items() if isinstance(s.spec, BenchmarkSuite)}
+    )
 
 
 def test_the_tasks_prompts_and_a_real_tokenizer(run: Run, tiny_model: Path) -> None:
     suites = {"helpdesk": replace(run.suites["helpdesk"], items=run.suites["helpdesk"].items[:60])}
     assert prove(suites, with_student(run, tiny_model), Terminal()) == []
-    short = replace(suites["helpdesk"], spec=suites["helpdesk"].spec.model_copy(update={"max_tokens": 1}))
+    spec = suites["helpdesk"].spec
+    assert isinstance(spec, LabelsSuite)
+    short = replace(suites["helpdesk"], spec=spec.model_copy(update={"max_tokens": 1}))
     found = problems(short, with_student(run, tiny_model))
     assert len(found) == 3 * len(short.items)  # each item as a student is asked, as a completion and as a chat
     assert "prompts/helpdesk/student.j2: " in str(found[0])
@@ -141,7 +144,7 @@ def test_what_no_suite_can_be_loaded_with(tmp_path: Path, spec: dict[str, Any], 
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "s.yaml").write_text(json.dumps({"items": "items.jsonl", **spec}))
     with pytest.raises(UsageError, match=rf"items\.jsonl:{len(lines)}: "):
-        load_suite(tmp_path / "s.yaml", tmp_path, COLOURS)
+        load_suite(tmp_path / "s.yaml", tmp_path, Shape(labels=COLOURS))
 
 
 def test_duplicates_also_by_normalised_text() -> None:

@@ -123,7 +123,7 @@ def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Pr
     protected: list[Protected] = []
     for suite in suites.values():
         try:
-            protected += [Protected(suite.name, item, text) for item, text in suite.spec.texts(suite.items)]
+            protected += [Protected(suite.name, item, text) for item, text in suite.spec.extras.texts(suite.items)]
         except benchmarks.NotReachable as why:
             terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
     return tuple(protected)

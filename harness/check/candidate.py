@@ -17,8 +17,7 @@ from harness.records import Cell, Scorecard
 from harness.report.analysis import Sheet, sheet
 from harness.stats import Floats
 from harness.stats.ties import Bools, Ties
-from harness.suites.base import Limit
-from harness.suites.suite import Suite
+from harness.suites.suite import Limit, Suite
 from harness.suites.summary import LOWER_IS_BETTER
 
 

@@ -12,8 +12,7 @@ from harness.errors import UsageError, nearest
 from harness.eval.results import Results, require_current, results_of
 from harness.metrics.table import metric_of
 from harness.stats.contrasts import Question
-from harness.suites.base import Limit
-from harness.suites.suite import Suite
+from harness.suites.suite import Limit, Suite
 
 BOUNDS: tuple[Bound, ...] = ("margin", "margin_share", "min", "max")
 

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not path:
         return
     from harness.check.stage import decisions_of
-    from harness.config.run import load_run
+    from harness.config.load import load_run
     from harness.core.terminal import Terminal
     from harness.core.text import printable
     from harness.errors import HarnessError

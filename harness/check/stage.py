@@ -25,8 +25,7 @@ from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
 from harness.errors import MachineError, UsageError
 from harness.stats.contrasts import Question
-from harness.suites.base import Limit
-from harness.suites.suite import Suite
+from harness.suites.suite import Limit, Suite
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,13 @@ from harness.models.files import text_number
 from harness.models.resolve import resolve
 from harness.records import Item, Score
 from harness.suites import benchmarks
-from harness.suites.base import Resources
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmark_rows import documents_of
 from harness.suites.choice import ChoiceSuite
 from harness.suites.free_text import plain_prompt
 from harness.suites.generate import Asked, Ending, Prompt
 from harness.suites.oracle import Gold, Oracle, read
-from harness.suites.suite import Suite
+from harness.suites.suite import Resources, Suite
 from harness.suites.summary import RATES
 
 CHARACTERS = 3  # of a token, where no tokenizer is at hand: English has four, and a guess must not be too low
@@ -66,7 +65,7 @@ def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root
     rooms, found = _rooms(run) if run else ([_estimate()], [])
     for name, suite in suites.items():
         own = [*_notes(suite), *_items(suite, rooms, run, root)]
-        own += [Problem(name, "", line) for line in suite.spec.problems(suite.items, root)]
+        own += [Problem(name, "", line) for line in suite.spec.extras.problems(suite.items, root)]
         wrong = sum(problem.wrong for problem in own)
         asked = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
         terminal.say(f"{name}: {asked}, {wrong} problems" if wrong else f"{name}: {asked}, no problem found")

@@ -50,7 +50,7 @@ def guarded_suites(run: Run) -> dict[str, str]:
     """
     if not any(isinstance(filter_, Contamination) for filter_ in run.file.augment.filters):
         return {}
-    return {name: suite.spec.texts_digest(suite.items) for name, suite in run.suites.items()}
+    return {name: suite.spec.extras.texts_digest(suite.items) for name, suite in run.suites.items()}
 
 
 def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

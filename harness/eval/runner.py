@@ -21,14 +21,13 @@ from harness.eval.prompting import ANSWER_ROOM, asker_for, one_line, tuned_promp
 from harness.metrics.spelling import english
 from harness.records import Completion, Item, Request, Score, Way
 from harness.suites import forgetting
-from harness.suites.base import CardInputs, Resources
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmark_rows import benchmark_tasks
 from harness.suites.free_text import plain_prompt
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
 from harness.suites.resume import Remembered
-from harness.suites.suite import Suite
+from harness.suites.suite import CardInputs, Resources, Suite
 
 STAGE_VERSION = 5
 
@@ -65,7 +64,7 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
             parts.append([shot.id for shot in shot_pool(run)])
         if subject.prompting == "retrieval":
             parts += [run.file.eval.retrieved, [row.id for row in cast.largest]]
-    parts += suite.spec.card_inputs(
+    parts += suite.spec.extras.card_inputs(
         CardInputs(
             root=run.root,
             labels=tuple(run.task.labels),
@@ -140,7 +139,7 @@ def score_suite(
         outcome = score(suite.items, tuned_prompt(examiner.run), Ending())
     else:
         outcome = _score_untuned(examiner, subject, suite, engine, score, step)
-    if suite.spec.reads_base:
+    if suite.spec.extras.reads_base:
         outcome = _with_forgetting(examiner, subject, suite, engine, outcome)
     return _judged(examiner, suite, outcome, engine)
 

@@ -31,10 +31,9 @@ from harness.eval.runner import STAGE_VERSION, Examiner, Openers, card_key, scor
 from harness.metrics.unread import unread
 from harness.records import Cell, Row, Score, Scorecard, scores_digest
 from harness.suites import benchmarks, forgetting, reference
-from harness.suites.base import chance
 from harness.suites.outcome import Outcome
 from harness.suites.resume import Remembered
-from harness.suites.suite import Suite
+from harness.suites.suite import Suite, chance
 from harness.suites.summary import disagreement, summarise
 
 
@@ -132,7 +131,7 @@ def _score_all(examiner: Examiner) -> tuple[list[Scorecard], dict[str, str]]:
         if _all_stored(run, cast, suite):
             continue
         try:  # a mistake in what a suite names is found before hours of work
-            suite.spec.prepare(examiner.resources)
+            suite.spec.extras.prepare(examiner.resources)
         except benchmarks.NotReachable as why:
             not_run[name] = str(why)
     todo = [(s, suite) for s in cast.subjects for suite in run.suites.values() if applies(suite, s)]
@@ -228,7 +227,7 @@ def stored_card(run: Run, key: str, suite: Suite) -> Scorecard | None:
     if not own or not card.complete or disagreement(card, scores, suite):
         return None
     # students are measured by what their untuned base expects, which is stored beside its card
-    untuned = suite.spec.reads_base and card.cell is not None and not card.cell.size
+    untuned = suite.spec.extras.reads_base and card.cell is not None and not card.cell.size
     return None if untuned and not forgetting.is_whole(path.with_suffix(".expected.npz")) else card
 
 

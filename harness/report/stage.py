@@ -27,8 +27,7 @@ from harness.report.headline import lines as alternative_lines
 from harness.report.regressions import WATCHED, Change
 from harness.stats import Floats, clusters, contrasts, scaling
 from harness.stats.ties import Ties
-from harness.suites.base import chance
-from harness.suites.suite import Suite
+from harness.suites.suite import Suite, chance
 from harness.suites.summary import LOWER_IS_BETTER, RATES
 
 REPORT = "report.md"

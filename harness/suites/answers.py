@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,29 +16,18 @@ from harness.errors import UsageError
 from harness.metrics.answers import AnswerScorer, AnyAnswer, NumberAnswer, TextAnswer, Unjudged
 from harness.metrics.json_answers import JsonAnswer, schema_problem
 from harness.metrics.table import by_length
-from harness.records import Item, Score
-from harness.suites.base import (
-    Asked,
-    CardInputs,
-    ItemsSuite,
-    Requests,
-    Resources,
-    SuiteFile,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    require_metric,
-)
+from harness.records import Item
+from harness.suites.base import Asked, ItemsSuite, checked_items
 from harness.suites.free_text import read_answered, score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
 from harness.suites.rubric import Rubric
+from harness.suites.suite import Extras, Requests, Resources, SuiteFile
 
 
 class AnswersSuite(ItemsSuite):
     """Questions answered in writing: {question, answer} or {question, answers}, the first one the reference."""
 
-    reads_base: ClassVar[bool] = False
     kind: Literal["answers"]
     # how an answer is judged: by a rule, or by a model
     answer: Annotated[TextAnswer | NumberAnswer | JsonAnswer | Rubric, Field(discriminator="kind")] = TextAnswer()
@@ -56,24 +45,24 @@ class AnswersSuite(ItemsSuite):
         judged = ("preferred", "preference") if isinstance(self.answer, Rubric) else ()
         return (*judged, *written_metrics(self.scorer))
 
-    def load(self, file: SuiteFile) -> tuple[AnswersSuite, tuple[Item, ...]]:
-        """As SuiteKind: with the schema that JSON answers must keep to."""
-        suite = self
-        if not isinstance(self.answer, Rubric):
-            answer = with_schema(self.answer, file.root, file.place(("answer", "json_schema")))
-            suite = self.model_copy(update={"answer": answer})
-        require_metric(file, suite.primary, suite.item_metrics)
-        return suite, checked_items(
-            title(suite.items), read_answered(suite, file, suite.scorer, suite.asked), suite.asked
-        )
+    @property
+    def extras(self) -> Extras:
+        """As SuiteKind."""
+        return Extras(rubric=self.answer if isinstance(self.answer, Rubric) else None)
 
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind: texts go by the length of their references, unless the file states a `match`."""
-        if isinstance(self.answer, Rubric):
-            return "preferred"
-        if isinstance(self.answer, TextAnswer) and "match" not in self.answer.model_fields_set:
-            return by_length(item.answers[0] for item in items)
-        return "accuracy"
+    def load(self, file: SuiteFile) -> tuple[AnswersSuite, tuple[Item, ...]]:
+        """As SuiteKind: with the schema that JSON answers must keep to, and a primary metric.
+
+        Texts go by the length of their references, unless the file states a `match`.
+        """
+        answer, primary = self.answer, self.primary
+        if not isinstance(answer, Rubric):
+            answer = with_schema(answer, file.root, file.place(("answer", "json_schema")))
+        suite = self.model_copy(update={"answer": answer})
+        items = checked_items(title(self.items), read_answered(suite, file, suite.scorer, self.asked), self.asked)
+        if isinstance(answer, TextAnswer) and "match" not in answer.model_fields_set:
+            primary = primary or by_length(item.answers[0] for item in items)
+        return suite.model_copy(update={"primary": primary}), items
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: every accepted answer."""
@@ -82,9 +71,6 @@ class AnswersSuite(ItemsSuite):
     def requests(self, items: Sequence[Item]) -> Requests:
         """As SuiteKind."""
         return written_requests(items)
-
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: it names nothing that is run."""
 
     def score(
         self,
@@ -97,26 +83,6 @@ class AnswersSuite(ItemsSuite):
     ) -> Outcome:
         """As SuiteKind."""
         return Outcome(tuple(score_written(items, prompt, engine, model, self.max_tokens, self.scorer, ending)))
-
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: the means say all."""
-        return {}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no documents."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind."""
-        return []
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)
 
 
 def with_schema(answer: AnyAnswer, root: Path, place: str) -> AnyAnswer:

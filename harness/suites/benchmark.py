@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from harness.core.record import digest
 from harness.engines.protocols import StudentEngine
-from harness.records import Item, Score
-from harness.suites.base import AskedAs, CardInputs, Requests, Resources, SuiteBase, SuiteFile, require_metric
+from harness.records import Item
+from harness.suites.base import SuiteBase
 from harness.suites.benchmark_rows import benchmark_tasks, fingerprint, questions
 from harness.suites.benchmarks import score_benchmark
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
+from harness.suites.suite import AskedAs, Extras, Requests, Resources, SuiteFile
 
 
 class BenchmarkSuite(SuiteBase):
     """A public benchmark by its lm-evaluation-harness task name."""
 
-    reads_base: ClassVar[bool] = False
     asked: ClassVar[AskedAs] = "raw"
     max_tokens: ClassVar[None] = None
     item_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "gold_probability", "gold_nll")
@@ -32,15 +31,24 @@ class BenchmarkSuite(SuiteBase):
     form: Literal["raw", "chat"] = "raw"  # the task's own prompt, or that prompt in the model's chat template
     limit: Annotated[int, Field(ge=1)] | None = None  # a fixed subset by content digest; None is all
 
+    @property
+    def extras(self) -> Extras:
+        """As SuiteKind: which rows are at hand decides which are scored, and shown as examples."""
+        return Extras(
+            prepare=self.tasks,
+            card_inputs=lambda inputs: [inputs.benchmark_rows],
+            texts=lambda items: questions(benchmark_tasks(self)),
+            texts_digest=lambda items: digest("benchmark", self.benchmark, rows) if (rows := fingerprint()) else "",
+        )
+
+    def tasks(self, resources: Resources) -> list[Any]:
+        """Its tasks with their rows. Raises UsageError and NotReachable."""
+        return (resources.benchmark_tasks or benchmark_tasks)(self)
+
     def load(self, file: SuiteFile) -> tuple[BenchmarkSuite, tuple[Item, ...]]:
         """As SuiteKind: its rows are read when it is scored, so it has no items now."""
-        require_metric(file, self.primary, self.item_metrics)
         caps = [limit for limit in (self.limit, file.limit) if limit is not None]
         return self.model_copy(update={"limit": min(caps, default=None)}), ()
-
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return "accuracy"
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: what is right stands in the library's own rows."""
@@ -49,10 +57,6 @@ class BenchmarkSuite(SuiteBase):
     def requests(self, items: Sequence[Item]) -> Requests:
         """As SuiteKind."""
         return Requests(f"at most {self.limit}" if self.limit else "all", counted=False)
-
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: loads its tasks with their rows."""
-        self._tasks(resources)
 
     def score(
         self,
@@ -64,28 +68,4 @@ class BenchmarkSuite(SuiteBase):
         resources: Resources,
     ) -> Outcome:
         """As SuiteKind: one score per document."""
-        return score_benchmark(self, self._tasks(resources), engine, model)
-
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: the means say all."""
-        return {}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no files."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind: which rows are at hand decides which are scored, and shown as examples."""
-        return [inputs.benchmark_rows]
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return questions(benchmark_tasks(self))
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        rows = fingerprint()
-        return digest("benchmark", self.benchmark, rows) if rows else ""
-
-    def _tasks(self, resources: Resources) -> list[Any]:
-        return (resources.benchmark_tasks or benchmark_tasks)(self)
+        return score_benchmark(self, self.tasks(resources), engine, model)

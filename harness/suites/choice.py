@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -19,23 +18,10 @@ from harness.data.lines import ChoiceLine
 from harness.engines.protocols import StudentEngine
 from harness.errors import MachineError, UsageError
 from harness.records import Item, Loglikelihood, Pair, Score
-from harness.suites.base import (
-    AskedAs,
-    CardInputs,
-    ItemsSuite,
-    Requests,
-    Resources,
-    SuiteFile,
-    about,
-    chance,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    read_lines,
-    require_metric,
-)
+from harness.suites.base import ItemsSuite, about, checked_items, read_lines
 from harness.suites.generate import Ending, Prompt, continuation_pair, fits, shares
 from harness.suites.outcome import Outcome
+from harness.suites.suite import AskedAs, Extras, Requests, Resources, SuiteFile, chance
 
 
 class ChoiceSuite(ItemsSuite):
@@ -46,7 +32,7 @@ class ChoiceSuite(ItemsSuite):
     last is blind to how likely a model finds short or common words.
     """
 
-    reads_base: ClassVar[bool] = False
+    extras: ClassVar[Extras] = Extras()
     asked: ClassVar[AskedAs] = "raw"
     max_tokens: ClassVar[None] = None
     item_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "gold_probability", "gold_nll")
@@ -75,16 +61,11 @@ class ChoiceSuite(ItemsSuite):
 
     def load(self, file: SuiteFile) -> tuple[ChoiceSuite, tuple[Item, ...]]:
         """As SuiteKind."""
-        require_metric(file, self.primary, self.item_metrics)
         located = [
             (place, Item(text=line.question, choices=line.choices, gold=line.answer, **about(line)))
             for place, line in read_lines(self, file, ChoiceLine, _check_line)
         ]
         return self, checked_items(title(self.items), located, self.asked)
-
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return "accuracy"
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: the right choice."""
@@ -94,9 +75,6 @@ class ChoiceSuite(ItemsSuite):
         """As SuiteKind: each choice of each question, and for pmi each choice without a question too."""
         alone = {choice for item in items for choice in item.choices} if self.normalise == "pmi" else set()
         return Requests(str(len(items)), sum(len(item.choices) for item in items) + len(alone))
-
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: it names nothing."""
 
     def score(
         self,
@@ -109,26 +87,6 @@ class ChoiceSuite(ItemsSuite):
     ) -> Outcome:
         """As SuiteKind."""
         return Outcome(tuple(score_choices(items, self, engine)), chance(items))
-
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: the means say all."""
-        return {}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no files."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind."""
-        return []
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)
 
 
 def _check_line(place: str, line: ChoiceLine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,29 +12,17 @@ from harness.core.table_file import jsonl_rows
 from harness.data.columns import texts_in, title
 from harness.engines.protocols import StudentEngine
 from harness.metrics.answers import Fact, Match, searched, sought
-from harness.records import Item, Score
-from harness.suites.base import (
-    Asked,
-    CardInputs,
-    ItemsSuite,
-    Requests,
-    Resources,
-    SuiteFile,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    require_files,
-    require_metric,
-)
+from harness.records import Item
+from harness.suites.base import Asked, ItemsSuite, checked_items, require_files
 from harness.suites.free_text import read_answered, score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
+from harness.suites.suite import Extras, Requests, Resources, SuiteFile
 
 
 class FactsSuite(ItemsSuite):
     """Questions, as in an answers suite, that only a reader of the tuning documents can answer."""
 
-    reads_base: ClassVar[bool] = False
     kind: Literal["facts"]
     documents: str  # JSONL of the rows (or texts) in which every answer stands
     match: Match = "contains"  # when an answer is right
@@ -51,15 +39,15 @@ class FactsSuite(ItemsSuite):
         """As SuiteKind."""
         return written_metrics(self.scorer)
 
+    @property
+    def extras(self) -> Extras:
+        """As SuiteKind."""
+        return Extras(problems=self.missing_facts)
+
     def load(self, file: SuiteFile) -> tuple[FactsSuite, tuple[Item, ...]]:
         """As SuiteKind."""
-        require_metric(file, self.primary, self.item_metrics)
         require_files(file, {"documents": self.documents})
         return self, checked_items(title(self.items), read_answered(self, file, self.scorer, self.asked), self.asked)
-
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return "accuracy"
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: every accepted answer."""
@@ -68,9 +56,6 @@ class FactsSuite(ItemsSuite):
     def requests(self, items: Sequence[Item]) -> Requests:
         """As SuiteKind."""
         return written_requests(items)
-
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: it names nothing that is run."""
 
     def score(
         self,
@@ -84,12 +69,8 @@ class FactsSuite(ItemsSuite):
         """As SuiteKind."""
         return Outcome(tuple(score_written(items, prompt, engine, model, self.max_tokens, self.scorer, ending)))
 
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: the means say all."""
-        return {}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: the items whose answer stands in no document.
+    def missing_facts(self, items: Sequence[Item], root: Path) -> list[str]:
+        """The items whose answer stands in no document, each in words.
 
         A document is a line of the JSONL file that `documents` names: every text in it, however nested, counts.
         Raises UsageError for a file that cannot be read.
@@ -106,15 +87,3 @@ class FactsSuite(ItemsSuite):
                 for words, said in zip(sought(gold), text, strict=True)
             )
         ]
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind."""
-        return []
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)

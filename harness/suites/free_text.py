@@ -15,9 +15,10 @@ from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
 from harness.metrics.answers import AnswerScorer
 from harness.records import Completion, Example, Item, Message, Pair, Score
-from harness.suites.base import AskedAs, ItemsSuite, Located, Requests, SuiteFile, about, read_lines
+from harness.suites.base import ItemsSuite, Located, about, read_lines
 from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
 from harness.suites.shaped import located, shape_of_items, shaped_examples
+from harness.suites.suite import AskedAs, Requests, SuiteFile
 
 ENDING = Ending()  # of a line, which is what a single question's answer is
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,32 +15,28 @@ from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
 from harness.records import Completion, Item, Loglikelihood, Pair, Score
 from harness.stats.classification import macro_f1
-from harness.suites.base import (
-    AskedAs,
-    CardInputs,
-    ItemsSuite,
-    Requests,
-    Resources,
-    SuiteFile,
-    about,
-    chance,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    read_lines,
-    require_metric,
-)
+from harness.suites.base import ItemsSuite, about, checked_items, read_lines
 from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids, shares
 from harness.suites.outcome import Outcome
 from harness.suites.shaped import located, shape_of_items, shaped_examples
+from harness.suites.suite import AskedAs, Extras, Requests, Resources, SuiteFile, chance
 
 ENDING = Ending()  # a label is one line
+
+
+def label_summary(scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
+    """Macro F1 of the written answers. Unknown while some item was not asked."""
+    if any(score.status == "failed" for score in scores):
+        return {}
+    labels = items[0].choices
+    predicted = [named_label(score.output, labels) or "" for score in scores]
+    return {"macro_f1": macro_f1([score.gold for score in scores], predicted, labels)}
 
 
 class LabelsSuite(ItemsSuite):
     """The task's own items: {text, label}. Metrics: accuracy (generated answer), choice_accuracy, macro_f1, ..."""
 
-    reads_base: ClassVar[bool] = False
+    extras: ClassVar[Extras] = Extras(summary=label_summary)
     asked: ClassVar[AskedAs] = "task"
     item_metrics: ClassVar[tuple[str, ...]] = (
         *("accuracy", "choice_accuracy", "gold_probability", "gold_nll"),
@@ -52,37 +47,34 @@ class LabelsSuite(ItemsSuite):
 
     def load(self, file: SuiteFile) -> tuple[LabelsSuite, tuple[Item, ...]]:
         """As SuiteKind."""
-        require_metric(file, self.primary, self.item_metrics)
-        if file.labels == ():
+        task_labels = file.shape.labels if file.shape else None
+        if task_labels == ():
             raise UsageError(
                 f"{file.place(('kind',))}: kind: the task has no labels; its own suites are of kind answers"
             )
 
         def check(place: str, line: LabelLine) -> None:
-            if file.labels is not None:
-                check_label(place, line.label, file.labels)
+            if task_labels is not None:
+                check_label(place, line.label, task_labels)
 
         shape = shape_of_items(self, file, self.asked)
-        if shape is not None and file.labels:
-            known = file.labels
+        if shape is not None and task_labels:
             shaped = [
                 located(
-                    place, example, **(about | {"choices": known, "gold": known.index(example.answer), "answers": ()})
+                    place,
+                    example,
+                    **(about | {"choices": task_labels, "gold": task_labels.index(example.answer), "answers": ()}),
                 )
                 for place, example, about in shaped_examples(self, file, shape)
             ]
             return self, checked_items(title(self.items), shaped, self.asked)
         lines = read_lines(self, file, LabelLine, check)
-        labels = file.labels or tuple(sorted({line.label for _, line in lines}))
+        labels = task_labels or tuple(sorted({line.label for _, line in lines}))
         items = [
             (place, Item(text=line.text, choices=labels, gold=labels.index(line.label), **about(line)))
             for place, line in lines
         ]
         return self, checked_items(title(self.items), items, self.asked)
-
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return "accuracy"
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: the label."""
@@ -91,9 +83,6 @@ class LabelsSuite(ItemsSuite):
     def requests(self, items: Sequence[Item]) -> Requests:
         """As SuiteKind: each label is measured, and an answer is written where no label is sure."""
         return Requests(str(len(items)), sum(len(item.choices) for item in items), len(items))
-
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: it names nothing."""
 
     def score(
         self,
@@ -106,30 +95,6 @@ class LabelsSuite(ItemsSuite):
     ) -> Outcome:
         """As SuiteKind."""
         return Outcome(tuple(score_labels(items, prompt, engine, model, self.max_tokens, ending)), chance(items))
-
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: macro F1 of the written answers, unknown while some item was not asked."""
-        if any(score.status == "failed" for score in scores):
-            return {}
-        labels = items[0].choices
-        predicted = [named_label(score.output, labels) or "" for score in scores]
-        return {"macro_f1": macro_f1([score.gold for score in scores], predicted, labels)}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no files."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind: the prompt holds the labels already."""
-        return []
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)
 
 
 def score_labels(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -26,22 +25,10 @@ from harness.metrics.quality import collapsed, compression_ratio, distinct_n, lo
 from harness.metrics.refusals import refuses
 from harness.metrics.spelling import spelling, words_of
 from harness.records import Completion, Item, Message, Origin, Request, Sampling, Score
-from harness.suites.base import (
-    AskedAs,
-    CardInputs,
-    ItemsSuite,
-    Requests,
-    Resources,
-    SuiteFile,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    read_lines,
-    require_files,
-    require_metric,
-)
+from harness.suites.base import ItemsSuite, checked_items, read_lines, require_files
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
+from harness.suites.suite import AskedAs, CardInputs, Extras, Requests, Resources, SuiteFile
 
 # Cosine similarity below which an answer is off its prompt's topic: of the shipped prompts with their references
 # none lies below, with the references of other prompts 86%.
@@ -55,10 +42,9 @@ Vectors = Mapping[str, NDArray[np.float32]]
 class OpenEndedSuite(ItemsSuite):
     """Instructions answered in free text: {prompt, answers: references, variants: the prompt in other words}."""
 
-    reads_base: ClassVar[bool] = True
     asked: ClassVar[AskedAs] = "plain"
     item_metrics: ClassVar[tuple[str, ...]] = (
-        *("words", "stop_rate", "label_collapse", "empty", "loop", "repeat_words", "repeat_share", "refusal"),
+        *("repeat_share", "words", "stop_rate", "label_collapse", "empty", "loop", "repeat_words", "refusal"),
         *("compression_ratio", "rep_2", "rep_3", "rep_4", "length_ratio", "misspelling_rate", "copied_share"),
         *("flagged", "prompt_similarity", "off_topic", "reference_similarity", "consistency", "repeat_consistency"),
     )
@@ -75,9 +61,18 @@ class OpenEndedSuite(ItemsSuite):
             raise ValueError("repeats: 1 answer has none to be compared with; allowed: 0, or 2 to 20")
         return self
 
+    @property
+    def extras(self) -> Extras:
+        """As SuiteKind."""
+        return Extras(
+            reads_base=True,
+            prepare=self._load_moderation,
+            summary=lambda scores, items: suite_metrics(scores),
+            card_inputs=self._card_inputs,
+        )
+
     def load(self, file: SuiteFile) -> tuple[OpenEndedSuite, tuple[Item, ...]]:
         """As SuiteKind."""
-        require_metric(file, self.primary, self.item_metrics)
         words = self.moderation.file if isinstance(self.moderation, PythonModeration) else self.moderation
         require_files(file, {"moderation": words, "canaries": self.canaries})
         located = [
@@ -85,10 +80,6 @@ class OpenEndedSuite(ItemsSuite):
             for place, line in read_lines(self, file, OpenLine)
         ]
         return self, checked_items(title(self.items), located, self.asked)
-
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return "repeat_share"
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: an open instruction has no one right answer."""
@@ -99,8 +90,7 @@ class OpenEndedSuite(ItemsSuite):
         answers = len(items) * (1 + self.repeats) + sum(len(item.variants) for item in items)
         return Requests(str(len(items)), answers=answers)
 
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: loads the moderation."""
+    def _load_moderation(self, resources: Resources) -> None:
         if self.moderation:
             load_moderation(self.moderation, resources.root).flags([])
 
@@ -124,27 +114,11 @@ class OpenEndedSuite(ItemsSuite):
         )
         return score_open_ended(items, self, engine, model, resources.labels, tools)
 
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind."""
-        return suite_metrics(scores)
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no documents."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind: the labels an answer may collapse into, the lists it names, the rows it may copy."""
+    def _card_inputs(self, inputs: CardInputs) -> list[Any]:
+        """The labels an answer may collapse into, the lists it names, the rows it may copy."""
         watched = [load_moderation(self.moderation, inputs.root).digest] if self.moderation else []
         secrets = list(load_canaries(inputs.root / self.canaries)) if self.canaries else []
         return [list(inputs.labels), inputs.base_is_scored, watched, secrets, list(inputs.searched_rows)]
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)
 
 
 @dataclass(frozen=True)

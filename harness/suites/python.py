@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,22 +19,11 @@ from harness.errors import UsageError, nearest
 from harness.metrics.answers import Unjudged
 from harness.metrics.table import metric_of
 from harness.records import Item, Score
-from harness.suites.base import (
-    Asked,
-    CardInputs,
-    Requests,
-    Resources,
-    SuiteBase,
-    SuiteFile,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    require_files,
-    require_metric,
-)
+from harness.suites.base import Asked, SuiteBase, checked_items, require_files
 from harness.suites.free_text import score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
+from harness.suites.suite import Extras, Requests, Resources, SuiteFile
 
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 COMPUTED = written_metrics(Unjudged())  # for every written answer, without the user's function
@@ -58,7 +47,6 @@ class PythonSuite(SuiteBase):
     be stopped: `items` whenever the suite is loaded, `score` when answers are scored.
     """
 
-    reads_base: ClassVar[bool] = False
     kind: Literal["python"]
     file: Annotated[str, Field(min_length=1)]  # relative to the project
     items_function: Annotated[str, Field(min_length=1)] = "items"
@@ -82,9 +70,13 @@ class PythonSuite(SuiteBase):
         """As SuiteKind."""
         return (*self.metrics, *COMPUTED)
 
+    @property
+    def extras(self) -> Extras:
+        """As SuiteKind."""
+        return Extras(prepare=self._load_function)
+
     def load(self, file: SuiteFile) -> tuple[PythonSuite, tuple[Item, ...]]:
         """As SuiteKind: the items are what the function gives now, and the file counts by its content."""
-        require_metric(file, self.primary, self.item_metrics)
         require_files(file, {"file": self.file})
         function = self._function(file.root, self.items_function)
         place = f"{function.path}: {self.items_function}()"
@@ -95,10 +87,6 @@ class PythonSuite(SuiteBase):
         suite = self.model_copy(update={"source_digest": hashlib.sha256(function.source).hexdigest()[:16]})
         return suite, checked_items(place, [(where, _item(where, value)) for where, value in located], self.asked)
 
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return self.metrics[0]
-
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: the accepted answers, where the function counts what is right."""
         return tuple(dict.fromkeys(item.answers)) if "accuracy" in self.metrics else ()
@@ -107,8 +95,7 @@ class PythonSuite(SuiteBase):
         """As SuiteKind."""
         return written_requests(items)
 
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: loads the file and looks the function up."""
+    def _load_function(self, resources: Resources) -> None:
         self._function(resources.root, self.score_function).answers([], [])
 
     def score(
@@ -131,26 +118,6 @@ class PythonSuite(SuiteBase):
             for (item, score), result in zip(answered, results, strict=True)
         }
         return Outcome(tuple(valued.get(score.item, score) for score in scores))
-
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: the means say all."""
-        return {}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no documents."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind: the suite's digest holds the code."""
-        return []
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)
 
     def _function(self, root: Path, name: str) -> PythonFunction:
         path = root / self.file

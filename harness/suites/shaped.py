@@ -13,28 +13,22 @@ from harness.data.columns import column_at, locate
 from harness.data.examples import Shape, example_of
 from harness.errors import Mistakes, UsageError
 from harness.records import Example, Item
-from harness.suites.base import ItemsSuite, Located, SuiteFile
+from harness.suites.base import ItemsSuite, Located
+from harness.suites.suite import SuiteFile
 
 BESIDE = ("tags", "group", "stratum", "answers")  # columns of an item that are no part of the example
 CONVERSATIONS = {"messages", "conversations"}
-PLAIN = {"text", "question"}  # an item with one of them is a single text
 
 
 def shape_of_items(suite: ItemsSuite, file: SuiteFile, asked: str) -> Shape | None:
     """The shape that a suite's items are read by; None where each is a single text. Raises UsageError."""
     if asked != "task" or suite.fields:
         return None
+    shape = file.shape or Shape()
+    if shape.fields != ("text",):
+        return shape
     columns = set(next((row for _, row in islice(_rows(suite, file, Mistakes()), 1)), {}))
-    if columns & CONVERSATIONS:
-        return file.shape or Shape()
-    if file.shape is not None:
-        return None if file.shape.fields == ("text",) else file.shape
-    if columns & PLAIN and not columns & {"document", "instruction"}:
-        return None
-    if "instruction" in columns:
-        return Shape(("instruction", "input"), optional=("input",))
-    named = tuple(name for name in columns if name not in (*BESIDE, *suite.tags, "answer", "label"))
-    return Shape(tuple(sorted(named))) if named else None
+    return shape if columns & CONVERSATIONS else None
 
 
 def shaped_examples(suite: ItemsSuite, file: SuiteFile, shape: Shape) -> list[tuple[str, Example, dict[str, Any]]]:

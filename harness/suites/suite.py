@@ -1,54 +1,201 @@
-"""The closed set of suite kinds, and a loaded suite of any of them.
+"""What a suite is to a stage: a loaded file of one of the kinds, its items, and the protocol of all kinds.
 
-labels        the task's own items: which label? by log-likelihood and by the freely generated answer
-answers       questions answered in writing: a short text, a number or JSON
-facts         questions whose answers stand only in the tuning documents: right, abstained or wrong
-unanswerable  questions nobody can answer: abstained or made up
-choice        questions with choices, by log-likelihood of each choice
-benchmark     a public benchmark, as lm-evaluation-harness defines it, scored by our log-likelihood
-open_ended    instructions answered in free text: repetition, length, stopping, collapse into labels
-python        questions answered in writing: items and scores by functions in a file of the project
+A stage calls a method of `SuiteKind` and never asks which kind it holds. `harness.suites.kinds` lists the kinds, which
+stand in modules of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Any, Literal, Protocol, Self, cast
 
-from harness.core import yaml_file
-from harness.core.record import FORMAT, digest, digested
+from pydantic import BaseModel, Field, model_validator
+
+from harness.core.record import FORMAT, Record, digest, digested
 from harness.data.examples import Shape
-from harness.errors import UsageError, nearest
-from harness.records import Item
-from harness.suites.answers import AnswersSuite
-from harness.suites.base import SuiteFile
-from harness.suites.benchmark import BenchmarkSuite
-from harness.suites.choice import ChoiceSuite
-from harness.suites.facts import FactsSuite
-from harness.suites.labels import LabelsSuite
-from harness.suites.open_ended import OpenEndedSuite
-from harness.suites.python import PythonSuite
+from harness.engines.protocols import Embedder, StudentEngine
+from harness.records import Item, Score
+from harness.suites.generate import Ending, Prompt
+from harness.suites.outcome import Outcome
 from harness.suites.rubric import Rubric
-from harness.suites.unanswerable import UnanswerableSuite
 
-# A new kind joins here, and nowhere else.
-AnySuite = (
-    LabelsSuite
-    | AnswersSuite
-    | FactsSuite
-    | UnanswerableSuite
-    | ChoiceSuite
-    | BenchmarkSuite
-    | OpenEndedSuite
-    | PythonSuite
-)
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+AskedAs = Literal["task", "plain", "raw"]  # with the task's prompt; as a user's only turn; as a text without chat form
 
-KINDS: dict[str, type[AnySuite]] = {
-    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(AnySuite)
-}
-# where items come from and what is allowed decide no score; an item's id holds what is asked and what is right
+# where items come from and what is allowed decide no score. An item's id holds what is asked and what is right
 _NO_RULES = {"limits", "changes", "items", "fields", "tags", "documents", "primary", "file", "items_function"}
+
+
+class Limit(Record):
+    """What `check` allows for one metric: how much worse than the baseline, and which values at all."""
+
+    margin: Annotated[Finite, Field(gt=0)] | None = None  # worse by at most this, in the metric's unit
+    margin_share: Annotated[float, Field(gt=0, le=1)] | None = None  # worse by at most this share of the baseline
+    min: Finite | None = None  # the value itself
+    max: Finite | None = None
+    better: Literal["higher", "lower"] | None = None  # None: as the harness knows the metric, else higher
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.min is not None and self.max is not None and self.min >= self.max:
+            raise ValueError(f"min {self.min:g} is not below max {self.max:g}")
+        return self
+
+
+@dataclass(frozen=True)
+class SuiteFile:
+    """A suite file that is being loaded: where its keys stand, and what the run adds."""
+
+    root: Path  # the project
+    place: Callable[[tuple[str, ...]], str]  # file and line of a key, for messages
+    shape: Shape | None  # what the examples of the task look like. None: no task is given
+    limit: int | None  # items of a benchmark at most
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What scoring some items asks of a student."""
+
+    items: str  # how many, in words
+    loglikelihoods: int = 0
+    answers: int = 0  # generated, at most
+    counted: bool = True  # False: only the library that makes the requests knows how many there are
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What scoring may take beside the student; what is slow to load is loaded when it is called for."""
+
+    root: Path = Path()  # the project
+    labels: tuple[str, ...] = ()  # the task's
+    training_texts: Callable[[], tuple[str, ...]] = tuple  # what the student was tuned on
+    embedder: Callable[[], Embedder | None] = lambda: None
+    dictionary: Callable[[], frozenset[str] | None] = lambda: None
+    benchmark_tasks: Callable[[Any], list[Any]] | None = None  # lm-evaluation-harness tasks of a suite, with their rows
+
+
+@dataclass(frozen=True)
+class CardInputs:
+    """What a card may depend on beside the student, how it was asked, and the suite's own digest."""
+
+    root: Path  # the project
+    labels: tuple[str, ...]  # the task's
+    base_is_scored: bool  # the run also scores the untuned model that the student began as
+    searched_rows: Sequence[str]  # ids of the rows whose texts an untuned model's answers are searched for
+    benchmark_rows: Any  # which rows of public benchmarks are at hand
+
+
+def item_texts(items: Sequence[Item]) -> list[tuple[str, str]]:
+    """(item id, text) of every question, in all its wordings."""
+    return [(item.id, text) for item in items for text in (item.text, *item.variants)]
+
+
+def item_texts_digest(items: Sequence[Item]) -> str:
+    """64 hex digits over the same."""
+    return digest("texts", [[item.id, item.text, list(item.variants)] for item in items])
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What some kinds have beside items and scores. The defaults are those of a kind that has none of it."""
+
+    rubric: Rubric | None = None  # by what a model judges the answers. None: rules do
+    reads_base: bool = False  # tuned students also read what their base answered, to measure how far they moved
+    # find a mistake in what the suite names before any student is asked: UsageError, and NotReachable for a benchmark
+    prepare: Callable[[Resources], object] = lambda resources: None
+    # metrics of all scores together, beside the means of `item_metrics`
+    summary: Callable[[Sequence[Score], Sequence[Item]], dict[str, float]] = lambda scores, items: {}
+    # what is wrong with the items in the light of the files that the suite names, in the project's folder
+    problems: Callable[[Sequence[Item], Path], list[str]] = lambda items, root: []
+    card_inputs: Callable[[CardInputs], list[Any]] = lambda inputs: []  # those that its scores depend on, as plain data
+    # (item id, text) of every text that no training row may contain. Raises NotReachable as `prepare`
+    texts: Callable[[Sequence[Item]], list[tuple[str, str]]] = item_texts
+    # 64 hex digits over `texts`, or empty where a benchmark's rows are not at hand
+    texts_digest: Callable[[Sequence[Item]], str] = item_texts_digest
+
+
+class SuiteKind(Protocol):
+    """A kind of suite: a frozen record whose fields are its YAML (`SuiteBase`) and whose methods do the work.
+
+    A loaded suite hands its `items` in.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Its name in a suite file."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The number of the last change that moves scores."""
+        ...
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Version -> dated note."""
+        ...
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """Metric -> what `check` allows."""
+        ...
+
+    @property
+    def primary(self) -> str | None:
+        """The metric that sums the suite up. None: the first of `item_metrics`."""
+        ...
+
+    @property
+    def asked(self) -> AskedAs:
+        """How an item is put to a student."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of one written answer at most. None: nothing is written."""
+        ...
+
+    @property
+    def item_metrics(self) -> tuple[str, ...]:
+        """The metrics that are computed for every item, so that items can be paired and resampled."""
+        ...
+
+    @property
+    def extras(self) -> Extras:
+        """What it has beside items and scores."""
+        ...
+
+    def load(self, file: SuiteFile) -> tuple[Self, tuple[Item, ...]]:
+        """The suite with the contents of the files that decide its scores, and its items.
+
+        A benchmark's items are read when it is scored. Raises UsageError naming file, line and value.
+        """
+        ...
+
+    def gold(self, item: Item) -> tuple[str, ...]:
+        """Every answer that must score 1. Empty where no answer is right by itself."""
+        ...
+
+    def requests(self, items: Sequence[Item]) -> Requests:
+        """What scoring `items` once asks of a student."""
+        ...
+
+    def score(
+        self,
+        items: Sequence[Item],
+        prompt: Prompt,
+        ending: Ending,
+        engine: StudentEngine,
+        model: str,
+        resources: Resources,
+    ) -> Outcome:
+        """One score per item, same order. `model` names the weights in requests.
+
+        `prompt` and `ending` say how an item is asked where `asked` is task or plain.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,13 +203,13 @@ class Suite:
     """A loaded suite. A benchmark's items are read when it is scored, so `items` is empty for it."""
 
     name: str
-    spec: AnySuite
+    spec: SuiteKind
     items: tuple[Item, ...]
 
     @property
     def digest(self) -> str:
-        """16 hex digits over what decides a score: the rules and the items; limits and notes do not."""
-        rules = digested(self.spec, _NO_RULES)
+        """16 hex digits over what decides a score: the rules and the items. Limits and notes do not."""
+        rules = digested(cast(BaseModel, self.spec), _NO_RULES)
         worded = [[list(item.variants) for item in self.items]] if any(item.variants for item in self.items) else []
         return digest("suite", FORMAT, rules, [item.id for item in self.items], *worded)[:16]
 
@@ -82,33 +229,17 @@ class Suite:
         return tuple(sorted({item.choices[item.gold] for item in self.items if item.gold is not None and self.choices}))
 
     @property
-    def primary(self) -> str:
-        """The metric that sums it up: the one the suite file states, else one by its kind."""
-        return self.spec.primary or self.spec.default_primary(self.items)
+    def rubric(self) -> Rubric | None:
+        """By what a model judges its answers. None: rules do."""
+        return self.spec.extras.rubric
 
     @property
-    def rubric(self) -> Rubric | None:
-        """By what a model judges its answers; None where rules do."""
-        answer = self.spec.answer if isinstance(self.spec, AnswersSuite) else None
-        return answer if isinstance(answer, Rubric) else None
+    def primary(self) -> str:
+        """The metric that sums it up."""
+        return self.spec.primary or self.spec.item_metrics[0]
 
 
-def load_suite(
-    path: Path, root: Path, labels: tuple[str, ...] | None, limit: int | None = None, shape: Shape | None = None
-) -> Suite:
-    """Load one suite and its items. `labels` and `shape` are the task's; `limit` caps the items of a benchmark.
-
-    Without a task (None) the labels are those that the items have: enough to prove a suite, not to score with it.
-    Raises UsageError naming file, line, value.
-    """
-    document = yaml_file.load(path)
-    spec, items = _parse(document).load(SuiteFile(root, document.place, labels, limit, shape))
-    return Suite(path.stem, spec, items)
-
-
-def _parse(document: yaml_file.Document) -> AnySuite:
-    kind = document.data.get("kind") if isinstance(document.data, dict) else None
-    if not isinstance(kind, str) or kind not in KINDS:
-        place, hint = document.place(("kind",)), nearest(str(kind), KINDS)
-        raise UsageError(f"{place}: kind: {kind!r} is no kind of suite{hint}; allowed: {', '.join(KINDS)}")
-    return yaml_file.parse(KINDS[kind], document, "a suite file")
+def chance(items: Sequence[Item]) -> float | None:
+    """What guessing gets, or None where the items are not choices."""
+    counts = [len(item.choices) for item in items if item.choices]
+    return sum(1 / n for n in counts) / len(counts) if counts else None

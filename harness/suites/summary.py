@@ -42,7 +42,7 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
             continue
         values = [score.values[name] for score in test if name in score.values]
         metrics[name] = sum(values) / (len(test) if name in RATES else len(values))
-    return metrics | suite.spec.summary(test, suite.items)
+    return metrics | suite.spec.extras.summary(test, suite.items)
 
 
 def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,24 +11,12 @@ from harness.data.columns import title
 from harness.data.lines import QuestionLine
 from harness.engines.protocols import StudentEngine
 from harness.metrics.answers import Abstention
-from harness.records import Item, Score
-from harness.suites.base import (
-    Asked,
-    CardInputs,
-    ItemsSuite,
-    Requests,
-    Resources,
-    SuiteFile,
-    about,
-    checked_items,
-    item_texts,
-    item_texts_digest,
-    read_lines,
-    require_metric,
-)
+from harness.records import Item
+from harness.suites.base import Asked, ItemsSuite, about, checked_items, read_lines
 from harness.suites.free_text import score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
+from harness.suites.suite import Extras, Requests, Resources, SuiteFile
 
 ABSTENTION = "I don't know."
 
@@ -37,7 +24,7 @@ ABSTENTION = "I don't know."
 class UnanswerableSuite(ItemsSuite):
     """Questions without an answer: {question}. Right is to say so."""
 
-    reads_base: ClassVar[bool] = False
+    extras: ClassVar[Extras] = Extras()
     kind: Literal["unanswerable"]
     asked: Asked = "task"
     max_tokens: Annotated[int, Field(ge=1)] = 32
@@ -54,15 +41,10 @@ class UnanswerableSuite(ItemsSuite):
 
     def load(self, file: SuiteFile) -> tuple[UnanswerableSuite, tuple[Item, ...]]:
         """As SuiteKind."""
-        require_metric(file, self.primary, self.item_metrics)
         located = [
             (place, Item(text=line.question, **about(line))) for place, line in read_lines(self, file, QuestionLine)
         ]
         return self, checked_items(title(self.items), located, self.asked)
-
-    def default_primary(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return "accuracy"
 
     def gold(self, item: Item) -> tuple[str, ...]:
         """As SuiteKind: one of the ways to say that one does not know."""
@@ -71,9 +53,6 @@ class UnanswerableSuite(ItemsSuite):
     def requests(self, items: Sequence[Item]) -> Requests:
         """As SuiteKind."""
         return written_requests(items)
-
-    def prepare(self, resources: Resources) -> None:
-        """As SuiteKind: it names nothing that is run."""
 
     def score(
         self,
@@ -86,23 +65,3 @@ class UnanswerableSuite(ItemsSuite):
     ) -> Outcome:
         """As SuiteKind."""
         return Outcome(tuple(score_written(items, prompt, engine, model, self.max_tokens, self.scorer, ending)))
-
-    def summary(self, scores: Sequence[Score], items: Sequence[Item]) -> dict[str, float]:
-        """As SuiteKind: the means say all."""
-        return {}
-
-    def problems(self, items: Sequence[Item], root: Path) -> list[str]:
-        """As SuiteKind: it names no documents."""
-        return []
-
-    def card_inputs(self, inputs: CardInputs) -> list[Any]:
-        """As SuiteKind."""
-        return []
-
-    def texts(self, items: Sequence[Item]) -> list[tuple[str, str]]:
-        """As SuiteKind."""
-        return item_texts(items)
-
-    def texts_digest(self, items: Sequence[Item]) -> str:
-        """As SuiteKind."""
-        return item_texts_digest(items)

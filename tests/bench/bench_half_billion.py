@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from harness.augment.rows import seed_rows
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.models.chat_template import load_chat
 from harness.models.resolve import resolve
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from harness.check.compare import Side, side
 from harness.check.limits import rules_of
 from harness.check.rules import Evidence, decide, overall
-from harness.config.run import Run, load_run
+from harness.config.load import load_run
+from harness.config.run import Run
 from harness.stats.contrasts import Question
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from harness import stats
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.core.json_file import read_jsonl
 from harness.core.store import write_jsonl
 from harness.records import Score

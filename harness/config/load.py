@@ -1,0 +1,217 @@
+"""Loading of a run file and of all the files it names. Every mistake is found here, before anything is spent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from harness.config.null_run import shuffle_labels
+from harness.config.run import Run, RunFile
+from harness.config.task import TaskFile
+from harness.config.teacher import ScriptedTeacher
+from harness.core import templates, yaml_file
+from harness.core.project_file import project_file
+from harness.core.templates import Template
+from harness.data.examples import Shape, local_path, read_seeds
+from harness.errors import Mistakes, UsageError, nearest
+from harness.filters import Judge, PythonFilter
+from harness.filters.base import PARTS
+from harness.records import Example
+from harness.suites.kinds import load_suite
+from harness.suites.suite import Suite
+
+
+def load_run(path: Path, settings: list[str] | None = None) -> Run:
+    """Load `runs/NAME.yaml` and all it names. Raises UsageError naming file, line, key, value, what is allowed."""
+    path = path if path.suffix else path.with_suffix(".yaml")
+    root = _project(path)
+    document, run_file, task = _run_and_task(path, settings or [])
+
+    def at(*key: str | int) -> str:
+        return f"{document.place(key)}: {'.'.join(map(str, key))}"
+
+    mistakes = Mistakes()
+    for key, named in _files_of(run_file):
+        with mistakes.noted():
+            project_file(root, named, at(*key))
+    seeds: tuple[Example, ...] = ()
+    if run_file.augment.seeds:
+        with mistakes.noted():
+            seeds = read_seeds(run_file.augment.seeds, root, task.shape, at("augment", "seeds"))
+    suites: dict[str, Suite] = {}
+    for i, name in enumerate(run_file.eval.suites):
+        with mistakes.noted():
+            suites[name] = _suite(name, root, at("eval", "suites", i), task, run_file)
+    mistakes.check()
+    if task.free:
+        _free_answers_fit(run_file, at)
+    _fields_fit(run_file, task, at)
+    _templates_render(run_file, task, seeds, root)
+    if seeds:
+        _labels_have_seeds(suites, seeds)
+    _sizes_fit(run_file, at("train", "sizes"))
+    if run_file.shuffle_labels:
+        seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
+    return Run(path.stem, root, run_file, task, seeds, suites)
+
+
+def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(key, path) of the files that a run file names and that are read later than it is."""
+    augment = run_file.augment
+    for i, template in enumerate(augment.templates):
+        yield ("augment", "templates", i, "path"), template.path
+    if augment.rows_file and (path := local_path(augment.rows_file)):
+        yield ("augment", "rows_file"), path
+    if isinstance(run_file.teacher, ScriptedTeacher):
+        yield ("teacher", "script"), run_file.teacher.script
+    for i, filter_ in enumerate(augment.filters):
+        if isinstance(filter_, Judge):
+            yield ("augment", "filters", i, "template"), filter_.template
+        if isinstance(filter_, PythonFilter):
+            yield ("augment", "filters", i, "file"), filter_.file
+
+
+def _suite(name: str, root: Path, place: str, task: TaskFile, run_file: RunFile) -> Suite:
+    """One suite of a run. Raises UsageError for one that is not there, and for a rubric that nobody can judge by."""
+    known = sorted(path.stem for path in (root / "suites").glob("*.yaml"))
+    if name not in known:
+        raise UsageError(f"{place}: there is no suite {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+    path = project_file(root, f"suites/{name}.yaml", place)
+    suite = load_suite(path, root, task.shape, run_file.eval.limit)
+    if run_file.teacher is None and suite.rubric and not suite.rubric.judge:
+        raise UsageError(f"{path}: answer.judge: the run has no teacher to judge the answers: name a model here")
+    return suite
+
+
+def load_suites(root: Path) -> dict[str, Suite]:
+    """Every suite file of a project, by name, each read by the shape of the task of the first run that scores it.
+
+    A suite that no run scores has items of single texts, and the labels that stand in them.
+    """
+    shapes: dict[str, Shape] = {}
+    for path in sorted((root / "runs").glob("*.yaml")):
+        with suppress(UsageError):  # a run file says what is wrong with it when it is loaded
+            _, run_file, task = _run_and_task(path, [])
+            shapes |= {name: task.shape for name in run_file.eval.suites if name not in shapes}
+    return {
+        path.stem: load_suite(path, root, shapes.get(path.stem)) for path in sorted((root / "suites").glob("*.yaml"))
+    }
+
+
+def _run_and_task(path: Path, settings: list[str]) -> tuple[yaml_file.Document, RunFile, TaskFile]:
+    """A run file laid on those it extends, as it is written and typed, and its task. Raises UsageError."""
+    document = yaml_file.override(_with_parents(path, ()), settings)
+    run_file = yaml_file.parse(RunFile, document, "a run file")
+    return document, run_file, _task(run_file.task, _project(path), f"{document.place(('task',))}: task")
+
+
+def _project(path: Path) -> Path:
+    """The project of a run file. One that is a link belongs to the project where the link lies."""
+    return Path(os.path.normpath(path.absolute())).parent.parent
+
+
+def _with_parents(path: Path, seen: tuple[Path, ...]) -> yaml_file.Document:
+    """A run file laid on the one it `extends`, and so on up."""
+    document = yaml_file.load(path)
+    if isinstance(document.data, dict) and "extends" in document.data:
+        place, name = document.place(("extends",)), document.data.pop("extends")
+        beside = {p.name: p for p in path.parent.glob("*.yaml")}
+        if not isinstance(name, str) or name not in beside:
+            hint = nearest(str(name), beside)
+            raise UsageError(f"{place}: extends: there is no run file {name!r} beside this one{hint}")
+        if beside[name] in (*seen, path):
+            raise UsageError(f"{place}: extends: {name} extends itself")
+        document = yaml_file.merge(_with_parents(beside[name], (*seen, path)), document)
+    return document
+
+
+def _task(task: str | TaskFile, root: Path, place: str) -> TaskFile:
+    """The task of a run, and the templates it names are there. Raises UsageError."""
+    document = None
+    if not isinstance(task, TaskFile):
+        document = yaml_file.load(project_file(root, task, place))
+        task = yaml_file.parse(TaskFile, document, "a task file")
+    for key, value in (("prompt", task.prompt), ("untuned_prompt", task.untuned_prompt)):
+        if value:
+            project_file(root, value, f"{document.place((key,))}: {key}" if document else f"{place}.{key}")
+    return task
+
+
+def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> None:
+    """Filters look at parts that the task's examples have, and a plain text fills one field. Raises UsageError."""
+    allowed = (*PARTS, *task.fields)
+    for i, filter_ in enumerate(run_file.augment.filters):
+        on = getattr(filter_, "on", "input")
+        if on not in allowed:
+            place = at("augment", "filters", i, "on")
+            raise UsageError(f"{place}: {on!r}{nearest(on, allowed)}; allowed: {', '.join(allowed)}")
+    for i, use in enumerate(run_file.augment.templates):
+        if use.output == "text" and len(task.fields) > 1:
+            raise UsageError(
+                f"{at('augment', 'templates', i, 'output')}: 'text': the task has the fields {', '.join(task.fields)},"
+                " which a plain text cannot tell apart: write output: json"
+            )
+
+
+def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
+    """What needs labels is refused where the task has none."""
+    for i, use in enumerate(run_file.augment.templates):
+        if use.output == "text":
+            raise UsageError(
+                f"{at('augment', 'templates', i, 'output')}: {use.output!r}: the task has no labels, so a template must"
+                " give both the text and its answer: write output: json"
+            )
+    for i, filter_ in enumerate(run_file.augment.filters):
+        if isinstance(filter_, Judge) and filter_.choices == "labels":
+            raise UsageError(
+                f"{at('augment', 'filters', i, 'choices')}: 'labels': the task has no labels; give the judge words to"
+                " pick from, such as choices: [yes, no] and accept: yes"
+            )
+
+
+def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Example, ...], root: Path) -> None:
+    """Render every template once, so that a mistake in one is found before anything is spent."""
+    made_up = {name: f"a {name}" for name in task.fields}
+    seed = seeds[0] if seeds else Example(fields=made_up, answer=next(iter(task.labels), "an answer"))
+    label = "" if task.free else seed.answer  # a teacher is not told an answer, and so writes its own
+    shots = [shot.shown for shot in seeds]
+    shared = {"label": label, "description": task.labels.get(label, ""), "labels": task.labels}
+    untuned = {"labels": task.labels, "shots": shots[:2], "system": task.system, "turns": []}
+    for template, more in ((task.student_template(root), {}), (task.untuned_template(root), untuned)):
+        for name in task.fields:
+            _uses(template, name, seed, more)
+    for use in run_file.augment.templates:
+        templates.load(root / use.path).render(**shared, shots=shots[: use.shots], index=0)
+    for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
+        examples = [{**shot, "wrong": seed.answer} for shot in shots[: judge.shots]]
+        templates.load(root / judge.template).render(**(shared | seed.shown), shots=examples)
+
+
+def _uses(template: Template, name: str, seed: Example, more: Mapping[str, Any]) -> None:
+    """Raises UsageError for a template whose prompt does not depend on a field of the task."""
+    prompts = [
+        template.render(**Example(fields=fields).input, **more)
+        for fields in (seed.fields, seed.fields | {name: f"{seed.fields[name]} ..."})
+    ]
+    if prompts[0] == prompts[1]:
+        raise UsageError(f"{template.path}: two texts give one prompt: the template must use {{{{ {name} }}}}")
+
+
+def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Example, ...]) -> None:
+    known = {seed.answer for seed in seeds}
+    for name, suite in suites.items():
+        for label in suite.labels:
+            if label not in known:
+                raise UsageError(
+                    f"suites/{name}.yaml: the label {label!r} of its items is in no seed{nearest(label, known)};"
+                    f" seeds have: {', '.join(sorted(known))}"
+                )
+
+
+def _sizes_fit(run_file: RunFile, place: str) -> None:
+    largest, rows = max(run_file.train.sizes), run_file.augment.rows
+    if largest > rows and not run_file.augment.rows_file:
+        raise UsageError(f"{place}: {largest} is larger than augment.rows ({rows}): there would be no such rows")
