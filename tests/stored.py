@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from harness.core.terminal import Terminal
 from harness.records import Cell, Item, Score, Scorecard, scores_digest
 from harness.suites.suite import Suite
 from harness.suites.summary import summarise
+from harness.train.cells import CELLS, TrainedCell, TrainedCells
 from tests.project import write_project
 
 STUDENT = "tiny"
@@ -115,11 +116,20 @@ def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]],
     seal(run)
 
 
-def write_cells(run: Run, cells: Sequence[Mapping[str, Any]]) -> None:
+def trained_cell(cell: Cell, **fields: Any) -> TrainedCell:
+    """What train would write of a cell; `fields` replace what stands in for it here."""
+    stored: dict[str, Any] = {
+        "name": cell.name, "key": "x", "model": f"{cell.student}@1", "tuned": cell.size > 0, "base": cell.student,
+        "folder": "", "rows": cell.size, "available": cell.size, "steps": 2,
+    }  # fmt: skip
+    return TrainedCell(**cell.model_dump(), **(stored | fields))
+
+
+def write_cells(run: Run, cells: Sequence[TrainedCell]) -> None:
     """Write and seal cells.json as train does."""
     folder = run.folder / "train"
-    write_json(folder / "cells.json", {"cells": cells, "epochs": 1, "min_steps": 2})
-    write_manifest(folder, Manifest(stage="train", inputs="by hand"), [folder / "cells.json"])
+    write_json(folder / CELLS, TrainedCells(cells=tuple(cells), epochs=1, min_steps=2).model_dump(mode="json"))
+    write_manifest(folder, Manifest(stage="train", inputs="by hand"), [folder / CELLS])
 
 
 def seal(run: Run) -> None:

@@ -198,8 +198,8 @@ def test_every_name_that_a_digest_knows_is_of_a_field() -> None:
 
 def test_cards(run: Run) -> None:
     cell = Cell(student="tiny", data="filtered", size=4, random_seed=0)
-    tuned = Subject(cell, "key", Path("base"), Path("adapter"), "zero_shot")
-    untuned = [replace(tuned, adapter=None, prompting=way) for way in ("zero_shot", "few_shot")]
+    tuned = Subject(cell, "key", Path("base"), Path("adapter"), "zero_shot", tuned=True)
+    untuned = [replace(tuned, adapter=None, tuned=False, prompting=way) for way in ("zero_shot", "few_shot")]
     cast = Cast((tuned, *untuned), ())
     assert [card_key(run, cast, subject, run.suites["s"])[:16] for subject in cast.subjects] == [
         "b887d7c8f00f0bef", "324a3b8a4e6341d9", "147d4b044c3d5a23",

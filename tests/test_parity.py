@@ -30,7 +30,7 @@ from harness.train.adapters import seal_adapter
 from harness.train.grid import expand
 from tests.needs import needs_vllm
 from tests.project import LABELS, write_project
-from tests.stored import SHIP, write_cards, write_cells
+from tests.stored import SHIP, trained_cell, write_cards, write_cells
 
 ROOT = Path(__file__).parent.parent
 ITEMS = [Item(text=f"message {n}", choices=tuple(LABELS), gold=n % 3) for n in range(12)]
@@ -155,10 +155,7 @@ def trained(root: Path, student: Path, **changes: Any) -> Run:
         if folder:
             write_json(root / folder / "adapter_config.json", {})
             seal_adapter(root / folder, planned.key)
-        cells.append(
-            planned.cell.model_dump()
-            | {"name": planned.cell.name, "key": planned.key, "base": str(planned.model.folder), "folder": folder}
-        )
+        cells.append(trained_cell(planned.cell, key=planned.key, base=str(planned.model.folder), folder=folder))
     write_cells(run, cells)
     return run
 

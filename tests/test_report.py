@@ -21,7 +21,7 @@ from harness.records import Cell, Item, Score
 from harness.report.stage import report
 from harness.suites.suite import Suite
 from tests.project import Quiet, write_project
-from tests.stored import write_cards, write_cells, write_items
+from tests.stored import trained_cell, write_cards, write_cells, write_items
 from tests.test_markdown import READER, flat, inlines, seen
 
 Answer = Callable[[int, Item], dict[str, Any]]  # (place, item) -> fields of its Score
@@ -75,12 +75,7 @@ def store(run: Run, scored: Sequence[Scored]) -> None:
     """Write eval's and train's files as the stages would."""
     suites = run.suites
     write_cards(run, [(suites[name], who, scores_of(suites[name], answer)) for name, who, answer in scored], seconds=1)
-    cells = [
-        {"key": "x", "student": c.student, "size": c.size, "data": c.data, "steps": 2, "seconds": 1, "tokens": 10}
-        for _, c, _ in scored
-        if c.size
-    ]
-    write_cells(run, cells)
+    write_cells(run, [trained_cell(cell, seconds=1, tokens=10) for _, cell, _ in scored if cell.size])
 
 
 def reported(run: Run, scored: Sequence[Scored]) -> str:

@@ -40,7 +40,7 @@ def ask(run: Run, text: str, openers: Openers, terminal: Terminal, student: str 
             loaded[place] = openers.student(*place)
         engine, how = loaded[place], ""
         prompt, ending = tuned_prompt(run), Ending()
-        if subject.adapter is None:
+        if not subject.tuned:
             asker = asker_for(run, cast, subject, [Item(text=text)], engine, openers.embedder)
             forms, numbers = ways_tried(run, subject.prompting)
             way = ways.get((subject.cell.name, subject.prompting), asker.way(forms[0], numbers[0]))

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness.core.store import locked
 from harness.core.terminal import Terminal
 from harness.errors import MachineError
-from harness.eval.results import CELLS, keys_in_use, read_cells
+from harness.eval.results import keys_in_use
+from harness.train.cells import cell_keys
 
 SHOWN = 10  # of what is removed, by name
 
@@ -28,8 +29,7 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
         # a cell that is being trained has no run that names it yet
         _hold(held, cache / "training", "training", dry_run)
         for folder in sorted({stage.parent for name in ("train", "eval") for stage in runs.glob(f"*/{name}")}):
-            trained = read_cells(folder)["cells"] if (folder / "train" / CELLS).is_file() else []
-            own = {str(cell["key"]) for cell in trained}
+            own = cell_keys(folder)
             cells |= own
             try:
                 _hold(held, folder / "eval", f"eval of {folder.name}", dry_run)

@@ -114,7 +114,7 @@ def parity(
     def plain(item: Item) -> Asked:
         return shown.prompt("completion", item.question, ())
 
-    requests = ask(items, tuned_prompt(run) if subject.adapter else plain, subject.key, suite.spec.max_tokens)
+    requests = ask(items, tuned_prompt(run) if subject.tuned else plain, subject.key, suite.spec.max_tokens)
     first = {c.request: c for c in student.generate(requests)}
     del student  # let go of it before the other is loaded
     server = open_server(subject.base, subject.adapter, subject.key)

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from harness.augment.rows import rows_of_data
 from harness.config.run import Run
 from harness.config.ship import ship_cells
 from harness.errors import UsageError, nearest
-from harness.eval.results import load_cells, scored_benchmarks
+from harness.eval.results import scored_benchmarks
 from harness.models.resolve import impossible, possible, resolve
 from harness.records import Cell, Example, Row
 from harness.suites.benchmark_rows import fingerprint
 from harness.suites.suite import Suite
 from harness.train.adapters import require_whole
+from harness.train.cells import TrainedCell, load_cells
 from harness.train.grid import BASE, base_key, expand
 from harness.train.sizes import nested
 
@@ -34,6 +34,7 @@ class Subject:
     base: Path
     adapter: Path | None
     prompting: str
+    tuned: bool  # then it is asked with the prompt it was tuned on, with or without an adapter
 
     @property
     def title(self) -> str:
@@ -46,7 +47,7 @@ class Cast:
     """All subjects of a run, the cells train made, and who was left out and why."""
 
     subjects: tuple[Subject, ...]
-    cells: tuple[dict[str, Any], ...]
+    cells: tuple[TrainedCell, ...]
     notes: tuple[str, ...] = ()
     benchmarks: tuple[tuple[str, int], ...] = ()  # the rows of public benchmarks: at hand, else those last scored
     rows: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)  # kind of data -> all its rows
@@ -58,7 +59,7 @@ class Cast:
     @cached_property
     def largest(self) -> tuple[Row, ...]:
         """The rows of the largest filtered cell of the first random seed: what retrieval may look up."""
-        tuned = [cell_of(cell) for cell in self.cells if cell["size"]]
+        tuned = [cell.cell for cell in self.cells if cell.tuned]
         filtered = [cell for cell in tuned if cell.data == "filtered"] or tuned
         return self.rows_of(max(filtered, key=lambda cell: (cell.size, -cell.random_seed))) if filtered else ()
 
@@ -79,24 +80,25 @@ def read_cast(run: Run) -> Cast:
     Raises UsageError when train has not made the run's own cells, and for an adapter that was edited or damaged.
     """
     path = run.folder / "train" / "cells.json"
-    cells: list[dict[str, Any]] = load_cells(run.folder)["cells"]
-    if {cell["key"] for cell in cells} != {planned.key for planned in expand(run)}:
+    cells = load_cells(run.folder).cells
+    if {cell.key for cell in cells} != {planned.key for planned in expand(run)}:
         raise UsageError(
             f"{path.relative_to(run.root)} is of other rows, students or settings than {run.name} has now, or was"
             f" stopped: train first (make train RUN={run.name})"
         )
     subjects: list[Subject] = []
     for cell in cells:
-        adapter = run.root / cell["folder"] if cell["folder"] else None
+        adapter = run.root / cell.folder if cell.folder else None
         if adapter:
-            require_whole(adapter, cell["key"], cell["name"], run.name)
-        ways = ("zero_shot",) if adapter else run.file.eval.prompting
-        subjects += [Subject(cell_of(cell), cell["key"], run.root / cell["base"], adapter, way) for way in ways]
+            require_whole(adapter, cell.key, cell.name, run.name)
+        ways = ("zero_shot",) if cell.tuned else run.file.eval.prompting
+        base = run.root / cell.base
+        subjects += [Subject(cell.cell, cell.key, base, adapter, way, cell.tuned) for way in ways]
     others, notes = _others(run, {subject.key for subject in subjects})
     # untuned models first: a student is compared with what its base expects
-    ordered = sorted((*subjects, *others), key=lambda subject: subject.adapter is not None)
+    ordered = sorted((*subjects, *others), key=lambda subject: subject.tuned)
     rows: dict[str, tuple[Row, ...]] = {data: rows_of_data(run, data) for data in run.file.train.data}
-    return Cast(tuple(ordered), tuple(cells), notes, tuple(fingerprint() or scored_benchmarks(run.folder)), rows)
+    return Cast(tuple(ordered), cells, notes, tuple(fingerprint() or scored_benchmarks(run.folder)), rows)
 
 
 def ship_subject(run: Run) -> tuple[Subject, Cast]:
@@ -129,18 +131,8 @@ def _others(run: Run, known: set[str]) -> tuple[list[Subject], tuple[str, ...]]:
             continue
         known.add(key)
         cell = Cell(student=wanted, data=BASE, size=0, random_seed=0)
-        found += [Subject(cell, key, model.folder, None, way) for way in run.file.eval.prompting]
+        found += [Subject(cell, key, model.folder, None, way, tuned=False) for way in run.file.eval.prompting]
     return found, tuple(notes)
-
-
-def cell_of(stored: dict[str, Any], student: str | None = None) -> Cell:
-    """A line of cells.json as a record; `student` replaces the model's name for a reference on its rows."""
-    return Cell(
-        student=student or stored["student"],
-        data=stored["data"],
-        size=stored["size"],
-        random_seed=stored["random_seed"],
-    )
 
 
 def applies(suite: Suite, subject: Subject) -> bool:

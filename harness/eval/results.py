@@ -1,4 +1,4 @@
-"""What train and eval stored for a run: the cells, the scorecards, and the per-item scores behind each.
+"""What eval stored for a run: the scorecards, and the per-item scores behind each.
 
 A verdict rests on these files, so every reader takes them sealed: they must be as their stage left them, and a card's
 counts and metrics must be those of its own score lines.
@@ -24,7 +24,6 @@ from harness.suites.suite import Suite
 from harness.suites.summary import disagreement
 
 CARDS = "scorecards.json"
-CELLS = "cells.json"
 WANTED = "wanted.json"  # the keys of the cards that eval set out to make: until it ends nothing else names them
 
 
@@ -108,29 +107,6 @@ def resolve_student(name: str, names: Iterable[str]) -> str:
         raise UsageError(f"the student {name!r} may be any of {', '.join(sorted(fitting))}: write more of its name")
     listed = ", ".join(known) or "none"
     raise UsageError(f"there is no student {name!r}{nearest(name, known)}; there are: {listed}")
-
-
-def load_cells(run_folder: Path) -> dict[str, Any]:
-    """What train wrote: {"cells": [...], "notes": ...}. Raises UsageError naming the file when it is not that."""
-    path = run_folder / "train" / CELLS
-    if not path.is_file():
-        raise UsageError(f"{path} is not there: train first (make train RUN={run_folder.name})")
-    require_sealed(path.parent, [CELLS], f"make train RUN={run_folder.name}")
-    stored = read_cells(run_folder)
-    if "min_steps" not in stored:
-        raise UsageError(f"{path}: an older version wrote it; make train RUN={run_folder.name} writes it anew")
-    return stored
-
-
-def read_cells(run_folder: Path) -> dict[str, Any]:
-    """The same, whoever wrote it last: enough to know which cells are in use."""
-    path = run_folder / "train" / CELLS
-    with remade_by(f"make train RUN={run_folder.name}"):
-        found = read_json(path)
-    cells = found.get("cells") if isinstance(found, dict) else None
-    if not isinstance(cells, list) or not all(isinstance(cell, dict) and "key" in cell for cell in cells):
-        raise UsageError(f"{path}: not what train writes; make train RUN={run_folder.name}")
-    return dict(found)
 
 
 def results_of(run: Run) -> Results:

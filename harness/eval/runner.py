@@ -56,7 +56,7 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     parts: list[Any] = ["card", STAGE_VERSION, subject.key, subject.prompting, suite.name, suite.digest]
     if suite.of_task:
         parts += [run.task.system, run.task.labels, run.task.student_template(run.root).digest]
-        if not subject.adapter:
+        if not subject.tuned:
             shown = untuned(run.task, run.root)
             parts += [shown.template.digest, shown.ending.after, shown.ending.next_example, shown.preface]
             parts += [*ways_tried(run, subject.prompting), MOST_ITEMS, one_line(run, cast.largest)]
@@ -69,7 +69,7 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
             root=run.root,
             labels=tuple(run.task.labels),
             base_is_scored=_base_of(cast, subject) is not None,
-            searched_rows=() if subject.adapter else [row.id for row in cast.largest],
+            searched_rows=() if subject.tuned else [row.id for row in cast.largest],
             benchmark_rows=cast.benchmarks,
         )
     )
@@ -135,7 +135,7 @@ def score_suite(
 
     if not suite.of_task:
         outcome = score(suite.items, plain_prompt, Ending())
-    elif subject.adapter:
+    elif subject.tuned:
         outcome = score(suite.items, tuned_prompt(examiner.run), Ending())
     else:
         outcome = _score_untuned(examiner, subject, suite, engine, score, step)
@@ -211,7 +211,7 @@ def _training_texts(cast: Cast, subject: Subject) -> tuple[str, ...]:
 
 def _base_of(cast: Cast, subject: Subject) -> Subject | None:
     """The untuned model a student began as, where the grid has it."""
-    untuned = (s for s in cast.subjects if s.adapter is None and s.prompting == "zero_shot")
+    untuned = (s for s in cast.subjects if not s.tuned and s.prompting == "zero_shot")
     return next((s for s in untuned if s.base == subject.base), None)
 
 
@@ -225,9 +225,9 @@ def _with_forgetting(
     stored = run.suites[suite.name]  # `suite` may have its items in another order
     base_key = card_key(run, examiner.cast, base, stored)
     expected = run.cache / "scores" / f"{base_key}.expected.npz"
-    if subject.adapter is None and suite is not stored:
+    if not subject.tuned and suite is not stored:
         return outcome
-    if subject.adapter is None:
+    if not subject.tuned:
         pairs = forgetting.reading_pairs(suite.items, outcome.scores, engine)
         forgetting.store_expected(expected, suite.items, pairs, engine)
         return outcome

@@ -25,7 +25,7 @@ from harness.core.record import digest
 from harness.core.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted, UsageError
-from harness.eval.candidates import Cast, Subject, applies, cell_of, read_cast
+from harness.eval.candidates import Cast, Subject, applies, read_cast
 from harness.eval.results import WANTED
 from harness.eval.runner import STAGE_VERSION, Examiner, Openers, card_key, score_suite
 from harness.metrics.unread import unread
@@ -115,7 +115,7 @@ def wanted_cards(run: Run, cast: Cast) -> list[str]:
 def inputs_digest(run: Run, cast: Cast) -> str:
     """All that could change what eval writes: 64 hex digits."""
     about = [[[i.tags, i.group, i.stratum] for i in suite.items] for suite in run.suites.values()]
-    cells = [cell["key"] for cell in cast.cells]
+    cells = [cell.key for cell in cast.cells]
     return digest("eval", STAGE_VERSION, wanted_cards(run, cast), cells, run.file.eval.reference, about)
 
 
@@ -192,8 +192,8 @@ def score_references(run: Run, cast: Cast) -> list[Scorecard]:
     done: set[tuple[str, str]] = set()
     for suite in (s for s in run.suites.values() if s.choices):
         for cell in cast.cells:
-            known = cell_of(cell, reference.NAME)
-            if not known.size or (suite.name, known.name) in done:
+            known = cell.cell.model_copy(update={"student": reference.NAME})
+            if not cell.tuned or (suite.name, known.name) in done:
                 continue
             done.add((suite.name, known.name))
             card = _reference_card(run, suite, known, cast.rows_of(known))
@@ -208,7 +208,7 @@ def _reference_card(run: Run, suite: Suite, cell: Cell, rows: Sequence[Row]) -> 
         return card
     started = time.monotonic()
     scores = reference.score_reference(rows, suite.items, cell.random_seed)
-    subject = Subject(cell, key, run.root, None, "trained")
+    subject = Subject(cell, key, run.root, None, "trained", tuned=True)
     return _store(run, key, subject, suite, Outcome(tuple(scores), chance(suite.items)), time.monotonic() - started)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -19,7 +18,7 @@ from harness.core.store import Manifest, read_manifest, require_same, require_se
 from harness.core.terminal import Terminal
 from harness.core.text import printable
 from harness.errors import UsageError
-from harness.eval.results import Results, load_cells, results_of
+from harness.eval.results import Results, results_of
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import Arm, Point, arms, curve, matrix, mean, name_of, ties, untuned
 from harness.report.headline import Headline, headline, reading
@@ -29,6 +28,7 @@ from harness.stats import Floats, clusters, contrasts, scaling
 from harness.stats.ties import Ties
 from harness.suites.suite import Suite, chance
 from harness.suites.summary import LOWER_IS_BETTER, RATES
+from harness.train.cells import TrainedCells, load_cells
 
 REPORT = "report.md"
 SEAL = "report.manifest.json"
@@ -37,7 +37,7 @@ SEAL = "report.manifest.json"
 def report(run: Run, terminal: Terminal) -> None:
     """Write runs/NAME/eval/report.md and its figures, print the headline and the tables."""
     results = results_of(run)
-    cells = load_cells(run.folder)
+    trained = load_cells(run.folder)
     folder = run.folder / "eval"
     parts = [f"# {escaped(run.name)}: how much data does the student need?\n"]
     for card in (card for card in results.cards if card.warning):
@@ -46,12 +46,12 @@ def report(run: Run, terminal: Terminal) -> None:
     for suite in (s for s in run.suites.values() if s.of_task):
         found = arms(results, suite.name)
         for student in run.file.train.students:
-            parts.append(_student_section(run, results, suite, found, student, cells))
+            parts.append(_student_section(run, results, suite, found, student, trained))
         parts.append(_closer(run, results, suite, found))
     parts.append(_others(run, results))
     parts.append(_broke(run, results))
-    parts.append(_cost(run, cells))
-    parts.append(_notes(run, results, cells))
+    parts.append(_cost(run, trained))
+    parts.append(_notes(run, results, trained))
     text = "\n".join(parts)
     write_atomic(folder / REPORT, text)
     write_manifest(folder, Manifest(stage="report", inputs=results.manifest.seal), [folder / REPORT], name=SEAL)
@@ -82,7 +82,7 @@ def _say(text: str, terminal: Terminal) -> None:
 
 
 def _student_section(
-    run: Run, results: Results, suite: Suite, found: Sequence[Arm], student: str, cells: dict[str, Any]
+    run: Run, results: Results, suite: Suite, found: Sequence[Arm], student: str, trained: TrainedCells
 ) -> str:
     """Headline, figure and table of one student on the task's own items."""
     data = main_data(run)
@@ -95,7 +95,7 @@ def _student_section(
     lines += [f"**{escaped(_answered(answer))}**\n", *_beside(run, answer)]
     if points:
         name = f"learning_curve.{file_name(suite.name)}.{file_name(student)}.png"
-        caption = _caption(run, cells, student, points)
+        caption = _caption(run, trained, student, points)
         reference = [(a.size, mean(matrix(results, a, suite.primary, "test"))) for a in _reference(found, data)]
         across = alternative_lines(results, found, student, suite.primary, answer)
         guess = chance(suite.items) if suite.primary in RATES else None
@@ -156,18 +156,18 @@ def main_data(run: Run) -> str:
     return "filtered" if "filtered" in kinds else kinds[0]
 
 
-def _caption(run: Run, cells: dict[str, Any], student: str, points: Sequence[Point]) -> str:
+def _caption(run: Run, trained: TrainedCells, student: str, points: Sequence[Point]) -> str:
     """What every size has in common and what differs: stated under the figure."""
     train, data = run.file.train, main_data(run)
-    own = [c for c in cells["cells"] if c["student"] == student and c["size"] and c["data"] == data]
-    listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c["size"], c["steps"]) for c in own}))
+    own = [c for c in trained.cells if c.tuned and (c.student, c.data) == (student, data)]
+    listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c.size, c.steps) for c in own}))
     seeds = len(train.random_seeds)
     against = points[-1].against_base
     interval = against.interval
     varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
     base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
     return (
-        f"{cells['epochs']} epochs but at least {cells['min_steps']} steps of {train.batch_size} rows;"
+        f"{trained.epochs} epochs but at least {trained.min_steps} steps of {train.batch_size} rows;"
         f" steps: {listed}."
         f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to {base};"
         f" {varies} ({interval.method})."
@@ -283,7 +283,7 @@ def _broke(run: Run, results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cost(run: Run, cells: dict[str, Any]) -> str:
+def _cost(run: Run, trained: TrainedCells) -> str:
     """What the rows and the training took."""
     lines = ["## What it cost\n"]
     path = run.folder / "augment" / "funnel.json"
@@ -294,8 +294,8 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
             lines.append(fenced(Funnel.model_validate(funnel).table()) + "\n")
         except ValidationError as error:
             raise UsageError(f"{path}: not a funnel of this version; make augment RUN={run.name}") from error
-    tuned = [cell for cell in cells["cells"] if cell["size"]]
-    seconds, tokens = sum(c["seconds"] for c in tuned), sum(c["tokens"] for c in tuned)
+    tuned = [cell for cell in trained.cells if cell.tuned]
+    seconds, tokens = sum(c.seconds for c in tuned), sum(c.tokens for c in tuned)
     if tuned:
         lines.append(
             f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s"
@@ -304,13 +304,13 @@ def _cost(run: Run, cells: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _notes(run: Run, results: Results, cells: dict[str, Any]) -> str:
+def _notes(run: Run, results: Results, trained: TrainedCells) -> str:
     """What a reader must know to trust the numbers."""
     notes = [f"The suite {name} was not run: {why}" for name, why in results.not_run.items()]
     if results.partial:
         notes.append("Eval was stopped: students or suites are missing, and the largest size may be one of them.")
     shared = dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)
-    notes += [*cells.get("notes", ()), *results.notes, *shared]
+    notes += [*trained.notes, *results.notes, *shared]
     for card in results.cards:
         if card.choice is not None:
             notes.append(f"{card.suite}: {card.student} ({card.prompting}) {card.choice.sentence}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.config.run import Run
 from harness.core.environment import environment
@@ -20,13 +20,14 @@ from harness.core.terminal import Advance, Stop, Terminal
 from harness.errors import Interrupted
 from harness.models.resolve import Model
 from harness.train.adapters import seal_adapter
+from harness.train.cells import CELLS, TrainedCell, TrainedCells
 from harness.train.grid import GridCell, expand, no_sampling_variance
 
 if TYPE_CHECKING:
     from harness.models.chat_template import TokenizedRow
     from harness.train.loop import Base
 
-CELLS_VERSION = 2  # of what cells.json says of a cell
+CELLS_VERSION = 3  # of what cells.json says of a cell
 
 
 def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
@@ -50,19 +51,17 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         _say_what_is_there(run, grid, missing, terminal)
         trained = _train_missing(run, list(missing.values()), terminal, stop) if missing else 0
         done = [g for g in grid if g.key not in missing or g.trained(run)]
-        cells = [_line(run, g) for g in done]
+        cells = tuple(_trained_cell(run, g) for g in done)
         settings = run.file.train
         unseal(folder)
-        write_json(
-            folder / "cells.json",
-            {"cells": cells, "notes": notes, "epochs": settings.epochs, "min_steps": settings.min_steps},
-        )
+        stored = TrainedCells(cells=cells, notes=tuple(notes), epochs=settings.epochs, min_steps=settings.min_steps)
+        write_json(folder / CELLS, stored.model_dump(mode="json"))
         partial = len(done) < len(grid)
         summary = f"{len(done)} of {len(grid)} cells" if partial else f"{len(grid)} cells"
         record = Manifest(
             stage="train", inputs=inputs, partial=partial, summary=summary, environment=environment(run.root)
         )
-        write_manifest(folder, record, [folder / "cells.json"])
+        write_manifest(folder, record, [folder / CELLS])
     terminal.say(table(cells))
     if partial or stop():
         more = f"; go on with: make train RUN={run.name}" if partial else ""
@@ -175,34 +174,33 @@ def _sweep(students: Path) -> None:
 # --- what is written and shown
 
 
-def _line(run: Run, g: GridCell) -> dict[str, Any]:
-    """A cell as eval and report read it; paths are relative to the project where they lie in it."""
-    line = {
+def _trained_cell(run: Run, g: GridCell) -> TrainedCell:
+    """A cell as eval and report read it."""
+    untrained = TrainedCell(
         **g.cell.model_dump(),
-        "name": g.cell.name,
-        "key": g.key,
-        "model": g.model.identity,
-        "base": _relative(g.model.folder, run.root),
-        "folder": _relative(g.folder(run), run.root) if g.rows else "",
-        "rows": len(g.rows),
-        "available": g.available,
-        "steps": g.steps,
-        "tokens": 0,
-        "seconds": 0.0,
-        "first_loss": None,
-        "final_loss": None,
-    }
+        name=g.cell.name,
+        key=g.key,
+        model=g.model.identity,
+        tuned=bool(g.rows),
+        base=_relative(g.model.folder, run.root),
+        folder=_relative(g.folder(run), run.root) if g.rows else "",
+        rows=len(g.rows),
+        available=g.available,
+        steps=g.steps,
+    )
     if not g.rows:
-        return line
+        return untrained
     log = read_json(g.folder(run) / "cell.json")
     losses = log["losses"]
     few = max(1, len(losses) // 10)  # one step is eight rows: too few to read a loss from
-    return line | {
-        "tokens": log["tokens"],
-        "seconds": log["seconds"],
-        "first_loss": sum(losses[:few]) / few,
-        "final_loss": sum(losses[-few:]) / few,
-    }
+    return untrained.model_copy(
+        update={
+            "tokens": log["tokens"],
+            "seconds": log["seconds"],
+            "first_loss": sum(losses[:few]) / few,
+            "final_loss": sum(losses[-few:]) / few,
+        }
+    )
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -211,17 +209,17 @@ def _relative(path: Path, root: Path) -> str:
     return next((str(inner.relative_to(outer)) for inner, outer in pairs if inner.is_relative_to(outer)), str(path))
 
 
-def table(cells: Sequence[Mapping[str, Any]]) -> str:
-    """One line per trained cell; losses are means over the first and the last tenth of the steps."""
-    tuned = [cell for cell in cells if cell["rows"]]
+def table(cells: Sequence[TrainedCell]) -> str:
+    """One line per tuned cell; losses are means over the first and the last tenth of the steps."""
+    tuned = [cell for cell in cells if cell.tuned]
     if not tuned:
         return "no cell is trained yet"
-    width = max(len(cell["name"]) for cell in tuned)
+    width = max(len(cell.name) for cell in tuned)
     lines = [f"{'cell':<{width}} {'rows':>6} {'steps':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"]
     for cell in tuned:
-        speed = cell["tokens"] / max(cell["seconds"], 1e-9)
+        speed = cell.tokens / max(cell.seconds, 1e-9)
         lines.append(
-            f"{cell['name']:<{width}} {cell['rows']:>6} {cell['steps']:>8} {cell['seconds']:>8.1f}"
-            f" {speed:>9.0f}  {cell['first_loss']:.3f} -> {cell['final_loss']:.3f}"
+            f"{cell.name:<{width}} {cell.rows:>6} {cell.steps:>8} {cell.seconds:>8.1f}"
+            f" {speed:>9.0f}  {cell.first_loss:.3f} -> {cell.final_loss:.3f}"
         )
     return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Who is scored, and what decides how a model is asked: whether it was tuned, not what its weights lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harness.config.load import load_run
+from harness.core.json_file import read_json
+from harness.core.store import Manifest, write_json, write_manifest
+from harness.core.terminal import Stop
+from harness.errors import UsageError
+from harness.eval.candidates import Cast, Subject
+from harness.eval.runner import Examiner, Openers, card_key, score_suite
+from harness.records import Cell, Completion, Request
+from harness.suites.oracle import Oracle
+from harness.train.cells import CELLS, load_cells
+from tests.project import Quiet, WordEmbedder, no_judge, write_project
+from tests.stored import trained_cell, write_cells
+
+CELL = Cell(student="tiny", data="filtered", size=4, random_seed=0)
+BASE = Cell(student="tiny", data="base", size=0, random_seed=0)
+
+
+@dataclass
+class Listening(Oracle):
+    """A student that says nothing, and keeps what it was asked."""
+
+    asked: list[Request] = field(default_factory=list)
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        sent = list(requests)
+        self.asked += sent
+        return super().generate(sent)
+
+
+def asked_as(root: Path, subject: Subject) -> tuple[str, str]:
+    """(the last way a subject was asked an item of the task, the key of its card)."""
+    run = load_run(write_project(root, "tiny"))
+    engine, cast = Listening({}, silent=True), Cast((subject,), ())
+    examiner = Examiner(run, cast, Openers(lambda base, adapter: engine, WordEmbedder, no_judge), Quiet(), Stop())
+    suite = run.suites["shop"]
+    score_suite(examiner, subject, suite, engine)
+    last = engine.asked[-1]
+    said = last.prompt or last.messages[-1].content
+    (text,) = {item.text for item in suite.items if item.text in said}
+    return said.replace(text, "TEXT"), card_key(run, cast, subject, suite)
+
+
+def test_a_tuned_student_without_an_adapter_is_asked_with_the_prompt_it_was_tuned_on(tmp_path: Path) -> None:
+    adapted = Subject(CELL, "key", Path("base"), Path("adapter"), "zero_shot", tuned=True)
+    whole = Subject(CELL, "key", Path("tuned weights"), None, "zero_shot", tuned=True)
+    base = Subject(BASE, "key", Path("base"), None, "zero_shot", tuned=False)
+    prompt, key = asked_as(tmp_path, whole)
+    assert prompt == "TEXT\nTopic:", "the student's template"
+    assert (prompt, key) == asked_as(tmp_path, adapted)
+    untuned_prompt, untuned_key = asked_as(tmp_path, base)
+    assert untuned_prompt == "parcel invoice account TEXT ->", "the untuned template"
+    assert untuned_key != key
+
+
+def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:
+    run = load_run(write_project(tmp_path, "tiny"))
+    written = [trained_cell(BASE), trained_cell(CELL, folder="runs/.cache/students/x", first_loss=2.0, final_loss=1.0)]
+    write_cells(run, written)
+    found = load_cells(run.folder)
+    assert list(found.cells) == written
+    assert [(cell.tuned, cell.cell) for cell in found.cells] == [(False, BASE), (True, CELL)]
+
+
+@pytest.mark.parametrize("name", ["tuned", "invented"])
+def test_cells_with_a_field_more_or_less_are_refused_with_the_command_that_writes_them_anew(
+    tmp_path: Path, name: str
+) -> None:
+    run = load_run(write_project(tmp_path, "tiny"))
+    write_cells(run, [trained_cell(CELL)])
+    path = run.folder / "train" / CELLS
+    stored = read_json(path)
+    if stored["cells"][0].pop(name, None) is None:
+        stored["cells"][0][name] = 1
+    write_json(path, stored)
+    write_manifest(path.parent, Manifest(stage="train", inputs="by hand"), [path])
+    with pytest.raises(UsageError, match=rf"cells\.json: an older version wrote it; make train RUN=shop .*{name}"):
+        load_cells(run.folder)
