@@ -100,6 +100,15 @@ def check_values(value: Any, place: str) -> None:
         waiting += [(f"{name}.{key}" if name else str(key), depth + 1, inner) for key, inner in inside]
 
 
+def as_text(value: Any) -> Any:
+    """A number as the text that writes it; a nested value as JSON; the rest as it is."""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
 def read_json(path: Path) -> Any:
     """The value of a JSON file. Raises UsageError as `parse_json` and `read_text` do."""
     return parse_json(read_text(path), path)

@@ -6,7 +6,6 @@ read, our own names are taken where they exist, and all other columns are left a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from harness.core.json_file import NotJson, check_values, parse_json
+from harness.core.json_file import NotJson, as_text, check_values, parse_json
 from harness.core.project_file import project_file
 from harness.core.record import Record
 from harness.core.table_file import FORMATS, INSTALL, Located, read_rows
@@ -224,15 +223,6 @@ def _cell(value: Any, kinds: frozenset[type], where: str) -> Any:
         return tuple(as_text(v) for v in _listed(value))
     if str in kinds and int not in kinds:
         return as_text(value)
-    return value
-
-
-def as_text(value: Any) -> Any:
-    """A number as the text that writes it; a nested value as JSON; the rest as it is."""
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
     return value
 
 

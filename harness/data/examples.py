@@ -24,9 +24,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Tag, model_validator
 
-from harness.core.json_file import check_values
+from harness.core.json_file import as_text, check_values
 from harness.core.record import Record
-from harness.data.columns import HubItems, as_text, column_at, locate, title, written_as
+from harness.data.columns import HubItems, column_at, locate, title, written_as
 from harness.data.lines import Text, check_label
 from harness.errors import Mistakes, UsageError, nearest
 from harness.records import Example, Message

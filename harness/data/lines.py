@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from harness.core.json_file import as_text
 from harness.core.record import Record
-from harness.data.columns import as_text
 from harness.errors import UsageError, nearest
 
 Text = Annotated[str, Field(min_length=1)]
