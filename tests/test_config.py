@@ -283,7 +283,7 @@ def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
         ("For how long?", "27 days", "27 days"),
         ("What colour?", "teal", "teal"),
     ]
-    shown = untuned(run.task, tmp_path).prompt("completion", Example(fields={"text": "How deep?"}), run.seeds)
+    shown = untuned(run.task, run.prompts).prompt("completion", Example(fields={"text": "How deep?"}), run.seeds)
     assert shown == "How long? -> 27 days\nHow wide? -> 9 feet\nHow deep? ->"
     assert run.suites["shop"].of_task
     assert load_run(free_project(tmp_path / "json")).task.free

@@ -105,7 +105,7 @@ def test_labels_need_no_template_either(tmp_path: Path) -> None:
     (tmp_path / "data/questions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (tmp_path / "suites/mine.yaml").write_text("kind: labels\nitems: data/questions.jsonl\n")
     run = load_run(path, ["task={system: Sort., labels: {delivery: where it is, billing: money}}"])
-    shown = run.task.untuned_template(tmp_path).render(
+    shown = run.prompts.untuned.render(
         text="x?",
         labels=run.task.labels,
         turns=[],

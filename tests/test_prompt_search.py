@@ -39,7 +39,7 @@ def project(root: Path, template: str, labels: dict[str, str] | None = None) -> 
     (root / "untuned.j2").write_text(template)
     (root / "student.j2").write_text("{{ text }} ?")
     task = TaskFile(labels=labels or {}, system="Sort.", prompt="student.j2", untuned_prompt="untuned.j2")
-    return untuned(task, root)
+    return untuned(task, task.prompts(root))
 
 
 def test_the_four_forms_hold_the_same_examples(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def _untuned_rows(run: Run) -> tuple[Render, set[str]]:
 
 def _untuned_with(run: Run, shots: Any) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
-        own = run.task.student_template(run.root)
+        own = run.prompts.student
         shown = Untuned(run.task, own, compile_template(Path("a.j2"), source), "", Ending())
         asked = shown.prompt("completion", QUESTION, shots)
         assert isinstance(asked, str)

@@ -65,7 +65,7 @@ def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> R
         eval=Eval(suites=("none",)),
     )
     task = TaskFile(labels=LABELS, system="Name the topic.", prompt="prompts/ask.j2", untuned_prompt="prompts/ask.j2")
-    run = Run(name, root, file, task, SEEDS, {})
+    run = Run(name, root, file, task, SEEDS, {}, task.prompts(root))
     if not (run.folder / "augment").exists():
         augment_by_hand(run)
     return run

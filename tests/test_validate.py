@@ -203,7 +203,7 @@ def test_a_template_that_fails_on_one_item(run: Run, tmp_path: Path, tiny_model:
     picky.write_text("{% if 'bad' in text %}{{ missing }}{% endif %}{{ text }} Topic:")
     task = run.task.model_copy(update={"prompt": str(picky)})
     items = [Item(text=t, choices=tuple(run.task.labels), gold=0) for t in ("a good one", "a bad one")]
-    found = problems(labels_suite(items), replace(with_student(run, tiny_model), task=task))
+    found = problems(labels_suite(items), replace(with_student(run, tiny_model), prompts=task.prompts(run.root)))
     assert [p.item for p in found] == [items[1].id]
     assert "it does not render" in found[0].what
     assert "'missing' is undefined" in found[0].what
@@ -220,7 +220,9 @@ def test_a_right_answer_that_no_student_could_give(run: Run) -> None:
     assert problems(suite) == []
     # all that the task's seeds answer is a single line, so a plain text's answer is read as one
     task = run.task.model_copy(update={"labels": {}})
-    found = problems(suite, replace(run, task=task, file=run.file.model_copy(update={"ship": None})))
+    found = problems(
+        suite, replace(run, task=task, prompts=task.prompts(run.root), file=run.file.model_copy(update={"ship": None}))
+    )
     assert [p.item for p in found] == [items[0].id, items[1].id]
     assert "the right answer 'two\\nlines' scores accuracy 0" in found[1].what
     assert problems(answers_suite(TextAnswer(match="exact"), items, asked="plain")) == []  # a chat has no such stop

@@ -120,7 +120,7 @@ def plan_rows(run: Run, teacher: str) -> Plan:
         run.file.augment,
         run.seeds,
         tuple((use, templates.load(run.root / use.path)) for use in run.file.augment.templates),
-        run.task.student_template(run.root),
+        run.prompts.student,
         own_rows(run),
     )
 

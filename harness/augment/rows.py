@@ -78,7 +78,7 @@ def make_row(task: TaskFile, template: Template, example: Example, provenance: P
 
 def seed_rows(run: Run) -> tuple[Row, ...]:
     """The seeds alone as training rows, in the order of their file."""
-    template = run.task.student_template(run.root)
+    template = run.prompts.student
     return tuple(make_row(run.task, template, seed, Provenance(source="seed", seeds=(seed.id,))) for seed in run.seeds)
 
 
@@ -87,7 +87,7 @@ def own_rows(run: Run) -> tuple[Row, ...]:
     file = run.file.augment.rows_file
     if file is None:
         return ()
-    template = run.task.student_template(run.root)
+    template = run.prompts.student
     read = read_examples(file, run.root, run.task.shape, f"runs/{run.name}.yaml: augment.rows_file")
     if not read.examples:
         raise UsageError(f"{run.root / path_of(file)}: there are no rows in it")

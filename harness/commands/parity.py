@@ -109,7 +109,7 @@ def parity(
     items = sorted((i for i in suite.items if i.split == "test"), key=lambda i: digest("agree", i.id))[:limit]
     terminal.say(f"rescore: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
     student = open_student(subject.base, subject.adapter)
-    shown = untuned(run.task, run.root)
+    shown = untuned(run.task, run.prompts)
 
     def plain(item: Item) -> Asked:
         return shown.prompt("completion", item.question, ())

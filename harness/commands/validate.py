@@ -154,7 +154,7 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     if run is None:
         lines = all("\n" not in answer for item in suite.items for answer in item.answers)
         return {"as plain text": (lambda item: item.text, Ending(one_line=lines))}
-    shown = untuned(run.task, run.root, one_line(run, ()))
+    shown = untuned(run.task, run.prompts, one_line(run, ()))
     name = run.task.untuned_prompt or str(shown.template.path)
     return {
         run.task.prompt or str(shown.student.path): (tuned_prompt(run), Ending()),

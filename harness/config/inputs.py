@@ -39,7 +39,7 @@ def rows_source(run: Run) -> str:
         identity(file.teacher, root, REACHED),
         identity(file.augment, root),
         identity(run.task, root, UNTUNED),
-        run.task.student_template(root).digest,  # a built-in one, too
+        run.prompts.student.digest,  # a built-in one, too
     )
 
 
@@ -81,7 +81,7 @@ def students_source(run: Run) -> str:
 
 def scores_source(run: Run) -> str:
     """How were these scores made? 64 hex digits: the students, and how models are asked; suites have their own."""
-    untuned = [run.task.untuned_template(run.root).digest, run.task.untuned_form]
+    untuned = [run.prompts.untuned.digest, run.task.untuned_form]
     return digest("scores", students_source(run), untuned, identity(run.file.eval, run.root, CARDS))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config.null_run import shuffle_labels
 from harness.config.run import Run, RunFile
-from harness.config.task import TaskFile
+from harness.config.task import TaskFile, TaskPrompts
 from harness.config.teacher import ScriptedTeacher
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
@@ -49,13 +49,14 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if task.free:
         _free_answers_fit(run_file, at)
     _fields_fit(run_file, task, at)
-    _templates_render(run_file, task, seeds, root)
+    prompts = task.prompts(root)
+    _templates_render(run_file, task, prompts, seeds, root)
     if seeds:
         _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
-    return Run(path.stem, root, run_file, task, seeds, suites)
+    return Run(path.stem, root, run_file, task, seeds, suites, prompts)
 
 
 def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -172,7 +173,9 @@ def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
             )
 
 
-def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Example, ...], root: Path) -> None:
+def _templates_render(
+    run_file: RunFile, task: TaskFile, prompts: TaskPrompts, seeds: tuple[Example, ...], root: Path
+) -> None:
     """Render every template once, so that a mistake in one is found before anything is spent."""
     made_up = {name: f"a {name}" for name in task.fields}
     seed = seeds[0] if seeds else Example(fields=made_up, answer=next(iter(task.labels), "an answer"))
@@ -180,7 +183,7 @@ def _templates_render(run_file: RunFile, task: TaskFile, seeds: tuple[Example, .
     shots = [shot.shown for shot in seeds]
     shared = {"label": label, "description": task.labels.get(label, ""), "labels": task.labels}
     untuned = {"labels": task.labels, "shots": shots[:2], "system": task.system, "turns": []}
-    for template, more in ((task.student_template(root), {}), (task.untuned_template(root), untuned)):
+    for template, more in ((prompts.student, {}), (prompts.untuned, untuned)):
         for name in task.fields:
             _uses(template, name, seed, more)
     for use in run_file.augment.templates:

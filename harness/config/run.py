@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.config.task import TaskFile
+from harness.config.task import TaskFile, TaskPrompts
 from harness.config.teacher import Name, Teacher
 from harness.core.record import Record
 from harness.data.columns import written_as
@@ -210,6 +210,7 @@ class Run:
     task: TaskFile
     seeds: tuple[Example, ...]
     suites: dict[str, Suite]
+    prompts: TaskPrompts
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,6 +20,14 @@ from harness.records import Form, Loss
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # as a template writes it
 # what templates are given beside the fields
 GIVEN = ("answer", "label", "labels", "description", "shots", "system", "turns", "index", "wrong")
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """The compiled templates of a task."""
+
+    student: Template  # of the user turn that a student is tuned on and asked with
+    untuned: Template  # of what an untuned model is asked
 
 
 class TaskFile(Record):
@@ -66,10 +75,9 @@ class TaskFile(Record):
         """What its examples look like, to read files by."""
         return Shape(self.fields, tuple(self.labels), self.optional)
 
-    def student_template(self, root: Path) -> Template:
-        """The template of a student's user turn; without one of the task's own, its fields one after the other."""
-        return student_template(root, self.prompt, self.fields)
-
-    def untuned_template(self, root: Path) -> Template:
-        """The template an untuned model is asked with: the task's own, or the built-in one for its kind of answer."""
-        return untuned_template(root, self.untuned_prompt, self.fields, self.free)
+    def prompts(self, root: Path) -> TaskPrompts:
+        """The templates that it names, compiled, or the built-in ones for its fields and kind of answer."""
+        return TaskPrompts(
+            student_template(root, self.prompt, self.fields),
+            untuned_template(root, self.untuned_prompt, self.fields, self.free),
+        )

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from harness.augment.rows import student_prompt
 from harness.config.run import Run
-from harness.config.task import TaskFile
+from harness.config.task import TaskFile, TaskPrompts
 from harness.core.templates import Template
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import UsageError
@@ -33,8 +32,7 @@ Lookup = Callable[[Sequence[str]], dict[str, tuple[Example, ...]]]
 
 def tuned_prompt(run: Run) -> Prompt:
     """The prompt of a tuned student."""
-    template = run.task.student_template(run.root)
-    return lambda item: student_prompt(run.task, template, item.question)
+    return lambda item: student_prompt(run.task, run.prompts.student, item.question)
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,10 @@ class Untuned:
         return (system_turn, *examples, *turns)
 
 
-def untuned(task: TaskFile, root: Path, single_lines: bool = True) -> Untuned:
+def untuned(task: TaskFile, prompts: TaskPrompts, single_lines: bool = True) -> Untuned:
     """A task's untuned prompts. `single_lines`: every answer that a model could copy is one line."""
-    template = task.untuned_template(root)
-    preface, ending = _parts(template, task)
-    return Untuned(task, task.student_template(root), template, preface, replace(ending, one_line=single_lines))
+    preface, ending = _parts(prompts.untuned, task)
+    return Untuned(task, prompts.student, prompts.untuned, preface, replace(ending, one_line=single_lines))
 
 
 def one_line(run: Run, rows: Sequence[Row]) -> bool:
@@ -178,7 +175,7 @@ def asker_for(
     if subject.prompting == "retrieval" and not rows:
         raise UsageError(f"{subject.title}: retrieval needs rows to look up, and the run has no tuned student")
     lookup = nearest_rows(rows, run.file.eval.retrieved, embedder)
-    shown = untuned(run.task, run.root, one_line(run, rows))
+    shown = untuned(run.task, run.prompts, one_line(run, rows))
     pool = shot_pool(run) if subject.prompting == "few_shot" else ()
     return Asker(shown, subject.prompting, items, engine, answer_room(items, engine, max_tokens), pool, lookup)
 

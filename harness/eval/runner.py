@@ -55,9 +55,9 @@ def card_key(run: Run, cast: Cast, subject: Subject, suite: Suite) -> str:
     """32 hex digits over what a card's numbers depend on."""
     parts: list[Any] = ["card", STAGE_VERSION, subject.key, subject.prompting, suite.name, suite.digest]
     if suite.of_task:
-        parts += [run.task.system, run.task.labels, run.task.student_template(run.root).digest]
+        parts += [run.task.system, run.task.labels, run.prompts.student.digest]
         if not subject.tuned:
-            shown = untuned(run.task, run.root)
+            shown = untuned(run.task, run.prompts)
             parts += [shown.template.digest, shown.ending.after, shown.ending.next_example, shown.preface]
             parts += [*ways_tried(run, subject.prompting), MOST_ITEMS, one_line(run, cast.largest)]
         if subject.prompting == "few_shot":
