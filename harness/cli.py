@@ -30,7 +30,7 @@ app = typer.Typer(
         "RUN is a name: runs/RUN.yaml says what to do, results land in runs/RUN/. Every verb goes on where it "
         "was stopped and does only what is missing.\n\n"
         "Exit codes: 0 done or passed, 1 regressed, 2 a wrong request or file, 3 the machine or a service "
-        "failed, 4 not enough data to decide, 130 stopped by Ctrl-C."
+        "failed, 4 inconclusive, 130 stopped by Ctrl-C."
     ),
 )
 
@@ -148,7 +148,7 @@ def check(
     settings: Settings = None,
     dry_run: DryRun = False,
     common: Common = False,
-    unsure: Annotated[str, typer.Option(metavar="fail|pass", help="What 'not enough data' comes to.")] = "fail",
+    unsure: Annotated[str, typer.Option(metavar="fail|pass", help="What 'inconclusive' comes to.")] = "fail",
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML: a case per limit.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")] = None,
     summary: Annotated[

@@ -5,7 +5,7 @@ HarnessError
 ├── MachineError          3   the machine or a service failed: disk, memory, engine, endpoint
 └── Interrupted         130   Ctrl-C: what was finished is kept, the same command goes on
 
-`check` answers with 0 (pass), 1 (regressed) or 4 (not enough data): an answer is no error.
+`check` answers with 0 (pass), 1 (regressed) or 4 (inconclusive): an answer is no error.
 A message gives the place, the value, what is allowed, and the nearest valid name.
 """
 

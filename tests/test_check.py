@@ -64,7 +64,7 @@ def test_few_items_are_not_enough(gate: Stored, capsys: pytest.CaptureFixture[st
     assert gate.check() == 4
     assert "reaches across -0.09" in capsys.readouterr().out
     assert gate.check(options=Options(unsure="pass")) == 0
-    assert "check: not enough data (exit 0)" in capsys.readouterr().out
+    assert "check: inconclusive (exit 0)" in capsys.readouterr().out
 
 
 def test_unsure_passes_no_regression(gate: Stored) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.check.candidate import shipped
-from harness.check.compare import HEADS, asked, compare, shared_items, side
+from harness.check.compare import HEADS, asked, comparable, compare, side
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Terminal
@@ -154,11 +154,11 @@ def test_one_suite_asked_in_two_ways_is_not_called_two_versions(
     assert lines[0].startswith("shop: it was asked in two ways; compared on the ")
 
 
-def test_shared_items_of_the_same_suite_are_all_of_them(two: Stored) -> None:
+def test_a_suite_is_comparable_with_itself(two: Stored) -> None:
     run = load(two, "shop")
     one = side("shop", lambda name: load(two, name))
     found = shipped(one.results, one.cells, "shop", run)
-    assert len(shared_items(found, found, False, Terminal())) == len(found.ids)
+    assert comparable(found, found, False, Terminal())
 
 
 def test_names_that_nobody_has(two: Stored) -> None:

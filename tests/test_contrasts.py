@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from harness import stats
 from harness.stats import Floats, contrasts
 from harness.stats.contrasts import Slope
+from harness.stats.design import INDEPENDENT, Design
+from harness.stats.score_matrix import ScoreMatrix
 from tests.bench.bench_contrasts import World
 
 Patterns = list[tuple[int, int, int]]  # an item's 0/1 score at each of three sizes
@@ -105,8 +107,9 @@ def test_a_difference_excludes_zero_from_six_changed_units_on(
 ) -> None:
     a, b = (np.array(side, dtype=float)[None].repeat(n, axis=0)
             for side, n in zip(zip(*pairs, strict=True), (seeds, 1 if base else seeds), strict=True))  # fmt: skip
-    groups = [f"p{i // each}" for i in range(len(pairs))] if each > 1 else None
-    found = contrasts.difference(a, b, random_seed=0, b_varies=not base, groups=groups)
+    design = Design([f"p{i // each}" for i in range(len(pairs))]) if each > 1 else INDEPENDENT
+    one, other = (ScoreMatrix.numbered(side, design) for side in (a, b))
+    found = contrasts.difference(one, other, random_seed=0, b_varies=not base)
     if found.estimate is None:
         return
     interval = found.estimate.interval()
@@ -118,7 +121,7 @@ def test_a_difference_excludes_zero_from_six_changed_units_on(
 
 
 def test_a_recipe_that_has_every_item_right_is_not_known_to_be_perfect() -> None:
-    found = contrasts.level(np.ones((3, 20)), random_seed=0)
+    found = contrasts.level(ScoreMatrix.numbered(np.ones((3, 20))), random_seed=0)
     assert found is not None
     assert found.interval().high == 1.0
     assert 0.7 < found.interval().low < 0.9
@@ -129,10 +132,10 @@ def test_real_scores_that_mostly_changed_are_bootstrapped_and_rare_changes_are_n
     dense = rng.normal(0.5, 1.0, (1, 40))
     rare = np.zeros((1, 40))
     rare[0, :7] = 0.8
-    none = np.zeros((1, 40))
+    none = ScoreMatrix.numbered(np.zeros(40))
     methods = []
     for values in (dense, rare):
-        found = contrasts.difference(values, none, random_seed=0).estimate
+        found = contrasts.difference(ScoreMatrix.numbered(values), none, random_seed=0).estimate
         assert found is not None
         methods.append(found.method)
     assert methods[0].startswith("bootstrap")
@@ -162,14 +165,15 @@ def test_rates_of_recipes_cover_the_truth() -> None:
     for items in (20, 100):
         for rate in (0.03, 0.5, 0.99):
             world, rng = World(items, 1, rate, 0.0, 3, 0.1), np.random.default_rng(items)
-            found = [contrasts.level(world.draw(rng)[:, 0], random_seed=0) for _ in range(400)]
+            found = [contrasts.level(ScoreMatrix.numbered(world.draw(rng)[:, 0]), random_seed=0) for _ in range(400)]
             ends = [one.ends(0.95) for one in found if one is not None]
             covered = [low <= rate <= high for low, high in ends]
             assert np.mean(covered) >= 0.925
 
 
 def test_stats_that_are_infinite_nowhere() -> None:
-    found = contrasts.difference(np.ones((1, 2)), np.zeros((1, 2)), random_seed=0).estimate
+    ones, zeros = ScoreMatrix.numbered(np.ones(2)), ScoreMatrix.numbered(np.zeros(2))
+    found = contrasts.difference(ones, zeros, random_seed=0).estimate
     assert found is not None
     assert all(map(math.isfinite, found.ends(0.95)))
     assert isinstance(found.interval(), stats.Interval)

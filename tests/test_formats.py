@@ -27,7 +27,7 @@ def decision(verdict: Verdict = "pass", suite: str = "shop", metric: str = "accu
 ALL = (
     decision(),
     decision("regressed", metric="words", note="p 0.01, adjusted"),
-    decision("not enough data", suite="facts", note="it reaches across"),
+    decision("inconclusive", suite="facts", note="it reaches across"),
     decision("failed", suite="talk", note="2 items failed"),
 )
 
@@ -36,9 +36,9 @@ ALL = (
     ("verdicts", "code", "lenient"),
     [
         (["pass", "pass"], 0, 0),
-        (["pass", "not enough data"], 4, 0),
-        (["regressed", "not enough data", "pass"], 1, 1),
-        (["failed", "regressed", "not enough data"], 3, 3),
+        (["pass", "inconclusive"], 4, 0),
+        (["regressed", "inconclusive", "pass"], 1, 1),
+        (["failed", "regressed", "inconclusive"], 3, 3),
     ],
 )
 def test_exit_code_is_that_of_the_worst(verdicts: list[Verdict], code: int, lenient: int) -> None:
@@ -91,7 +91,7 @@ def test_junit_has_a_case_per_suite_and_bound_that_says_what_was_asked_and_found
 
 
 def test_a_doubt_that_may_pass_is_a_skipped_case() -> None:
-    root = ElementTree.fromstring(formats.junit("shop", "tiny", [decision("not enough data")], "pass").encode())
+    root = ElementTree.fromstring(formats.junit("shop", "tiny", [decision("inconclusive")], "pass").encode())
     assert root[0].get("skipped") == "1"
     assert root[0].get("failures") == "0"
     assert root[0][0].find("skipped") is not None
@@ -152,7 +152,7 @@ def test_markdown_puts_the_worst_first_and_says_the_question() -> None:
     assert "question: these weights" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == [
-        "failed", "regressed", "not enough data", "pass",
+        "failed", "regressed", "inconclusive", "pass",
     ]  # fmt: skip
     assert "- shop words margin 0.03: p 0.01, adjusted" in text
 
@@ -199,5 +199,5 @@ def test_workflow_commands_are_one_escaped_line_each() -> None:
 
 
 def test_a_doubt_that_may_pass_is_a_warning() -> None:
-    (line,) = formats.workflow_commands("b.json", [decision("not enough data")], "pass")
+    (line,) = formats.workflow_commands("b.json", [decision("inconclusive")], "pass")
     assert line.startswith("::warning file=b.json,title=")

@@ -17,8 +17,7 @@ from harness.records import Cell, Item
 from harness.report.analysis import arms, curve, untuned
 from harness.report.headline import Headline, headline, lines, reading, within_chance
 from harness.report.stage import report
-from harness.stats import Floats
-from harness.stats.ties import ALONE
+from harness.stats.score_matrix import ScoreMatrix
 from harness.suites.reference import NAME as REFERENCE
 from tests.bench.bench_headline import World, covered
 from tests.project import Quiet, write_project
@@ -150,17 +149,17 @@ def test_a_run_without_ship_has_its_headline_and_is_told_what_ship_is_for(tmp_pa
     assert "for a verdict add: ship: {student: tiny, data: filtered, size: 12}" in text.replace("\\", "")
 
 
-def right(*wrong: int) -> Floats:
+def right(*wrong: int) -> ScoreMatrix:
     """Values of 80 items, all right but these."""
-    return np.array([[float(i not in wrong) for i in range(80)]])
+    return ScoreMatrix.numbered([float(i not in wrong) for i in range(80)])
 
 
 def test_what_dev_items_cannot_tell_apart_stays() -> None:
     best, one_worse, other = right(*range(20)), right(*range(21)), right(*range(15, 36))
     poor = right(*range(60))
-    assert within_chance([one_worse, best, poor, other], ALONE, 0) == [0, 1, 3]
-    assert within_chance([best], ALONE, 0) == [0]
-    assert within_chance([np.full((1, 80), np.nan), poor], ALONE, 0) == [0, 1]  # what cannot be told stays
+    assert within_chance([one_worse, best, poor, other], 0) == [0, 1, 3]
+    assert within_chance([best], 0) == [0]
+    assert within_chance([right().scaled(np.nan), poor], 0) == [0, 1]  # what cannot be told stays
 
 
 def test_a_recipe_beside_a_single_training_is_no_claim_about_recipes(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from harness.check.rules import Evidence, Rule, decide
 from harness.errors import UsageError
 from harness.stats import power
 from harness.stats.contrasts import Question
+from harness.stats.score_matrix import ScoreMatrix
 
 
 def rows(text: str) -> list[list[str]]:
@@ -71,7 +72,8 @@ def test_so_many_items_and_seeds_pass_as_often_as_said() -> None:
         now, before = (
             np.stack([student(rng, right, rng.normal(0, seed_spread), share) for _ in range(sides)]) for _ in range(2)
         )
-        evidence = Evidence(right[None] if question == "these weights" else before, now)
+        blessed = right[None] if question == "these weights" else before
+        evidence = Evidence(ScoreMatrix.numbered(blessed), ScoreMatrix.numbered(now))
         return decide([(rule, evidence)], question)[0].verdict == "pass"
 
     assert np.mean([passed(int(items), 1, 0.0, "these weights") for _ in range(200)]) > 0.75

@@ -20,8 +20,10 @@ def test_smallest_from_a_normal_interval_is_2_8_standard_errors() -> None:
     estimate = stats.mean_estimate(np.random.default_rng(0).normal(0, 5.0, 20_000), random_seed=0)
     found = estimate.interval()
     error = (found.high - found.low) / (2 * 1.959964)
-    assert power.smallest_from(found) == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
-    assert power.smallest_from(estimate.interval(0.90)) == pytest.approx((1.644854 + 0.841621) * error, rel=1e-5)
+    assert power.minimum_detectable_by_width(found) == pytest.approx((1.959964 + 0.841621) * error, rel=1e-5)
+    assert power.minimum_detectable_by_width(estimate.interval(0.90)) == pytest.approx(
+        (1.644854 + 0.841621) * error, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(("freedom", "least"), [(2, 0.777), (4, 0.794), (8, 0.799), (29, 0.799)])
@@ -36,12 +38,12 @@ def test_smallest_from_t_intervals_has_the_power_that_the_noncentral_t_gives_it(
     mean = math.sqrt(2 / freedom) * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
     half = critical * mean
     found = stats.Interval(estimate=0.0, low=-half, high=half, method="t", n=100, level=level)
-    assert least - 0.0005 < float(nct.sf(critical, freedom, power.smallest_from(found))) < 0.81
+    assert least - 0.0005 < float(nct.sf(critical, freedom, power.minimum_detectable_by_width(found))) < 0.81
 
 
 def test_smallest_difference_is_the_inverse_of_the_formula_of_miettinen() -> None:
     exact = ((1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - 0.0025)) / 0.05) ** 2
-    assert stats.smallest_difference(math.ceil(exact), 0.2) == pytest.approx(0.05, rel=1e-3)
+    assert stats.minimum_detectable_difference(math.ceil(exact), 0.2) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_items_needed_to_keep_a_margin_without_any_flip() -> None:
@@ -62,7 +64,7 @@ def test_so_many_items_decide_a_margin_as_often_as_said(flips: float, margin: fl
 
 def test_items_needed_from_an_interval_scales_with_the_square() -> None:
     found = stats.Interval(estimate=0.0, low=-0.0196, high=0.0196, method="t", n=100)
-    assert power.smallest_from(found) == pytest.approx(0.028016, rel=1e-4)
+    assert power.minimum_detectable_by_width(found) == pytest.approx(0.028016, rel=1e-4)
     assert power.items_needed_from(found, 0.028017) == 100
     assert power.items_needed_from(found, -0.0140) == math.ceil(100 * (0.0280159 / 0.0140) ** 2)
 

@@ -55,11 +55,11 @@ def test_a_doubt_fails_or_is_skipped(gate: Stored) -> None:
     gate.suite(limits={"accuracy": {"min": 0.78}})
     done = run_pytest(gate, "--harness-run", "runs/shop.yaml")
     assert done.returncode == 1
-    assert "not enough data: tiny.filtered.12.s0" in done.stdout
+    assert "inconclusive: tiny.filtered.12.s0" in done.stdout
     done = run_pytest(gate, "--harness-run", "runs/shop.yaml", "--harness-unsure", "skip", "-rs")
     assert done.returncode == 0
     assert "1 skipped" in done.stdout
-    assert "not enough data: tiny.filtered.12.s0" in done.stdout
+    assert "inconclusive: tiny.filtered.12.s0" in done.stdout
 
 
 def test_failed_items_fail(gate: Stored) -> None:

@@ -169,17 +169,17 @@ def test_auc_interval_takes_groups_for_what_they_are() -> None:
 
 
 def test_smallest_difference_solves_the_sample_size_formula() -> None:
-    found = stats.smallest_difference(300, flips_share=0.2)
+    found = stats.minimum_detectable_difference(300, flips_share=0.2)
     assert found is not None
     needed = (1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.2 - found**2)) ** 2 / found**2
     assert needed == pytest.approx(300, rel=1e-4)
-    assert stats.smallest_difference(300, flips_share=0.0) is None
-    assert stats.smallest_difference(20, flips_share=0.05) is None  # one flip in 20 items shows nothing
+    assert stats.minimum_detectable_difference(300, flips_share=0.0) is None
+    assert stats.minimum_detectable_difference(20, flips_share=0.05) is None  # one flip in 20 items shows nothing
 
 
 def test_smallest_difference_is_found_as_often_as_it_says() -> None:
     rng, n, flips = np.random.default_rng(4), 300, 0.2
-    smallest = stats.smallest_difference(n, flips) or 0.0
+    smallest = stats.minimum_detectable_difference(n, flips) or 0.0
     cells = [(flips + smallest) / 2, (flips - smallest) / 2, 1 - flips]
     hits = [stats.paired_binary(*table(0, b, c, rest)).low > 0 for b, c, rest in rng.multinomial(n, cells, 1000)]
     assert 0.75 < np.mean(hits) < 0.85
@@ -219,7 +219,7 @@ def test_two_way_grows_with_the_spread_of_seeds() -> None:
         (lambda: two_recipes(np.ones((3, 1)), np.ones((3, 1))), "1 items have no interval"),
         (lambda: stats.auc([], [1.0]), "scores of both kinds"),
         (lambda: stats.auc_interval([1.0], [0.0], ["a"], [], 0), "each score needs one group"),
-        (lambda: stats.smallest_difference(0, 0.1), "n=0"),
+        (lambda: stats.minimum_detectable_difference(0, 0.1), "n=0"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(call: Callable[[], object], said: str) -> None:

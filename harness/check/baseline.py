@@ -16,6 +16,7 @@ from harness.core.record import Record, digest
 from harness.errors import UsageError
 from harness.stats import Floats, binary
 from harness.stats.contrasts import Question
+from harness.stats.score_matrix import ScoreMatrix
 
 BASELINE_FORMAT = 2
 ID_BYTES = 6  # of an item's digest: two of 14,000 items are alike with a chance of 1 in 3 million
@@ -53,7 +54,7 @@ class BaselineMetric(Record):
     mean: float
     columns: tuple[Column, ...]
 
-    def matrix(self, items: int) -> Floats:
+    def values(self, items: int) -> Floats:
         """Shape (random seeds, items)."""
         return np.stack([column.unpack(items) for column in self.columns])
 
@@ -69,11 +70,15 @@ class BaselineSuite(Record):
     metrics: dict[str, BaselineMetric]
 
     def item_ids(self) -> list[str]:
-        """The items' ids, cut to ID_BYTES, in the order of the columns. Raises ValueError for ids of other length."""
+        """The items' shortened ids, in the order of the columns. Raises ValueError for ids of other length."""
         raw = base64.b64decode(self.ids, validate=True)
         if len(raw) % ID_BYTES:
             raise ValueError(f"{len(raw)} bytes of ids, which are {ID_BYTES} bytes each")
         return [raw[i : i + ID_BYTES].hex() for i in range(0, len(raw), ID_BYTES)]
+
+    def scores(self, metric: str) -> ScoreMatrix:
+        """The blessed values of a metric, one row per random seed."""
+        return ScoreMatrix(self.metrics[metric].values(self.items), tuple(self.item_ids()))
 
 
 class Baseline(Record):
@@ -94,13 +99,13 @@ class Baseline(Record):
 
 
 def pack_ids(ids: Sequence[str]) -> str:
-    """Sorted item ids, cut to ID_BYTES, base64."""
-    return base64.b64encode(b"".join(bytes.fromhex(cut(item)) for item in sorted(ids))).decode()
+    """Sorted item ids, shortened to ID_BYTES, base64."""
+    return base64.b64encode(b"".join(bytes.fromhex(item) for item in shortened(sorted(ids)))).decode()
 
 
-def cut(item: str) -> str:
-    """As much of an item's id as a baseline keeps."""
-    return item[: 2 * ID_BYTES]
+def shortened(ids: Sequence[str]) -> tuple[str, ...]:
+    """As much of every item id as a baseline keeps."""
+    return tuple(item[: 2 * ID_BYTES] for item in ids)
 
 
 def baseline_path(root: Path, name: str) -> Path:
@@ -143,7 +148,7 @@ def _columns_fit(path: Path, baseline: Baseline, again: str) -> None:
             if len(suite.item_ids()) != suite.items:
                 raise ValueError(f"{len(suite.item_ids())} ids for {suite.items} items")
             for metric, found in suite.metrics.items():
-                if len(found.matrix(suite.items)) != len(baseline.student_keys):
+                if len(found.values(suite.items)) != len(baseline.student_keys):
                     raise ValueError(
                         f"{metric}: {len(found.columns)} columns for {len(baseline.student_keys)} students"
                     )

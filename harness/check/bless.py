@@ -22,9 +22,10 @@ from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.results import Results
 from harness.report.analysis import arms, matrix
-from harness.stats import Floats, binary, clusters, power
+from harness.stats import binary, clusters, power
+from harness.stats.design import INDEPENDENT
 from harness.stats.rates import first_true
-from harness.stats.ties import ALONE, Ties, finite
+from harness.stats.score_matrix import ScoreMatrix
 from harness.suites.suite import Suite
 
 
@@ -91,51 +92,49 @@ def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]
     """
     found = []
     for metric, limit in suite.spec.limits.items():
-        values = one.matrix(metric)
-        if not np.isfinite(values).any():  # a number of all answers together, which has no margin
+        scores = one.scores(metric)
+        if not np.isfinite(scores.values).any():  # a number of all answers together, which has no margin
             continue
         margins = [] if limit.margin is None else [limit.margin]
         if limit.margin_share is not None:
-            margins.append(limit.margin_share * abs(float(np.nanmean(values))))
+            margins.append(limit.margin_share * abs(float(np.nanmean(scores.values))))
         margin = min(margins, default=0.0)
         if not margin:
             continue
         place = f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs"
         if question_of(run) == "this recipe":
-            found += _too_few_seeds(place, values, one.ties(), margin)
+            found += _too_few_seeds(place, scores, margin)
         else:
+            now = scores.of_seeds([0])
             kin = _kin(run, results, suite.name, metric)
-            alone = Evidence(values[:1], values[:1])
-            evidence = alone if kin is None else Evidence(kin, values[:1], one.ties())
-            found += _too_few_items(place, evidence, margin)
+            found += _too_few_items(place, Evidence(now if kin is None else kin, now), margin)
     return found
 
 
-def _too_few_seeds(place: str, values: Floats, tied: Ties, margin: float) -> list[str]:
-    """`values`: shape (random seeds, items)."""
-    there, seeds = finite(values), len(values)
-    values = values[:, there]
+def _too_few_seeds(place: str, scores: ScoreMatrix, margin: float) -> list[str]:
+    scores = scores.select(scores.complete)
+    items, seeds = len(scores.items), scores.seeds
     if seeds < stats.MIN_SEEDS:
         return [f"{place} {stats.MIN_SEEDS} random seeds whatever their spread; there are {seeds}: train more"]
-    spread, error = float(values.mean(axis=1).std(ddof=1)), _items_error(values, tied.of(there))
+    spread, error = float(scores.values.mean(axis=1).std(ddof=1)), _items_error(scores)
     if error is None:
-        return [f"{place} more items, or more passages that they stand in; there are {int(there.sum())} items"]
+        return [f"{place} more items, or more passages that they stand in; there are {items} items"]
     needed = power.seeds_needed(spread, error, margin, rules.LEVEL)
     if needed is not None and needed <= seeds:
         return []
     how = f"scores spread by {spread:.3g} over them, and the items leave a standard error of {error:.3g}"
     if needed is None:
-        most, items = power.MOST_SEEDS, int(there.sum())
+        most = power.MOST_SEEDS
         return [f"{place} more than {items} test items: with up to {most} random seeds they do not decide it ({how})"]
     return [f"{place} about {needed} random seeds; there are {seeds}: train more, or allow more ({how})"]
 
 
-def _items_error(values: Floats, tied: Ties) -> float | None:
+def _items_error(scores: ScoreMatrix) -> float | None:
     """The standard error that the items leave of a difference between two trainings of one recipe.
 
-    `values`: shape (random seeds, items); over all pairs of seeds. None for too few passages or items.
+    Over all pairs of random seeds. None for too few passages or items.
     """
-    units = clusters.units(values, **tied.named)
+    units = clusters.units(scores.values, scores.design)
     if units is None or units.shape[1] < 2:
         return None
     variances = [float((one - other).var(ddof=1)) for one, other in combinations(units, 2)]
@@ -144,10 +143,10 @@ def _items_error(values: Floats, tied: Ties) -> float | None:
 
 def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     """Independent 0/1 scores by how many change, all others by the width of their interval."""
-    there = evidence.there
-    items, before, now = int(there.sum()), evidence.before[:, there], evidence.now[:, there]
-    if binary(before) and binary(now) and evidence.ties == ALONE:
-        changing = float((now != before).mean())
+    now, before = evidence.paired
+    items = len(now.items)
+    if binary(before.values) and binary(now.values) and now.design == INDEPENDENT:
+        changing = float((now.values != before.values).mean())
 
         def wanted(margin: float) -> int:
             flips = min(1.0, max(changing, margin))
@@ -172,8 +171,8 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     ]
 
 
-def _kin(run: Run, results: Results, suite: str, metric: str) -> Floats | None:
-    """Values (1, items) of the student nearest to the ship one: another random seed, the next size, the base."""
+def _kin(run: Run, results: Results, suite: str, metric: str) -> ScoreMatrix | None:
+    """The scores of the student nearest to the ship one: another random seed, the next size, the base."""
     cell = ship_cells(run)[0]
     own = [a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot"]
     same = [a for a in own if (a.data, a.size) == (cell.data, cell.size)]
@@ -181,19 +180,19 @@ def _kin(run: Run, results: Results, suite: str, metric: str) -> Floats | None:
         values = matrix(results, arm, metric, "test")
         others = [i for i, card in enumerate(arm.cards) if card.cell and card.cell.random_seed != cell.random_seed]
         if others:
-            return values[others[:1]]
+            return values.of_seeds(others[:1])
     rest = [a for a in own if a not in same and a.data in (cell.data, "")]
     if not rest:
         return None
     nearest_size = min(rest, key=lambda a: (abs(np.log2(max(a.size, 1) / max(cell.size, 1))), -a.size))
-    return matrix(results, nearest_size, metric, "test")[:1]
+    return matrix(results, nearest_size, metric, "test").of_seeds([0])
 
 
 def _blessed(suite: Suite, one: Shipped) -> BaselineSuite:
     """Every metric whose values are 0 or 1, and every metric with a limit: what a later check may ask for."""
     metrics: dict[str, BaselineMetric] = {}
     for metric in one.metrics:
-        values = one.matrix(metric)
+        values = one.scores(metric).values
         if binary(values) or metric in suite.spec.limits:
             mean = float(f"{np.nanmean(values):.6g}")
             metrics[metric] = BaselineMetric(mean=mean, columns=tuple(Column.pack(row) for row in values))

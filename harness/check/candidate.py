@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.check.baseline import cut
 from harness.check.rules import Better
 from harness.config.run import Run
 from harness.core.record import FORMAT
@@ -15,8 +14,7 @@ from harness.errors import UsageError, nearest
 from harness.eval.results import Results
 from harness.records import Cell, Scorecard
 from harness.report.analysis import Sheet, sheet
-from harness.stats import Floats
-from harness.stats.ties import Bools, Ties
+from harness.stats.score_matrix import ScoreMatrix
 from harness.suites.suite import Limit, Suite
 from harness.suites.summary import LOWER_IS_BETTER
 
@@ -36,9 +34,9 @@ class Shipped:
         return names[0] if len(names) == 1 else f"{names[0].rsplit('.s', 1)[0]} ({len(names)} random seeds)"
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> tuple[str, ...]:
         """The test items' ids, sorted: the order of every column."""
-        return list(self.sheets[0].items)
+        return self.sheets[0].items
 
     @property
     def failed(self) -> int:
@@ -50,21 +48,12 @@ class Shipped:
         """The metrics that items have values of."""
         return sorted({name for sheet in self.sheets for name in sheet.values})
 
-    def matrix(self, metric: str, ids: Sequence[str] | None = None) -> Floats:
-        """Shape (random seeds, items), six digits; NaN where there is none, 0 for a rate. `ids` cut or whole."""
-        chosen = self._chosen(ids)
-        rows = [[float(f"{value:.6g}") for value in sheet.column(metric)[chosen]] for sheet in self.sheets]
-        found = np.array(rows, dtype=np.float64)
-        return np.where(np.isfinite(found), found, np.nan)  # an infinite log-likelihood is no value
-
-    def ties(self, ids: Sequence[str] | None = None) -> Ties:
-        """What ties the items together, in order. `ids` cut or whole."""
-        return self.sheets[0].ties.of(self._chosen(ids))
-
-    def _chosen(self, ids: Sequence[str] | None) -> Bools:
-        """Which of the test items: all, or those of `ids`."""
-        wanted = None if ids is None else {cut(item) for item in ids}
-        return np.array([wanted is None or cut(item) in wanted for item in self.ids], dtype=bool)
+    def scores(self, metric: str) -> ScoreMatrix:
+        """One row per random seed, six digits; NaN where there is none, 0 for a rate."""
+        rows = [[float(f"{value:.6g}") for value in sheet.column(metric)] for sheet in self.sheets]
+        values = np.array(rows, dtype=np.float64)
+        values[~np.isfinite(values)] = np.nan  # an infinite log-likelihood is no value
+        return ScoreMatrix(values, self.ids, self.sheets[0].design)
 
 
 def better(metric: str, limit: Limit | None = None) -> Better:

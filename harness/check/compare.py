@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from harness import stats
 from harness.check import formats
-from harness.check.baseline import cut
 from harness.check.candidate import Shipped, shipped
 from harness.check.rescore import noise_of_mean
 from harness.check.rules import widened
@@ -23,9 +22,10 @@ from harness.report.headline import reading
 from harness.report.regressions import WATCHED
 from harness.stats import Estimate, Interval, contrasts
 from harness.stats.contrasts import Question
-from harness.stats.ties import could_have_seen, finite
+from harness.stats.power import minimum_detectable
+from harness.stats.score_matrix import ScoreMatrix, align_complete
 
-HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "could have seen")
+HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "min. detectable")
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,16 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
         if failed:
             terminal.say(f"{suite}: not compared: {failed} items failed; make eval again")
             continue
-        shared = shared_items(one, other, common, terminal, _asked_alike(left, right, suite))
-        if shared:
+        if comparable(one, other, common, terminal, _asked_alike(left, right, suite)):
             _tell_changes(suite, ((left, one), (right, other)), terminal)
-            rows += _rows(left, right, one, other, shared)
+            rows += _rows(left, right, one, other)
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
     terminal.say(formats.table(HEADS, rows))
     terminal.say(
-        "could have seen: the smallest true difference that these items would likely (power 0.8) have shown;"
-        " none: no value changed, or too few to tell"
+        "min. detectable: the minimum detectable difference, found with a power of 0.8;"
+        " -: no value changed, or too few to estimate it"
     )
 
 
@@ -149,24 +148,22 @@ def _changed(side: Side, scored: Shipped) -> bool:
     return suite is not None and suite.digest != scored.cards[0].suite_digest
 
 
-def shared_items(one: Shipped, other: Shipped, common: bool, terminal: Terminal, alike: bool = True) -> list[str]:
-    """The test items that both have; none, and said so, where the suite differs and `common` is not asked for.
+def comparable(one: Shipped, other: Shipped, common: bool, terminal: Terminal, alike: bool = True) -> bool:
+    """Whether both have test items to compare. Says why not where the suite differs and `common` is false.
 
     `alike`: whether both should have been asked in one way.
     """
-    mine, theirs = {cut(item) for item in one.ids}, {cut(item) for item in other.ids}
     same_notes = not alike or one.cards[0].notes == other.cards[0].notes
     digests = [scored.cards[0].suite_digest for scored in (one, other)]
-    if len(set(digests)) == 1 and same_notes and mine == theirs:
-        return sorted(mine)
+    if len(set(digests)) == 1 and same_notes and one.ids == other.ids:
+        return bool(one.ids)
+    shared = len(set(one.ids) & set(other.ids))
     how = f"has two versions ({' and '.join(digests)})" if len(set(digests)) > 1 else "was asked in two ways"
     if not common:
-        terminal.say(
-            f"{one.suite}: not compared: it {how}; --common compares the {len(mine & theirs)} items that both have"
-        )
-        return []
-    terminal.say(f"{one.suite}: it {how}; compared on the {len(mine & theirs)} items that both have")
-    return sorted(mine & theirs)
+        terminal.say(f"{one.suite}: not compared: it {how}; --common compares the {shared} items that both have")
+        return False
+    terminal.say(f"{one.suite}: it {how}; compared on the {shared} items that both have")
+    return shared > 0
 
 
 def negated(found: Estimate) -> Estimate:
@@ -185,32 +182,27 @@ def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple
     return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored, metric in sides))
 
 
-def _rows(left: Side, right: Side, one: Shipped, other: Shipped, shared: Sequence[str]) -> list[tuple[str, ...]]:
+def _rows(left: Side, right: Side, one: Shipped, other: Shipped) -> list[tuple[str, ...]]:
     """Every metric of one suite as cells under HEADS: what sums it up first, then all that is watched or limited."""
     reads = (left.reads(one), right.reads(other))
     likely = [side for side, metric in zip("AB", reads, strict=True) if metric == "choice_accuracy"]
     how = f" ({' and '.join(likely)} by log-likelihood)" if likely else ""
     primary = "accuracy" if likely else reads[0]
-    rows = [_row(left, right, one, other, reads, shared, f"{primary}{how}")]
+    rows = [_row(left, right, one, other, reads, f"{primary}{how}")]
     watched = dict.fromkeys((*WATCHED, *_limits(left.run, one.suite), *_limits(right.run, one.suite)))
     for metric in watched:
         if metric != primary and metric in one.metrics and metric in other.metrics:
-            rows.append(_row(left, right, one, other, (metric, metric), shared, metric))
+            rows.append(_row(left, right, one, other, (metric, metric), metric))
     return rows
 
 
-def _row(
-    left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str], shared: Sequence[str], name: str
-) -> tuple[str, ...]:
+def _row(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str], name: str) -> tuple[str, ...]:
     """One line as cells under HEADS; the interval is the report's own, for this pair alone."""
-    a, b = one.matrix(metrics[0], shared), other.matrix(metrics[1], shared)
-    kept = finite(a) & finite(b)
-    before, now, tied = a[:, kept], b[:, kept], one.ties(shared).of(kept).named
+    before, now = align_complete(one.scores(metrics[0]), other.scores(metrics[1]))
     turned = right.is_base and not left.is_base  # the side that no random seed touches comes second here
     pair, varies = ((before, now) if turned else (now, before)), not (left.is_base or right.is_base)
-    enough = int(kept.sum()) > 1
     seed = left.run.file.random_seed
-    contrast = contrasts.difference(*pair, random_seed=seed, b_varies=varies, **tied) if enough else None
+    contrast = contrasts.difference(*pair, random_seed=seed, b_varies=varies) if len(now.items) > 1 else None
     found = contrast.estimate if contrast else None
     if contrast and found:
         noise = 0.0 if contrast.recipe else _noise(left, right, one, other, metrics)  # seeds hold the noise already
@@ -218,11 +210,11 @@ def _row(
     return (
         one.suite,
         name,
-        formats.number(float(before.mean()) if kept.any() else None),
-        formats.number(float(now.mean()) if kept.any() else None),
+        formats.number(before.mean if now.items else None),
+        formats.number(now.mean if now.items else None),
         formats.interval(found.interval(0.95) if found else None),
-        str(int(kept.sum())),
-        _seen(found.interval(0.95), before, now) if found else "-",
+        str(len(now.items)),
+        _detectable(found.interval(0.95), before, now) if found else "-",
     )
 
 
@@ -231,10 +223,10 @@ def _limits(run: Run, suite: str) -> Sequence[str]:
     return tuple(run.suites[suite].spec.limits) if suite in run.suites else ()
 
 
-def _seen(found: Interval, before: stats.Floats, now: stats.Floats) -> str:
-    """The smallest difference these items would likely have shown."""
-    smallest = could_have_seen(found, before, now)
-    return "none" if smallest is None else f"{smallest:.3f}"
+def _detectable(interval: Interval, before: ScoreMatrix, now: ScoreMatrix) -> str:
+    """The minimum detectable difference, or a dash where there is none."""
+    detectable = minimum_detectable(interval, before, now)
+    return "-" if detectable is None else f"{detectable:.3f}"
 
 
 def _names(one: Side) -> str:

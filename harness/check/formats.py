@@ -12,7 +12,7 @@ from harness.core.markdown import escaped, table_lines
 from harness.core.text import printable
 from harness.stats import Interval
 
-Unsure = Literal["fail", "pass"]  # what "not enough data" comes to
+Unsure = Literal["fail", "pass"]  # what "inconclusive" comes to
 
 SUMMARY_BYTES = 1024 * 1024  # of GitHub's step summary; a larger one is refused whole
 REST_BYTES = 100  # kept free for the line that says what did not fit
@@ -20,8 +20,8 @@ HEADS = ("suite", "metric", "before", "now", "difference [95% bounds]", "limit",
 
 
 def exit_code(decisions: Sequence[Decision], unsure: Unsure = "fail") -> int:
-    """0 passed, 1 regressed, 3 the tool failed, 4 not enough data (0 with `unsure` pass)."""
-    codes = {"pass": 0, "regressed": 1, "failed": 3, "not enough data": 0 if unsure == "pass" else 4}
+    """0 passed, 1 regressed, 3 the tool failed, 4 inconclusive (0 with `unsure` pass)."""
+    codes = {"pass": 0, "regressed": 1, "failed": 3, "inconclusive": 0 if unsure == "pass" else 4}
     return codes[overall(decisions)]
 
 
@@ -137,7 +137,7 @@ def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure)
 def markdown(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure, limit: int = SUMMARY_BYTES) -> str:
     """A summary to read in CI, at most `limit` bytes: rows that do not fit are counted instead."""
     code = exit_code(decisions, unsure)
-    order: tuple[Verdict, ...] = ("failed", "regressed", "not enough data", "pass")
+    order: tuple[Verdict, ...] = ("failed", "regressed", "inconclusive", "pass")
     worst = sorted(decisions, key=lambda d: order.index(d.verdict))
     heads, rule, *lines = table_lines(HEADS, [row(d) for d in worst])
     head = (

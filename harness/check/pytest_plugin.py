@@ -18,9 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The plugin's options."""
     group = parser.getgroup("harness", "check a student against its blessed baseline")
     group.addoption("--harness-run", metavar="FILE", help="a run file; each of its limits becomes a test")
-    group.addoption(
-        "--harness-unsure", choices=("fail", "skip"), default="fail", help="what 'not enough data' comes to"
-    )
+    group.addoption("--harness-unsure", choices=("fail", "skip"), default="fail", help="what 'inconclusive' comes to")
     group.addoption("--harness-common", action="store_true", help="compare on shared items where a suite changed")
 
 
@@ -59,7 +57,7 @@ class RuleItem(pytest.Item):
         """Fails for a regression, a failure of the tool and, unless told otherwise, a doubt."""
         if self.decision.verdict == "pass":
             return
-        if self.decision.verdict == "not enough data" and self.unsure == "skip":
+        if self.decision.verdict == "inconclusive" and self.unsure == "skip":
             pytest.skip(self._said())
         pytest.fail(self._said(), pytrace=False)
 

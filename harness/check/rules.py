@@ -7,7 +7,7 @@ is turned so that more is better.
     margin m   pass        the lower end is above -m
                regressed   the upper end is below -m, Holm-adjusted over all rules of the check
     min, max   likewise, on the value itself against the limit
-    otherwise  not enough data
+    otherwise  inconclusive
 
 A pass by margin says more where it can: `improved`, the two-sided 95% interval is above zero; `equivalent`, it
 lies inside plus and minus the margin; `worse, within the margin`, it is below zero, and surely not by more than
@@ -26,10 +26,10 @@ from typing import Literal
 import numpy as np
 
 from harness import stats
-from harness.stats import Estimate, Floats, Interval, clusters, contrasts, power
+from harness.stats import Estimate, Interval, clusters, contrasts, power
 from harness.stats.contrasts import Question
 from harness.stats.rates import quantile
-from harness.stats.ties import ALONE, Bools, Ties, finite
+from harness.stats.score_matrix import ScoreMatrix, align_complete
 
 LEVEL = 0.90  # two-sided, so that each end alone is a 95% bound
 ALPHA = 0.05
@@ -38,7 +38,7 @@ LOST_SHARE = 0.05  # of the values there were may be missing now before a pass i
 
 Better = Literal["higher", "lower"]
 Bound = Literal["margin", "margin_share", "min", "max"]
-Verdict = Literal["pass", "regressed", "not enough data", "failed"]
+Verdict = Literal["pass", "regressed", "inconclusive", "failed"]
 
 
 @dataclass(frozen=True)
@@ -54,57 +54,53 @@ class Rule:
 
 @dataclass(frozen=True)
 class Evidence:
-    """One metric before and now on the same items: shape (random seeds, items), NaN where there is no value."""
+    """One metric before and now on the same items, in the same order."""
 
-    before: Floats
-    now: Floats
-    ties: Ties = ALONE  # between the items
+    before: ScoreMatrix
+    now: ScoreMatrix
     noise: float = 0.0  # standard deviation of the difference when the same weights are scored twice
     same: bool = False  # whether both are one student: trained from the same base, rows and settings
     random_seed: int = 0
 
     @property
-    def there(self) -> Bools:
-        """Which items have a value on both sides, from every seed."""
-        return finite(self.before) & finite(self.now)
+    def paired(self) -> tuple[ScoreMatrix, ScoreMatrix]:
+        """Now and before, on the items that have a value on both sides, from every seed."""
+        now, before = align_complete(self.now, self.before)
+        return now, before
 
     @property
     def lost(self) -> int:
         """Items that had a value and have none now."""
-        return int((finite(self.before) & ~finite(self.now)).sum())
+        return int((self.before.complete & ~self.now.complete).sum())
 
     @property
     def unchanged(self) -> bool:
         """Whether it is one student with the same score on every item."""
-        return self.same and bool(np.array_equal(self.before, self.now, equal_nan=True))
+        return self.same and bool(np.array_equal(self.before.values, self.now.values, equal_nan=True))
 
     def difference(self, question: Question) -> Estimate | None:
         """Now minus before; None when it cannot be estimated: too few seeds, items or passages."""
-        kept = self.there
-        now, before = self.now[:, kept], self.before[:, kept]
-        if not kept.any():
+        now, before = self.paired
+        if not now.items:
             return None
         if question == "this recipe":
-            tied = self.ties.of(kept).named
-            if min(len(now), len(before)) < stats.MIN_SEEDS:
+            if min(now.seeds, before.seeds) < stats.MIN_SEEDS:
                 return None
-            return contrasts.difference(now, before, random_seed=self.random_seed, **tied).estimate
-        found = clusters.difference_estimate(
-            now.mean(axis=0), before.mean(axis=0), random_seed=self.random_seed, **self.ties.of(kept).named
+            return contrasts.difference(now, before, random_seed=self.random_seed).estimate
+        estimate = clusters.difference_estimate(
+            now.item_means, before.item_means, now.design, random_seed=self.random_seed
         )
-        return widened(found, self.noise) if found else None
+        return widened(estimate, self.noise) if estimate else None
 
     def value(self, question: Question) -> Estimate | None:
         """The value now; None as `difference`."""
-        kept = finite(self.now)
-        now = self.now[:, kept]
-        if not kept.any():
+        now = self.now.select(self.now.complete)
+        if not now.items:
             return None
         if question == "this recipe":
-            enough = len(now) >= stats.MIN_SEEDS
-            return contrasts.level(now, random_seed=self.random_seed, **self.ties.of(kept).named) if enough else None
-        found = clusters.mean_estimate(now.mean(axis=0), random_seed=self.random_seed, **self.ties.of(kept).named)
-        return widened(found, self.noise / math.sqrt(2)) if found else None  # of one scoring, not of two
+            return contrasts.level(now, random_seed=self.random_seed) if now.seeds >= stats.MIN_SEEDS else None
+        estimate = clusters.mean_estimate(now.item_means, now.design, random_seed=self.random_seed)
+        return widened(estimate, self.noise / math.sqrt(2)) if estimate else None  # of one scoring, not of two
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def decide(rules: Sequence[tuple[Rule, Evidence]], question: Question) -> list[D
 def overall(decisions: Sequence[Decision]) -> Verdict:
     """A failure of the tool before a regression, a regression before a doubt."""
     verdicts = {decision.verdict for decision in decisions}
-    order: tuple[Verdict, ...] = ("failed", "regressed", "not enough data")
+    order: tuple[Verdict, ...] = ("failed", "regressed", "inconclusive")
     return next((verdict for verdict in order if verdict in verdicts), "pass")
 
 
@@ -159,17 +155,13 @@ def widened(found: Estimate, noise: float) -> Estimate:
 
 def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
     """A decision before adjustment: a regression that may still be taken back."""
-    kept, had = evidence.there, finite(evidence.before)
-    before = float(evidence.before[:, had].mean()) if had.any() else None
-    shown = evidence.difference(question)
-    found = evidence.value(question) if rule.bound in ("min", "max") else shown
-    now = finite(evidence.now)
-    draft = Decision(
-        rule, "not enough data", question, int(kept.sum()), kept.size, before,
-        float(evidence.now[:, now].mean()) if now.any() else None,
-        shown.interval(LEVEL) if shown else None,
-    )  # fmt: skip
-    enough = question == "these weights" or len(evidence.now) >= stats.MIN_SEEDS
+    before, now = (side.mean if side.complete.any() else None for side in (evidence.before, evidence.now))
+    change = evidence.difference(question)
+    found = evidence.value(question) if rule.bound in ("min", "max") else change
+    items = len(evidence.paired[0].items)
+    interval = change.interval(LEVEL) if change else None
+    draft = Decision(rule, "inconclusive", question, items, len(evidence.now.items), before, now, interval)
+    enough = question == "these weights" or evidence.now.seeds >= stats.MIN_SEEDS
     if evidence.unchanged and enough and rule.bound in ("margin", "margin_share"):
         return replace(draft, verdict="pass", shade="the same weights")
     if found is None:
@@ -180,7 +172,7 @@ def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
     if not inside:
         note = _why_undecided(found, interval, line, question)
         return replace(draft, p=tails.below if good_above else tails.above, note=note)
-    if evidence.lost > LOST_SHARE * had.sum():
+    if evidence.lost > LOST_SHARE * evidence.before.complete.sum():
         return replace(draft, note=f"{evidence.lost} items that had a value have none now")
     shade = _shade(found.interval(0.95), line, good_above) if rule.bound in ("margin", "margin_share") else ""
     return replace(draft, verdict="pass", shade=shade)
@@ -215,7 +207,7 @@ def _shade(found: Interval, line: float, good_above: bool) -> str:
 
 
 def _why_unknown(evidence: Evidence, question: Question) -> str:
-    seeds = min(len(evidence.now), len(evidence.before))
+    seeds = min(evidence.now.seeds, evidence.before.seeds)
     if question == "this recipe" and seeds < stats.MIN_SEEDS:
         return f"a recipe needs {stats.MIN_SEEDS} random seeds a side; there are {seeds}"
     return "too few items, or too few passages, have values on both sides"

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.check import formats, rules
-from harness.check.baseline import Baseline, BaselineSuite, baseline_path, cut, read_baseline
+from harness.check.baseline import Baseline, BaselineSuite, baseline_path, read_baseline, shortened
 from harness.check.candidate import Shipped
 from harness.check.limits import has_values, of_all_together, question_of, rules_of, stored
 from harness.check.rescore import noise_of_mean
@@ -25,6 +25,7 @@ from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
 from harness.errors import MachineError, UsageError
 from harness.stats.contrasts import Question
+from harness.stats.score_matrix import align
 from harness.suites.suite import Limit, Suite
 
 
@@ -41,7 +42,7 @@ class Options:
 
 
 def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
-    """Print every rule's verdict and return the exit code: 0 pass, 1 regressed, 3 failed, 4 not enough data.
+    """Print every rule's verdict and return the exit code: 0 pass, 1 regressed, 3 failed, 4 inconclusive.
 
     Raises UsageError (2): no ship section, no limits, no baseline or a damaged one, no stored scores, another
     suite or other items than were blessed.
@@ -95,7 +96,7 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
                 f"runs/{run.name}.baseline.json: it does not hold the suite {name} (it has"
                 f" {', '.join(baseline.suites)}): harness bless {run.name}"
             )
-        shared = _shared(run, run.suites[name], one, then, common, terminal)
+        _require_comparable(run, run.suites[name], one, then, common, terminal)
         if one.failed:
             note = f"{one.failed} items failed: make eval RUN={run.name}"
             failed += [
@@ -106,7 +107,7 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
             if of_all_together(one, rule.metric):
                 plain.append(_compared(rule, one, question))
             else:
-                paired.append((rule, _evidence(run, baseline, then, one, rule, shared)))
+                paired.append((rule, _evidence(run, baseline, then, one, rule)))
     decided = rules.decide(paired, question) + plain + failed
     order = list(found)
     decided.sort(key=lambda d: order.index(d.rule.suite))
@@ -127,33 +128,32 @@ def _compared(rule: Rule, one: Shipped, question: Question) -> Decision:
     return Decision(rule, "pass" if good else "regressed", question, items, items, now=now, note=note)
 
 
-def _shared(
+def _require_comparable(
     run: Run, suite: Suite, one: Shipped, then: BaselineSuite, common: bool, terminal: Terminal
-) -> list[str] | None:
-    """None where suite and items are those that were blessed; the shared items' ids with `common`; else refused."""
+) -> None:
+    """Raises UsageError where suite or items are not those that were blessed, unless `common` and some are shared."""
     changed = _what_changed(suite, one, then)
     if not changed:
-        return None
+        return
     place = f"suites/{suite.name}.yaml"
     if not common:
         raise UsageError(
             f"{place}: {changed}; scores of different suites do not compare. Accept the new one with: harness bless"
             f" {run.name}; or compare on the shared items only: harness check {run.name} --common"
         )
-    mine, theirs = {cut(item) for item in one.ids}, set(then.item_ids())
+    mine, theirs = set(shortened(one.ids)), set(then.item_ids())
     if not mine & theirs:
         raise UsageError(f"{place}: {changed}, and no test item is left that both have: harness bless {run.name}")
     terminal.say(
         f"{place}: {changed}. Compared on the {len(mine & theirs)} items that both have:"
         f" {len(theirs - mine)} blessed ones are gone, {len(mine - theirs)} are new"
     )
-    return sorted(mine & theirs)
 
 
 def _what_changed(suite: Suite, one: Shipped, then: BaselineSuite) -> str:
     """In words; empty when nothing did."""
     spec, card = suite.spec, one.cards[0]
-    mine, theirs = {cut(item) for item in one.ids}, set(then.item_ids())
+    mine, theirs = set(shortened(one.ids)), set(then.item_ids())
     gone, new = sorted(theirs - mine), sorted(mine - theirs)
     words = [f"{len(gone)} blessed items have no test score now ({_some(gone)})"] if gone else []
     words += [f"{len(new)} items are new ({_some(new)})"] if new else []
@@ -180,25 +180,20 @@ def _asked(notes: Sequence[str]) -> str:
     return "; ".join(notes) or "as its file says"
 
 
-def _evidence(
-    run: Run, baseline: Baseline, then: BaselineSuite, one: Shipped, rule: Rule, shared: list[str] | None
-) -> Evidence:
+def _evidence(run: Run, baseline: Baseline, then: BaselineSuite, one: Shipped, rule: Rule) -> Evidence:
     if rule.metric not in then.metrics:
         has_values(one, rule.metric)
         raise UsageError(
             f"runs/{run.name}.baseline.json: {one.suite} was blessed without {rule.metric}: harness bless {run.name}"
         )
-    before = then.metrics[rule.metric].matrix(then.items)
-    if question_of(run) == "these weights" and len(before) > 1:
-        before = before[[_blessed_seed(run, baseline)]]
-    if shared is not None:
-        wanted = set(shared)
-        before = before[:, [item in wanted for item in then.item_ids()]]
+    before, now = then.scores(rule.metric), one.scores(rule.metric)
+    if question_of(run) == "these weights" and before.seeds > 1:
+        before = before.of_seeds([_blessed_seed(run, baseline)])
+    before, now = align(before, replace(now, items=shortened(now.items)))
     keys = {card.student_key for card in one.cards}
     return Evidence(
         before,
-        one.matrix(rule.metric, shared),
-        one.ties(shared),
+        now,
         math.sqrt(2) * noise_of_mean(run.folder, one.cards, rule.metric),  # of a difference of two scorings
         same=keys <= set(baseline.student_keys.values()),
         random_seed=run.file.random_seed,

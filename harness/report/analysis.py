@@ -18,9 +18,11 @@ from harness import stats
 from harness.eval.results import Results
 from harness.records import Score, Scorecard
 from harness.stats import Floats, Interval, contrasts
-from harness.stats.ties import ALONE, Bools, Ties, could_have_seen, finite
+from harness.stats.design import Bools, Design
+from harness.stats.power import minimum_detectable
+from harness.stats.score_matrix import ScoreMatrix, align_complete
 from harness.suites.reference import NAME as REFERENCE
-from harness.suites.summary import absent, ties_of, value_of
+from harness.suites.summary import absent, design_of, value_of
 
 Split = Literal["dev", "test"]
 Verdict = Literal["better", "worse", "no difference found", "inconclusive", "not estimable"]
@@ -89,11 +91,11 @@ class Sheet:
 
     failed: Bools
     values: dict[str, Floats]  # metric -> one per item, as `value_of` says
-    ties: Ties
+    design: Design
     items: tuple[str, ...]  # ids
     tags: tuple[tuple[str, ...], ...]
     gold: tuple[str, ...]
-    said: tuple[str, ...]
+    outputs: tuple[str, ...]
 
     def column(self, metric: str) -> Floats:
         """A metric's values, as `value_of` says; also of a metric that no item has."""
@@ -118,7 +120,7 @@ def _sheet(scores: Sequence[Score]) -> Sheet:
     return Sheet(
         np.array([score.status == "failed" for score in scores], dtype=bool),
         {name: np.array([value_of(score, name) for score in scores], dtype=float) for name in names},
-        ties_of(scores),
+        design_of(scores),
         tuple(score.item for score in scores),
         tuple(score.tags for score in scores),
         tuple(score.gold for score in scores),
@@ -126,19 +128,16 @@ def _sheet(scores: Sequence[Score]) -> Sheet:
     )
 
 
-def matrix(results: Results, arm: Arm, metric: str, split: Split) -> Floats:
-    """Values of shape (seeds, items), items in the order of their ids; what is missing as `value_of` says."""
-    return np.array([sheet(results, card, split).column(metric) for card in arm.cards], dtype=float)
+def matrix(results: Results, arm: Arm, metric: str, split: Split) -> ScoreMatrix:
+    """An arm's values of a metric, items in the order of their ids. A missing value is as `value_of` says."""
+    sheets = [sheet(results, card, split) for card in arm.cards]
+    values = np.array([one.column(metric) for one in sheets], dtype=float)
+    return ScoreMatrix(values, sheets[0].items, sheets[0].design)
 
 
 def has(results: Results, arm: Arm, metric: str, split: Split = "test") -> bool:
     """Whether any item of an arm has a value of a metric: a rate that nobody measured is not 0."""
     return any(metric in sheet(results, card, split).values for card in arm.cards)
-
-
-def ties(results: Results, arm: Arm, split: Split = "test") -> Ties:
-    """The groups and strata of an arm's items, in the order of their ids."""
-    return sheet(results, arm.cards[0], split).ties
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Difference:
 
     interval: Interval
     question: contrasts.Question
-    smallest: float | None  # the smallest true difference these items would likely have found
+    minimum_detectable: float | None  # the smallest true difference found with a power of 0.8
     p: float | None = None  # two-sided, that it is none: mid-p McNemar, for independent 0/1 scores
     changed: int = 0  # units with another value
     units: int = 0  # items, or passages where items share them
@@ -171,31 +170,22 @@ class Difference:
         return few if self.verdict == "inconclusive" else self.verdict
 
 
-def difference(
-    a: Floats, b: Floats, random_seed: int, b_varies: bool, tied: Ties = ALONE, level: float = 0.95
-) -> Difference:
-    """`a` - `b`, each of shape (seeds, items). Three seeds or more ask about the recipe, fewer about the weights.
+def difference(a: ScoreMatrix, b: ScoreMatrix, random_seed: int, b_varies: bool, level: float = 0.95) -> Difference:
+    """`a` - `b` on the items that both have a value of.
 
-    With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only. Items
-    that are NaN anywhere are left out.
+    Three seeds or more ask about the recipe, fewer about the weights.
+    With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only.
     """
-    there = finite(a) & finite(b)
-    a, b, tied = a[:, there], b[:, there], tied.of(there)
-    if there.sum() < 2:
-        return Difference(unknown(0.0, int(there.sum())), "these weights", None)
-    found = contrasts.difference(a, b, random_seed=random_seed, b_varies=b_varies, **tied.named)
-    if found.estimate is None:
-        return Difference(unknown(float(a.mean() - b.mean()), a.shape[1]), "these weights", None)
-    interval = found.estimate.interval(level)
-    p = stats.mcnemar_mid_p(a.mean(axis=0), b.mean(axis=0)) if interval.method == "Tango" else None
-    smallest = could_have_seen(interval, a, b)
-    return Difference(interval, found.question, smallest, p, found.changed, found.units, found.unit)
-
-
-def mean(values: Floats) -> float:
-    """Over all seeds and the items that every seed has a value of; NaN without any."""
-    there = finite(values)
-    return float(values[:, there].mean()) if there.any() else math.nan
+    a, b = align_complete(a, b)
+    if len(a.items) < 2:
+        return Difference(unknown(0.0, len(a.items)), "these weights", None)
+    contrast = contrasts.difference(a, b, random_seed=random_seed, b_varies=b_varies)
+    if contrast.estimate is None:
+        return Difference(unknown(a.mean - b.mean, len(a.items)), "these weights", None)
+    interval = contrast.estimate.interval(level)
+    p = stats.mcnemar_mid_p(a.item_means, b.item_means) if interval.method == "Tango" else None
+    detectable = minimum_detectable(interval, a, b)
+    return Difference(interval, contrast.question, detectable, p, contrast.changed, contrast.units, contrast.unit)
 
 
 def unknown(estimate: float, items: int) -> Interval:
@@ -232,11 +222,11 @@ def curve(
     points = []
     for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
         values = matrix(results, arm, metric, "test")
-        if not finite(values).any():
+        if not values.complete.any():
             continue
-        under = matrix(results, base, base_metric, "test") if base else np.zeros_like(values[:1])
-        against = difference(values, under, random_seed, b_varies=False, tied=ties(results, arm))
-        level, seeds = mean(under), values[:, finite(values)].mean(axis=1)
+        under = matrix(results, base, base_metric, "test") if base else values.zeros()
+        against = difference(values, under, random_seed, b_varies=False)
+        level, seeds = under.mean, values.select(values.complete).values.mean(axis=1)
         low, high = level + against.interval.low, level + against.interval.high
-        points.append(Point(arm.size, mean(values), low, high, tuple(seeds), against))
+        points.append(Point(arm.size, values.mean, low, high, tuple(seeds), against))
     return points

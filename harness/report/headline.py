@@ -13,13 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from harness.eval.results import Results
 from harness.report import wording
-from harness.report.analysis import Arm, Difference, difference, has, matrix, mean, ties
-from harness.stats import Floats, contrasts
-from harness.stats.ties import Ties, finite
+from harness.report.analysis import Arm, Difference, difference, has, matrix
+from harness.stats import contrasts
+from harness.stats.score_matrix import ScoreMatrix, align_complete
 from harness.suites.summary import LOWER_IS_BETTER
 
 LEVEL = 0.95  # of all differences together
@@ -94,11 +92,12 @@ class Headline:
         i = d.interval
         allowing = f", allowing for {k} alternatives" if k > 1 else ""
         p = "" if d.p is None else f"; mid-p McNemar{f' times {k}' if k > 1 else ''}: p = {min(1.0, k * d.p):.2g}"
-        seen = wording.amount(metric, d.smallest) if d.smallest is not None else "none"
+        detectable = d.minimum_detectable
+        smallest = "none, too few items changed" if detectable is None else wording.amount(metric, detectable)
         change = wording.change(metric, i.estimate, i.low, i.high)
         return (
             f"{values} Difference {change} (95%{allowing}{p}), asking about {d.question}: {self.verdict}."
-            f"{self._others()} The smallest difference these items would likely have shown: {seen}."
+            f"{self._others()} Minimum detectable difference (power 0.8): {smallest}."
         )
 
     def _others(self) -> str:
@@ -118,7 +117,7 @@ def reading(results: Results, arm: Arm, primary: str) -> Reading:
     other = "choice_accuracy"
     if arm.kind != "base" or primary != "accuracy" or not has(results, arm, other, "dev"):
         return Reading(arm, primary)
-    written, likely = (mean(matrix(results, arm, metric, "dev")) for metric in (primary, other))
+    written, likely = (matrix(results, arm, metric, "dev").mean for metric in (primary, other))
     return Reading(arm, other if likely > written else primary)
 
 
@@ -135,7 +134,7 @@ def headline(
         return f"No headline: no answer of {arm.title} has a value of {wording.title(metric)}; see the notes."
     rivals = [reading(results, a, metric) for a in arms_ if _is_alternative(a, arm)]
     known = [
-        r for r in rivals if has(results, r.arm, r.metric) and finite(matrix(results, r.arm, r.metric, "dev")).any()
+        r for r in rivals if has(results, r.arm, r.metric) and matrix(results, r.arm, r.metric, "dev").complete.any()
     ]
     if not known:
         return (
@@ -143,32 +142,31 @@ def headline(
             " seeds_only a student tuned on the seeds alone, eval.reference a classifier (for labels)."
         )
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    on_dev = [sign * matrix(results, r.arm, r.metric, "dev") for r in known]
-    kept = within_chance(on_dev, ties(results, arm, "dev"), random_seed)
+    on_dev = [matrix(results, r.arm, r.metric, "dev").scaled(sign) for r in known]
+    kept = within_chance(on_dev, random_seed)
     level = 1 - (1 - LEVEL) / len(kept)
     a = matrix(results, arm, metric, "test")
     found = [_alternative(results, Reading(arm, metric), known[place], random_seed, level) for place in kept]
     found.sort(key=lambda one: math.inf if math.isnan(one.value) else -sign * one.value)
     rival = found[0].reading
-    both = int((finite(a) & finite(matrix(results, rival.arm, rival.metric, "test"))).sum())
+    both = len(align_complete(a, matrix(results, rival.arm, rival.metric, "test"))[0].items)
     alone = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
-    return Headline(Reading(arm, metric), mean(a), tuple(found), both, alone)
+    return Headline(Reading(arm, metric), a.mean, tuple(found), both, alone)
 
 
-def within_chance(on_dev: Sequence[Floats], tied: Ties, random_seed: int) -> list[int]:
+def within_chance(on_dev: Sequence[ScoreMatrix], random_seed: int) -> list[int]:
     """The places of the alternatives that dev items do not call worse than the best of them.
 
-    `on_dev`: values of shape (seeds, items) of each, the same items, more is better. Seeds are averaged: the choice is
-    among these weights. What cannot be compared (too few passages) stays in.
+    `on_dev`: the scores of each, where more is better. Seeds are averaged: the choice is among these weights. What
+    cannot be compared (too few passages) stays in.
     """
-    means = [mean(values) for values in on_dev]
+    means = [scores.mean for scores in on_dev]
     best = max(range(len(means)), key=lambda place: -math.inf if math.isnan(means[place]) else means[place])
     kept = []
-    for place, values in enumerate(on_dev):
-        there = finite(on_dev[best]) & finite(values)
-        tells = there.sum() > 1 and place != best
-        one, other = (np.asarray(v[:, there].mean(axis=0, keepdims=True)) for v in (on_dev[best], values))
-        found = contrasts.difference(one, other, random_seed=random_seed, **tied.of(there).named) if tells else None
+    for place, scores in enumerate(on_dev):
+        a, b = (side.seed_mean() for side in align_complete(on_dev[best], scores))
+        comparable = len(a.items) > 1 and place != best
+        found = contrasts.difference(a, b, random_seed=random_seed) if comparable else None
         if found is None or found.estimate is None or found.estimate.p(0.0).above >= DROPPED:
             kept.append(place)
     return kept
@@ -177,8 +175,7 @@ def within_chance(on_dev: Sequence[Floats], tied: Ties, random_seed: int) -> lis
 def _alternative(results: Results, own: Reading, rival: Reading, random_seed: int, level: float) -> Alternative:
     a, b = (matrix(results, r.arm, r.metric, "test") for r in (own, rival))
     varies = rival.arm.kind != "base"
-    found = difference(a, b, random_seed, b_varies=varies, tied=ties(results, own.arm), level=level)
-    return Alternative(rival, mean(b), found)
+    return Alternative(rival, b.mean, difference(a, b, random_seed, b_varies=varies, level=level))
 
 
 def _is_alternative(other: Arm, arm: Arm) -> bool:
@@ -216,7 +213,7 @@ def lines(results: Results, arms_: Sequence[Arm], student: str, primary: str, an
         read = reading(results, arm, primary)
         if not seeds and read != rival and not (arm.kind == "base" and arm.student == student):
             continue
-        value = mean(matrix(results, arm, read.metric, "test"))
+        value = matrix(results, arm, read.metric, "test").mean
         if has(results, arm, read.metric) and not math.isnan(value):
             found.append(Line(read, value, read == rival))
     return found

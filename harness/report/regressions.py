@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from harness.core import markdown
 from harness.eval.results import Results
 from harness.metrics.table import METRICS, metric_of
 from harness.report import wording
-from harness.report.analysis import Arm, Difference, arms, difference, has, matrix, ties, untuned
-from harness.stats.ties import finite
+from harness.report.analysis import Arm, Difference, arms, difference, has, matrix, untuned
+from harness.stats.score_matrix import align_complete
 from harness.suites.summary import LOWER_IS_BETTER, RATES
 
 WATCHED = (
@@ -70,15 +68,16 @@ def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[st
         if base is None:
             continue
         for metric in metrics:
-            a = matrix(results, arm, metric, "test")
-            # a model has not moved from itself
-            b = np.zeros_like(a[:1]) if metric == "kl_from_base" else matrix(results, base, metric, "test")
-            there = finite(a) & finite(b)
-            known = metric not in RATES or has(results, arm, metric)
-            if not known or there.sum() < 2:  # e.g. repetition, when no answer is long enough to repeat anything
+            if metric in RATES and not has(results, arm, metric):
                 continue
-            d = difference(a, b, random_seed, b_varies=False, tied=ties(results, arm))
-            found.append(Change(suite, metric, arm, float(b[:, there].mean()), float(a[:, there].mean()), d))
+            after = matrix(results, arm, metric, "test")
+            # the base has a divergence of 0 from itself
+            before = after.zeros() if metric == "kl_from_base" else matrix(results, base, metric, "test")
+            after, before = align_complete(after, before)
+            if len(after.items) < 2:  # e.g. repetition, when no answer is long enough to repeat anything
+                continue
+            d = difference(after, before, random_seed, b_varies=False)
+            found.append(Change(suite, metric, arm, before.mean, after.mean, d))
     return found
 
 
@@ -134,9 +133,10 @@ HEADS = ("number", "what it is", "student", "before", "after", "difference (95%)
 
 
 def section(rows: Sequence[Change]) -> str:
-    """Suite by suite, those with what broke first: what moved as a table, all else in a line with what it could see.
+    """Suite by suite, those with a regression first: a table of what moved, then a line of what did not.
 
-    Of every student and kind of data the largest size; the figure shows the others.
+    The line gives the minimum detectable difference of each metric. Only the largest size of every student and kind of
+    data is listed. The figure shows the smaller ones.
     """
     by_suite: dict[str, list[Change]] = {}
     for change in sorted(_largest(rows), key=lambda c: c.order):
@@ -151,7 +151,7 @@ def summary(rows: Sequence[Change]) -> str:
         return "No other suite was run on both a tuned student and its untuned base."
     named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in _largest(rows) if c.broke)
     if not named:
-        return "Nothing measurable; each suite says how small a change its items would have shown."
+        return "Nothing measurable; each suite names the minimum detectable difference of its metrics."
     return f"Measurably worse: {'; '.join(named)}."
 
 
@@ -169,20 +169,22 @@ def _suite(name: str, rows: Sequence[Change]) -> str:
     for change in (c for c in rows if not c.moved):
         by_arm.setdefault(change.arm.title, []).append(_unmoved(change))
     for title, found in by_arm.items():
-        said = f"No change found, {title} (in brackets the smallest change that would likely have been seen):"
+        said = f"No change found, {title} (in brackets the minimum detectable difference):"
         lines.append(markdown.escaped(f"{said} {', '.join(found)}.") + "\n")
     return "\n".join(lines)
 
 
 def _unmoved(c: Change) -> str:
-    """A number that did not measurably change, and what its items could have shown."""
+    """A metric that did not measurably change, with its minimum detectable difference."""
     if c.difference.verdict == "not estimable":
         return f"{wording.title(c.metric)} (not estimable)"
     if c.difference.verdict == "inconclusive":
         few = f"only {c.difference.changed} of {c.difference.units} {c.difference.unit} changed"
         return f"{wording.title(c.metric)} ({few})"
-    seen = c.difference.smallest
-    return f"{wording.title(c.metric)} ({f'{seen:.3f}' if seen else 'none'})"
+    detectable = c.difference.minimum_detectable
+    return (
+        f"{wording.title(c.metric)} ({f'{detectable:.3f}' if detectable else 'not estimable, too few items changed'})"
+    )
 
 
 def _row(c: Change) -> list[str]:

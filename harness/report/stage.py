@@ -20,12 +20,13 @@ from harness.core.text import printable
 from harness.errors import UsageError
 from harness.eval.results import Results, results_of
 from harness.report import figure, regressions, tables, wording
-from harness.report.analysis import Arm, Point, arms, curve, matrix, mean, name_of, ties, untuned
+from harness.report.analysis import Arm, Point, arms, curve, matrix, name_of, untuned
 from harness.report.headline import Headline, headline, reading
 from harness.report.headline import lines as alternative_lines
 from harness.report.regressions import WATCHED, Change
 from harness.stats import Floats, clusters, contrasts, scaling
-from harness.stats.ties import Ties
+from harness.stats.design import Design
+from harness.stats.score_matrix import align_complete
 from harness.suites.suite import Suite, chance
 from harness.suites.summary import LOWER_IS_BETTER, RATES
 from harness.train.cells import TrainedCells, load_cells
@@ -96,7 +97,7 @@ def _student_section(
     if points:
         name = f"learning_curve.{file_name(suite.name)}.{file_name(student)}.png"
         caption = _caption(run, trained, student, points)
-        reference = [(a.size, mean(matrix(results, a, suite.primary, "test"))) for a in _reference(found, data)]
+        reference = [(a.size, matrix(results, a, suite.primary, "test").mean) for a in _reference(found, data)]
         across = alternative_lines(results, found, student, suite.primary, answer)
         guess = chance(suite.items) if suite.primary in RATES else None
         picture = figure.learning_curve(
@@ -179,13 +180,11 @@ def _own(run: Run, found: Sequence[Arm], student: str) -> list[Arm]:
     return [a for a in found if a.kind == "student" and (a.student, a.data) == (student, main_data(run))]
 
 
-def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> tuple[Floats, Ties]:
-    """Values of shape (seeds, sizes, items) that all arms have, and what ties the items together."""
-    by_size = [matrix(results, arm, metric, "test") for arm in own]
-    seeds = min(map(len, by_size))
-    values = np.array([[size[seed] for size in by_size] for seed in range(seeds)])
-    there = np.isfinite(values).all(axis=(0, 1))
-    return values[:, :, there], ties(results, own[0]).of(there)
+def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> tuple[Floats, Design]:
+    """Values of shape (seeds, sizes, items) of the items that all arms have a value of, and the items' design."""
+    seeds = range(min(len(arm.cards) for arm in own))
+    by_size = align_complete(*(matrix(results, arm, metric, "test").of_seeds(seeds) for arm in own))
+    return np.stack([scores.values for scores in by_size], axis=1), by_size[0].design
 
 
 def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metric: str) -> str:
@@ -193,9 +192,9 @@ def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metri
     own = _own(run, found, student)
     if len(own) < 2:
         return ""
-    values, tied = _by_seed(results, own, metric)
+    values, design = _by_seed(results, own, metric)
     sizes, enough = [a.size for a in own], values.shape[2] > 1
-    slope = contrasts.slope_per_doubling(sizes, values, run.file.random_seed, **tied.named) if enough else None
+    slope = contrasts.slope_per_doubling(sizes, values, run.file.random_seed, design=design) if enough else None
     if slope is None:
         return "Per doubling of rows: not estimable, too few items or passages."
     i = slope.interval
@@ -216,8 +215,8 @@ def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> 
     own = _own(run, found, student)
     if len(own) < 2 or any(arm.metric("gold_nll") is None for arm in own):
         return ""
-    raw, tied = _by_seed(results, own, "gold_nll")
-    values = clusters.units(raw, **tied.named) if raw.shape[2] > 1 else None
+    raw, design = _by_seed(results, own, "gold_nll")
+    values = clusters.units(raw, design) if raw.shape[2] > 1 else None
     if values is None:
         return ""
     fitted = scaling.fit_scaling([a.size for a in own], values, run.file.random_seed)

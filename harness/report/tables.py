@@ -11,10 +11,11 @@ from harness.core.markdown import Strong, escaped, table
 from harness.core.text import named_label
 from harness.eval.results import Results
 from harness.report import wording
-from harness.report.analysis import Arm, has, matrix, sheet, ties, unknown
+from harness.report.analysis import Arm, has, matrix, sheet, unknown
 from harness.report.headline import Headline, Reading
 from harness.stats import Floats, Interval, classification, contrasts
-from harness.stats.ties import ALONE, Ties, finite
+from harness.stats.design import Design
+from harness.stats.score_matrix import ScoreMatrix
 
 COLUMNS = (
     "preferred", "accuracy", "choice_accuracy", "macro_f1", "token_f1", "rouge_l", "exact", "valid", "abstained",
@@ -41,25 +42,24 @@ def share(found: Interval) -> str:
     return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def interval_of(values: Floats, tied: Ties = ALONE, bounded: bool = False) -> Interval:
-    """The mean of values of shape (seeds, items), NaN left out: with three seeds they vary too, else items.
+def interval_of(scores: ScoreMatrix, bounded: bool = False) -> Interval:
+    """The mean over the items that have a value, with its interval. From three random seeds on they vary too.
 
     `bounded`: between 0 and 1, which an interval of real values does not know by itself.
     """
-    there = finite(values)
-    kept = values[:, there]
-    found = contrasts.level(kept, random_seed=0, **tied.of(there).named) if kept.size else None
-    if found is None:
-        return unknown(float(kept.mean()) if kept.size else 0.0, kept.shape[1])
-    whole = found.interval()
+    scores = scores.select(scores.complete)
+    estimate = contrasts.level(scores, random_seed=0) if scores.items else None
+    if estimate is None:
+        return unknown(scores.mean if scores.items else 0.0, len(scores.items))
+    interval = estimate.interval()
     if not bounded:
-        return whole
-    return whole.model_copy(update={"low": max(0.0, whole.low), "high": min(1.0, whole.high)})
+        return interval
+    return interval.model_copy(update={"low": max(0.0, interval.low), "high": min(1.0, interval.high)})
 
 
 def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
     """The mean of a metric over test items, with its interval."""
-    return interval_of(matrix(results, arm, metric, "test"), ties(results, arm), wording.bounded(metric))
+    return interval_of(matrix(results, arm, metric, "test"), wording.bounded(metric))
 
 
 def main(results: Results, found: Sequence[Arm], primary: str, answer: Headline | str, labels: Sequence[str]) -> str:
@@ -100,18 +100,18 @@ def _interval(results: Results, arm: Arm, name: str, labels: Sequence[str]) -> I
     """A column's number of an arm; None where it has none."""
     if name == "macro_f1":
         known = arm.metric(name) is not None
-        return interval_of(_f1_values(results, arm, labels), ties(results, arm), bounded=True) if known else None
+        return interval_of(_f1_values(results, arm, labels), bounded=True) if known else None
     return value_interval(results, arm, name) if has(results, arm, name) else None
 
 
-def _f1_values(results: Results, arm: Arm, labels: Sequence[str]) -> Floats:
-    """Shape (seeds, items): what each item adds to macro-F1; its mean is macro-F1."""
-    rows = []
-    for card in arm.cards:
-        one = sheet(results, card, "test")
-        said = [named_label(output, labels) or "" for output in one.said]
-        rows.append(classification.macro_f1_values(one.gold, said, labels))
-    return np.array(rows)
+def _f1_values(results: Results, arm: Arm, labels: Sequence[str]) -> ScoreMatrix:
+    """What each item adds to macro-F1, so that the mean is macro-F1."""
+    sheets = [sheet(results, card, "test") for card in arm.cards]
+    rows = [
+        classification.macro_f1_values(one.gold, [named_label(output, labels) or "" for output in one.outputs], labels)
+        for one in sheets
+    ]
+    return ScoreMatrix(np.array(rows), sheets[0].items, sheets[0].design)
 
 
 def _cell(arm: Arm, name: str, found: Interval | None, whole: bool, strong: bool) -> str:
@@ -167,8 +167,8 @@ def distributions(results: Results, found: Sequence[Arm]) -> str:
     for metric in SPREAD:
         row = [wording.title(metric)]
         for arm in shown:
-            column = matrix(results, arm, metric, "test")
-            known = column[np.isfinite(column)]
+            scores = matrix(results, arm, metric, "test").values
+            known = scores[np.isfinite(scores)]
             spread = np.percentile(known, [5, 50, 95]) if known.size else ()
             row.append(" / ".join(f"{value:.3g}" for value in spread))
         if any(row[1:]):
@@ -198,15 +198,15 @@ def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
     """Precision, recall and F1 of every label on test items, over all random seeds, and the commonest confusions."""
     sheets = [sheet(results, card, "test") for card in arm.cards]
     gold = [name for one in sheets for name in one.gold]
-    said = [named_label(output, labels) or "" for one in sheets for output in one.said]
+    said = [named_label(output, labels) or "" for one in sheets for output in one.outputs]
     # a passage, or an item that several random seeds answered, counts once
-    groups = [name for one in sheets for name in one.ties.groups or one.items]
-    tied = Ties.between(groups, [""] * len(groups))
+    clusters = [name for one in sheets for name in one.design.clusters or one.items]
+    design = Design.from_names(clusters, [""] * len(clusters))
     found = classification.per_label(gold, said, labels)
     rows = []
     for label in found.labels:
         values = classification.label_values(gold, said, label.label)
-        rows.append([label.label, str(label.gold), *(_of_label(one, tied) for one in values)])
+        rows.append([label.label, str(label.gold), *(_of_label(one, design) for one in values)])
     text = table(("label", "items", "precision", "recall", "F1"), rows)
     confused = [f"{gold} as {taken or 'no label'} {n}" for gold, taken, n in found.confused()[:MOST_CONFUSED]]
     if not confused:
@@ -218,11 +218,11 @@ def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
     return f"{text}\n\n{most}\n\n{counts}"
 
 
-def _of_label(values: Floats, tied: Ties) -> str:
+def _of_label(values: Floats, design: Design) -> str:
     """One number of a label; 0 without an interval where nothing was given it, so that nothing varies."""
     if not np.nansum(values):
         return "0.000"
-    return share(interval_of(values[None], tied, bounded=True))
+    return share(interval_of(ScoreMatrix.numbered(values, design), bounded=True))
 
 
 def by_tag(results: Results, shown: Sequence[Arm], metric: str) -> str:
@@ -235,8 +235,7 @@ def by_tag(results: Results, shown: Sequence[Arm], metric: str) -> str:
         kept = np.array([tag in tags for tags in tagged])
         row = [tag, str(int(kept.sum()))]
         for arm in shown:
-            values = matrix(results, arm, metric, "test")[:, kept]
-            found = interval_of(values, ties(results, arm).of(kept), wording.bounded(metric))
-            row.append(share(found) if finite(values).any() else "")
+            scores = matrix(results, arm, metric, "test").select(kept)
+            row.append(share(interval_of(scores, wording.bounded(metric))) if scores.complete.any() else "")
         rows.append(row)
     return table(("tag", "items", *(arm.title for arm in shown)), rows) if rows else ""

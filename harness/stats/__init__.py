@@ -15,9 +15,9 @@ from harness.stats.intervals import (
     binary,
     mcnemar_mid_p,
     mean_estimate,
+    minimum_detectable_difference,
     paired_binary,
     recipe_estimate,
-    smallest_difference,
     wilson,
 )
 
@@ -36,8 +36,8 @@ __all__ = [
     "binary",
     "mcnemar_mid_p",
     "mean_estimate",
+    "minimum_detectable_difference",
     "paired_binary",
     "recipe_estimate",
-    "smallest_difference",
     "wilson",
 ]

@@ -29,45 +29,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.stats import intervals as stats
+from harness.stats.design import INDEPENDENT, Design, Names
 from harness.stats.intervals import MIN_GROUPS, Estimate, Floats, binary
 from harness.stats.rates import quantile, tango_ends, wilson_ends
 
-Names = Sequence[str] | None  # one per item; "" in groups: an item by itself
 Codes = NDArray[np.int64]
 
 SMALLEST_EFFECT = 0.5  # strata may not make items worth more than twice as many: few flips estimate that badly
 
 
-def mean_estimate(
-    values: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None
-) -> Estimate | None:
+def mean_estimate(values: ArrayLike, design: Design = INDEPENDENT, *, random_seed: int) -> Estimate | None:
     """The mean of one student's scores over items, by the method that suits them.
 
-    `values`: shape (items,); `groups`, `strata`: each item's passage and subject. None when it is not estimable:
-    too few clusters, or fewer than two real values. Raises ValueError for NaN, no items or other lengths.
+    `values`: shape (items,). None when it is not estimable: too few clusters, or fewer than two real values.
+    Raises ValueError for NaN, no items or other lengths.
     """
     x = _scores(values)
     if not binary(x):
-        return _real(x, random_seed, groups, strata)
-    design = _design(x, groups, strata)
-    if design is None:
+        return _real(x, random_seed, design)
+    sample = _effective_sample(x, design)
+    if sample is None:
         return None
-    rate, n = float(x.mean()), design.effective
+    rate, n = float(x.mean()), sample.effective
 
     def ends(level: float) -> tuple[float, float]:
-        return wilson_ends(rate, n, design.quantile(level))
+        return wilson_ends(rate, n, sample.quantile(level))
 
-    return Estimate(rate, design.method("Wilson"), design.units, ends)
+    return Estimate(rate, sample.method("Wilson"), sample.units, ends)
 
 
 def difference_estimate(
-    a: ArrayLike, b: ArrayLike, *, random_seed: int, groups: Names = None, strata: Names = None
+    a: ArrayLike, b: ArrayLike, design: Design = INDEPENDENT, *, random_seed: int
 ) -> Estimate | None:
     """The mean of a - b over the same items, by the method that suits them. None and raises as `mean_estimate`."""
     first, second = _scores(a), _scores(b)
@@ -75,21 +73,21 @@ def difference_estimate(
         raise ValueError(f"paired scores of shapes {first.shape} and {second.shape}")
     x = first - second
     if not (binary(first) and binary(second)):
-        found = _real(x, random_seed, groups, strata)
-        return found and Estimate(found.value, f"paired {found.method}", found.n, found.ends, found.finest)
-    design = _design(x, groups, strata)
-    if design is None:
+        estimate = _real(x, random_seed, design)
+        return estimate and replace(estimate, method=f"paired {estimate.method}")
+    sample = _effective_sample(x, design)
+    if sample is None:
         return None
-    n = design.effective
+    n = sample.effective
     wins, losses = float((x > 0).mean()) * n, float((x < 0).mean()) * n
 
     def ends(level: float) -> tuple[float, float]:
-        return tango_ends(wins, losses, n, design.quantile(level))
+        return tango_ends(wins, losses, n, sample.quantile(level))
 
-    return Estimate(float(x.mean()), design.method("Tango"), design.units, ends)
+    return Estimate(float(x.mean()), sample.method("Tango"), sample.units, ends)
 
 
-def units(values: ArrayLike, *, groups: Names = None, strata: Names = None) -> Floats | None:
+def units(values: ArrayLike, design: Design = INDEPENDENT) -> Floats | None:
     """Scores of shape (..., items) as (..., units): as good as independent, with the mean kept.
 
     A unit is a cluster: the mean plus its sum of residuals from its stratum's mean, scaled so that the plain
@@ -97,15 +95,15 @@ def units(values: ArrayLike, *, groups: Names = None, strata: Names = None) -> F
     strata the scores come back as they are. None for too few clusters. Raises ValueError for lengths that differ.
     """
     x = np.asarray(values, dtype=np.float64)
-    layout = _layout(x.shape[-1], groups, strata)
+    layout = _layout(x.shape[-1], design)
     if layout.plain:
         return x
     return layout.units(x) if layout.estimable else None
 
 
-def freedom(items: int, groups: Names = None, strata: Names = None) -> int:
+def freedom(items: int, design: Design) -> int:
     """The degrees of freedom of a variance between as many items: of their clusters, less their strata."""
-    return _layout(items, groups, strata).freedom
+    return _layout(items, design).freedom
 
 
 @dataclass(frozen=True)
@@ -146,11 +144,11 @@ class _Layout:
 
 
 @dataclass(frozen=True)
-class _Design:
-    """What a layout makes of some 0/1 scores or their differences."""
+class _EffectiveSample:
+    """How many independent items some 0/1 scores, or their differences, are worth."""
 
     units: int
-    effective: float  # independent items worth as much
+    effective: float  # number of independent items with the same variance
     freedom: float  # of t; infinite for independent items
     words: str
 
@@ -161,26 +159,27 @@ class _Design:
         return f"{name}{self.words}"
 
 
-def _design(x: Floats, groups: Names, strata: Names) -> _Design | None:
+def _effective_sample(x: Floats, design: Design) -> _EffectiveSample | None:
     """The effective number of items of `x`; None for too few clusters."""
-    layout = _layout(x.size, groups, strata)
+    layout = _layout(x.size, design)
     if layout.plain:
-        return _Design(x.size, x.size, math.inf, "")
+        return _EffectiveSample(x.size, x.size, math.inf, "")
     if not layout.estimable:
         return None
     count = len(layout.stratum)
-    alone = float(x.var(ddof=1)) / x.size
-    if alone <= 1e-24:  # all items agree: what the clusters share cannot be seen
+    independent = float(x.var(ddof=1)) / x.size
+    if independent <= 1e-24:  # all items agree: what the clusters share cannot be seen
         effective = float(count)
     else:
-        effect = float(layout.units(x).var(ddof=1)) / count / alone
+        effect = float(layout.units(x).var(ddof=1)) / count / independent
         effective = x.size / max(effect, 1.0 if layout.clustered else SMALLEST_EFFECT)
-    return _Design(count, effective, layout.freedom, _words(layout) + f", worth {effective:.0f} independent items")
+    words = f"{_words(layout)}, worth {effective:.0f} independent items"
+    return _EffectiveSample(count, effective, layout.freedom, words)
 
 
-def _real(x: Floats, random_seed: int, groups: Names, strata: Names) -> Estimate | None:
+def _real(x: Floats, random_seed: int, design: Design) -> Estimate | None:
     """The mean of real values: bootstrap, cluster t or stratified t."""
-    layout = _layout(x.size, groups, strata)
+    layout = _layout(x.size, design)
     if layout.plain:
         return stats.mean_estimate(x, random_seed) if x.size > 1 else None
     if not layout.estimable:
@@ -201,17 +200,18 @@ def _words(layout: _Layout) -> str:
     return f"{over}{within}, {layout.freedom} degrees of freedom"
 
 
-def _layout(items: int, groups: Names, strata: Names) -> _Layout:
-    for names in (groups, strata):
+def _layout(items: int, design: Design) -> _Layout:
+    for names in (design.clusters, design.strata):
         if names is not None and len(names) != items:
-            raise ValueError(f"{len(names)} names of groups or strata for {items} items")
-    passage, named = _codes(groups, items)
-    subject, subjects = _codes(strata, items)
-    shared = groups is not None and len(set(filter(None, groups))) < sum(map(bool, groups))
+            raise ValueError(f"{len(names)} names of clusters or strata for {items} items")
+    passage, passages = _codes(design.clusters, items)
+    subject, subjects = _codes(design.strata, items)
+    filled = [name for name in design.clusters or () if name]
+    shared = len(set(filled)) < len(filled)
     if not shared and len(subjects) == 1:
         return _Layout(np.arange(items), np.zeros(items, dtype=np.int64), False, False)
-    alone = passage == named.get("", -1)  # an item by itself is a cluster of its own
-    passage = np.where(alone, len(named) + np.arange(items), passage)
+    unnamed = passage == passages.get("", -1)  # an item without a passage is a cluster of its own
+    passage = np.where(unnamed, len(passages) + np.arange(items), passage)
     # a passage in two subjects is two
     _, first, cluster = np.unique(passage * len(subjects) + subject, return_index=True, return_inverse=True)
     stratum = _collapsed(subject[first], list(subjects))

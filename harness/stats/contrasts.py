@@ -22,7 +22,7 @@ import numpy as np
 
 from harness.core.record import Record
 from harness.stats import clusters
-from harness.stats.clusters import Names
+from harness.stats.design import INDEPENDENT, Design
 from harness.stats.intervals import (
     MIN_SEEDS,
     Estimate,
@@ -35,6 +35,7 @@ from harness.stats.intervals import (
     recipe_estimate,
 )
 from harness.stats.rates import wilson_ends
+from harness.stats.score_matrix import ScoreMatrix
 
 Question = Literal["these weights", "this recipe"]
 Unit = Literal["items", "passages"]
@@ -69,23 +70,21 @@ def fewest_changed(level: float = 0.95) -> int:
     return 1 + math.ceil(-math.log2(1 - level) - 1e-9)
 
 
-def difference(
-    a: Floats, b: Floats, *, random_seed: int, groups: Names = None, strata: Names = None, b_varies: bool = True
-) -> Contrast:
-    """`a` minus `b`, finite scores of shape (seeds, items). Three seeds a varying side ask about the recipe.
+def difference(a: ScoreMatrix, b: ScoreMatrix, *, random_seed: int, b_varies: bool = True) -> Contrast:
+    """`a` minus `b`, complete scores of the same items. Three seeds a varying side ask about the recipe.
 
-    One seed of 0/1 scores a side: Tango's score interval. Raises ValueError for shapes that do not match.
+    One seed of 0/1 scores a side: Tango's score interval. Raises ValueError for other items on one side.
     """
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"{a.shape[1]} items against {b.shape[1]}")
-    recipe = len(a) >= MIN_SEEDS and (not b_varies or len(b) >= MIN_SEEDS)
-    one, other = a.mean(axis=0), b.mean(axis=0)
-    if not recipe and binary(one) and binary(other):
-        found = clusters.difference_estimate(one, other, random_seed=random_seed, groups=groups, strata=strata)
-        return _held(found, one - other, groups, recipe=False)
-    unit = 1.0 if binary(a) and binary(b) else None
-    sides = (a, -(b if b_varies else other[None])) if recipe else ((one - other)[None],)
-    return _contrast(sides, one - other, unit, random_seed, groups, strata)
+    if a.items != b.items:
+        raise ValueError(f"{len(a.items)} items against {len(b.items)}: they are not the same ones")
+    recipe = a.seeds >= MIN_SEEDS and (not b_varies or b.seeds >= MIN_SEEDS)
+    changes = a.item_means - b.item_means
+    if not recipe and binary(a.item_means) and binary(b.item_means):
+        estimate = clusters.difference_estimate(a.item_means, b.item_means, a.design, random_seed=random_seed)
+        return _held(estimate, changes, a.design, recipe=False)
+    unit = 1.0 if binary(a.values) and binary(b.values) else None
+    sides = (a.values, -(b if b_varies else b.seed_mean()).values) if recipe else (changes[None],)
+    return _contrast(sides, changes, unit, random_seed, a.design)
 
 
 class Slope(Record):
@@ -100,16 +99,11 @@ class Slope(Record):
 
 
 def slope_per_doubling(
-    sizes: Sequence[int],
-    scores: Floats,
-    random_seed: int,
-    level: float = 0.95,
-    groups: Names = None,
-    strata: Names = None,
+    sizes: Sequence[int], scores: Floats, random_seed: int, level: float = 0.95, design: Design = INDEPENDENT
 ) -> Slope | None:
     """The least-squares slope of a score against log2(rows), and whether it can be told from zero.
 
-    `sizes`: rows, above 0, at least two; `scores`: finite, shape (seeds, sizes, items), the same items throughout.
+    `sizes`: rows, above 0, at least two. `scores`: finite, shape (seeds, sizes, items), the same items throughout.
     One linear contrast per seed and item, so sizes are paired. With MIN_SEEDS seeds or more items and seeds
     vary, else items only. None for too few passages or items. Raises ValueError otherwise.
     """
@@ -124,7 +118,7 @@ def slope_per_doubling(
     slopes = np.einsum("k,ski->si", weights, values)
     unit = float(weights[weights > 0].sum()) if binary(values) else None
     sides = (slopes,) if len(slopes) >= MIN_SEEDS else (slopes.mean(axis=0, keepdims=True),)
-    found = _contrast(sides, slopes.mean(axis=0), unit, random_seed, groups, strata)
+    found = _contrast(sides, slopes.mean(axis=0), unit, random_seed, design)
     if found.estimate is None:
         return None
     interval = found.estimate.interval(level)
@@ -141,18 +135,17 @@ def slope_per_doubling(
     )
 
 
-def level(values: Floats, *, random_seed: int, groups: Names = None, strata: Names = None) -> Estimate | None:
-    """The mean of finite scores of shape (seeds, items) at every level; from MIN_SEEDS seeds on seeds vary too.
+def level(scores: ScoreMatrix, *, random_seed: int) -> Estimate | None:
+    """The mean of complete scores at every level. From MIN_SEEDS seeds on random seeds vary too.
 
     0/1 scores of several seeds: Wilson's interval for the number of items that the variance is worth (Korn and
     Graubard 1998), which has a width where all are right. None where it is not estimable.
     """
-    mean = values.mean(axis=0)
-    if len(values) < 2 or not binary(values):
-        units = clusters.units(values, groups=groups, strata=strata) if mean.size > 1 else None
-        found = recipe_estimate(units, random_seed) if units is not None else None
-        return found or clusters.mean_estimate(mean, random_seed=random_seed, groups=groups, strata=strata)
-    units = clusters.units(values, groups=groups, strata=strata) if mean.size > 1 else None
+    values, mean = scores.values, scores.item_means
+    units = clusters.units(values, scores.design) if mean.size > 1 else None
+    if scores.seeds < 2 or not binary(values):
+        estimate = recipe_estimate(units, random_seed) if units is not None else None
+        return estimate or clusters.mean_estimate(mean, scores.design, random_seed=random_seed)
     if units is None:
         return None
     rate, count = float(mean.mean()), units.shape[1]
@@ -172,35 +165,33 @@ def _contrast(
     changes: Floats,
     unit: float | None,
     random_seed: int,
-    groups: Names,
-    strata: Names,
+    design: Design,
 ) -> Contrast:
     """The sum over sides of their means; `unit`: the largest change of one item, where scores are 0/1."""
     recipe = len(sides[0]) >= MIN_SEEDS
     if changes.size < 2:
-        return _held(None, changes, groups, recipe)
-    apart = [clusters.units(side, groups=groups, strata=strata) for side in sides]
-    there = [side for side in apart if side is not None]
-    if len(there) < len(apart):
-        return _held(None, changes, groups, recipe)
-    by_group, seeds = _by_group(changes, groups), max(map(len, sides))
-    shared = changes.size / by_group.size * seeds  # answers whose mean a unit's change is
-    unit = _unit(by_group, unit, shared)
+        return _held(None, changes, design, recipe)
+    units = [side for values in sides if (side := clusters.units(values, design)) is not None]
+    if len(units) < len(sides):
+        return _held(None, changes, design, recipe)
+    by_cluster, seeds = _by_cluster(changes, design), max(map(len, sides))
+    averaged = changes.size / by_cluster.size * seeds  # answers whose mean a unit's change is
+    unit = _unit(by_cluster, unit, averaged)
     if unit is None:
-        return _held(_dense(there, recipe, random_seed), changes, groups, recipe)
-    count = there[0].shape[1]
-    variance, freedom = _variance(there)
+        return _held(_dense(units, recipe, random_seed), changes, design, recipe)
+    count = units[0].shape[1]
+    variance, freedom = _variance(units)
     shrunk = count / (count + 2)
-    value = sum(float(side.mean()) for side in there)
+    value = sum(float(side.mean()) for side in units)
     error = math.sqrt(shrunk**2 * variance + 2 * unit**2 / (count + 2) ** 2)
-    freedom = min(freedom, clusters.freedom(changes.size, groups, strata)) if not recipe else freedom
+    freedom = min(freedom, clusters.freedom(changes.size, design)) if not recipe else freedom
 
     def ends(at: float) -> tuple[float, float]:
         half = clusters.t_quantile(at, freedom) * error
         return min(value, shrunk * value - half), max(value, shrunk * value + half)
 
     words = f"adjusted t (Bonett and Price), {freedom:.0f} degrees of freedom"
-    return _held(Estimate(value, words, count, ends), changes, groups, recipe)
+    return _held(Estimate(value, words, count, ends), changes, design, recipe)
 
 
 def _dense(sides: Sequence[Floats], recipe: bool, random_seed: int) -> Estimate:
@@ -216,12 +207,12 @@ def _variance(sides: Sequence[Floats]) -> tuple[float, float]:
     return float(x.var(ddof=1)) / x.size, x.size - 1
 
 
-def _unit(changes: Floats, largest: float | None, shared: float) -> float | None:
+def _unit(changes: Floats, largest: float | None, averaged: float) -> float | None:
     """How far the two imagined units change.
 
     One 0/1 answer changes as far as it can, by `largest`. A mean of several answers (a passage, several seeds) changes
     by the root mean square of the units that changed, but at least by `largest` over the root of how many answers it
-    averages, `shared`. None for real scores of which most changed: there the bootstrap holds.
+    averages, `averaged`. None for real scores of which most changed: there the bootstrap holds.
     """
     moved = changes[np.abs(changes) > UNCHANGED]
     if not moved.size:
@@ -229,23 +220,24 @@ def _unit(changes: Floats, largest: float | None, shared: float) -> float | None
     typical = math.sqrt(float((moved**2).mean()))
     if largest is None:
         return None if moved.size > (1 - MOSTLY) * changes.size else typical
-    return max(typical, largest / math.sqrt(shared))
+    return max(typical, largest / math.sqrt(averaged))
 
 
-def _by_group(changes: Floats, groups: Names) -> Floats:
+def _by_cluster(changes: Floats, design: Design) -> Floats:
     """The change of each independent unit, such that their mean is the mean over items."""
-    if groups is None:
+    if design.clusters is None:
         return changes
-    names = [name or f" {place}" for place, name in enumerate(groups)]  # an item without a passage is one by itself
+    # an item without a passage is a unit of its own
+    names = [name or f" {place}" for place, name in enumerate(design.clusters)]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     return np.bincount([places[name] for name in names], weights=changes) * len(places) / changes.size
 
 
-def _held(found: Estimate | None, changes: Floats, groups: Names, recipe: bool) -> Contrast:
+def _held(found: Estimate | None, changes: Floats, design: Design, recipe: bool) -> Contrast:
     """Its ends let out to 0 at every level at which too few units changed for an exact test."""
-    by_group = _by_group(changes, groups)
-    changed, units = int((np.abs(by_group) > UNCHANGED).sum()), by_group.size
-    unit: Unit = "items" if groups is None else "passages"
+    by_cluster = _by_cluster(changes, design)
+    changed, units = int((np.abs(by_cluster) > UNCHANGED).sum()), by_cluster.size
+    unit: Unit = "items" if design.clusters is None else "passages"
     if found is None:
         return Contrast(None, changed, units, unit, recipe)
     inner = found.ends

@@ -198,7 +198,7 @@ def auc_interval(
     return _around(estimate, np.concatenate(draws) - estimate, "bootstrap over groups", n, level)
 
 
-def smallest_difference(n: int, flips_share: float, level: float = 0.95) -> float | None:
+def minimum_detectable_difference(n: int, flips_share: float, level: float = 0.95) -> float | None:
     """The smallest true difference of two paired rates that `n` items find with probability POWER.
 
     `flips_share`: share of items on which the two students differ, in either direction. Solves the sample

@@ -1,4 +1,4 @@
-"""Before and beside a comparison: what could have been seen, how many items and seeds that needs, several p values.
+"""Beside a comparison: its minimum detectable difference, the items and seeds that a margin needs, several p values.
 
 Power is the chance that the interval excludes the shift (0, or minus a margin) when a difference is true: POWER of it
 is asked for everywhere.
@@ -9,20 +9,35 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness.stats.intervals import MIN_SEEDS, POWER, Z_POWER, Interval
+import numpy as np
+
+from harness.stats.intervals import MIN_SEEDS, POWER, Z_POWER, Interval, minimum_detectable_difference
 from harness.stats.rates import quantile, tango_variance
+from harness.stats.score_matrix import ScoreMatrix
 
 MOST_SEEDS = 1000
 
 
-def smallest_from(interval: Interval) -> float:
+def minimum_detectable(interval: Interval, a: ScoreMatrix, b: ScoreMatrix) -> float | None:
+    """The smallest true difference that these items find with probability POWER. None where no difference would be.
+
+    `a`, `b`: the scores that were compared. Independent 0/1 scores: by the share of items that
+    differ. All others: by the interval's own width, where it has one.
+    """
+    if interval.method == "Tango":
+        flips_share = float(np.mean(a.item_means != b.item_means))
+        return minimum_detectable_difference(interval.n, flips_share, level=interval.level)
+    return minimum_detectable_by_width(interval) or None
+
+
+def minimum_detectable_by_width(interval: Interval) -> float:
     """The smallest true difference found with probability POWER, judged by an interval's own width.
 
     For what has a standard error (real, clustered, stratified, recipes): half the width is the quantile times the
     error, and finding a difference takes the power's quantile more (Cohen 1988, chapter 2). On average over t
     intervals that is within 1% of what the noncentral t asks for, from 4 degrees of freedom on (a power of 0.794
-    or more instead of 0.8; with 2 degrees 0.777). For 0/1 scores of independent items `stats.smallest_difference`
-    knows more.
+    or more instead of 0.8; with 2 degrees 0.777). For 0/1 scores of independent items
+    `stats.minimum_detectable_difference` knows more.
     """
     return (interval.high - interval.low) / 2 * (1 + Z_POWER / quantile(interval.level))
 
@@ -49,7 +64,7 @@ def items_needed_from(interval: Interval, difference: float) -> int:
     """
     if not difference:
         raise ValueError("no number of items finds a difference of 0")
-    return max(2, math.ceil(interval.n * (smallest_from(interval) / abs(difference)) ** 2 - 1e-9))
+    return max(2, math.ceil(interval.n * (minimum_detectable_by_width(interval) / abs(difference)) ** 2 - 1e-9))
 
 
 def seeds_needed(seed_spread: float, items_error: float, difference: float, level: float) -> int | None:

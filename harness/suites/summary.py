@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.metrics.table import METRICS
 from harness.records import Score, Scorecard
-from harness.stats.ties import Ties
+from harness.stats.design import Design
 from harness.suites.suite import Suite
 
 LOWER_IS_BETTER = tuple(name for name, metric in METRICS.items() if metric.better == "lower")
@@ -27,9 +27,9 @@ def value_of(score: Score, metric: str) -> float:
     return math.nan if score.status == "failed" else score.values.get(metric, absent(metric))
 
 
-def ties_of(scores: Sequence[Score]) -> Ties:
-    """What ties the items of some scores together. An item without a group is a group of its own."""
-    return Ties.between([score.group or score.item for score in scores], [score.stratum for score in scores])
+def design_of(scores: Sequence[Score]) -> Design:
+    """The clusters and strata of the scored items. An item without a group is a cluster of its own."""
+    return Design.from_names([score.group or score.item for score in scores], [score.stratum for score in scores])
 
 
 def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:

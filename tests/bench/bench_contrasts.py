@@ -17,7 +17,9 @@ import numpy as np
 
 from harness import stats
 from harness.stats import Floats, clusters, contrasts
+from harness.stats.design import INDEPENDENT, Design
 from harness.stats.intervals import crossed_estimate
+from harness.stats.score_matrix import ScoreMatrix
 
 JITTER = 0.4  # of an item's answer from student to student, where 1 is the spread of items
 
@@ -73,9 +75,9 @@ class World:
         return ((shared(()) + JITTER * shared(shape[:2]) + seeds + ability) > 0).astype(np.float64)
 
     @property
-    def groups(self) -> list[str] | None:
+    def design(self) -> Design:
         """The passages."""
-        return [f"passage {i // self.each}" for i in range(self.items)] if self.each > 1 else None
+        return Design([f"passage {i // self.each}" for i in range(self.items)]) if self.each > 1 else INDEPENDENT
 
 
 def line(name: str, method: str, found: Iterable[tuple[stats.Interval | None, float]]) -> None:
@@ -90,10 +92,10 @@ def line(name: str, method: str, found: Iterable[tuple[stats.Interval | None, fl
     )
 
 
-def bootstrap_slope(sizes: Sequence[int], scores: Floats, groups: Sequence[str] | None) -> stats.Interval | None:
+def bootstrap_slope(sizes: Sequence[int], scores: Floats, design: Design) -> stats.Interval | None:
     """The slope as it was: BCa over items, or the two-way bootstrap."""
     x = np.log2(sizes) - np.log2(sizes).mean()
-    apart = clusters.units(np.einsum("k,ski->si", x / (x**2).sum(), scores), groups=groups)
+    apart = clusters.units(np.einsum("k,ski->si", x / (x**2).sum(), scores), design)
     if apart is None:
         return None
     return (stats.recipe_estimate(apart, 0) or stats.mean_estimate(apart.mean(axis=0), 0)).interval()
@@ -121,8 +123,8 @@ def slope_line(world: World, count: int) -> None:
         f"slope, {world.seeds} seeds, {world.sizes} sizes, {world.items} items of {world.each}, rate {world.rate},"
         f" trend {world.trend}, {changed:.1f} change"
     )
-    line(name, "bootstrap", ((bootstrap_slope(world.doublings, d, world.groups), truth) for d in draws))
-    ours = [contrasts.slope_per_doubling(world.doublings, d, 0, groups=world.groups) for d in draws]
+    line(name, "bootstrap", ((bootstrap_slope(world.doublings, d, world.design), truth) for d in draws))
+    ours = [contrasts.slope_per_doubling(world.doublings, d, 0, design=world.design) for d in draws]
     line(name, "ours", ((slope.interval if slope else None, truth) for slope in ours))
 
 
@@ -139,16 +141,17 @@ def differences(count: int) -> None:
 def difference_line(world: World, count: int) -> None:
     """Both methods in one setting; the larger size minus the smaller, or minus its first seed as a base."""
     rng = np.random.default_rng([world.items, int(1000 * world.rate), world.seeds, world.base])
-    truth, tied = float(world.truth[1] - world.truth[0]), world.groups
+    truth, design = float(world.truth[1] - world.truth[0]), world.design
     before, after = [], []
     for _ in range(count):
         drawn = world.draw(rng)
         a, b = drawn[:, 1], drawn[:1, 0] if world.base else drawn[:, 0]
-        apart = [clusters.units(side, groups=tied) for side in (a, -b)]
-        old = clusters.difference_estimate(a.mean(axis=0), b.mean(axis=0), random_seed=0, groups=tied)
+        apart = [clusters.units(side, design) for side in (a, -b)]
+        old = clusters.difference_estimate(a.mean(axis=0), b.mean(axis=0), design, random_seed=0)
         if world.seeds >= stats.MIN_SEEDS:
             old = crossed_estimate([side for side in apart if side is not None], 0)
-        new = contrasts.difference(a, b, random_seed=0, b_varies=not world.base, groups=tied).estimate
+        one, other = (ScoreMatrix.numbered(side, design) for side in (a, b))
+        new = contrasts.difference(one, other, random_seed=0, b_varies=not world.base).estimate
         before.append((old.interval() if old else None, truth))
         after.append((new.interval() if new else None, truth))
     base = " against a base" if world.base else ""
@@ -169,8 +172,8 @@ def rates(count: int) -> None:
             before, after = [], []
             for _ in range(count):
                 values = world.draw(rng)[:, 0]
-                apart = clusters.units(values, groups=world.groups)
-                new = contrasts.level(values, random_seed=0, groups=world.groups)
+                apart = clusters.units(values, world.design)
+                new = contrasts.level(ScoreMatrix.numbered(values, world.design), random_seed=0)
                 old = stats.recipe_estimate(apart, 0) if apart is not None else None
                 before.append((old.interval() if old else None, rate))
                 after.append((new.interval() if new else None, rate))

@@ -3,8 +3,9 @@
     python tests/bench/bench_gate_statistics.py [simulations]
 
 Every simulation asks `gate.decide` itself, with one rule: a margin of 3 points. True drop = margin: "regressed" and
-"pass" are both wrong there and should be at most 5% each. The smallest effect is `power.smallest_from` of the
-interval shown, the mean over all simulations: a drop that much beyond the margin should be called regressed, and
+"pass" are both wrong there and should be at most 5% each. The smallest effect is
+`power.minimum_detectable_by_width` of the interval shown, the mean over all simulations: a drop that much beyond the
+margin should be called regressed, and
 one that much inside it should pass, with chance 0.8 or more. Seed spread: the true standard deviation of a recipe's
 accuracy over random seeds. Recipes are simulated half as often. 500 simulations take about four minutes of one core.
 """
@@ -19,7 +20,8 @@ import numpy as np
 from harness.check.rules import Decision, Evidence, Rule, decide
 from harness.stats import Floats, power
 from harness.stats.contrasts import Question
-from harness.stats.ties import Ties
+from harness.stats.design import Design
+from harness.stats.score_matrix import ScoreMatrix
 
 MARGIN = 0.03
 RULE = Rule("suite", "accuracy", "margin", MARGIN)
@@ -60,7 +62,7 @@ def weights(n: int, alike: float, ignore: bool = False) -> Draw:
     def draw(rng: np.random.Generator, truth: float) -> Evidence:
         right = (rng.random(n) < RIGHT).astype(np.float64)
         now = student(rng, right, truth, alike)
-        return Evidence(right[None], now[None], Ties(groups))
+        return Evidence(ScoreMatrix.numbered(right), ScoreMatrix.numbered(now, Design(groups)))
 
     return draw
 
@@ -75,7 +77,8 @@ def recipes(n: int, alike: float, spread: float, seeds: int) -> Draw:
             np.stack([student(rng, right, rng.normal(mean, spread), alike) for _ in range(seeds)])
             for mean in (truth, 0.0)
         ]
-        return Evidence(sides[1], sides[0], Ties(groups), random_seed=int(rng.integers(2**31)))
+        now, before = (ScoreMatrix.numbered(side, Design(groups)) for side in sides)
+        return Evidence(before, now, random_seed=int(rng.integers(2**31)))
 
     return draw
 
@@ -91,7 +94,7 @@ def row(name: str, draw: Draw, question: Question, count: int) -> None:
         return sum(decision.verdict == verdict for decision in decisions) / count
 
     edge = simulated(-MARGIN, 0)
-    smallest = float(np.mean([power.smallest_from(d.difference) for d in edge if d.difference]))
+    smallest = float(np.mean([power.minimum_detectable_by_width(d.difference) for d in edge if d.difference]))
     worse, better = simulated(-MARGIN - smallest, 1), simulated(-MARGIN + smallest, 2)
     print(
         f"{name:62}  {share(edge, 'regressed'):6.1%} {share(edge, 'pass'):6.1%}    {100 * smallest:5.2f}   "

@@ -17,7 +17,8 @@ import numpy as np
 
 from harness.report.headline import LEVEL, within_chance
 from harness.stats import Floats, contrasts
-from harness.stats.ties import Ties
+from harness.stats.design import Design
+from harness.stats.score_matrix import ScoreMatrix
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class World:
         """Dev items: a quarter of all."""
         return self.items // 3 // self.each * self.each
 
-    def tied(self, start: int, end: int) -> Ties:
+    def design(self, start: int, end: int) -> Design:
         """Passages and strata of some of the items."""
         groups = [f"p{i // self.each}" for i in range(start, end)]
-        return Ties.between(groups, [f"s{i % self.strata}" for i in range(start, end)])
+        return Design.from_names(groups, [f"s{i % self.strata}" for i in range(start, end)])
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ def covered(world: World, count: int, allow: bool = True) -> Found:
     hits, better, worse, kept_of, estimable = 0, 0, 0, 0, 0
     for _ in range(count):
         own, *others = world.draw(rng)
-        kept = within_chance([other[:, : world.dev] for other in others], world.tied(0, world.dev), 0)
+        dev = world.design(0, world.dev)
+        kept = within_chance([ScoreMatrix.numbered(other[:, : world.dev], dev) for other in others], 0)
         strongest = max(kept, key=lambda place: float(others[place][:, world.dev :].mean()))
         level = 1 - (1 - LEVEL) / len(kept) if allow else LEVEL
-        a, b = own[:, world.dev :], others[strongest][:, world.dev :]
-        tied = world.tied(world.dev, world.dev + world.items)
-        found = contrasts.difference(a, b, random_seed=0, **tied.named).estimate
+        test = world.design(world.dev, world.dev + world.items)
+        a, b = (ScoreMatrix.numbered(side[:, world.dev :], test) for side in (own, others[strongest]))
+        found = contrasts.difference(a, b, random_seed=0).estimate
         if found is None:
             continue
         interval = found.interval(level)

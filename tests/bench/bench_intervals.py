@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from harness import stats
 from harness.stats import clusters
+from harness.stats.design import INDEPENDENT, Design
 from harness.stats.intervals import crossed_estimate
 
 Floats = NDArray[np.float64]
@@ -34,15 +35,15 @@ def cluster_t(values: Floats, groups: Sequence[str], level: float = 0.95) -> sta
     return stats.Interval(estimate=mean, low=mean - half, high=mean + half, method="plain t", n=count, level=level)
 
 
-def rate(values: Floats, **tied: Sequence[str]) -> stats.Interval | None:
+def rate(values: Floats, design: Design) -> stats.Interval | None:
     """The interval of a mean of scores with clusters or strata."""
-    found = clusters.mean_estimate(values, random_seed=0, **tied)
+    found = clusters.mean_estimate(values, design, random_seed=0)
     return found.interval() if found else None
 
 
-def difference(sides: Sequence[Floats] | Floats, level: float = 0.95, **tied: Sequence[str]) -> stats.Interval | None:
+def difference(sides: Sequence[Floats] | Floats, design: Design, level: float = 0.95) -> stats.Interval | None:
     """The interval of a paired difference of scores with clusters or strata."""
-    found = clusters.difference_estimate(sides[0], sides[1], random_seed=0, **tied)
+    found = clusters.difference_estimate(sides[0], sides[1], design, random_seed=0)
     return found.interval(level) if found else None
 
 
@@ -168,14 +169,14 @@ def clustered(count: int) -> None:
             draws = [passages(rng, number, sizes, shared) for _ in range(count)]
             name = f"{words}, spread {shared}"
             rows: list[tuple[str, list[stats.Interval | None]]] = [
-                ("score, t", [difference(x, groups=g) for x, g in draws]),
+                ("score, t", [difference(x, Design(g)) for x, g in draws]),
                 ("plain t", [cluster_t(x[0] - x[1], g) for x, g in draws]),
                 ("ignored", [stats.paired_binary(x[0], x[1]) for x, g in draws]),
             ]
             for method, found in rows:
                 line(f"difference, {name}: {method}", ((interval, 0.0) for interval in found))
             truth = float(np.mean([x[0].mean() for x, _ in draws]))  # the same rate everywhere, so of any size
-            line(f"rate, {name}: score, t", ((rate(x[0], groups=g), truth) for x, g in draws))
+            line(f"rate, {name}: score, t", ((rate(x[0], Design(g)), truth) for x, g in draws))
             line(f"rate, {name}: ignored", ((stats.wilson(int(x[0].sum()), x[0].size), truth) for x, _ in draws))
 
 
@@ -187,9 +188,9 @@ def stratified(count: int) -> None:
         rates = np.repeat(np.linspace(0.2, 0.9, 57), each)
         draws = [(rng.random((2, rates.size)) < rates).astype(np.float64) for _ in range(count)]
         truth, name = float(rates.mean()), f"57 subjects of {each}"
-        line(f"rate, {name}: strata", ((rate(x[0], strata=strata), truth) for x in draws))
+        line(f"rate, {name}: strata", ((rate(x[0], Design(strata=strata)), truth) for x in draws))
         line(f"rate, {name}: ignored", ((stats.wilson(int(x[0].sum()), x[0].size), truth) for x in draws))
-        line(f"difference, {name}: strata", ((difference(x, strata=strata), 0.0) for x in draws))
+        line(f"difference, {name}: strata", ((difference(x, Design(strata=strata)), 0.0) for x in draws))
 
 
 def few_flips(count: int) -> None:
@@ -201,7 +202,7 @@ def few_flips(count: int) -> None:
             drops = [-(rng.random(len(groups)) < margin).astype(np.float64) for _ in range(count)]
             score, plain = [], []
             for drop in drops:
-                ours = difference([1 + drop, np.ones(drop.size)], groups=groups, level=0.9)
+                ours = difference([1 + drop, np.ones(drop.size)], Design(groups), level=0.9)
                 theirs = cluster_t(drop, groups, level=0.9)
                 score.append(ours is not None and ours.low > -margin)
                 plain.append(theirs.low > -margin)
@@ -220,8 +221,8 @@ def recipes_clustered(count: int) -> None:
             own = [np.repeat(rng.normal(0, 0.6, number), each) for _ in range(2)]  # a recipe's, in every seed
             pairs.append([side(rng, item + gain, 3, 0.01) for gain in own])
         name = f"two recipes, {number} passages of {each}, 3 seeds a side"
-        for words, tied in (("clusters", groups), ("ignored", None)):
-            apart = [[clusters.units(side, groups=tied) for side in (a, -b)] for a, b in pairs]
+        for words, design in (("clusters", Design(groups)), ("ignored", INDEPENDENT)):
+            apart = [[clusters.units(side, design) for side in (a, -b)] for a, b in pairs]
             known = [[side for side in sides if side is not None] for sides in apart]
             line(f"{name}: {words}", ((crossed_estimate(sides, 0).interval(), 0.0) for sides in known))
 

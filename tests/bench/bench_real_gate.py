@@ -22,6 +22,7 @@ from harness.check.rules import Evidence, decide, overall
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.stats.contrasts import Question
+from harness.stats.score_matrix import ScoreMatrix
 
 
 def run_named(name: str) -> Run:
@@ -37,9 +38,9 @@ def verdict(before: Sequence[Side], now: Sequence[Side], suite: str, question: Q
     rules = rules_of(before[0].run.suites[suite])
     found = []
     for rule in rules:
-        a = np.concatenate([one.matrix(rule.metric) for one in then if one])
-        b = np.concatenate([one.matrix(rule.metric) for one in later if one])
-        found.append((rule, Evidence(a, b)))
+        a = np.concatenate([one.scores(rule.metric).values for one in then if one])
+        b = np.concatenate([one.scores(rule.metric).values for one in later if one])
+        found.append((rule, Evidence(ScoreMatrix.numbered(a), ScoreMatrix.numbered(b))))
     return overall(decide(found, question))
 
 

@@ -24,6 +24,8 @@ from harness.core.store import write_jsonl
 from harness.records import Score
 from harness.stats import clusters, contrasts, power
 from harness.stats.classification import per_label
+from harness.stats.design import INDEPENDENT, Design
+from harness.stats.score_matrix import ScoreMatrix
 from harness.suites.suite import Suite
 from harness.suites.summary import summarise
 
@@ -85,17 +87,17 @@ def columns(a: list[Score], b: list[Score], metric: str) -> tuple[stats.Floats, 
     return column(a, metric), column(b, metric)
 
 
-def three(x: stats.Floats, y: stats.Floats, groups: list[str] | None, strata: list[str] | None) -> int:
-    """Both students' intervals, that of the difference, what it could have seen, and its p values."""
+def three(x: stats.Floats, y: stats.Floats, design: Design) -> int:
+    """Both students' intervals, that of the difference, its minimum detectable difference, and its p values."""
     for side in (x, y):
-        mean = clusters.mean_estimate(side, random_seed=0, groups=groups, strata=strata)
+        mean = clusters.mean_estimate(side, design, random_seed=0)
         if mean is None:
             raise RuntimeError("too few clusters")
         mean.interval()
-    difference = clusters.difference_estimate(x, y, random_seed=0, groups=groups, strata=strata)
+    difference = clusters.difference_estimate(x, y, design, random_seed=0)
     if difference is None:
         raise RuntimeError("too few clusters")
-    power.smallest_from(difference.interval())
+    power.minimum_detectable_by_width(difference.interval())
     difference.p(-0.01)
     return 3
 
@@ -103,24 +105,25 @@ def three(x: stats.Floats, y: stats.Floats, groups: list[str] | None, strata: li
 def intervals(a: list[Score], b: list[Score], clock: Clock) -> int:
     """Every metric's intervals: each student's and the difference, for items of three kinds. How many there are."""
     groups, strata = [s.group for s in a], [s.stratum for s in a]
-    layouts: dict[str, tuple[list[str] | None, list[str] | None]] = {
-        "independent items": (None, None),
-        "passages": (groups, None),
-        "subjects": (None, strata),
+    designs = {
+        "independent items": INDEPENDENT,
+        "passages": Design(groups),
+        "subjects": Design(strata=strata),
     }
     found = 0
     for metric in (*RATES, *REAL):
         x, y = clock.time("columns", partial(columns, a, b, metric))
-        for words, (group, stratum) in layouts.items():
-            work = partial(three, x, y, group, stratum)
+        for words, design in designs.items():
+            work = partial(three, x, y, design)
             found += clock.time(f"intervals and p values, {words}", work)
         if metric in RATES:
             clock.time("mid-p McNemar", partial(stats.mcnemar_mid_p, x, y))
     seeds = [np.stack([column(side, "accuracy")] * 3) for side in (a, b)]
     for shift, side in enumerate(seeds):
         side[1:] = np.roll(side[1:], 5 * shift + 5, axis=1)
-    for words, tied in (("", None), (", passages", groups)):
-        recipes = partial(contrasts.difference, seeds[0], seeds[1], random_seed=0, groups=tied)
+    for words, design in (("", INDEPENDENT), (", passages", Design(groups))):
+        sides = [ScoreMatrix.numbered(side, design) for side in seeds]
+        recipes = partial(contrasts.difference, *sides, random_seed=0)
         clock.time(f"interval of 3 seeds a side{words}", recipes)
     return found + 2
 
