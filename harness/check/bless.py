@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -107,7 +108,9 @@ def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]
         else:
             now = scores.of_seeds([0])
             kin = _kin(run, results, suite.name, metric)
-            found += _too_few_items(place, Evidence(now if kin is None else kin, now), margin)
+            unchanged = replace(now, design=INDEPENDENT)  # the fewest changes there can be
+            evidence = Evidence(unchanged, unchanged) if kin is None else Evidence(kin, now)
+            found += _too_few_items(place, evidence, margin)
     return found
 
 
