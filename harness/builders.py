@@ -68,13 +68,16 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
         script = run.root / wanted.script
         return f"{wanted.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
     if wanted.engine == "openai":
-        from harness.engines.openai import OpenAIEngine
         from harness.models.endpoint import api_key
 
         key = api_key(os.environ, wanted.api_key_env)
-        return f"{wanted.model}@{wanted.revision or 'endpoint'}", lambda: OpenAIEngine(
-            wanted.base_url, key, concurrency=wanted.concurrency, say=terminal.say
-        )
+
+        def connect() -> Generator:
+            from harness.engines.openai import OpenAIEngine  # its client takes a second to import
+
+            return OpenAIEngine(wanted.base_url, key, concurrency=wanted.concurrency, say=terminal.say)
+
+        return f"{wanted.model}@{wanted.revision or 'endpoint'}", connect
     model = resolve(wanted.model, run.cache, wanted.revision, run.root)
     if wanted.engine == "vllm" and find_spec("vllm") is None:
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")

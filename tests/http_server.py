@@ -2,7 +2,7 @@
 
 Its answers are a pure function of what was asked (the body, and the Idempotency-Key that tells repeated
 askings apart), so that runs against it can be compared byte by byte. Its logic needs no socket:
-`transport(endpoint)` is the same endpoint inside an httpx client.
+`transport(endpoint)` is the same endpoint inside an httpx2 client.
 
     with serving(Endpoint(faults=["429", "500", "garbage"])) as endpoint:
         OpenAIEngine(endpoint.base_url, api_key=None)
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-import httpx
+import httpx2
 
 Fault = Literal["ok", "429", "500", "503", "400", "401", "403", "garbage", "half", "reset", "hang"]
 
@@ -31,6 +31,7 @@ WORDS = (
     "the my a was is not again twice bike app battery bill charged lock city refund help now please broken"
     " lost arrive month card street week rider wheel station email nobody answer flat cannot"
 )
+AT_ONCE = {"Retry-After-Ms": "1"}  # for the client's own pauses are long for a test
 KEY = "sk-test-of-the-key-that-must-stay-hidden"
 
 
@@ -57,7 +58,7 @@ class Endpoint:
     key: str | None = None  # the key it wants
     faults: Iterable[Fault] = ()
     dies_after: int | None = None  # POSTs that are answered before every connection is dropped
-    retry_after: str = "0"
+    retry_after: str = ""  # what each failure asks for; by default it asks for a pause of 1 ms
     hang_s: float = 30.0
     delay_s: float = 0.0  # before each good answer
     guided: bool = True  # choices are honoured
@@ -95,7 +96,7 @@ class Endpoint:
 
     def _fail(self, fault: Fault, headers: dict[str, str]) -> Answer:
         if fault == "garbage":
-            return Answer(raw=b"<html>a proxy's page</html>")
+            return Answer(raw=b"<html>a proxy's page</html>", headers=AT_ONCE)
         if fault == "half":
             return Answer(content={"choices": []})
         if fault == "hang":
@@ -105,8 +106,7 @@ class Endpoint:
             return Answer(reset=True)
         said = f"this is fault {fault} of http://secret.example/v1 for {headers.get('authorization', '')[7:]}"
         answer = _error(int(fault), said)
-        if fault in ("429", "503"):
-            answer.headers["Retry-After"] = self.retry_after
+        answer.headers |= {"Retry-After": self.retry_after} if self.retry_after else AT_ONCE
         return answer
 
     def _complete(self, asked: dict[str, Any], chat: bool, key: str) -> dict[str, Any]:
@@ -146,17 +146,17 @@ def _error(status: int, message: str) -> Answer:
     return Answer(status, {"error": {"message": message, "type": "error", "code": status}})
 
 
-def transport(endpoint: Endpoint) -> httpx.MockTransport:
+def transport(endpoint: Endpoint) -> httpx2.MockTransport:
     """The endpoint without a socket."""
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
         answer = endpoint.answer(request.method, request.url.path, headers, request.content)
         if answer.reset:
-            raise httpx.ReadError("connection reset", request=request)
-        return httpx.Response(answer.status, headers=answer.headers, content=answer.bytes())
+            raise httpx2.ReadError("connection reset", request=request)
+        return httpx2.Response(answer.status, headers=answer.headers, content=answer.bytes())
 
-    return httpx.MockTransport(handle)
+    return httpx2.MockTransport(handle)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,21 +50,21 @@ def test_an_address_that_cannot_be_used_is_refused_at_load_and_not_shown(address
 def test_no_address_breaks_the_check(text: str) -> None:
     for address in (text, f"http://{text}", f"http://h/{text}"):
         if not address_problem(address):
-            assert httpx.URL(address).host
+            assert httpx2.URL(address).host
 
 
 @pytest.mark.parametrize("address", ["http://h:1/v1", "http://h:1/v1/", "https://h/a/b?x=1&y=%2F", "http://[::1]:8/v1"])
 def test_paths_go_between_the_address_and_its_query(address: str) -> None:
     assert not address_problem(address)
     before, mark, query = address.partition("?")
-    assert str(endpoint_path(httpx.URL(address), "models")) == before.rstrip("/") + "/models" + mark + query
+    assert str(endpoint_path(httpx2.URL(address), "models")) == before.rstrip("/") + "/models" + mark + query
 
 
 @given(st.text(max_size=12) | st.text(st.characters(codec="ascii"), max_size=12))
 def test_a_key_is_sent_as_it_is_or_refused(key: str) -> None:
     if all("!" <= character <= "~" for character in key):
         assert (api_key({"KEY_NAME": key}, "KEY_NAME") or "") == key
-        assert httpx.Headers({"Authorization": f"Bearer {key}"})["authorization"] == f"Bearer {key}"
+        assert httpx2.Headers({"Authorization": f"Bearer {key}"})["authorization"] == f"Bearer {key}"
         return
     with pytest.raises(UsageError, match="the key in KEY_NAME has") as caught:
         api_key({"KEY_NAME": key}, "KEY_NAME")
@@ -84,7 +84,6 @@ def test_what_cannot_be_sent_as_a_key_is_refused(key: str) -> None:
         ("https_proxy", f"ftp://me:{SECRET}@h:1"),
         ("HTTP_PROXY", f"http://me:{SECRET}@h:port"),
         ("HTTP_PROXY", "http://[::1"),
-        ("NO_PROXY", "localhost,[::1]"),
     ],
 )
 def test_a_broken_proxy_variable_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +95,7 @@ def test_a_broken_proxy_variable_is_named(name: str, value: str, monkeypatch: py
 
 def test_proxies_that_can_be_used_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     usable = {"HTTP_PROXY": "proxy.example:3128", "HTTPS_PROXY": "", "all_proxy": "http://u:p@h:1"}
-    for name, value in (usable | {"NO_PROXY": "localhost,::1,.example.com"}).items():
+    for name, value in (usable | {"NO_PROXY": "localhost,::1,[::1],.example.com"}).items():
         monkeypatch.setenv(name, value)
     check_proxies()
+    httpx2.Client().close()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import httpx
+import httpx2
 
 from harness.core.text import writable
 from harness.records import THINKING_KEPT, Completion, Request
@@ -85,7 +85,7 @@ def lesson(said: str, sent: Mapping[str, Any], dialect: Dialect) -> Dialect | No
 # --- answers --------------------------------------------------------------------------------------------------
 
 
-def answer_of(response: httpx.Response) -> Any:
+def answer_of(response: httpx2.Response) -> Any:
     """The JSON of an answer; server-sent events are joined to one. Raises one of ODD when it is neither."""
     streamed = "event-stream" in response.headers.get("content-type", "")
     if not streamed and not response.text.lstrip().startswith(("data:", "event:")):
@@ -106,14 +106,30 @@ def answer_of(response: httpx.Response) -> Any:
     return whole
 
 
+def judge(response: httpx2.Response, hidden: Sequence[str]) -> tuple[int, str, Any]:
+    """(status, reason of the failure, answer). HTTP 200 without an answer becomes the status that is due to it."""
+    if not response.is_success:
+        return response.status_code, reason(response, hidden), None
+    try:
+        answer = answer_of(response)
+    except UnicodeDecodeError:
+        return 406, f"{GARBAGE}: it is not UTF-8", None  # the next attempt would bring the same
+    except ODD:
+        return 502, GARBAGE, None  # a proxy's page, half an answer: worth another attempt
+    status, words = error_in(answer, hidden) or (response.status_code, "")
+    return status, words, answer
+
+
 def error_in(answer: Any, hidden: Sequence[str] = ()) -> tuple[int, str] | None:
-    """(status, words) of an error that came with HTTP 200, else None; status 0 where it has none."""
+    """(status, reason) of an error that came with HTTP 200, else None; status 400 where it has none."""
     error = answer.get("error") if isinstance(answer, dict) else None
     if not error or answer.get("choices"):
         return None
     code = str(error.get("code")) if isinstance(error, dict) else ""
-    status = int(code) if re.fullmatch(r"[45]\d\d", code, re.ASCII) else 0
-    return status, _words(answer, hidden) or "an error without words"
+    words = _words(answer, hidden) or "an error without words"
+    if re.fullmatch(r"[45]\d\d", code, re.ASCII):
+        return int(code), f"HTTP {code}: {words}"
+    return 400, f"an error in place of an answer: {words}"
 
 
 def completion(request: Request, answer: Any) -> Completion:
@@ -221,13 +237,13 @@ def _first_logprobs(logprobs: Any) -> dict[str, float]:
 # --- reasons ----------------------------------------------------------------------------------------------------
 
 
-def reason(response: httpx.Response, hidden: Sequence[str]) -> str:
+def reason(response: httpx2.Response, hidden: Sequence[str]) -> str:
     """Why a request was refused, short, on one line, without addresses and without `hidden` (key, host)."""
     said = refusal_of(response, hidden)
     return f"HTTP {response.status_code}" + (f": {said}" if said else "")
 
 
-def refusal_of(response: httpx.Response, hidden: Sequence[str]) -> str:
+def refusal_of(response: httpx2.Response, hidden: Sequence[str]) -> str:
     """An endpoint's own words; '' where it has none, or a web page."""
     try:
         return _words(response.json(), hidden)
