@@ -256,6 +256,7 @@ def suites(
     """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
     from harness.commands.validate import prove as prove_all
     from harness.config.load import load_suites
+    from harness.core.aligned import aligned
 
     loaded = _load(run, None) if run is not None else None
     found = loaded.suites if loaded else load_suites(Path.cwd())
@@ -263,9 +264,9 @@ def suites(
         raise UsageError("there are no suites here: start in the folder that holds suites/ and runs/")
     terminal = Terminal()
     if not prove:
-        for name, suite in found.items():
-            size = f"{len(suite.items)} items" if suite.items else "items of its own benchmark"
-            terminal.say(f"{name:<28}{suite.spec.kind:<14}version {suite.spec.version}, {size}")
+        sizes = {n: f"{len(s.items)} items" if s.items else "items of its own benchmark" for n, s in found.items()}
+        rows = [(n, s.spec.kind, f"version {s.spec.version}, {sizes[n]}") for n, s in found.items()]
+        terminal.say(aligned(rows))
         return
     problems = prove_all(found, loaded, terminal, loaded.root if loaded else Path.cwd())
     wrong = [problem for problem in problems if problem.wrong]

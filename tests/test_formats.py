@@ -56,8 +56,6 @@ def test_the_table_has_a_cell_for_every_head() -> None:
     empty = formats.row(replace(decision("failed"), before=None, now=None, difference=None, items=100))
     assert empty[2:5] == ("-", "-", "-")
     assert empty[6] == "100"
-    lines = formats.table(("a", "bb"), [("ccc", "d"), ("e", "")]).splitlines()
-    assert lines == ["a    bb", "ccc  d", "e"]
 
 
 # --- JUnit --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from harness.core.aligned import aligned
 from harness.core.markdown import Strong, escaped, fenced, table
 
 READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -84,3 +85,10 @@ def test_nothing_ends_a_block_of_code(text: str) -> None:
     assert READER.parse(block)[0].content.endswith("plain 2\n")
     assert "<" not in block
     assert all(seen(token) is not None for token in inlines(block))
+
+
+def test_plain_columns_are_as_wide_as_their_longest_cell() -> None:
+    rows = [("a", "bb"), ("ccc", "d"), ("e",), ("e", "")]
+    assert aligned(rows).splitlines() == ["a    bb", "ccc  d", "e", "e"]
+    assert aligned(rows[:2], right=(1,), indent="  ") == "  a    bb\n  ccc   d"
+    assert aligned([]) == ""

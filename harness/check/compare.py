@@ -13,6 +13,7 @@ from harness.check.rescore import noise_of_mean
 from harness.check.rules import widened
 from harness.config.run import Run
 from harness.config.ship import ship_cells
+from harness.core.aligned import aligned
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.results import Results, resolve_student, results_of
@@ -83,7 +84,7 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
-    terminal.say(formats.table(HEADS, rows))
+    terminal.say(aligned([HEADS, *rows]))
     terminal.say(
         "min. detectable: the minimum detectable difference, found with a power of 0.8;"
         " -: no value changed, or too few to estimate it"

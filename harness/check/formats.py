@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from harness.check.rules import Decision, Verdict, overall
 from harness.core.markdown import escaped, table_lines
-from harness.core.text import printable
+from harness.core.text import one_line
 from harness.stats import Interval
 
 Unsure = Literal["fail", "pass"]  # what "inconclusive" comes to
@@ -54,15 +54,6 @@ def number(value: float | None) -> str:
 def interval(found: Interval | None) -> str:
     """An estimate with its ends, or a dash."""
     return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else "-"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns for a terminal."""
-    every = [tuple(heads), *map(tuple, rows)]
-    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in every
-    )
 
 
 def as_json(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
@@ -187,7 +178,7 @@ def _message(d: Decision) -> str:
 
 def _plain(text: str) -> str:
     """Text without what XML and UTF-8 cannot hold: control characters, halves of surrogate pairs."""
-    return printable(text).replace("\n", " ")
+    return one_line(text)
 
 
 def _property(text: str) -> str:

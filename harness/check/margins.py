@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from harness.check.formats import table as aligned
 from harness.check.rules import LEVEL
+from harness.core.aligned import aligned
 from harness.errors import UsageError
 from harness.stats import power
 
@@ -35,6 +35,6 @@ def table(margin: float, flips: Sequence[float], seed_spread: float) -> str:
         rows.append((f"{100 * share:g}%", str(items), str(2 * items), enough))
     return (
         f"to show that nothing is worse by {margin:g}, when nothing is (power 0.8; seeds spread by {seed_spread:g}):\n"
-        + aligned(HEADS, rows)
+        + aligned([HEADS, *rows])
         + "\nTwo students tuned alike change 5 to 20% of the items; an unlike one changes more."
     )

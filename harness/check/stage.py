@@ -21,6 +21,7 @@ from harness.check.limits import has_values, of_all_together, question_of, rules
 from harness.check.rescore import noise_of_mean
 from harness.check.rules import Decision, Evidence, Rule
 from harness.config.run import Run
+from harness.core.aligned import aligned
 from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
 from harness.errors import MachineError, UsageError
@@ -56,7 +57,7 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
         f"question: {decisions[0].question} ({_what_varies(decisions[0].question)}); difference: now minus baseline,"
         " [one-sided 95% bounds]"
     )
-    terminal.say(formats.table(formats.HEADS, [formats.row(d) for d in decisions]))
+    terminal.say(aligned([formats.HEADS, *map(formats.row, decisions)]))
     for d in decisions:
         if d.note:
             terminal.say(f"{d.rule.suite} {d.rule.metric} {d.limit}: {d.note}")

@@ -13,6 +13,7 @@ from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS, compared_suite
 from harness.config.run import Run
 from harness.config.ship import ship_cells
+from harness.core.aligned import aligned
 from harness.core.store import finished
 from harness.data.examples import path_of
 from harness.engines.call_file import count_stored
@@ -64,8 +65,8 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
     stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*asked, *calibration)}))
     out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
-    out += [f"  {name:<22}{n:>7} requests{t:>12.0f} tokens" for name, n, t in lines]
-    out.append(f"  {'in all':<22}{total:>7} requests{tokens:>12.0f} tokens")
+    rows = [(name, f"{n} requests", f"{t:.0f} tokens") for name, n, t in [*lines, ("in all", total, tokens)]]
+    out.append(aligned(rows, right=(1, 2), indent="  "))
     most = total_rows if own else max(total_rows, int(augment.rows * augment.max_requests_per_row))
     if augment.rows_file:
         out.append(f"  {len(own)} rows are read from {path_of(augment.rows_file)}, and no teacher writes any")
@@ -110,16 +111,15 @@ def _price(run: Run, tokens: float, furthest: float, most: int) -> list[str]:
 
 def plan_train(run: Run) -> str:
     """Cells, steps and tokens of train; cells already trained are marked."""
-    lines = [f"train {run.name} would tune:"]
+    rows: list[tuple[str, ...]] = []
     todo = 0
     for planned in plan(run):
         todo += 0 if planned.trained else planned.tokens
         state = {True: "stored", False: "to do", None: "rows or student not there yet"}[planned.trained]
-        lines.append(
-            f"  {planned.cell.name:<48}{planned.rows:>7} rows{planned.steps:>6} steps"
-            f"{planned.tokens:>10} tokens  {state}"
-        )
-    return "\n".join([*lines, f"  {todo} tokens to train on, estimated"])
+        numbers = (f"{planned.rows} rows", f"{planned.steps} steps", f"{planned.tokens} tokens")
+        rows.append((planned.cell.name, *numbers, state))
+    cells = aligned(rows, right=(1, 2, 3), indent="  ")
+    return f"train {run.name} would tune:\n{cells}\n  {todo} tokens to train on, estimated"
 
 
 def plan_eval(run: Run) -> str:

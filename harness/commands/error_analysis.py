@@ -25,7 +25,7 @@ from harness.config.ship import ship_cells
 from harness.core.markdown import escaped, table
 from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
-from harness.core.text import named_label, printable
+from harness.core.text import named_label, one_line
 from harness.errors import UsageError, nearest
 from harness.eval.results import Results, resolve_student, results_of
 from harness.metrics.quality import loop_length, rep_n
@@ -311,7 +311,7 @@ def _markdown(found: Mistakes) -> str:
 
 
 def _short(text: str) -> str:
-    flat = " ".join(printable(text).split())
+    flat = one_line(text)
     return flat if len(flat) <= LONGEST else flat[:LONGEST] + "..."
 
 

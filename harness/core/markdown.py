@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from harness.core.text import printable
+from harness.core.text import one_line
 
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}  # for readers that look for HTML first
 PLAIN = " .,;:'\"?/%-()+="  # no markup inside a line, and unreadable when escaped
@@ -27,7 +27,7 @@ def escaped(text: str) -> str:
 
     CommonMark takes a backslash before any ASCII punctuation as that character.
     """
-    flat = " ".join(printable(text).split())
+    flat = one_line(text)
     parts = INTERVAL.split(flat)  # every second one is an interval
     kept = "".join(part if place % 2 else _outside(part) for place, part in enumerate(parts))
     kept = kept.replace("www.", "www\\.").replace("://", "\\://")

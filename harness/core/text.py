@@ -41,6 +41,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
+def one_line(text: str) -> str:
+    """Text on one line: every run of white space and of control characters is one space."""
+    return " ".join(printable(text).split())
+
+
 def writable(text: str) -> str:
     """`text` with ? for each half of a surrogate pair."""
     return _SURROGATE.sub("?", text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config.run import Run
+from harness.core.aligned import aligned
 from harness.core.environment import environment
 from harness.core.json_file import read_json
 from harness.core.record import digest
@@ -214,12 +215,9 @@ def table(cells: Sequence[TrainedCell]) -> str:
     tuned = [cell for cell in cells if cell.tuned]
     if not tuned:
         return "no cell is trained yet"
-    width = max(len(cell.name) for cell in tuned)
-    lines = [f"{'cell':<{width}} {'rows':>6} {'steps':>8} {'seconds':>8} {'tokens/s':>9}  loss first -> last"]
+    rows = [("cell", "rows", "steps", "seconds", "tokens/s", "loss first -> last")]
     for cell in tuned:
         speed = cell.tokens / max(cell.seconds, 1e-9)
-        lines.append(
-            f"{cell.name:<{width}} {cell.rows:>6} {cell.steps:>8} {cell.seconds:>8.1f}"
-            f" {speed:>9.0f}  {cell.first_loss:.3f} -> {cell.final_loss:.3f}"
-        )
-    return "\n".join(lines)
+        losses = f"{cell.first_loss:.3f} -> {cell.final_loss:.3f}"
+        rows.append((cell.name, str(cell.rows), str(cell.steps), f"{cell.seconds:.1f}", f"{speed:.0f}", losses))
+    return aligned(rows, right=range(1, 5))
