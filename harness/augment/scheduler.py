@@ -101,18 +101,16 @@ class Scheduler:
             request = None if self.fruitless else next(requests, None)
             if request is None:
                 return
-            self.order.append(request.key)
-            if not self._is_known(request.key):
-                self._written[request.key] = request
+            key = request.key
+            self.order.append(key)
+            if not (key in self._drafts or key in self._lost or key in self._written):
+                self._written[key] = request
                 yield request
-
-    def _is_known(self, key: str) -> bool:
-        return key in self._drafts or key in self._lost or key in self._written
 
     def _take(self, completion: Completion) -> None:
         request = self._written.pop(completion.request, None)
         if request is not None:
-            self._add(request.key, self.read(request, completion))
+            self._add(completion.request, self.read(request, completion))
         for draft in self._waiting.pop(completion.request, ()):
             draft.unanswered -= 1
             if not draft.unanswered:
@@ -131,10 +129,10 @@ class Scheduler:
         questions = tuple(rule.requests(entry) for rule in self.rules)
         keys = {q.key: q for of_rule in questions for q in of_rule if q.key not in self.ask.answers}
         draft = self._drafts[key] = Draft(entry, questions, len(keys))
-        for question in keys.values():
-            if question.key not in self._waiting:
+        for question_key, question in keys.items():
+            if question_key not in self._waiting:
                 self._questions.append(question)
-            self._waiting.setdefault(question.key, []).append(draft)
+            self._waiting.setdefault(question_key, []).append(draft)
         if not keys:
             self._ready.append(draft)
 

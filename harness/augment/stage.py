@@ -65,11 +65,10 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
             if rule.note:
                 terminal.say(rule.note)
         scheduler = Scheduler(rules, plan.row, ask)
-        requested = make_rows(plan, scheduler, terminal)
+        judged, lost, requested = make_rows(plan, scheduler, terminal)
     finally:
         cache.close()
 
-    judged, lost = scheduler.outcome()
     kept = [row.row for row in judged if row.kept]
     rejected = [row for row in judged if not row.kept]
     funnel = funnel_of(plan, run.file.teacher, rules, judged, lost, requested, ask)
@@ -138,24 +137,26 @@ def prepare(run: Run, teacher: str, protected: tuple[Protected, ...], ask: Ask) 
     return [rules[i] for i in range(len(filters))]
 
 
-def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> int:
-    """Have the rows written and judged, round by round, until enough are kept; the number of requests."""
+def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:
+    """Have the rows written and judged, round by round, until enough are kept.
+
+    Returns rows with their verdicts, what gave no row, and the number of requests.
+    """
     if plan.own:
         with progress(plan, scheduler, len(plan.own), terminal) as tick:
             scheduler.judge(plan.own, tick)
-        return len(plan.own)
+        return *scheduler.outcome(), len(plan.own)
     count = plan.first_round()
     while True:
         with progress(plan, scheduler, sum(count.values()), terminal) as tick:
             scheduler.write(plan.requests(count), tick)
-        kept = Counter("" if plan.task.free else row.row.answer for row in scheduler.outcome()[0] if row.kept)
+        judged, lost = scheduler.outcome()
+        kept = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
         requested = len(scheduler.order) if scheduler.fruitless else sum(count.values())
         more = plan.next_round(count, kept)
-        if scheduler.ask.stop():
-            scheduler.ask.cut_short |= more is not None
-            return requested
-        if more is None:
-            return requested
+        scheduler.ask.cut_short |= more is not None and scheduler.ask.stop()
+        if more is None or scheduler.ask.stop():
+            return judged, lost, requested
         asked = sum(more.values()) - sum(count.values())
         terminal.say(f"{kept.total()} of {plan.settings.rows} rows so far; asking {asked} more")
         count = more

@@ -118,6 +118,10 @@ class Stop:
         """Whether the user asked to stop."""
         return self._since is not None
 
+    def request(self) -> None:
+        """Stop as the first Ctrl-C does."""
+        self._since = time.monotonic()
+
     @property
     def overdue(self) -> bool:
         """Whether what was in flight has had its time to finish."""
@@ -133,7 +137,7 @@ class Stop:
             if self._since is not None:
                 tell("\nStopped at once; the same command goes on from what is stored.")
                 raise KeyboardInterrupt
-            self._since = time.monotonic()
+            self.request()
             # should what is in flight hang (an endpoint that never answers), this is the second Ctrl-C
             last_call = threading.Timer(DRAIN_SECONDS + GRACE_SECONDS, os.kill, (os.getpid(), signal.SIGINT))
             last_call.daemon = True

@@ -160,18 +160,19 @@ class _Queue:
             return []
         part: dict[str, Request] = {}
         for request in self._requests:
-            if request.key not in self._seen:
-                self._seen.add(request.key)
-                part[request.key] = request
+            key = request.key
+            if key not in self._seen:
+                self._seen.add(key)
+                part[key] = request
             if len(part) == CLAIM_EVERY:
                 break
         self.dry = not part
         stored = self._cache.get(list(part))
         self._stored.extend(stored.values())
-        missing = [request for key, request in part.items() if key not in stored]
-        claimed = self._cache.claim([request.key for request in missing]) if missing else set()
-        self.asked_elsewhere |= {request.key: request for request in missing if request.key not in claimed}
-        return [request for request in missing if request.key in claimed]
+        missing = [key for key in part if key not in stored]
+        claimed = self._cache.claim(missing) if missing else set()
+        self.asked_elsewhere |= {key: part[key] for key in missing if key not in claimed}
+        return [part[key] for key in missing if key in claimed]
 
     def as_wanted(self, missing: Sequence[Request]) -> Iterator[Request]:
         """`missing`, then all that comes after, looked up when it is wanted."""

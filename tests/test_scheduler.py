@@ -1,0 +1,189 @@
+"""Rows in the making: what is asked when, that each row is judged once, and that arrival changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.augment.ask import Asker
+from harness.augment.rows import Judged, Lost
+from harness.augment.scheduler import FRUITLESS, Scheduler
+from harness.core.terminal import Stop
+from harness.engines.call_cache import CallCache
+from harness.errors import MachineError
+from harness.filters.base import Answers, Rule
+from harness.records import Completion, Origin, Request, Row, Sampling, Verdict
+from tests.project import row
+
+
+def wanted(i: int, purpose: str = "generate") -> Request:
+    origin = Origin.model_validate({"purpose": purpose})
+    return Request(model="t@1", prompt=f"{purpose} {i}", sampling=Sampling(), origin=origin)
+
+
+class Slow:
+    """Answers in an order of its own, `room` requests in flight, and notes how full it was."""
+
+    def __init__(self, room: int, random_seed: int = 0) -> None:
+        self.room, self.draw = room, random.Random(random_seed)
+        self.in_flight: list[int] = []
+        self.order: list[str] = []
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        source, flying = iter(requests), list[Request]()
+        while True:
+            while len(flying) < self.room and (request := next(source, None)):
+                flying.append(request)
+            if not flying:
+                return
+            self.in_flight.append(len(flying))
+            request = flying.pop(self.draw.randrange(len(flying)))
+            self.order.append(request.prompt)
+            yield Completion(request=request.key, text=f"text of {request.prompt}", finish_reason="stop")
+
+
+class Watched:
+    """A rule on one row, one that asks about it, and one that compares rows; each notes what it was given."""
+
+    def __init__(self) -> None:
+        self.alone: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        self.compared: list[list[str]] = []
+
+    def rules(self, keep: bool = True) -> list[Rule]:
+        def alone(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            self.alone.update(r.text for r in rows)
+            return [Verdict(row=r.id, filter="alone", keep=keep) for r in rows]
+
+        def judged(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            self.asked.update(r.text for r in rows)
+            for r, (answer,) in zip(rows, answers, strict=True):
+                assert answer.error or answer.text.endswith(f"judge {r.text.split()[-1]}")
+            return [Verdict(row=r.id, filter="judge", keep=not a.error) for r, (a,) in zip(rows, answers, strict=True)]
+
+        def compared(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            self.compared.append([r.text for r in rows])
+            return [Verdict(row=r.id, filter="compared", keep=n % 3 > 0) for n, r in enumerate(rows)]
+
+        def question(r: Row) -> tuple[Request, ...]:
+            return (wanted(int(r.text.split()[-1]), "judge"),)
+
+        return [Rule(alone), Rule(compared, compares_rows=True), Rule(judged, question)]
+
+
+def read(request: Request, completion: Completion) -> Row | Lost:
+    if completion.error:
+        return Lost(lost="failed", reason=completion.error, request=request.key)
+    if request.prompt.endswith("7"):
+        return Lost(lost="unparsed", reason="a seven", request=request.key)
+    return row(completion.text)
+
+
+def scheduler(folder: Path, engine: Slow, rules: Sequence[Rule], stop: Stop | None = None) -> Scheduler:
+    ask = Asker(CallCache(folder / "calls.sqlite"), lambda: engine, stop or Stop())
+    return Scheduler(rules, read, ask)
+
+
+def no_tick() -> None:
+    pass
+
+
+def outcome(made: Scheduler) -> tuple[list[Judged], list[Lost]]:
+    made.ask.cache.close()
+    return made.outcome()
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 90), st.integers(1, 40), st.integers(0, 10**6))
+def test_the_order_of_arrival_changes_no_row_and_no_verdict(
+    tmp_path_factory: pytest.TempPathFactory, count: int, room: int, random_seed: int
+) -> None:
+    watched = Watched()
+    made = scheduler(tmp_path_factory.mktemp("s"), Slow(room, random_seed), watched.rules())
+    made.write(iter([wanted(i) for i in range(count)]), no_tick)
+    judged, lost = outcome(made)
+    numbers = [i for i in range(count) if i % 10 != 7]
+    assert [line.row.text for line in judged] == [f"text of generate {i}" for i in numbers]
+    assert [line.request for line in lost] == [wanted(i).key for i in range(count) if i % 10 == 7]
+    assert [[v.filter for v in line.verdicts] for line in judged] == [["alone", "compared", "judge"]] * len(judged)
+    assert [line.kept for line in judged] == [n % 3 > 0 for n in range(len(judged))]
+    assert watched.alone == watched.asked == Counter(line.row.text for line in judged)
+
+
+def test_each_row_is_judged_once_however_many_rounds_there_are(tmp_path: Path) -> None:
+    watched, engine = Watched(), Slow(16)
+    made = scheduler(tmp_path, engine, watched.rules())
+    for total in (50, 80, 200):
+        made.write(iter([wanted(i) for i in range(total)]), no_tick)
+    judged, _ = outcome(made)
+    assert len(judged) == 180
+    assert set(watched.alone.values()) == set(watched.asked.values()) == {1}
+    assert len(engine.order) == len(set(engine.order)) == 200 + 180
+    assert watched.compared == [[line.row.text for line in judged]]
+
+
+def test_the_engine_is_full_until_the_last_row_is_being_written(tmp_path: Path) -> None:
+    engine = Slow(32)
+    made = scheduler(tmp_path, engine, Watched().rules())
+    made.write(iter([wanted(i) for i in range(600)]), no_tick)
+    outcome(made)
+    last = max(i for i, prompt in enumerate(engine.order) if prompt.startswith("generate"))
+    assert min(engine.in_flight[: last - 32]) == 32
+    assert sum(engine.in_flight) / len(engine.in_flight) > 29
+    first_judged = min(i for i, prompt in enumerate(engine.order) if prompt.startswith("judge"))
+    assert first_judged < 150, "a row is judged while others are written"
+
+
+def test_nothing_more_is_asked_where_nothing_at_all_is_kept(tmp_path: Path) -> None:
+    engine = Slow(8)
+    made = scheduler(tmp_path, engine, Watched().rules(keep=False))
+    made.write((wanted(i) for i in range(10**9)), no_tick)
+    judged, lost = outcome(made)
+    assert made.fruitless
+    assert FRUITLESS <= len(judged) + len(lost) == len(made.order) < FRUITLESS + 40
+    assert not any(line.kept for line in judged)
+
+
+def test_rows_that_are_there_already_are_judged_and_equal_questions_are_asked_once(tmp_path: Path) -> None:
+    engine = Slow(4)
+    made = scheduler(tmp_path, engine, Watched().rules())
+    rows = [row(f"mine {i // 2}") for i in range(40)]
+    made.judge(rows, no_tick)
+    judged, lost = outcome(made)
+    assert [line.row for line in judged] == rows
+    assert (len(lost), len(engine.order)) == (0, 20)
+
+
+def test_a_row_whose_question_was_stopped_has_a_verdict_and_says_so(tmp_path: Path) -> None:
+    stop, engine = Stop(), Slow(4)
+    made = scheduler(tmp_path, engine, Watched().rules(), stop)
+
+    def tick() -> None:
+        if len(engine.order) == 21:
+            stop.request()
+
+    made.write(iter([wanted(i) for i in range(100)]), tick)
+    judged, _ = outcome(made)
+    assert made.ask.cut_short
+    assert all(len(line.verdicts) == 3 for line in judged)
+    stopped = [line for line in judged if not line.verdicts[2].keep]
+    assert len(made.ask.answers) == len(engine.order)
+    assert 0 < len(stopped) <= 4 + 8
+
+
+def test_a_teacher_that_only_fails_ends_the_work(tmp_path: Path) -> None:
+    class Broken(Slow):
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            for request in requests:
+                yield Completion(request=request.key, finish_reason="error", error="no such model")
+
+    made = scheduler(tmp_path, Broken(4), Watched().rules())
+    with pytest.raises(MachineError, match="no such model"):
+        made.write(iter([wanted(i) for i in range(10)]), no_tick)
+    made.ask.cache.close()
