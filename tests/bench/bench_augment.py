@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.augment.stage import augment
 from harness.builders import teacher_of
-from harness.config.run import load_run
+from harness.config.load import load_run
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.engines.scripted import ScriptedEngine
