@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from harness.core.completions import without_thinking
 from harness.core.record import FORMAT, Record, digest, digested
@@ -261,9 +261,11 @@ class Score(Record):
     status: Literal["scored", "unparsed", "failed"]
     values: dict[str, float] = {}
     gold: str = ""
-    picked: str = ""  # the choice with the highest log-likelihood
+    # the choice with the highest log-likelihood; files of earlier versions call it "picked"
+    top_choice: Annotated[str, Field(validation_alias=AliasChoices("top_choice", "picked"))] = ""
     output: str = ""  # the freely generated answer
-    cut: bool = False  # the answer hit the limit of tokens
+    # the answer hit the limit of tokens; files of earlier versions call it "cut"
+    truncated: Annotated[bool, Field(validation_alias=AliasChoices("truncated", "cut"))] = False
     error: str = ""
     tags: tuple[str, ...] = ()  # these three are the item's
     group: str = ""
@@ -346,7 +348,7 @@ class Scorecard(Record):
     scored: int
     unparsed: int
     failed: int
-    cut: int = 0
+    truncated: Annotated[int, Field(validation_alias=AliasChoices("truncated", "cut"))] = 0
     metrics: dict[str, float]  # over test items; rates divide by all of them
     scores: str = ""  # scores_digest of them; empty in cards of tests
     chance: float | None = None  # what guessing gets, where items are choices

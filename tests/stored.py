@@ -104,7 +104,7 @@ def write_cards(run: Run, scored: Iterable[tuple[Suite, Cell, Sequence[Score]]],
     cards = []
     for place, (suite, cell, scores) in enumerate(scored):
         counts = {status: sum(s.status == status for s in scores) for status in ("scored", "unparsed", "failed")}
-        counts["cut"] = sum(s.cut for s in scores)
+        counts["truncated"] = sum(s.truncated for s in scores)
         card = Scorecard(
             key=f"card{place}", suite=suite.name, suite_digest=suite.digest, student=cell.name, cell=cell,
             student_key=f"{key}{place}", prompting="zero_shot", items=len(scores), metrics=summarise(scores, suite),

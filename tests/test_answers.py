@@ -414,7 +414,7 @@ def test_every_item_gets_a_score_and_what_failed_is_not_wrong() -> None:
     assert (scores[0].tags, scores[0].group, scores[0].stratum) == (("t",), "g", "s")
     assert (scores[0].prompt_tokens, scores[0].answer_tokens, scores[0].gold) == (3, 3, "yes")
     assert [(s.values["accuracy"], s.values["empty"]) for s in scores[1:4:2]] == [(0.0, 1.0), (0.0, 0.0)]
-    assert (scores[3].cut, scores[3].values["stop_rate"], scores[3].values["words"]) == (True, 0.0, 2.0)
+    assert (scores[3].truncated, scores[3].values["stop_rate"], scores[3].values["words"]) == (True, 0.0, 2.0)
     assert scores[3].values["token_f1"] == pytest.approx(2 / 3)
     assert (scores[2].values, scores[2].error) == ({}, "out of memory")
     assert scores[4].error == "the prompt is 23 tokens, longer than the context"

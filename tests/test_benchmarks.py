@@ -141,7 +141,7 @@ def test_values_are_those_worked_out_by_hand(folder: Path) -> None:
     total = sum(math.exp(value) for value in table.values())
     assert score.values["gold_probability"] == pytest.approx(math.exp(-3.9) / total)
     assert score.values["gold_nll"] == pytest.approx(3.9)
-    assert (score.gold, score.picked, score.status) == ("a lamp", "a red cart", "scored")
+    assert (score.gold, score.top_choice, score.status) == ("a lamp", "a red cart", "scored")
     assert score.prompt_tokens == len("Question: Which thing number 0 gives light?\nAnswer:")
     assert score.answer_tokens == sum(map(len, table))
     assert outcome.chance == 0.25
@@ -343,7 +343,7 @@ def test_written_answers_are_judged_by_the_tasks_own_patterns(folder: Path) -> N
     assert [by_index[n].status for n in range(6)] == ["scored", "scored", "unparsed", "unparsed", "failed", "scored"]
     assert by_index[2].values["accuracy"] == 0.0
     assert by_index[4].error == "the engine broke"
-    assert [n for n in range(6) if by_index[n].cut] == [5]
+    assert [n for n in range(6) if by_index[n].truncated] == [5]
     assert (by_index[0].output, by_index[0].prompt_tokens, by_index[0].answer_tokens) == ("So #### 1", 7, 3)
     assert by_index[0].gold.endswith("#### 1")
     request = engine.requests[0]
@@ -548,7 +548,7 @@ def test_a_choice_carries_what_the_item_says_and_what_it_cost() -> None:
     asked = item(0, tags=("light",), group="passage-1", stratum="homes")
     [score] = score_choices([asked], CHOICE, Letters(lambda c, choice: -2.0 if "lamp" in choice else -4.0))
     # per byte: -4 / 10 = -0.4 against -2 / 6 = -0.33
-    assert score.picked == "a lamp"
+    assert score.top_choice == "a lamp"
     assert score.values["accuracy"] == 1.0
     assert score.values["gold_nll"] == 2.0
     assert score.values["gold_probability"] == pytest.approx(1 / (1 + math.exp(-2)))

@@ -73,8 +73,8 @@ def one(run: Run, answers: Sequence[dict[str, Any]]) -> tuple[list[Item], Mistak
 def test_each_cause_by_hand(run: Run) -> None:
     loop = "where is it where is it where is it where is it"
     answers: list[dict[str, Any]] = [
-        {"output": loop, "cut": True},
-        {"output": "well, I think that this one", "cut": True},
+        {"output": loop, "truncated": True},
+        {"output": "well, I think that this one", "truncated": True},
         {"output": "invoise"},
         {"output": "the weather is nice", "values": {"off_topic": 1.0}},
         {"output": "no idea"},
@@ -83,15 +83,15 @@ def test_each_cause_by_hand(run: Run) -> None:
     items, found = one(run, answers)
     by_item = {m.item: m for m in found.found}
     assert [by_item[item.id].causes for item in items] == [
-        ("repeated", "cut", "unparsed"),
-        ("cut", "unparsed"),
+        ("repeated", "truncated", "unparsed"),
+        ("truncated", "unparsed"),
         ("misspelt", "unparsed"),
         ("off-topic", "unparsed"),
         ("unparsed",),
         ("misspelt", "off-topic", "unparsed"),
     ]
     assert {cause: len(members) for cause, members in found.groups.items()} == {
-        "repeated": 1, "cut": 1, "misspelt": 2, "off-topic": 1, "unparsed": 1,
+        "repeated": 1, "truncated": 1, "misspelt": 2, "off-topic": 1, "unparsed": 1,
     }  # fmt: skip
     assert found.items == sum(item.split == "test" for item in run.suites["shop"].items)
     assert dict(found.by_arm)["tiny untuned, zero-shot"] == {}
@@ -109,7 +109,7 @@ def test_confused_pairs_are_counted(run: Run) -> None:
 
 
 def test_a_likeliest_label_is_no_written_answer(run: Run) -> None:
-    items, found = one(run, [{"output": " ", "picked": "parcel"}, {"output": ""}])
+    items, found = one(run, [{"output": " ", "top_choice": "parcel"}, {"output": ""}])
     shown = {m.item: {who: answer for who, answer, _ in m.answers}[found.student] for m in found.found}
     assert [shown[item.id] for item in items] == ["(nothing; likeliest: parcel)", "(nothing)"]
 
@@ -203,16 +203,16 @@ def test_answers_of_base_and_each_size_stand_side_by_side(run: Run) -> None:
 def test_choices_and_open_text(run: Run) -> None:
     facts, talk = run.suites["facts"], run.suites["talk"]
     item = facts.items[0]
-    off = Score(item=item.id, split="test", status="scored", gold="0", picked="1", values={"accuracy": 0.0})
+    off = Score(item=item.id, split="test", status="scored", gold="0", top_choice="1", values={"accuracy": 0.0})
     assert causes(off, item, facts) == ("other",)  # every question has its own choices
     alike = replace(facts, items=tuple(i.model_copy(update={"choices": ("0", "1")}) for i in facts.items))
     assert causes(off, alike.items[0], alike) == ("confused labels",)
-    secret = Score(item="c", split="test", status="scored", output="1234", tags=("canary",), cut=True)
+    secret = Score(item="c", split="test", status="scored", output="1234", tags=("canary",), truncated=True)
     said = [secret, score(talk.items[0], "parcel", values={"label_collapse": 1.0}), score(talk.items[1], "red"),
-            score(talk.items[2], "one two three", cut=True)]  # fmt: skip
+            score(talk.items[2], "one two three", truncated=True)]  # fmt: skip
     write_cards(run, [(talk, SHIP, said)])
     found = study(load_results(run.folder), talk, SHIP)
-    assert [m.causes for m in found.found] == [("confused labels",), ("cut",)]
+    assert [m.causes for m in found.found] == [("confused labels",), ("truncated",)]
     assert found.confused == [(("(free text)", "parcel"), 1)]
 
 
@@ -249,13 +249,15 @@ def test_what_cannot_be_studied_says_why(run: Run) -> None:
 
 
 @given(st.text(max_size=80), st.booleans(), st.floats(0, 1), st.floats(0, 1))
-def test_causes_come_in_the_stated_order_and_never_run_out(output: str, cut: bool, rep: float, off: float) -> None:
+def test_causes_come_in_the_stated_order_and_never_run_out(
+    output: str, truncated: bool, rep: float, off: float
+) -> None:
     item = Item(text="x", choices=("parcel", "invoice"), gold=0)
     suite = Suite("s", load_suite_spec(), (item,))
-    found = causes(score(item, output, cut=cut, values={"rep_3": rep, "off_topic": off}), item, suite)
+    found = causes(score(item, output, truncated=truncated, values={"rep_3": rep, "off_topic": off}), item, suite)
     assert found
     assert list(found) == [cause for cause in CAUSES if cause in found]
-    assert ("cut" in found) == cut
+    assert ("truncated" in found) == truncated
 
 
 def load_suite_spec() -> Any:

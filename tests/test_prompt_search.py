@@ -293,7 +293,7 @@ def test_a_task_file_may_pin_the_form(tmp_path: Path) -> None:
 # --- what could not be read ------------------------------------------------------------------------------------
 
 
-def answers(outputs: Sequence[str], tokens: int = 9, cut: bool = False) -> list[Score]:
+def answers(outputs: Sequence[str], tokens: int = 9, truncated: bool = False) -> list[Score]:
     return [
         Score(
             item=str(i),
@@ -302,7 +302,7 @@ def answers(outputs: Sequence[str], tokens: int = 9, cut: bool = False) -> list[
             values={"empty": float(not text)},
             output=text,
             answer_tokens=tokens,
-            cut=cut,
+            truncated=truncated,
         )
         for i, text in enumerate(outputs)
     ]
@@ -314,7 +314,7 @@ def test_most_answers_empty_or_unread_is_said_with_a_cause() -> None:
     said = unread(answers(["", "", "good"], tokens=1))
     assert "2 of 3 answers" in said
     assert "first token" in said
-    assert "max_tokens" in unread(answers(["I think that", "good", "Well, perhaps"], cut=True))
+    assert "max_tokens" in unread(answers(["I think that", "good", "Well, perhaps"], truncated=True))
     assert "'I think that'" in unread(answers(["I think that", "good", "Well, perhaps"]))
     measured = [Score(item="1", split="test", status="scored", values={"accuracy": 1.0})]
     assert unread(measured) == "", "a choice that was measured is no empty answer"

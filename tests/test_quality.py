@@ -515,7 +515,7 @@ def test_the_values_of_one_answer(tmp_path: Path, known: frozenset[str]) -> None
             "reference_similarity": 1,  # both begin with b
         }
     )
-    assert (score.cut, score.tags, score.split) == (True, ("short",), "test")
+    assert (score.truncated, score.tags, score.split) == (True, ("short",), "test")
     assert (score.prompt_tokens, score.answer_tokens) == (2, 6)
 
 

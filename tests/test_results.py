@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.eval.results import resolve_student
+from harness.records import Score, Scorecard
 
 CELLS = ("tiny.base", "tiny.filtered.4.s0", "tiny.filtered.16.s0", "tiny.filtered.16.s1", "tiny.unfiltered.16.s0")
 SEEDLESS = ("tiny.filtered.4", "tiny.filtered.16", "tiny.unfiltered.16")
@@ -55,3 +56,21 @@ def test_a_full_name_means_itself_and_any_other_means_one_that_has_it(names: lis
         return
     assert meant in names
     assert name.casefold() in meant.casefold()
+
+
+def test_scores_stored_under_the_first_field_names_are_read() -> None:
+    score = Score.model_validate({"item": "a", "split": "test", "status": "scored", "picked": "parcel", "cut": True})
+    assert (score.top_choice, score.truncated) == ("parcel", True)
+    assert score == Score.model_validate(score.model_dump())
+    assert {"picked", "cut"}.isdisjoint(score.model_dump())
+    counts = {"items": 1, "scored": 1, "unparsed": 0, "failed": 0, "cut": 1}
+    names = {
+        "key": "k",
+        "suite": "s",
+        "suite_digest": "d",
+        "student": "x",
+        "student_key": "y",
+        "prompting": "zero_shot",
+    }
+    card = Scorecard.model_validate({**names, **counts, "metrics": {}})
+    assert (card.truncated, Scorecard.model_validate(card.model_dump())) == (1, card)

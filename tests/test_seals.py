@@ -89,7 +89,7 @@ def test_no_verb_takes_scores_of_other_settings(gate: Stored, verb: str) -> None
         (lambda card: card["metrics"].update(accuracy=0.99), r"accuracy 0.99 \(its scores: 0\.\d+\)"),
         (lambda card: card["metrics"].update(invented=0.5), "invented 0.5"),
         (lambda card: card.update(scored=399, unparsed=1), r"scored 399 \(its scores: 400\)"),
-        (lambda card: card.update(cut=3), r"cut 3 \(its scores: 0\)"),
+        (lambda card: card.update(truncated=3), r"truncated 3 \(its scores: 0\)"),
         (lambda card: card.update(scores=""), "not the scores that"),
     ],
 )

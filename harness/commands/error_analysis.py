@@ -5,7 +5,7 @@ that applies, in the order of CAUSES, and its other causes are named beside it:
 
     empty            it says nothing
     repeated         a third of its three-word runs repeat earlier ones, or it loops
-    cut              it ran into the limit of tokens
+    truncated        it ran into the limit of tokens
     misspelt         a tenth of its words are in no dictionary, or it nearly spells a label
     off-topic        its meaning is far from what was asked
     confused labels  it gives another label, or another of the choices that all items share; which pair, counted
@@ -35,7 +35,7 @@ from harness.report.analysis import Arm, arms
 from harness.suites.open_ended import CANARY
 from harness.suites.suite import Suite
 
-CAUSES = ("empty", "repeated", "cut", "misspelt", "off-topic", "confused labels", "unparsed", "other")
+CAUSES = ("empty", "repeated", "truncated", "misspelt", "off-topic", "confused labels", "unparsed", "other")
 REPEATED = 1 / 3  # share of repeated three-word runs
 MISSPELT = 0.1  # share of words
 HALF = 0.5  # of a share: from here on an answer is right
@@ -177,7 +177,7 @@ def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
     applies = {
         "empty": _says_nothing(score, suite),
         "repeated": share >= REPEATED or loop_length(score.output) is not None,
-        "cut": score.cut,
+        "truncated": score.truncated,
         "misspelt": values.get("misspelling_rate", 0.0) >= MISSPELT or _nearly_a_label(score, item, suite),
         "off-topic": _says(score, "off_topic"),
         "confused labels": given_label(score, suite) is not None,
@@ -193,7 +193,7 @@ def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
     """
     if "label_collapse" in suite.spec.item_metrics:
         return ("(free text)", score.output.strip()) if _says(score, "label_collapse") else None
-    given = score.picked
+    given = score.top_choice
     if suite.choices:
         given = named_label(score.output, suite.choices) or ""
     elif len({item.choices for item in suite.items}) != 1:
@@ -251,8 +251,8 @@ def _answer(score: Score, suite: Suite) -> str:
     if score.output.strip():
         return score.output
     if suite.choices:  # where the written answer counts, the likeliest label is no answer
-        return f"(nothing; likeliest: {score.picked})" if score.picked else "(nothing)"
-    return score.picked or "(nothing)"
+        return f"(nothing; likeliest: {score.top_choice})" if score.top_choice else "(nothing)"
+    return score.top_choice or "(nothing)"
 
 
 def _gold(score: Score, item: Item | None) -> str:

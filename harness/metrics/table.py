@@ -87,6 +87,7 @@ METRICS = {
         ),
         Metric("empty", "empty", better="lower", meaning="share of answers that hold nothing", verb="empty"),
         Metric("stop_rate", "stopped", meaning="share of answers that end by themselves, before the limit of tokens"),
+        Metric("cut_share", "truncated", better="lower", meaning="share of answers that hit the limit of tokens"),
         Metric("words", "words", "amount", "neither", meaning="words of an answer"),
         Metric(
             "length_ratio",

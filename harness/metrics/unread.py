@@ -25,9 +25,9 @@ def unread(scores: Sequence[Score], choice: Choice | None = None) -> str:
         example = " ".join(odd[0].output.split())
         shown = example if len(example) <= SHOWN else f"{example[:SHOWN]}..."
         causes.append(f"{len(odd)} hold no answer of the kind that is wanted, such as {shown!r}")
-    cut = sum(score.cut for score in (*empty, *odd))
-    if cut:
-        causes.append(f"{cut} of them hit the limit of tokens: the suite's max_tokens may be too small")
+    truncated = sum(score.truncated for score in (*empty, *odd))
+    if truncated:
+        causes.append(f"{truncated} of them hit the limit of tokens: the suite's max_tokens may be too small")
     how = f" (asked as {choice.way.words})" if choice else ""
     return f"{said}{how}: {'; '.join(causes)}"
 
@@ -42,6 +42,6 @@ def _why_empty(empty: Sequence[Score]) -> str:
     at_once = sum(score.answer_tokens <= 1 for score in empty)
     if 2 * at_once > len(empty):
         return "the model ended at its first token, as one that does not see that an answer is wanted"
-    if 2 * sum(score.cut for score in empty) > len(empty):
+    if 2 * sum(score.truncated for score in empty) > len(empty):
         return "the model wrote white space only"
     return "the model began another example or a new text instead of an answer"

@@ -36,7 +36,7 @@ class Ledger:
     failed: dict[Place, str] = field(default_factory=dict)  # why
     prompt_tokens: dict[Place, int] = field(default_factory=dict)  # of the longest prompt
     answer_tokens: dict[Place, int] = field(default_factory=dict)  # of all choices, or of what was written
-    cut: set[Place] = field(default_factory=set)  # a written answer hit the limit of tokens
+    truncated: set[Place] = field(default_factory=set)  # a written answer hit the limit of tokens
     alike: set[Place] = field(default_factory=set)  # two choices are the same tokens to this model
 
     def spend(self, place: Place, prompt: int, answer: int) -> None:
@@ -236,7 +236,7 @@ def _noted(ledger: Ledger, place: Place, completion: Completion | None, broken: 
         return ""
     ledger.spend(place, completion.prompt_tokens, completion.completion_tokens)
     if completion.finish_reason == "length":
-        ledger.cut.add(place)
+        ledger.truncated.add(place)
     return completion.text
 
 

@@ -186,7 +186,7 @@ def _score(
         split="test",
         status="failed",
         gold=" | ".join(choices[k] for k in question.right),
-        cut=place in ledger.cut,
+        truncated=place in ledger.truncated,
         error=question.error or ledger.failed.get(place, ""),
         group=_group(question),
         stratum=_stratum(place[0], suite.benchmark),
@@ -204,7 +204,7 @@ def _score(
         return score.model_copy(update={"error": f"the task's metric {unknown[0]} is not a number"})
     update: dict[str, Any] = {"status": "scored", "values": values}
     if choices:
-        update["picked"] = choices[_best(question, values)]
+        update["top_choice"] = choices[_best(question, values)]
     elif question.task.OUTPUT_TYPE == "generate_until":
         update |= _answer(question)
     return score.model_copy(update=update)

@@ -170,7 +170,7 @@ def _score(
                 "gold_probability": shares(raised)[item.gold],
                 "gold_nll": -logprobs[item.gold],
             },
-            "picked": item.choices[best],
+            "top_choice": item.choices[best],
             "prompt_tokens": max(len(pair.context) for pair in pairs),
             "answer_tokens": sum(len(pair.continuation) for pair in pairs),
         }

@@ -121,7 +121,7 @@ def _score(
     if written is None:
         why = unanswered or f"the prompt is {length} tokens, longer than the context"
         return about.model_copy(update={"error": why})
-    answer, text, cut = written
+    answer, text, truncated = written
     if answer.finish_reason == "error":
         return about.model_copy(update={"error": answer.error or "the engine failed"})
     if nll is not None and not math.isfinite(nll):
@@ -130,7 +130,7 @@ def _score(
     values = {
         **(scorer.unread if found is None else found),
         "empty": float(not text.strip()),
-        "stop_rate": float(not cut),
+        "stop_rate": float(not truncated),
         "words": float(len(text.split())),
     }
     if nll is not None:
@@ -140,7 +140,7 @@ def _score(
             "status": "unparsed" if found is None else "scored",
             "values": values,
             "output": text,
-            "cut": cut,
+            "truncated": truncated,
             "answer_tokens": answer.completion_tokens,
         }
     )

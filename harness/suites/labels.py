@@ -150,9 +150,9 @@ def _score(
     best = max(range(len(rated)), key=lambda k: rated[k].logprob)
     if written is None:
         sure = next(k for k, m in enumerate(rated) if m.greedy)
-        output, cut, tokens = item.choices[sure], False, rated[sure].tokens
+        output, truncated, tokens = item.choices[sure], False, rated[sure].tokens
     else:
-        answer, output, cut = written
+        answer, output, truncated = written
         tokens = answer.completion_tokens
         if answer.error:
             return Score(item=item.id, split=item.split, status="failed", gold=gold, error=answer.error)
@@ -166,12 +166,12 @@ def _score(
             "choice_accuracy": float(best == item.gold),
             "gold_probability": shares([m.logprob for m in rated])[item.gold],
             "gold_nll": -rated[item.gold].logprob,
-            "stop_rate": float(not cut),
+            "stop_rate": float(not truncated),
             "words": float(len(output.split())),
         },
         gold=gold,
-        picked=item.choices[best],
+        top_choice=item.choices[best],
         output=output,
-        cut=cut,
+        truncated=truncated,
         answer_tokens=tokens,
     )

@@ -188,7 +188,7 @@ def suite_metrics(scores: Sequence[Score]) -> dict[str, float]:
     lengths = [len(output.split()) for output in outputs]
     found: dict[str, float | None] = {f"distinct_{n}": distinct_n(outputs, n) for n in (1, 2, 3)}
     found["words_p50"], found["words_p95"] = (float(v) for v in np.percentile(lengths, [50, 95]))
-    found["cut_share"] = sum(score.cut for score in own) / len(own)
+    found["cut_share"] = sum(score.truncated for score in own) / len(own)
     found["compression_all"] = compression_ratio("\n".join(outputs)) if any(outputs) else None
     return {name: value for name, value in found.items() if value is not None}
 
@@ -260,17 +260,17 @@ def _score(
         status="scored",
         values={name: value for name, value in values.items() if value is not None},
         output=main.text,
-        cut=main.finish_reason == "length",
+        truncated=main.finish_reason == "length",
         prompt_tokens=sum(answer.prompt_tokens for answer in answers),
         answer_tokens=sum(answer.completion_tokens for answer in answers),
     )
 
 
-def _text_values(text: str, cut: bool, item: Item, labels: Sequence[str]) -> dict[str, float | None]:
+def _text_values(text: str, truncated: bool, item: Item, labels: Sequence[str]) -> dict[str, float | None]:
     words, cycle, repeat = len(text.split()), loop_length(text), longest_repeat(text)
     values: dict[str, float | None] = {
         "words": float(words),
-        "stop_rate": float(not cut),
+        "stop_rate": float(not truncated),
         "label_collapse": float(collapsed(text, labels)),
         "empty": float(not text.strip()),
         "loop": float(cycle is not None),

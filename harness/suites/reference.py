@@ -45,7 +45,7 @@ def _score(item: Item, answer: str) -> Score:
     gold = item.choices[item.gold]
     right = float(answer == gold)
     return Score(
-        item=item.id, split=item.split, status="scored", gold=gold, picked=answer, output=answer,
+        item=item.id, split=item.split, status="scored", gold=gold, top_choice=answer, output=answer,
         tags=item.tags, group=item.group, stratum=item.stratum,
         values={"accuracy": right, "choice_accuracy": right},
     )  # fmt: skip

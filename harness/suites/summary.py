@@ -52,7 +52,7 @@ def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) 
     a later version may compute more.
     """
     counts = {status: sum(s.status == status for s in scores) for status in ("scored", "unparsed", "failed")}
-    counts |= {"cut": sum(s.cut for s in scores), "items": len(scores)}
+    counts |= {"truncated": sum(s.truncated for s in scores), "items": len(scores)}
     wrong = [
         f"{name} {getattr(card, name)} (its scores: {n})" for name, n in counts.items() if getattr(card, name) != n
     ]

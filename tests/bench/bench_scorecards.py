@@ -68,7 +68,7 @@ def synthetic(n: int, labels: tuple[str, ...], right: float, random_seed: int) -
                 **dict(zip(REAL, real[i].tolist(), strict=True)),
             },
             gold=labels[gold[i]],
-            picked=labels[picked[i]],
+            top_choice=labels[picked[i]],
             output=labels[said[i]],
             group=f"passage {i // 5}",
             stratum=f"subject {i // 5 % 57}",
