@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from harness.augment.funnel import Funnel
-from harness.config.run import Run
+from harness.config.run import Run, Train
 from harness.core.json_file import read_json
 from harness.core.markdown import escaped, fenced
-from harness.core.record import digest
 from harness.core.store import Manifest, read_manifest, require_same, require_sealed, write_atomic, write_manifest
 from harness.core.terminal import Terminal
-from harness.core.text import printable
 from harness.errors import UsageError
 from harness.eval.results import Results, results_of
 from harness.report import figure, regressions, tables, wording
-from harness.report.analysis import Arm, Point, arms, curve, matrix, name_of, untuned
-from harness.report.headline import Headline, headline, reading
-from harness.report.headline import lines as alternative_lines
-from harness.report.regressions import WATCHED, Change
-from harness.stats import Floats, clusters, contrasts, scaling
-from harness.stats.design import Design
-from harness.stats.score_matrix import align_complete
-from harness.suites.suite import Suite, chance
-from harness.suites.summary import LOWER_IS_BETTER, RATES
-from harness.train.cells import TrainedCells, load_cells
+from harness.report.analysis import arms
+from harness.report.student_section import file_name, main_data, student_section, tuned_arms
+from harness.suites.suite import Suite
+from harness.train.cells import TrainedCell, load_cells
 
 REPORT = "report.md"
 SEAL = "report.manifest.json"
@@ -37,27 +27,40 @@ SEAL = "report.manifest.json"
 
 def report(run: Run, terminal: Terminal) -> None:
     """Write runs/NAME/eval/report.md and its figures, print the headline and the tables."""
-    results = results_of(run)
-    trained = load_cells(run.folder)
-    folder = run.folder / "eval"
+    results, trained = results_of(run), load_cells(run.folder)
+    train, random_seed = run.file.train, run.file.random_seed
+    data = main_data(train.data)
+    task_suites = [suite for suite in run.suites.values() if suite.of_task]
+    public_suites = [suite for suite in run.suites.values() if not suite.of_task]
+
     parts = [f"# {escaped(run.name)}: how much data does the student need?\n"]
     for card in (card for card in results.cards if card.warning):
-        said = escaped(f"Look here first: {card.student} ({card.prompting}) on {card.suite}: {card.warning}")
-        parts.append(f"**{said}**\n")
-    for suite in (s for s in run.suites.values() if s.of_task):
-        found = arms(results, suite.name)
-        for student in run.file.train.students:
-            parts.append(_student_section(run, results, suite, found, student, trained))
-        parts.append(_closer(run, results, suite, found))
-    parts.append(_others(run, results))
-    parts.append(_broke(run, results))
-    parts.append(_cost(run, trained))
-    parts.append(_notes(run, results, trained))
-    text = "\n".join(parts)
-    write_atomic(folder / REPORT, text)
-    write_manifest(folder, Manifest(stage="report", inputs=results.manifest.seal), [folder / REPORT], name=SEAL)
+        warning = escaped(f"Look here first: {card.student} ({card.prompting}) on {card.suite}: {card.warning}")
+        parts.append(f"**{warning}**\n")
+    for suite in task_suites:
+        parts += [student_section(results, suite, name, train, trained, random_seed) for name in train.students]
+        parts.append(_breakdown(results, suite, train.students, data))
+    if public_suites:
+        parts.append(_public_suites(results, public_suites))
+    metrics = [name for name in regressions.WATCHED if name != "label_collapse" or run.task.labels]
+    parts.append(_regressions(results, public_suites, metrics, train.students, data, random_seed))
+    parts.append(_cost(run.folder / "augment" / "funnel.json", [cell for cell in trained.cells if cell.tuned]))
+    notes = [*trained.notes, *_notes(results)]
+    if run.file.shuffle_labels:
+        notes.append("Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
+    if run.file.ship is None:
+        notes.append(_how_to_ship(run.name, train))
+    notes.append(
+        f"Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternatives, how an untuned"
+        " model is read, and the reference's settings; every number above is on the other items."
+    )
+    parts.append("\n".join(["## Notes\n", *(f"- {escaped(note)}" for note in notes)]) + "\n")
+
+    path, text = results.folder / REPORT, "\n".join(parts)
+    write_atomic(path, text)
+    write_manifest(results.folder, Manifest(stage="report", inputs=results.manifest.seal), [path], name=SEAL)
     _say(text, terminal)
-    terminal.say(f"report: {(folder / REPORT).relative_to(run.root)}")
+    terminal.say(f"report: {path.relative_to(run.root)}")
 
 
 def show(run: Run, terminal: Terminal) -> None:
@@ -78,238 +81,95 @@ def show(run: Run, terminal: Terminal) -> None:
 
 
 def _say(text: str, terminal: Terminal) -> None:
-    """A report without its pictures."""
+    """Print a report without its pictures."""
     terminal.say("\n".join(line for line in text.splitlines() if not line.startswith("![")))
 
 
-def _student_section(
-    run: Run, results: Results, suite: Suite, found: Sequence[Arm], student: str, trained: TrainedCells
-) -> str:
-    """Headline, figure and table of one student on the task's own items."""
-    data = main_data(run)
-    answer = headline(results, found, student, run.file.random_seed, data, suite.primary)
-    base = untuned(found, student)
-    base_reading = reading(results, base, suite.primary) if base else None
-    base_metric = base_reading.metric if base_reading else suite.primary
-    points = curve(results, found, student, data, suite.primary, run.file.random_seed, base_metric)
-    lines = [f"## {escaped(student)} on {escaped(suite.name)}\n"]
-    lines += [f"**{escaped(_answered(answer))}**\n", *_beside(run, answer)]
-    if points:
-        name = f"learning_curve.{file_name(suite.name)}.{file_name(student)}.png"
-        caption = _caption(run, trained, student, points)
-        reference = [(a.size, matrix(results, a, suite.primary, "test").mean) for a in _reference(found, data)]
-        across = alternative_lines(results, found, student, suite.primary, answer)
-        guess = chance(suite.items) if suite.primary in RATES else None
-        picture = figure.learning_curve(
-            student, suite.name, points, reference, across, guess, caption, data, suite.primary
-        )
-        write_atomic(run.folder / "eval" / name, picture)
-        lines += [f"![learning curve]({name})\n", escaped(caption) + "\n"]
-        lines += [escaped(_slope(run, results, found, student, suite.primary)) + "\n"]
-        lines.append(escaped(_scaling(run, results, found, student)) + "\n")
-    others = [
-        a for a in found if a.student != student and a.kind == "base" and a.student not in run.file.train.students
-    ]
-    shown = [*others, *(a for a in found if a.student == student or a.kind == "reference")]
-    lines.append(tables.main(results, shown, suite.primary, answer, suite.choices))
-    return "\n".join(lines)
-
-
-def _answered(answer: Headline | str) -> str:
-    return answer.sentence() if isinstance(answer, Headline) else answer
-
-
-def _beside(run: Run, answer: Headline | str) -> list[str]:
-    """Which alternatives there were, and how to see the headline's pair alone."""
-    if not isinstance(answer, Headline):
-        return []
-    lines = []
-    if len(answer.alternatives) > 1:
-        said = "; ".join(f"{a.reading.title} {wording.value(a.reading.metric, a.value)}" for a in answer.alternatives)
-        lines.append(
-            "On the dev items these alternatives were as good as the best, within chance. On the test items: "
-            + escaped(f"{said}.")
-            + "\n"
-        )
-    i = answer.alone.interval
-    if math.isfinite(i.low):
-        change = wording.change(answer.reading.metric, i.estimate, i.low, i.high)
-        rival, own = (f"'{run.name}:{name_of(r.arm)}'" for r in (answer.rival.reading, answer.reading))
-        command = printable(f"harness compare {rival} {own}").replace("`", "")
-        lines.append(f"{escaped(f'This pair alone: {change}, as')} `{command}` prints it.\n")
-    return lines
-
-
-def _reference(found: Sequence[Arm], data: str) -> list[Arm]:
-    return [a for a in found if a.kind == "reference" and a.data == data]
-
-
-def file_name(text: str) -> str:
-    """A name that others chose, as a part of a file's name that needs no escaping in a link."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "-", text.strip("/").replace("/", "--"))
-    same = text.strip("/").replace("/", "--") == plain
-    return plain if same else f"{plain}.{digest(text)[:6]}"
-
-
-def main_data(run: Run) -> str:
-    """The kind of data that curves and headlines are about."""
-    kinds = run.file.train.data
-    return "filtered" if "filtered" in kinds else kinds[0]
-
-
-def _caption(run: Run, trained: TrainedCells, student: str, points: Sequence[Point]) -> str:
-    """What every size has in common and what differs: stated under the figure."""
-    train, data = run.file.train, main_data(run)
-    own = [c for c in trained.cells if c.tuned and (c.student, c.data) == (student, data)]
-    listed = ", ".join(f"{size} rows {n}" for size, n in sorted({(c.size, c.steps) for c in own}))
-    seeds = len(train.random_seeds)
-    against = points[-1].against_base
-    interval = against.interval
-    varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
-    base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
-    return (
-        f"{trained.epochs} epochs but at least {trained.min_steps} steps of {train.batch_size} rows;"
-        f" steps: {listed}."
-        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to {base};"
-        f" {varies} ({interval.method})."
-    )
-
-
-def _own(run: Run, found: Sequence[Arm], student: str) -> list[Arm]:
-    """The tuned arms of a student on the main kind of data, by growing size."""
-    return [a for a in found if a.kind == "student" and (a.student, a.data) == (student, main_data(run))]
-
-
-def _by_seed(results: Results, own: Sequence[Arm], metric: str) -> tuple[Floats, Design]:
-    """Values of shape (seeds, sizes, items) of the items that all arms have a value of, and the items' design."""
-    seeds = range(min(len(arm.cards) for arm in own))
-    by_size = align_complete(*(matrix(results, arm, metric, "test").of_seeds(seeds) for arm in own))
-    return np.stack([scores.values for scores in by_size], axis=1), by_size[0].design
-
-
-def _slope(run: Run, results: Results, found: Sequence[Arm], student: str, metric: str) -> str:
-    """Whether more rows help, in points per doubling."""
-    own = _own(run, found, student)
-    if len(own) < 2:
-        return ""
-    values, design = _by_seed(results, own, metric)
-    sizes, enough = [a.size for a in own], values.shape[2] > 1
-    slope = contrasts.slope_per_doubling(sizes, values, run.file.random_seed, design=design) if enough else None
-    if slope is None:
-        return "Per doubling of rows: not estimable, too few items or passages."
-    i = slope.interval
-    helps, hurts = ("falls", "rises") if metric in LOWER_IS_BETTER else ("rises", "falls")
-    words = {
-        helps: "more rows help",
-        hurts: "more rows hurt",
-        "inconclusive": f"inconclusive, only {slope.changed} of {slope.units} {slope.unit} changed",
-    }
-    return (
-        f"Per doubling of rows, {own[0].size} to {own[-1].size}: {wording.change(metric, i.estimate, i.low, i.high)}"
-        f" ({slope.question}): {words.get(slope.verdict, slope.verdict)}."
-    )
-
-
-def _scaling(run: Run, results: Results, found: Sequence[Arm], student: str) -> str:
-    """What law the loss follows, from enough sizes and random seeds; else its slope, or that neither can be told."""
-    own = _own(run, found, student)
-    if len(own) < 2 or any(arm.metric("gold_nll") is None for arm in own):
-        return ""
-    raw, design = _by_seed(results, own, "gold_nll")
-    values = clusters.units(raw, design) if raw.shape[2] > 1 else None
-    if values is None:
-        return ""
-    fitted = scaling.fit_scaling([a.size for a in own], values, run.file.random_seed)
-    said = [fitted.sentence]
-    for arm in (a for a in found if a.student == student and a.data == "seeds_only" and fitted.law):
-        alone = arm.metric("gold_nll")
-        if alone is not None:
-            said.append(f"as low as with the {arm.size} seeds alone: {fitted.rows_to_reach(alone).sentence}")
-    return f"Loss of the gold answers over rows: {'; '.join(said)}."
-
-
-def _closer(run: Run, results: Results, suite: Suite, found: Sequence[Arm]) -> str:
-    """The largest students label by label and tag by tag, beside their bases; what an answer takes."""
-    lines: list[str] = []
-    for student in run.file.train.students:
-        own = _own(run, found, student)
-        if not own:
+def _breakdown(results: Results, suite: Suite, students: Sequence[str], data: str) -> str:
+    """The largest tuned arm of each student by label and by tag, then the cost of an answer of every arm."""
+    suite_arms = arms(results, suite.name)
+    parts: list[str] = []
+    for student in students:
+        tuned = tuned_arms(suite_arms, student, data)
+        if not tuned:
             continue
-        largest = max(own, key=lambda a: a.size)
+        largest = tuned[-1]
         if suite.choices:
-            lines += [
-                f"### {escaped(largest.title)}, label by label\n",
-                tables.by_label(results, largest, suite.choices) + "\n",
-            ]
-        base = [a for a in found if a.kind == "base" and a.student == student]
-        tagged = tables.by_tag(results, [*base, largest], suite.primary)
+            parts.append(f"### {escaped(largest.title)}, label by label\n")
+            parts.append(tables.by_label(results, largest, suite.choices) + "\n")
+        bases = [arm for arm in suite_arms if arm.kind == "base" and arm.student == student]
+        tagged = tables.by_tag(results, [*bases, largest], suite.primary)
         if tagged:
-            lines += [f"### {escaped(wording.title(suite.primary))}, tag by tag\n", tagged + "\n"]
-    return "\n".join([*lines, "### What an answer takes\n", tables.costs(found) + "\n"])
+            parts += [f"### {escaped(wording.title(suite.primary))}, tag by tag\n", tagged + "\n"]
+    return "\n".join([*parts, "### What an answer takes\n", tables.costs(suite_arms) + "\n"])
 
 
-def _others(run: Run, results: Results) -> str:
-    """Every model on the suites that are not the task's own: what sums each up, chance, and what an answer takes."""
-    lines: list[str] = []
-    for suite in (s for s in run.suites.values() if not s.of_task):
-        found = arms(results, suite.name)
-        if found:
-            lines += [f"### {escaped(suite.name)}\n", tables.other_suite(results, found, suite.primary) + "\n"]
-            lines += [tables.distributions(results, found) + "\n"] if "repeat_share" in suite.spec.item_metrics else []
-    return "\n".join(["## The other suites\n", *lines]) if lines else ""
+def _public_suites(results: Results, suites: Sequence[Suite]) -> str:
+    """Every model on the suites that are not the task's own: its primary metric, chance, and the cost of an answer."""
+    parts = ["## The other suites\n"]
+    for suite in suites:
+        suite_arms = arms(results, suite.name)
+        if suite_arms:
+            parts += [f"### {escaped(suite.name)}\n", tables.other_suite(results, suite_arms, suite.primary) + "\n"]
+            if "repeat_share" in suite.spec.item_metrics:
+                parts.append(tables.distributions(results, suite_arms) + "\n")
+    return "\n".join(parts)
 
 
-def _broke(run: Run, results: Results) -> str:
-    """Other suites, before and after tuning."""
-    rows: list[Change] = []
-    for suite in (s for s in run.suites.values() if not s.of_task):
-        watched = [metric for metric in WATCHED if metric != "label_collapse" or run.task.labels]
-        metrics = list(dict.fromkeys((suite.primary, *watched)))
-        rows += regressions.changes(results, suite.name, run.file.random_seed, metrics)
-    lines = ["## What tuning broke\n", escaped(regressions.summary(rows)) + "\n"]
-    for student in run.file.train.students:
-        drawn = regressions.panels(rows, student, main_data(run))
-        if drawn:
-            name = f"forgetting.{file_name(student)}.png"
-            write_atomic(run.folder / "eval" / name, figure.forgetting(student, drawn))
-            lines.append(f"![what tuning broke]({name})\n")
-    if rows:
-        lines.append(regressions.section(rows))
-        lines.append(
-            "The largest size of each kind of data; the figure shows the others. Every interval is a 95% one of its"
-            f" own: of {len(rows)} comparisons about {len(rows) / 20:.0f} would seem to have changed by chance alone.\n"
+def _regressions(
+    results: Results, suites: Sequence[Suite], metrics: Sequence[str], students: Sequence[str], data: str,
+    random_seed: int,
+) -> str:  # fmt: skip
+    """The suites that are not the task's own, before and after tuning. Writes a figure per student."""
+    changes = [
+        change
+        for suite in suites
+        for change in regressions.changes(
+            results, suite.name, random_seed, list(dict.fromkeys((suite.primary, *metrics)))
         )
-    return "\n".join(lines) + "\n"
+    ]
+    parts = ["## What tuning broke\n", escaped(regressions.summary(changes)) + "\n"]
+    for student in students:
+        panels = regressions.panels(changes, student, data)
+        if panels:
+            name = f"forgetting.{file_name(student)}.png"
+            write_atomic(results.folder / name, figure.forgetting(student, panels))
+            parts.append(f"![what tuning broke]({name})\n")
+    if changes:
+        count = len(changes)
+        parts.append(regressions.section(changes))
+        parts.append(
+            "The largest size of each kind of data; the figure shows the others. Every interval is a 95% one of its"
+            f" own: of {count} comparisons about {count / 20:.0f} would seem to have changed by chance alone.\n"
+        )
+    return "\n".join(parts) + "\n"
 
 
-def _cost(run: Run, trained: TrainedCells) -> str:
+def _cost(funnel: Path, tuned: Sequence[TrainedCell]) -> str:
     """What the rows and the training took."""
-    lines = ["## What it cost\n"]
-    path = run.folder / "augment" / "funnel.json"
-    if path.is_file():
+    parts = ["## What it cost\n"]
+    if funnel.is_file():
+        command = f"make augment RUN={funnel.parent.parent.name}"
+        require_sealed(funnel.parent, [funnel.name], command)
         try:
-            require_sealed(path.parent, [path.name], f"make augment RUN={run.name}")
-            funnel = read_json(path)
-            lines.append(fenced(Funnel.model_validate(funnel).table()) + "\n")
+            parts.append(fenced(Funnel.model_validate(read_json(funnel)).table()) + "\n")
         except ValidationError as error:
-            raise UsageError(f"{path}: not a funnel of this version; make augment RUN={run.name}") from error
-    tuned = [cell for cell in trained.cells if cell.tuned]
-    seconds, tokens = sum(c.seconds for c in tuned), sum(c.tokens for c in tuned)
+            raise UsageError(f"{funnel}: not a funnel of this version; {command}") from error
     if tuned:
-        lines.append(
+        seconds, tokens = sum(cell.seconds for cell in tuned), sum(cell.tokens for cell in tuned)
+        parts.append(
             f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s"
             f" ({tokens / max(seconds, 1e-9):.0f} tokens/s), counted also where another run had trained them.\n"
         )
-    return "\n".join(lines)
+    return "\n".join(parts)
 
 
-def _notes(run: Run, results: Results, trained: TrainedCells) -> str:
-    """What a reader must know to trust the numbers."""
+def _notes(results: Results) -> list[str]:
+    """What is missing from the scores, how items were asked, and what changed since."""
     notes = [f"The suite {name} was not run: {why}" for name, why in results.not_run.items()]
     if results.partial:
         notes.append("Eval was stopped: students or suites are missing, and the largest size may be one of them.")
-    shared = dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)
-    notes += [*trained.notes, *results.notes, *shared]
+    notes += [*results.notes, *dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)]
     for card in results.cards:
         if card.choice is not None:
             notes.append(f"{card.suite}: {card.student} ({card.prompting}) {card.choice.sentence}.")
@@ -319,25 +179,21 @@ def _notes(run: Run, results: Results, trained: TrainedCells) -> str:
             f"{card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
             f" failed, the first because: {why}"
         )
-    known = {name: suite.digest for name, suite in run.suites.items()}
-    for name in dict.fromkeys(c.suite for c in results.cards if known.get(c.suite, c.suite_digest) != c.suite_digest):
-        notes.append(f"suites/{name}.yaml or its items changed since it was scored: make eval RUN={run.name}")
-    if run.file.shuffle_labels:
-        notes.append("Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
-    if run.file.ship is None:
-        notes.append(_no_ship(run))
-    notes.append(
-        f"Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternatives, how an untuned"
-        " model is read, and the reference's settings; every number above is on the other items."
-    )
-    return "\n".join(["## Notes\n", *(f"- {escaped(note)}" for note in notes)]) + "\n"
+    changed = [
+        card.suite
+        for card in results.cards
+        if card.suite in results.suites and results.suites[card.suite].digest != card.suite_digest
+    ]
+    for name in dict.fromkeys(changed):
+        notes.append(f"suites/{name}.yaml or its items changed since it was scored: {results.command}")
+    return notes
 
 
-def _no_ship(run: Run) -> str:
-    """What a run without a ship section does not get, and how to get it."""
-    sizes = [size for size in run.file.train.sizes if size]
-    wanted = f"ship: {{student: {run.file.train.students[0]}, data: {main_data(run)}, size: {max(sizes, default=0)}}}"
+def _how_to_ship(run_name: str, train: Train) -> str:
+    """What a run without a ship section lacks, and how to add one."""
+    largest = max((size for size in train.sizes if size), default=0)
+    ship = f"ship: {{student: {train.students[0]}, data: {main_data(train.data)}, size: {largest}}}"
     return (
-        f"runs/{run.name}.yaml has no ship section, so that check, bless, rescore and compare with the run's bare"
-        f" name do not know which student is judged; for a verdict add: {wanted}"
+        f"runs/{run_name}.yaml has no ship section, so that check, bless, rescore and compare with the run's bare"
+        f" name do not know which student is judged; for a verdict add: {ship}"
     )
