@@ -27,7 +27,7 @@ class Asker:
     cut_short: bool = False  # whether the stop left something unasked
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield completions as they come; fewer than were asked where the work was stopped.
+        """Yield completions as they come. A stop ends it early.
 
         Requests are taken as the engine wants them, so they may depend on the completions before. Those that were
         answered earlier in this command are left out. Raises MachineError when every call fails.

@@ -45,8 +45,8 @@ class Funnel(Record):
 
     def table(self) -> str:
         """The funnel as lines for people: what is left after each step."""
-        left = self.requested
-        lines = [f"  {'requested':<22}{left:>7}"]
+        remaining = self.requested
+        lines = [f"  {'requested':<22}{remaining:>7}"]
         steps = [
             ("not returned (stopped)", self.pending),
             ("failed", self.failed),
@@ -54,10 +54,10 @@ class Funnel(Record):
             ("unparsed", self.unparsed),
         ]
         for name, out in [s for s in steps if s[1]] + list(self.dropped.items()):
-            left -= out
+            remaining -= out
             overlap = self.would_drop.get(name, out)
             also = f"   ({overlap} by this filter alone)" if overlap != out else ""
-            lines.append(f"  {name:<22}{left:>7}   -{out}{also}")
+            lines.append(f"  {name:<22}{remaining:>7}   -{out}{also}")
         share = f"{self.kept / self.requested:.0%}" if self.requested else "none"
         lines.append(f"  {'kept':<22}{self.kept:>7}   {share} of what was asked; {self.wanted} wanted")
         if self.kept_by_label.keys() != {""}:  # answers are free
@@ -76,9 +76,9 @@ class Funnel(Record):
 def count_drops(rejected: Sequence[Judged], kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
     """(rows each filter was the first to drop, rows each would drop alone), in the order of the filters."""
     first: Counter[str] = Counter()
-    alone: Counter[str] = Counter()
+    separately: Counter[str] = Counter()
     for reject in rejected:
         out = [v.filter for v in reject.verdicts if not v.keep]
         first[out[0]] += 1
-        alone.update(out)
-    return {k: first[k] for k in kinds}, {k: alone[k] for k in kinds}
+        separately.update(out)
+    return {k: first[k] for k in kinds}, {k: separately[k] for k in kinds}

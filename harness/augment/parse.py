@@ -66,8 +66,8 @@ def _read(completion: Completion, output: str, label: str, task: TaskFile) -> Ex
         return f"the JSON in it is no object{cut}"
     if output == "messages":
         return _conversation(value, task, cut)
-    wanted = (*task.fields, *((answer_name(task),) if task.free else ()))
-    problem = next((p for name in wanted if (p := _problem(value, name, name in task.optional))), "")
+    names = (*task.fields, *((answer_name(task),) if task.free else ()))
+    problem = next((p for name in names if (p := _problem(value, name, name in task.optional))), "")
     if problem:
         return problem + cut
     fields = {name: _value(value.get(name, "")) for name in task.fields}
@@ -94,7 +94,7 @@ def _problem(value: dict[str, Any], name: str, optional: bool) -> str:
 
 
 def _value(text: str) -> str:
-    """A value of JSON with its line breaks; an escaped mark of thinking shows only now."""
+    """A value of JSON with its line breaks. An escaped mark of thinking is visible only after decoding."""
     lines = writable(without_thinking(text)).splitlines()
     return "\n".join(line.rstrip() for line in lines).strip()
 

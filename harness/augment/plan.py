@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that rows are asked for in turn; one without a name where answers are free."""
+        """The labels that rows are asked for in turn. A task without labels has one, the empty name."""
         return tuple(self.task.labels) or ("",)
 
     def requests(self, count: dict[str, int]) -> Iterator[Request]:
@@ -65,17 +65,20 @@ class Plan:
         each = ceil(self.settings.rows * self.settings.requests_per_row / len(self.labels))
         return dict.fromkeys(self.labels, each)
 
-    def next_round(self, requested: dict[str, int], kept: Counter[str]) -> dict[str, int] | None:
-        """Requests per label so far plus what is still missing, by each label's own keep rate; None when done."""
+    def next_round(self, requested: dict[str, int], rows: Counter[str]) -> dict[str, int] | None:
+        """Requests per label, those made before among them, or None when nothing more is to be asked.
+
+        `rows` counts the kept rows of each label. What is missing is asked for at each label's own keep rate.
+        """
         room = int(self.settings.rows * self.settings.max_requests_per_row) - sum(requested.values())
-        hopeless = not kept.total() and sum(requested.values()) >= HOPELESS
-        if kept.total() >= self.settings.rows or room <= 0 or hopeless:
+        hopeless = not rows.total() and sum(requested.values()) >= HOPELESS
+        if rows.total() >= self.settings.rows or room <= 0 or hopeless:
             return None
         target = ceil(self.settings.rows / len(requested))
         more: dict[str, int] = {}
         for label, n in requested.items():
-            rate = max(kept[label] / n, 0.05)
-            short = max(0, target - kept[label])
+            rate = max(rows[label] / n, 0.05)
+            short = max(0, target - rows[label])
             more[label] = min(ceil(short / rate), room)
             room -= more[label]
         return {label: n + more[label] for label, n in requested.items()}

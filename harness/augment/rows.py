@@ -20,7 +20,7 @@ KEPT, DROPPED = "train.jsonl", "rejected.jsonl"
 
 
 class Judged(Record):
-    """A row and every filter's verdict on it; of one that was dropped a line of rejected.jsonl."""
+    """A row and every filter's verdict on it. A dropped row is a line of rejected.jsonl in this form."""
 
     row: Row
     verdicts: tuple[Verdict, ...]
@@ -83,7 +83,7 @@ def seed_rows(run: Run) -> tuple[Row, ...]:
 
 
 def own_rows(run: Run) -> tuple[Row, ...]:
-    """Rows a user already has; none where a teacher writes. Raises UsageError naming every line that is wrong."""
+    """Rows that a user has, or none where a teacher writes. Raises UsageError naming every line that is wrong."""
     file = run.file.augment.rows_file
     if file is None:
         return ()
@@ -116,7 +116,7 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
     for name in (KEPT, DROPPED):
         require_same(folder, name, manifest, f"make augment RUN={run.name}")
     with remade_by(f"make augment RUN={run.name}"):
-        kept = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
+        rows = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
         if data == "filtered":
-            return kept
-        return kept + tuple(line.row for line in read_rejected(folder / DROPPED)[0])
+            return rows
+        return rows + tuple(line.row for line in read_rejected(folder / DROPPED)[0])

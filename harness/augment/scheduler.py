@@ -67,13 +67,14 @@ class Scheduler:
         self._run(requests, tick)
 
     def outcome(self) -> tuple[list[Judged], list[Lost]]:
-        """Every row that is judged with every rule's verdict, and what gave no row; both in request order."""
+        """(Rows with every rule's verdict, what gave no row), both in request order."""
         drafts = [self._drafts[key] for key in self.order if key in self._drafts]
         judged_alone = [(draft.row, draft.verdicts) for draft in drafts if draft.verdicts is not None]
         rows = [row for row, _ in judged_alone]
-        alone = zip(*(verdicts for _, verdicts in judged_alone), strict=True)
+        lone_verdicts = zip(*(verdicts for _, verdicts in judged_alone), strict=True)
         columns = [
-            rule.verdicts(rows, [()] * len(rows)) if rule.compares_rows else next(alone, ()) for rule in self.rules
+            rule.verdicts(rows, [()] * len(rows)) if rule.compares_rows else next(lone_verdicts, ())
+            for rule in self.rules
         ]
         judged = [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
         return judged, [self._lost[key] for key in self.order if key in self._lost]
@@ -137,7 +138,7 @@ class Scheduler:
             self._ready.append(draft)
 
     def _judge(self, drafts: Sequence[Draft]) -> None:
-        """The verdicts of the rules that look at one row alone; a question that was stopped counts as failed."""
+        """Have the rules that look at one row alone judge rows. A question that was stopped counts as failed."""
         self._ready = []
         rows = [draft.row for draft in drafts]
         columns = [

@@ -30,8 +30,8 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
-from harness.filters import Context, Protected, Rule
-from harness.filters.base import Ask, no_requests
+from harness.filters import Context, Filter, Protected, Rule
+from harness.filters.base import no_requests
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
 
@@ -39,9 +39,9 @@ STAGE_VERSION = 2
 
 
 def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
-    """Make the run's rows; None when there was nothing to do.
+    """Make the run's rows and return their funnel, or None when there was nothing to do.
 
-    `teacher` is name@revision; `engine` builds the teacher's engine, and is called only if a call is missing.
+    `teacher` is name@revision. `engine` builds the teacher's engine, and is called only if a call is missing.
     Raises Interrupted after writing what there is, MachineError when every call fails. Raises after writing, too, when
     no training could use what is kept: see `summary.too_few`.
     """
@@ -60,7 +60,10 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     ask = Asker(cache, functools.cache(engine), stop)
     try:
-        rules = prepare(run, teacher, protected, about_seeds(ask, terminal))
+        context = Context(
+            run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed
+        )
+        rules = prepare(run.file.augment.filters, context)
         for rule in rules:
             if rule.note:
                 terminal.say(rule.note)
@@ -69,14 +72,14 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     finally:
         cache.close()
 
-    kept = [row.row for row in judged if row.kept]
+    rows = [row.row for row in judged if row.kept]
     rejected = [row for row in judged if not row.kept]
     funnel = funnel_of(plan, run.file.teacher, rules, judged, lost, requested, ask)
     unseal(folder)
-    write_jsonl(folder / KEPT, kept)
+    write_jsonl(folder / KEPT, rows)
     write_jsonl(folder / DROPPED, [*rejected, *(line for line in lost if line.lost != "failed")])
     write_json(folder / "funnel.json", funnel.model_dump())
-    problem = too_few(run, funnel, rejected, lost)
+    problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, not plan.own)
     # failures are asked again
     partial = ask.cut_short or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted)
     guarded = guarded_suites(run)
@@ -84,7 +87,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         folder,
         Manifest(
             stage="augment",
-            inputs=inputs_digest(run, teacher, guarded),
+            inputs=inputs_digest(teacher, rows_source(run), guarded),
             settings=rows_source(run),
             suites=guarded,
             partial=partial,
@@ -93,7 +96,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         ),
         [folder / name for name in (KEPT, DROPPED, "funnel.json")],
     )
-    tell(run, funnel, kept, rejected, lost, terminal)
+    tell(plan, funnel, rows, rejected, lost, terminal)
     if stop():
         raise Interrupted(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
@@ -105,16 +108,19 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
 
 
 def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:
-    """The manifest where the stored rows are those of the run as it is now; benchmarks that are no longer at hand."""
+    """(The manifest where the stored rows are those of the run as it is now, benchmarks that are no longer at hand)."""
     folder = run.folder / "augment"
     before = read_manifest(folder)
     guarded, unavailable = still_guarded(run, before.suites if before else {})
-    return finished(folder, inputs_digest(run, teacher, guarded)), unavailable
+    return finished(folder, inputs_digest(teacher, rows_source(run), guarded)), unavailable
 
 
-def inputs_digest(run: Run, teacher: str, guarded: Mapping[str, str]) -> str:
-    """All that could change the rows: 64 hex digits. `guarded`: the suites that they are checked against."""
-    return digest("augment", STAGE_VERSION, teacher, rows_source(run), dict(guarded))
+def inputs_digest(teacher: str, source: str, guarded: Mapping[str, str]) -> str:
+    """All that could change the rows: 64 hex digits.
+
+    `source` is the digest of what a person wrote, `guarded` the suites that rows are checked against.
+    """
+    return digest("augment", STAGE_VERSION, teacher, source, dict(guarded))
 
 
 def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Protected, ...]:
@@ -128,10 +134,8 @@ def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Pr
     return tuple(protected)
 
 
-def prepare(run: Run, teacher: str, protected: tuple[Protected, ...], ask: Ask) -> list[Rule]:
-    """The run's filters as rules, those that ask nothing first, so that a mistake in them is found before a call."""
-    context = Context(run.root, run.seeds, run.task.labels, protected, teacher, ask, run.file.random_seed)
-    filters = run.file.augment.filters
+def prepare(filters: Sequence[Filter], context: Context) -> list[Rule]:
+    """Filters as rules. Those that ask nothing come first, so that a mistake in them is found before a call."""
     order = sorted(range(len(filters)), key=lambda i: filters[i].kind == "judge")
     rules = {i: filters[i].prepare(context) for i in order}
     return [rules[i] for i in range(len(filters))]
@@ -151,14 +155,14 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
         with progress(plan, scheduler, sum(count.values()), terminal) as tick:
             scheduler.write(plan.requests(count), tick)
         judged, lost = scheduler.outcome()
-        kept = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
+        by_label = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
         requested = len(scheduler.order) if scheduler.fruitless else sum(count.values())
-        more = plan.next_round(count, kept)
+        more = plan.next_round(count, by_label)
         scheduler.ask.cut_short |= more is not None and scheduler.ask.stop()
         if more is None or scheduler.ask.stop():
             return judged, lost, requested
-        asked = sum(more.values()) - sum(count.values())
-        terminal.say(f"{kept.total()} of {plan.settings.rows} rows so far; asking {asked} more")
+        missing = sum(more.values()) - sum(count.values())
+        terminal.say(f"{by_label.total()} of {plan.settings.rows} rows so far; asking {missing} more")
         count = more
 
 
@@ -189,7 +193,7 @@ def funnel_of(
 ) -> Funnel:
     """What became of each request, and what it took."""
     rejected = [row for row in judged if not row.kept]
-    kept = Counter(row.row.answer for row in judged if row.kept)
+    by_label = Counter(row.row.answer for row in judged if row.kept)
     steps = Counter(line.lost for line in lost)
     dropped, would_drop = count_drops(rejected, [filter_.kind for filter_ in plan.settings.filters])
     answers = ask.answers.values()
@@ -208,8 +212,8 @@ def funnel_of(
         unparsed=steps["unparsed"],
         dropped=dropped,
         would_drop=would_drop,
-        kept=sum(kept.values()),
-        kept_by_label={label: kept[label] for label in plan.task.labels} or {"": kept.total()},
+        kept=by_label.total(),
+        kept_by_label={label: by_label[label] for label in plan.task.labels} or {"": by_label.total()},
         notes=tuple(rule.note for rule in rules if rule.note),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,

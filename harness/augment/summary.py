@@ -9,38 +9,47 @@ from collections.abc import Sequence
 from math import ceil
 
 from harness.augment.funnel import Funnel
+from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
-from harness.config.run import Run
+from harness.config.run import Train
 from harness.core.terminal import Terminal
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.records import Row
 
 SAMPLES_SHOWN = 10
 LOST_SHOWN = 3
+REASON_SHOWN = 400  # characters; a filter of the user's may say more
 TEXT_SHOWN = 200  # characters of what gave no row
 
 
 def tell(
-    run: Run, funnel: Funnel, kept: Sequence[Row], rejected: Sequence[Judged], lost: Sequence[Lost], to: Terminal
+    plan: Plan, funnel: Funnel, rows: Sequence[Row], rejected: Sequence[Judged], lost: Sequence[Lost], to: Terminal
 ) -> None:
     """Print some kept and dropped rows, some completions that gave none, the funnel and what would give more rows."""
-    draw = random.Random(run.file.random_seed)
-    to.say(f"\n{min(SAMPLES_SHOWN, len(kept))} of the {len(kept)} kept rows:")
-    for row in draw.sample(kept, min(SAMPLES_SHOWN, len(kept))):
-        to.say(f"  {_shown(row, run.task.free)}")
-    to.say(f"\n{min(SAMPLES_SHOWN, len(rejected))} of the {len(rejected)} dropped rows:")
+    draw, free = random.Random(plan.random_seed), plan.task.free
+    _heading(to, SAMPLES_SHOWN, len(rows), "kept rows")
+    for row in draw.sample(rows, min(SAMPLES_SHOWN, len(rows))):
+        to.say(f"  {_shown(row, free)}")
+    _heading(to, SAMPLES_SHOWN, len(rejected), "dropped rows")
     for reject in draw.sample(rejected, min(SAMPLES_SHOWN, len(rejected))):
         verdict = next(v for v in reject.verdicts if not v.keep)
         against = f" <- {verdict.against}" if verdict.against else ""
-        to.say(f"  {_shown(reject.row, run.task.free)}\n      {verdict.filter}: {verdict.reason}{against}")
-    if lost:
-        to.say(f"\n{min(LOST_SHOWN, len(lost))} of the {len(lost)} requests that gave no row:")
-    for one in draw.sample(lost, min(LOST_SHOWN, len(lost))):
-        text = " ".join(one.text.split())[:TEXT_SHOWN]
-        to.say(f"  [{one.label}] {text or '(nothing)'}\n      {one.lost}: {one.reason}")
+        reason = verdict.reason[:REASON_SHOWN] + ("..." if len(verdict.reason) > REASON_SHOWN else "")
+        to.say(f"  {_shown(reject.row, free)}\n      {verdict.filter}: {reason}{against}")
+    _heading(to, LOST_SHOWN, len(lost), "requests that gave no row")
+    for line in draw.sample(lost, min(LOST_SHOWN, len(lost))):
+        text = " ".join(line.text.split())[:TEXT_SHOWN]
+        to.say(f"  [{line.label}] {text or '(nothing)'}\n      {line.lost}: {line.reason}")
     to.say("\nfunnel:\n" + funnel.table())
-    if funnel.kept < funnel.wanted and not funnel.pending and not run.file.augment.rows_file:
-        to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {_advice(run, funnel, rejected, lost)}")
+    if funnel.kept < funnel.wanted and not funnel.pending and not plan.own:
+        advice = _advice(plan.settings.max_requests_per_row, funnel, rejected, lost)
+        to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {advice}")
+
+
+def _heading(to: Terminal, shown: int, count: int, what: str) -> None:
+    """Print what stands above some of many lines, or nothing where there are none."""
+    if count:
+        to.say(f"\n{min(shown, count)} of the {count} {what}:")
 
 
 def _shown(row: Row, free: bool) -> str:
@@ -49,27 +58,28 @@ def _shown(row: Row, free: bool) -> str:
     return f"{text} -> {row.answer}" if free else f"[{row.answer}] {text}"
 
 
-def _advice(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
+def _advice(most: float, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
     why = cause(funnel, rejected, lost)
     if not funnel.kept:
         return why
     share = max(funnel.kept / max(funnel.requested, 1), 0.01)
     return (
         f"at this keep rate augment.max_requests_per_row would have to be {ceil(10 / share) / 10:g}"
-        f" (now {run.file.augment.max_requests_per_row:g}); {why}"
+        f" (now {most:g}); {why}"
     )
 
 
 def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
     """Where most requests ended that gave no row, with the commonest reason: a step of the funnel, or one filter."""
-    steps: Counter[str] = Counter(one.lost for one in lost)
+    steps: Counter[str] = Counter(line.lost for line in lost)
     filters = Counter(verdict.filter for reject in rejected for verdict in reject.verdicts if not verdict.keep)
     if not steps and not filters:
         return "nothing was asked"
     if sum(steps.values()) >= len(rejected):
         step, count = steps.most_common(1)[0]
-        said = {"failed": "calls failed", "no answer": "calls gave no answer", "unparsed": "completions gave no row"}
-        share, reasons = f"{count} of {funnel.requested} {said[step]}", [one.reason for one in lost if one.lost == step]
+        names = {"failed": "calls failed", "no answer": "calls gave no answer", "unparsed": "completions gave no row"}
+        share = f"{count} of {funnel.requested} {names[step]}"
+        reasons = [line.reason for line in lost if line.lost == step]
     else:
         kind, count = filters.most_common(1)[0]
         share = f"the filter {kind} drops {count} of {funnel.kept + len(rejected)} rows"
@@ -79,20 +89,23 @@ def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> s
     return f"{share}, most of them so: {reasons[alike.index(commonest)]}"
 
 
-def too_few(run: Run, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> HarnessError | None:
+def too_few(
+    place: str, train: Train, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost], teacher_writes: bool
+) -> HarnessError | None:
     """The error that ends augment when no training could use its rows: none, or fewer than the smallest size.
 
     A MachineError where the teacher gave no rows, a UsageError where rows came and the settings do not keep them.
     """
-    drawn = any(data != "seeds_only" for data in run.file.train.data)
-    smallest = min((size for size in run.file.train.sizes if size and drawn), default=1)
+    drawn = any(data != "seeds_only" for data in train.data)
+    smallest = min((size for size in train.sizes if size and drawn), default=1)
     if funnel.kept >= smallest:
         return None
     needed = (
         f"fewer than the smallest of train.sizes ({smallest})" if funnel.kept else "so there is nothing to train on"
     )
-    said = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
-    teacher_failed = not run.file.augment.rows_file and len(lost) >= len(rejected)
-    if any(one.lost != "failed" for one in lost) and teacher_failed:
-        said = said.rstrip(".") + "; these answers are stored: another template, sampling or teacher.revision asks anew"
-    return MachineError(said) if teacher_failed else UsageError(f"runs/{run.name}.yaml: augment: {said}")
+    message = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
+    teacher_failed = teacher_writes and len(lost) >= len(rejected)
+    if any(line.lost != "failed" for line in lost) and teacher_failed:
+        message = message.rstrip(".")
+        message += "; these answers are stored: another template, sampling or teacher.revision asks anew"
+    return MachineError(message) if teacher_failed else UsageError(f"{place}: {message}")

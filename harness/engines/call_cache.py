@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from harness.core.leases import Heartbeat, Holder, claim, release, renew
-from harness.engines.call_file import CallFile, seal, select, whole
+from harness.engines.call_file import CallFile, seal, select, undamaged
 from harness.engines.protocols import Generator
 from harness.records import Completion, Request
 
@@ -46,17 +46,17 @@ class CallCache:
             return list(select(db, keys, "key, completion, digest"))
 
         empty: list[tuple[bytes, bytes, bytes]] = []
-        found: dict[str, Completion] = {}
+        stored: dict[str, Completion] = {}
         damaged: list[tuple[bytes, bytes, bytes]] = []
         for row in self._file.read(read, empty):
-            completion = whole(*row)
+            completion = undamaged(*row)
             if completion is None:
                 damaged.append(row)
             else:
-                found[completion.request] = completion
+                stored[completion.request] = completion
         if damaged:
             self._drop(damaged)
-        return found
+        return stored
 
     def put(self, completions: Sequence[Completion]) -> None:
         """Commit completions. Their leases end, those of failed calls too."""
@@ -107,7 +107,7 @@ class CallCache:
 def cached(
     requests: Iterable[Request], cache: CallCache, engine: Callable[[], Generator], stop: Callable[[], bool]
 ) -> Iterator[tuple[Completion, bool]]:
-    """Answer every request from the cache or the engine; yields (completion, whether it was paid for now).
+    """Answer every request from the cache or the engine: yields (completion, whether it was paid for now).
 
     Requests are taken a few at a time, as the engine wants more, so that they may depend on what was answered before.
     The engine is built only if something is missing that no other process asks. What others ask is waited for last,
@@ -155,7 +155,7 @@ class _Queue:
             yield self._stored.popleft(), False
 
     def next_missing(self) -> list[Request]:
-        """The next few requests, less those that are stored or asked by others; all others are claimed."""
+        """The next few requests that are neither stored nor asked by another process. They are claimed."""
         if self._stop():
             return []
         part: dict[str, Request] = {}
@@ -187,13 +187,13 @@ class _Queue:
 
     def look_again(self) -> None:
         """Take what others were asking as requests of our own: by now they are answered, still asked, or free."""
-        again, self.asked_elsewhere = self.asked_elsewhere, {}
-        self._seen -= set(again)
-        self._requests = chain(again.values(), self._requests)
+        requests, self.asked_elsewhere = self.asked_elsewhere, {}
+        self._seen -= set(requests)
+        self._requests = chain(requests.values(), self._requests)
 
 
 def _asked(requests: Iterator[Request], cache: CallCache, engine: Generator) -> Iterator[Completion]:
-    """What the engine answers; committed in small batches, the last of them however this ends."""
+    """The engine's answers, committed in small batches, the last of them however this ends."""
     pending: list[Completion] = []
     committed = time.monotonic()
     try:

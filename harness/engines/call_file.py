@@ -63,7 +63,7 @@ class CallFile:
         self._made: list[Path] | None = None  # the folders made for the file; None: the file was there
 
     def read(self, work: Callable[[sqlite3.Connection], T], empty: T) -> T:
-        """What `work` reads; `empty` while there is no file. Raises MachineError."""
+        """What `work` reads, or `empty` while there is no file. Raises MachineError."""
         if not os.path.lexists(self.path):
             return empty
         return self._run(work)
@@ -91,9 +91,9 @@ class CallFile:
         """Read the whole file and set it aside if its pages or its index are damaged."""
 
         def checked(db: sqlite3.Connection) -> None:
-            found = [_text(row[0]) for row in db.execute("PRAGMA integrity_check(1)")]
-            if found != ["ok"]:
-                raise Damaged(" ".join(found[0].split()))
+            problems = [_text(row[0]) for row in db.execute("PRAGMA integrity_check(1)")]
+            if problems != ["ok"]:
+                raise Damaged(" ".join(problems[0].split()))
 
         self.read(checked, None)
 
@@ -143,7 +143,7 @@ class CallFile:
                 self._db.close()
         self._db = None
 
-    def _remove_unused(self, made: list[Path]) -> None:
+    def _remove_unused(self, folders: list[Path]) -> None:
         """Take away a file without a call, while nobody can write to it."""
 
         def unlink(db: sqlite3.Connection) -> None:
@@ -153,7 +153,7 @@ class CallFile:
 
         with suppress(MachineError, OSError):
             self.write(unlink, durable=False)
-        remove_empty(made)
+        remove_empty(folders)
 
     def _set_aside(self, why: str) -> None:
         """Give the file another name and begin a new one with all calls that are whole."""
@@ -167,7 +167,7 @@ class CallFile:
                     return  # another process has just done it
                 aside = _free_name(self.path)
                 with _writers_waiting(self.path):
-                    kept = _rescue(self.path, new)
+                    rescued = _rescue(self.path, new)
                     for old, moved in zip(_parts(self.path), _parts(aside), strict=True):
                         if old.exists():
                             old.rename(moved)
@@ -178,7 +178,7 @@ class CallFile:
                 new.unlink(missing_ok=True)
                 os.close(handle)  # the last of it: closing a file gives up what SQLite holds of it in this process
         self._say(
-            f"{self.path} is damaged ({why}): set aside as {aside.name}; {kept} calls in it are whole and kept,"
+            f"{self.path} is damaged ({why}): set aside as {aside.name}; {rescued} calls in it are whole and kept,"
             " others are asked again"
         )
 
@@ -192,7 +192,7 @@ def seal(key: str, completion: bytes) -> str:
     return hashlib.sha256(key.encode() + b"\n" + completion).hexdigest()[:32]
 
 
-def whole(key: Any, completion: Any, digest: Any) -> Completion | None:
+def undamaged(key: Any, completion: Any, digest: Any) -> Completion | None:
     """A stored completion, or None where digest, JSON, form or key are not right. None for `digest`: it has none."""
     if not isinstance(key, bytes) or not isinstance(completion, bytes):
         return None
@@ -200,10 +200,10 @@ def whole(key: Any, completion: Any, digest: Any) -> Completion | None:
     if digest is not None and digest != seal(name, completion).encode():
         return None
     try:
-        found = Completion.model_validate_json(completion)
+        parsed = Completion.model_validate_json(completion)
     except ValidationError:
         return None
-    return found if found.request == name else None
+    return parsed if parsed.request == name else None
 
 
 def select(db: sqlite3.Connection, keys: Sequence[str], columns: str) -> Iterator[tuple[Any, ...]]:
@@ -221,7 +221,7 @@ def count_stored(path: Path, keys: Sequence[str]) -> int:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, timeout=BUSY_SECONDS)) as db:
             db.text_factory = bytes
             digest = "digest" if _columns(db, "calls") == CALLS else "NULL"
-            return sum(whole(*row) is not None for row in select(db, keys, f"key, completion, {digest}"))
+            return sum(undamaged(*row) is not None for row in select(db, keys, f"key, completion, {digest}"))
     except FAILURES:
         return 0
 
@@ -254,8 +254,8 @@ def _set_up(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     try:
         calls, leases = _columns(db, "calls"), _columns(db, "leases")
-        others = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if calls not in ([], WITHOUT_DIGESTS, CALLS) or leases not in ([], LEASES) or (others and not calls):
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if calls not in ([], WITHOUT_DIGESTS, CALLS) or leases not in ([], LEASES) or (tables and not calls):
             raise Damaged("its tables are not those of a cache of calls")
         if calls == WITHOUT_DIGESTS:
             db.create_function("seal_of", 2, _seal_if_whole)
@@ -271,7 +271,7 @@ def _set_up(db: sqlite3.Connection) -> None:
 
 
 def _seal_if_whole(key: Any, completion: Any) -> str:
-    return seal(key.decode(), completion) if whole(key, completion, None) else ""
+    return seal(key.decode(), completion) if undamaged(key, completion, None) else ""
 
 
 def _columns(db: sqlite3.Connection, table: str) -> Columns:
@@ -317,20 +317,20 @@ def _fold_log(path: Path) -> None:
 
 
 def _rescue(damaged: Path, new: Path) -> int:
-    """Write every whole call of a damaged file into a new one, row by row; returns how many."""
+    """Write every whole call of a damaged file into a new one, row by row. Returns how many."""
     new.unlink(missing_ok=True)
-    kept = 0
+    rescued = 0
     with _disk_trouble(new), closing(sqlite3.connect(new, isolation_level=None)) as db:
         for table, columns in TABLES.items():
             db.execute(f"CREATE TABLE {table} ({columns})")
         db.execute("BEGIN")
         for key, completion, digest in _readable_rows(damaged):
-            found = whole(key, completion, digest)
-            if found is not None:
-                row = (found.request, completion.decode(), seal(found.request, completion))
-                kept += db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", row).rowcount
+            call = undamaged(key, completion, digest)
+            if call is not None:
+                row = (call.request, completion.decode(), seal(call.request, completion))
+                rescued += db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", row).rowcount
         db.execute("COMMIT")
-    return kept
+    return rescued
 
 
 @contextmanager
@@ -342,7 +342,7 @@ def _disk_trouble(path: Path) -> Iterator[None]:
 
 
 def _readable_rows(path: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """(key, completion, digest) of every row that SQLite can still read; one bad page hides only its own rows."""
+    """(key, completion, digest) of every row that SQLite can still read. One bad page hides only its own rows."""
     with suppress(*FAILURES), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as db:
         db.text_factory = bytes
         if _columns(db, "calls") not in (WITHOUT_DIGESTS, CALLS):
@@ -369,7 +369,7 @@ def _parts(path: Path) -> tuple[Path, ...]:
 
 
 def _inode(path: Path) -> int:
-    """What tells the file at a path from another one that stood there; 0 where there is none."""
+    """What tells the file at a path from another one that stood there. 0 where there is none."""
     try:
         return path.stat().st_ino
     except OSError:

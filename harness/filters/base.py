@@ -43,7 +43,7 @@ def nobody(requests: Sequence[Request]) -> list[Completion]:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a filter may need; filters read, never write."""
+    """Everything a filter may read."""
 
     root: Path  # the project; paths in filters are relative to it
     seeds: tuple[Example, ...]

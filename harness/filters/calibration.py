@@ -75,14 +75,15 @@ def calibrate(
     """
     if not right:
         return Calibration(seeds=0, unanswered=unanswered, written=written)
-    own = [str(seed) for seed in range(len(right))]
-    others = [str(seed) for seed, scores in enumerate(wrong) for _ in scores]
+    right_seeds = [str(seed) for seed in range(len(right))]
+    wrong_seeds = [str(seed) for seed, scores in enumerate(wrong) for _ in scores]
     threshold = 0.5 if written else threshold_keeping(right, keep)
-    found = stats.auc_interval(right, [score for scores in wrong for score in scores], own, others, random_seed)
+    wrong_scores = [score for scores in wrong for score in scores]
+    auc = stats.auc_interval(right, wrong_scores, right_seeds, wrong_seeds, random_seed)
     return Calibration(
-        auc=found.estimate,
-        low=found.low,
-        high=found.high,
+        auc=auc.estimate,
+        low=auc.low,
+        high=auc.high,
         threshold=threshold,
         seeds=len(right),
         unanswered=unanswered,
@@ -92,7 +93,7 @@ def calibrate(
 
 
 def prior_of(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """choice -> geometric mean of its probability over answers about texts of every label; empty without any."""
+    """choice -> geometric mean of its probability over answers about texts of every label. Empty without answers."""
     if not answers:
         return {}
     return {

@@ -2,7 +2,7 @@
 
 Where an engine gives no log-probabilities, the choice is read as it is written: its score is 1 or 0.
 
-The judge picks one word; how sure it is of the accepted one is the row's score. On the seeds people already
+The judge picks one word. Its probability for the accepted word is the row's score. On the seeds people already
 know the answer, so they tell whether the judge can tell right from wrong labels at all, and where to draw the
 line. A judge no better than chance is not used.
 """
@@ -95,10 +95,10 @@ class Judge(Record):
     def ask(
         self, rows: Sequence[Row], context: Context, purpose: Purpose = "judge", *, written: bool = False
     ) -> list[Request]:
-        """One request per row, same order; rows whose prompts are equal give requests of equal keys.
+        """One request per row, same order. Rows whose prompts are equal give requests of equal keys.
 
-        One token is asked for, since its probabilities are all that is read; or the choice `written` out, for an
-        engine that gives none. Raises UsageError for a bad template.
+        One token is asked for, since its probabilities are all that is read. An engine that gives none is asked for
+        the choice `written` out. Raises UsageError for a bad template.
         """
         request = self._request_maker(context, purpose, written)
         return [request(row) for row in rows]
@@ -140,7 +140,7 @@ class Judge(Record):
         context: Context,
         calibration: Calibration,
     ) -> list[Verdict]:
-        """One verdict per row, same order; `completions` answer `ask(rows, context)` one by one.
+        """One verdict per row, same order. `completions` answer `ask(rows, context)` one by one.
 
         `score` is the probability of the accepted choice among the choices, weighed by the calibration's
         prior, `against` the likeliest choice.
@@ -159,13 +159,13 @@ class Judge(Record):
         ]
 
     def _verdict(self, row: Row, chances: Mapping[str, float], threshold: float) -> Verdict:
-        wanted = self._accepted(row)
+        accepted = self._accepted(row)
         if not chances:
             return Verdict(row=row.id, filter=self.kind, keep=False, reason=SILENT)
-        score, picked = chances.get(wanted, 0.0), max(chances, key=lambda choice: chances[choice])
+        score, top_choice = chances.get(accepted, 0.0), max(chances, key=lambda choice: chances[choice])
         keep = score >= threshold
-        reason = "" if keep else f"the judge gives {wanted!r} {score:.3f}, below {threshold:.3f}"
-        return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason, score=score, against=picked)
+        reason = "" if keep else f"the judge gives {accepted!r} {score:.3f}, below {threshold:.3f}"
+        return Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason, score=score, against=top_choice)
 
     def calibration_rows(self, context: Context) -> list[Row]:
         """Each seed with its right label, then with `wrong_labels` wrong ones picked by digest.
@@ -174,9 +174,12 @@ class Judge(Record):
 
         Of more than `calibration_seeds` seeds, those with the smallest digests, evenly over the labels.
         """
-        queues = {label: sorted(own, key=_place) for label, own in _by_answer(context.seeds).items()}
+        queues = {label: sorted(seeds, key=_place) for label, seeds in _by_answer(context.seeds).items()}
         chosen = [
-            own[i] for i in range(max(map(len, queues.values()), default=0)) for own in queues.values() if i < len(own)
+            seeds[i]
+            for i in range(max(map(len, queues.values()), default=0))
+            for seeds in queues.values()
+            if i < len(seeds)
         ]
         answers = tuple(context.labels) or tuple(queues)
         rows: list[Row] = []
@@ -201,14 +204,14 @@ class Judge(Record):
                 favours[row.provenance.seeds[0]] = chances
         good: dict[str, float] = {}
         bad: dict[str, list[float]] = {}
-        others: dict[str, dict[str, float]] = {}  # a seed that weighed itself would look better than a new text
+        priors: dict[str, dict[str, float]] = {}  # a seed that weighed itself would look better than a new text
         for row, chances in zip(rows, answers, strict=True):
             if not chances:
                 continue
             seed = row.provenance.seeds[0]
-            if seed not in others:
-                others[seed] = prior_of([c for other, c in favours.items() if other != seed])
-            score = weigh(chances, others[seed]).get(self._accepted(row), 0.0)
+            if seed not in priors:
+                priors[seed] = prior_of([c for name, c in favours.items() if name != seed])
+            score = weigh(chances, priors[seed]).get(self._accepted(row), 0.0)
             if row.answer == right[seed]:
                 good[seed] = score
             else:
@@ -220,7 +223,7 @@ class Judge(Record):
         prior = prior_of(list(favours.values()))
         # rows are weighed by the whole prior, so the threshold must be set on seeds weighed the same way
         as_rows = [weigh(favours[seed], prior).get(right[seed], 0.0) for seed in both] if favours else None
-        found = calibrate(
+        calibration = calibrate(
             [good[seed] for seed in both],
             [bad[seed] for seed in both],
             self.keep_seeds,
@@ -228,7 +231,7 @@ class Judge(Record):
             random_seed,
             written,
         ).weighed(prior, as_rows, self.keep_seeds)
-        return found.model_copy(update={"why_silent": why})
+        return calibration.model_copy(update={"why_silent": why})
 
     def _choices(self, context: Context) -> tuple[str, ...]:
         return tuple(context.labels) if self.choices == "labels" else self.choices
@@ -242,14 +245,14 @@ class Judge(Record):
         As many for each label as the smallest has to spare: were a seed's own label one example short while
         calibrating, the judge would lean to the other labels.
         """
-        own = normalise(row.text)
+        row_text = normalise(row.text)
         each = min(self.shots, *(len(seeds) - 1 for seeds in by_label.values())) if self.shots else 0
-        lists = [[shot for text, shot in seeds[: each + 1] if text != own][:each] for seeds in by_label.values()]
+        lists = [[shot for text, shot in seeds[: each + 1] if text != row_text][:each] for seeds in by_label.values()]
         return [shot for together in zip(*lists, strict=False) for shot in together]
 
 
 def choice_probabilities(completion: Completion, choices: Sequence[str]) -> dict[str, float]:
-    """choice -> probability among the choices, summing to 1; empty when the completion cannot tell.
+    """choice -> probability among the choices, summing to 1. Empty when the completion cannot tell.
 
     Without log-probabilities, or with those of a thought's first token, all of it goes to the choice that is written.
     Otherwise reads the log-probabilities of the first position, which engines report before the guided mask. A token
@@ -307,7 +310,7 @@ def _shots_by_label(context: Context) -> dict[str, list[tuple[str, dict[str, str
     for label, seeds in groups.items():
         unique: dict[str, dict[str, str]] = {}
         for i, seed in enumerate(seeds):
-            answers = labels if labels else [other.answer for other in (*seeds[i:], *seeds[:i])]
+            answers = labels if labels else [s.answer for s in (*seeds[i:], *seeds[:i])]
             wrong = [answer for answer in answers if answer != seed.answer] or [seed.answer]
             place = (labels.index(label) + i) % len(wrong) if labels else 0
             unique.setdefault(normalise(seed.text), {**seed.shown, "wrong": wrong[place]})

@@ -24,7 +24,7 @@ class PythonFilter(Record):
     """Runs `function` of `file` on each row: a dict of messages, example, provenance, text, answer and label.
 
     The function returns whether to keep the row, or that and a reason. It is the project's own code and has all the
-    rights of the harness; it runs in a process of its own, where it can be stopped.
+    rights of the harness. It runs in a process of its own, where it can be stopped.
     """
 
     kind: Literal["python"] = "python"

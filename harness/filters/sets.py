@@ -117,7 +117,7 @@ class Contamination(Record):
             if overlap:
                 item = protected[overlap.item]
                 score = jaccard(shingles(text), shingles(item.text))
-                what = "holds the whole of" if overlap.whole else f"shares {len(overlap.shared)} words in a row with"
+                what = "holds the whole of" if overlap.is_item else f"shares {len(overlap.shared)} words in a row with"
                 reason = f"{what} an item of {item.suite}: {' '.join(overlap.shared)!r}"
             elif twin:
                 item, score = protected[twin.index], twin.score
@@ -131,7 +131,7 @@ class Contamination(Record):
 
 @dataclass(frozen=True)
 class _Index:
-    """Where runs of words occur in the protected items; runs shorter than the n-gram are whole items."""
+    """Where runs of words occur in the protected items. Runs shorter than the n-gram are whole items."""
 
     words: list[list[str]]  # per item
     places: dict[tuple[str, ...], list[tuple[int, int]]]  # run -> (item, its place in the item)
@@ -142,7 +142,7 @@ class _Index:
 class _Overlap:
     item: int
     shared: list[str]
-    whole: bool
+    is_item: bool
 
 
 def _index(protected: Sequence[Protected], n: int) -> _Index:
@@ -161,12 +161,14 @@ def _overlap(text: list[str], index: _Index) -> _Overlap | None:
     for length in index.lengths:
         for start, run in enumerate(ngrams(text, length)):
             for item, at in index.places.get(run, ()):
-                other = index.words[item]
+                protected = index.words[item]
                 end = length
-                while start + end < len(text) and at + end < len(other) and text[start + end] == other[at + end]:
+                while (
+                    start + end < len(text) and at + end < len(protected) and text[start + end] == protected[at + end]
+                ):
                     end += 1
                 if best is None or end > len(best.shared):
-                    best = _Overlap(item, text[start : start + end], end == len(other))
+                    best = _Overlap(item, text[start : start + end], end == len(protected))
     return best
 
 
@@ -175,6 +177,6 @@ def _part(twin: Example | Row, on: str) -> str:
 
 
 def _named(twin: Example | Row | None, row: Row) -> str:
-    """How a reason speaks of a twin; another label is worth saying, for then one of the two is wrong."""
+    """How a reason speaks of a twin. Another label is said, for then one of the two is wrong."""
     what = "a seed" if isinstance(twin, Example) else "an earlier row"
     return f"{what}, labelled {twin.answer!r}" if twin and twin.answer != row.answer else what
