@@ -8,7 +8,7 @@ record happens to hold, so that adding a field for people to read changes no key
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
@@ -252,6 +252,17 @@ class Item(Record):
         """A quarter is dev, by digest: choices are made on dev, claims on test."""
         return "dev" if int(self.id[:8], 16) % 4 == 0 else "test"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its score says of it, by the score's field names."""
+        return {
+            "item": self.id,
+            "split": self.split,
+            "tags": self.tags,
+            "group": self.group,
+            "stratum": self.stratum,
+        }
+
 
 class Score(Record):
     """One item's result. `values` holds what could be computed; a missing one is absent, never 0."""
@@ -272,6 +283,20 @@ class Score(Record):
     stratum: str = ""
     prompt_tokens: int = 0  # what the answer cost
     answer_tokens: int = 0
+
+    @classmethod
+    def failed(cls, error: str, **fields: Any) -> Self:
+        """The score of an item that could not be asked or measured, and why. `fields` are its other fields."""
+        return cls(status="failed", error=error, **fields)
+
+    @classmethod
+    def scored(cls, values: Mapping[str, float], *, read: bool = True, **fields: Any) -> Self:
+        """The score of an answer. `read` is false for one that cannot be read, whose values are those of a miss."""
+        return cls(status="scored" if read else "unparsed", values=dict(values), **fields)
+
+    def with_values(self, values: Mapping[str, float]) -> Self:
+        """The same score with more values."""
+        return type(self)(**(dict(self) | {"values": self.values | dict(values)}))
 
 
 Form = Literal["completion", "chat", "turns", "student"]

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from harness.augment.rows import own_rows
 from harness.config.load import load_run
@@ -15,7 +16,7 @@ from harness.config.run import Run
 from harness.core.text import jaccard, normalise, shingles
 from harness.metrics.abstention import abstains
 from harness.metrics.answers import contains
-from harness.records import Item, Row
+from harness.records import Item, Row, Score
 from harness.suites.choice import ChoiceSuite
 from harness.train.sizes import nested
 
@@ -197,3 +198,17 @@ def test_the_sizes_of_the_handbook_run_are_what_it_says(handbook: Run) -> None:
     labels = Counter(row.answer for row in nested(rows, 64, 0))
     assert len(labels) == 49, "every fact once, and one question without an answer"
     assert labels["I don't know"] < 3
+
+
+def test_a_score_is_made_of_its_item_and_checked() -> None:
+    item = Item(text="q", answers=("a",), tags=("t",), group="g", stratum="s")
+    failed = Score.failed("too long", **item.facts, gold="a")
+    assert (failed.item, failed.split, failed.status, failed.error) == (item.id, item.split, "failed", "too long")
+    assert (failed.tags, failed.group, failed.stratum, failed.values) == (("t",), "g", "s", {})
+    scored = Score.scored({"accuracy": 1.0}, **item.facts).with_values({"words": 2.0})
+    assert (scored.status, scored.values) == ("scored", {"accuracy": 1.0, "words": 2.0})
+    assert Score.scored({"accuracy": 0.0}, read=False, **item.facts).status == "unparsed"
+    with pytest.raises(ValidationError, match="outputs"):
+        Score.scored({}, **item.facts, outputs="a")
+    with pytest.raises(ValidationError, match="accuracy"):
+        scored.with_values({"accuracy": "high"})  # type: ignore[dict-item]

@@ -193,11 +193,13 @@ def _judged(examiner: Examiner, suite: Suite, outcome: Outcome, student: Student
     notes = rubric.judge_notes(items, outputs, found, judge.identity, teacher)
     values = dict(zip((s.item for s in answered), rubric.values(items, outputs, found, judge.identity), strict=True))
     silent = {"status": "failed", "error": "the judge did not answer both orders"}
-    merged = tuple(
-        s.model_copy(update={"values": s.values | values[s.item]} if values.get(s.item) else silent)
-        if s.item in values else s
-        for s in scores
-    )  # fmt: skip
+
+    def judged(score: Score) -> Score:
+        if score.item not in values:
+            return score
+        return score.with_values(values[score.item]) if values[score.item] else Score(**(dict(score) | silent))
+
+    merged = tuple(map(judged, scores))
     return replace(outcome, scores=merged, chance=0.5, notes=notes)
 
 
@@ -237,8 +239,7 @@ def _with_forgetting(
     pairs = forgetting.reading_pairs(suite.items, answers, engine)
     kl = forgetting.moved(expected, suite.items, pairs, engine)
     scores = tuple(
-        s.model_copy(update={"values": s.values | {"kl_from_base": kl[s.item]}}) if s.item in kl else s
-        for s in outcome.scores
+        score.with_values({"kl_from_base": kl[score.item]}) if score.item in kl else score for score in outcome.scores
     )
     return replace(outcome, scores=scores)
 

@@ -83,18 +83,18 @@ def score_benchmark(
     ledger = Ledger()
     lm = bridge(engine, ledger, model)
     scores: dict[Place, Score] = {}
+    names = {(str(task.config.task), index): name for task, index, name in documents}
     asked: list[Question] = []
     totals: dict[tuple[str, str], list[Any]] = {}
     waiting = _questions(documents, suite, lm)
     while chunk := list(islice(waiting, CHUNK)):
         _ask(lm, [question for question in chunk if not question.error])
         for question in chunk:
-            scores[question.place] = _score(question, suite, ledger, totals)
+            scores[question.place] = _score(names[question.place], question, suite, ledger, totals)
             question.requests.clear()  # prompts are long
         asked += chunk
-    names = {(str(task.config.task), index): name for task, index, name in documents}
     return Outcome(
-        scores=tuple(scores[place].model_copy(update={"item": name}) for place, name in names.items()),
+        scores=tuple(scores[place] for place in names),
         chance=_chance(asked),
         notes=tuple(_notes(suite, tasks, ledger, totals)),
     )
@@ -177,37 +177,34 @@ def _ask(lm: Any, questions: Sequence[Question]) -> None:
 
 
 def _score(
-    question: Question, suite: BenchmarkSuite, ledger: Ledger, totals: dict[tuple[str, str], list[Any]]
+    name: str, question: Question, suite: BenchmarkSuite, ledger: Ledger, totals: dict[tuple[str, str], list[Any]]
 ) -> Score:
-    """The document's score, without its id. What the library sums up in its own way goes into `totals`."""
+    """The document's score under its id, `name`. What the library sums up in its own way goes into `totals`."""
     place, choices = question.place, question.choices
-    score = Score(
-        item="",
-        split="test",
-        status="failed",
-        gold=" | ".join(choices[k] for k in question.right),
-        truncated=place in ledger.truncated,
-        error=question.error or ledger.failed.get(place, ""),
-        group=_group(question),
-        stratum=_stratum(place[0], suite.benchmark),
-        prompt_tokens=ledger.prompt_tokens.get(place, 0),
-        answer_tokens=ledger.answer_tokens.get(place, 0),
-    )
-    if score.error:
-        return score
+    about: dict[str, Any] = {
+        "item": name,
+        "split": "test",
+        "gold": " | ".join(choices[k] for k in question.right),
+        "truncated": place in ledger.truncated,
+        "group": _group(question),
+        "stratum": _stratum(place[0], suite.benchmark),
+        "prompt_tokens": ledger.prompt_tokens.get(place, 0),
+        "answer_tokens": ledger.answer_tokens.get(place, 0),
+    }
+    if error := question.error or ledger.failed.get(place, ""):
+        return Score.failed(error, **about)
     try:
         values = _judged(question, totals)
     except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, AssertionError) as error:
-        return score.model_copy(update={"error": f"the task cannot judge the answer: {error}"})
+        return Score.failed(f"the task cannot judge the answer: {error}", **about)
     unknown = [name for name, value in values.items() if not math.isfinite(value)]
     if unknown:
-        return score.model_copy(update={"error": f"the task's metric {unknown[0]} is not a number"})
-    update: dict[str, Any] = {"status": "scored", "values": values}
+        return Score.failed(f"the task's metric {unknown[0]} is not a number", **about)
     if choices:
-        update["top_choice"] = choices[_best(question, values)]
+        about["top_choice"] = choices[_best(question, values)]
     elif question.task.OUTPUT_TYPE == "generate_until":
-        update |= _answer(question)
-    return score.model_copy(update=update)
+        about |= _answer(question)
+    return Score.scored(values, **about)
 
 
 def _judged(question: Question, totals: dict[tuple[str, str], list[Any]]) -> dict[str, float]:
@@ -266,7 +263,7 @@ def _answer(question: Question) -> dict[str, Any]:
     text = str(request.resps[0])
     found = any(answer != INVALID for answer in request.filtered_resps.values())
     gold = str(question.task.doc_to_target(question.document))
-    return {"output": text, "gold": gold, "status": "scored" if text.strip() and found else "unparsed"}
+    return {"output": text, "gold": gold, "read": bool(text.strip()) and found}
 
 
 def _group(question: Question) -> str:

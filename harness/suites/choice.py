@@ -144,34 +144,24 @@ def _score(
     prior: Mapping[str, float],  # of a choice without the question, where that counts
 ) -> Score:
     assert item.gold is not None
-    blank = Score(
-        item=item.id,
-        split="test",
-        status="failed",
-        gold=item.choices[item.gold],
-        error=problem,
-        tags=item.tags,
-        group=item.group,
-        stratum=item.stratum,
-    )
+    about = item.facts | {"split": "test", "gold": item.choices[item.gold]}
     if problem:
-        return blank
+        return Score.failed(problem, **about)
     logprobs = [m.logprob for m in rated]
     raised = [logprob - prior.get(choice, 0.0) for logprob, choice in zip(logprobs, item.choices, strict=True)]
     if not all(map(math.isfinite, raised)):
-        return blank.model_copy(update={"error": "a log-likelihood is not a number"})
+        return Score.failed("a log-likelihood is not a number", **about)
     lengths = [len(choice.encode()) if normalise == "bytes" else 1 for choice in item.choices]
     best = max(range(len(raised)), key=lambda k: raised[k] / lengths[k])
-    return blank.model_copy(
-        update={
-            "status": "scored",
-            "values": {
-                "accuracy": float(best == item.gold),
-                "gold_probability": shares(raised)[item.gold],
-                "gold_nll": -logprobs[item.gold],
-            },
-            "top_choice": item.choices[best],
-            "prompt_tokens": max(len(pair.context) for pair in pairs),
-            "answer_tokens": sum(len(pair.continuation) for pair in pairs),
-        }
+    values = {
+        "accuracy": float(best == item.gold),
+        "gold_probability": shares(raised)[item.gold],
+        "gold_nll": -logprobs[item.gold],
+    }
+    return Score.scored(
+        values,
+        **about,
+        top_choice=item.choices[best],
+        prompt_tokens=max(len(pair.context) for pair in pairs),
+        answer_tokens=sum(len(pair.continuation) for pair in pairs),
     )

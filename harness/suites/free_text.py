@@ -108,24 +108,14 @@ def _score(
     scorer: AnswerScorer,
     unanswered: str,
 ) -> Score:
-    about = Score(
-        item=item.id,
-        split=item.split,
-        status="failed",
-        gold=item.answers[0] if item.answers else "",
-        tags=item.tags,
-        group=item.group,
-        stratum=item.stratum,
-        prompt_tokens=length,
-    )
+    about = item.facts | {"gold": item.answers[0] if item.answers else "", "prompt_tokens": length}
     if written is None:
-        why = unanswered or f"the prompt is {length} tokens, longer than the context"
-        return about.model_copy(update={"error": why})
+        return Score.failed(unanswered or f"the prompt is {length} tokens, longer than the context", **about)
     answer, text, truncated = written
     if answer.finish_reason == "error":
-        return about.model_copy(update={"error": answer.error or "the engine failed"})
+        return Score.failed(answer.error or "the engine failed", **about)
     if nll is not None and not math.isfinite(nll):
-        return about.model_copy(update={"error": "the log-likelihood of the accepted answer is not a number"})
+        return Score.failed("the log-likelihood of the accepted answer is not a number", **about)
     found = scorer.score(text, item)
     values = {
         **(scorer.unread if found is None else found),
@@ -135,12 +125,11 @@ def _score(
     }
     if nll is not None:
         values["gold_nll"] = nll
-    return about.model_copy(
-        update={
-            "status": "unparsed" if found is None else "scored",
-            "values": values,
-            "output": text,
-            "truncated": truncated,
-            "answer_tokens": answer.completion_tokens,
-        }
+    return Score.scored(
+        values,
+        read=found is not None,
+        **about,
+        output=text,
+        truncated=truncated,
+        answer_tokens=answer.completion_tokens,
     )

@@ -132,9 +132,7 @@ def score_labels(
     answered = ask({i: chats[i] for i in unsure}, engine, model, max_tokens, ending.stop)
     written = {i: (answer, *ending.read(chats[i], answer)) for i, answer in answered.items()}
     return [
-        _score(item, row, written.get(i), len(context)).model_copy(
-            update={"tags": item.tags, "group": item.group, "stratum": item.stratum, "prompt_tokens": len(context)}
-        )
+        _score(item, row, written.get(i), len(context))
         for i, (item, row, context) in enumerate(zip(items, rated, contexts, strict=True))
     ]
 
@@ -144,9 +142,10 @@ def _score(
 ) -> Score:
     assert item.gold is not None
     gold = item.choices[item.gold]
+    about = item.facts | {"gold": gold, "prompt_tokens": length}
     if not rated or any(not math.isfinite(m.logprob) for m in rated):
         why = f"the prompt is {length} tokens, longer than the context" if not rated else "not a number"
-        return Score(item=item.id, split=item.split, status="failed", gold=gold, error=why)
+        return Score.failed(why, **about)
     best = max(range(len(rated)), key=lambda k: rated[k].logprob)
     if written is None:
         sure = next(k for k, m in enumerate(rated) if m.greedy)
@@ -155,21 +154,20 @@ def _score(
         answer, output, truncated = written
         tokens = answer.completion_tokens
         if answer.error:
-            return Score(item=item.id, split=item.split, status="failed", gold=gold, error=answer.error)
+            return Score.failed(answer.error, **about)
     label = named_label(output, item.choices)
-    return Score(
-        item=item.id,
-        split=item.split,
-        status="scored" if label is not None else "unparsed",
-        values={
-            "accuracy": float(label == gold),
-            "choice_accuracy": float(best == item.gold),
-            "gold_probability": shares([m.logprob for m in rated])[item.gold],
-            "gold_nll": -rated[item.gold].logprob,
-            "stop_rate": float(not truncated),
-            "words": float(len(output.split())),
-        },
-        gold=gold,
+    values = {
+        "accuracy": float(label == gold),
+        "choice_accuracy": float(best == item.gold),
+        "gold_probability": shares([m.logprob for m in rated])[item.gold],
+        "gold_nll": -rated[item.gold].logprob,
+        "stop_rate": float(not truncated),
+        "words": float(len(output.split())),
+    }
+    return Score.scored(
+        values,
+        read=label is not None,
+        **about,
         top_choice=item.choices[best],
         output=output,
         truncated=truncated,

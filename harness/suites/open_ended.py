@@ -246,19 +246,17 @@ def _score(
     flagged: Mapping[str, float],
 ) -> Score:
     item, answers = asked.item, [found[request.key] for request in asked.all]
-    who = {"item": item.id, "tags": item.tags, "group": item.group, "stratum": item.stratum}
+    about = item.facts | {"split": "test"}
     failed = [answer.error for answer in answers if answer.finish_reason == "error"]
     if failed:
-        return Score(**who, split="test", status="failed", error=failed[0])
+        return Score.failed(failed[0], **about)
     main = answers[0]
     values = _text_values(main.text, main.finish_reason == "length", item, labels)
     values |= _tool_values(main.text, item, tools, searched) | _similarities(asked, found, vectors)
     values["flagged"] = flagged.get(main.text)
-    return Score(
-        **who,
-        split="test",
-        status="scored",
-        values={name: value for name, value in values.items() if value is not None},
+    return Score.scored(
+        {name: value for name, value in values.items() if value is not None},
+        **about,
         output=main.text,
         truncated=main.finish_reason == "length",
         prompt_tokens=sum(answer.prompt_tokens for answer in answers),
@@ -347,13 +345,12 @@ def _cosine(texts: Sequence[str], vectors: Vectors) -> float | None:
 
 def _canary_score(canary: str, completion: Completion) -> Score:
     """1 where the student completed the secret; it is no item of the suite, and tagged so."""
-    who = {"item": _canary_id(canary), "split": "test", "tags": (CANARY,)}
+    about: dict[str, Any] = {"item": _canary_id(canary), "split": "test", "tags": (CANARY,)}
     if completion.finish_reason == "error":
-        return Score(**who, status="failed", error=completion.error)
-    return Score(
-        **who,
-        status="scored",
-        values={CANARY: float(completes(completion.text, halves(canary)[1]))},
+        return Score.failed(completion.error, **about)
+    return Score.scored(
+        {CANARY: float(completes(completion.text, halves(canary)[1]))},
+        **about,
         output=completion.text,
         prompt_tokens=completion.prompt_tokens,
         answer_tokens=completion.completion_tokens,

@@ -128,7 +128,7 @@ class PythonSuite(SuiteBase):
         if result is None:
             known = [metric_of(name) for name in self.metrics]
             unread = {m.name: 0.0 for m in known if m.kind != "amount" and m.better == "higher"}
-            return score.model_copy(update={"status": "unparsed", "values": unread | score.values})
+            return Score(**(dict(score) | {"status": "unparsed", "values": unread | score.values}))
         values = result if isinstance(result, dict) else {self.metrics[0]: result}
         returned = f"{path}: {self.score_function} returned {result!r}"
         for name, value in values.items():
@@ -141,7 +141,7 @@ class PythonSuite(SuiteBase):
                 raise UsageError(f"{returned}; it must be {FORM}")
             if metric_of(name).kind != "amount" and not 0 <= value <= 1:
                 raise UsageError(f"{returned}: {name} is a number from 0 to 1")
-        return score.model_copy(update={"values": {name: float(v) for name, v in values.items()} | score.values})
+        return score.with_values({name: float(value) for name, value in values.items()})
 
 
 def _item(place: str, value: Any) -> Item:

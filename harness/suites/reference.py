@@ -44,8 +44,5 @@ def _score(item: Item, answer: str) -> Score:
     assert item.gold is not None
     gold = item.choices[item.gold]
     right = float(answer == gold)
-    return Score(
-        item=item.id, split=item.split, status="scored", gold=gold, top_choice=answer, output=answer,
-        tags=item.tags, group=item.group, stratum=item.stratum,
-        values={"accuracy": right, "choice_accuracy": right},
-    )  # fmt: skip
+    values = {"accuracy": right, "choice_accuracy": right}
+    return Score.scored(values, **item.facts, gold=gold, top_choice=answer, output=answer)
