@@ -12,6 +12,7 @@ from harness.errors import MachineError
 
 if TYPE_CHECKING:
     from harness.config.run import Run
+    from harness.config.teacher import Teacher
     from harness.engines.protocols import Embedder, Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers
@@ -103,14 +104,13 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
     return model.identity, build
 
 
-def vllm_of(run: Run) -> Callable[[Path, Path | None, str], VLLMEngine]:
+def vllm_of(teacher: Teacher | None) -> Callable[[Path, Path | None, str], VLLMEngine]:
     """A builder of vLLM for one student: base folder, adapter folder, the name that requests ask for."""
 
     def build(base: Path, adapter: Path | None, name: str) -> VLLMEngine:
         from harness.config.teacher import VLLMTeacher
         from harness.engines.vllm import VLLMEngine
 
-        teacher = run.file.teacher
         share = teacher.gpu_memory_utilization if isinstance(teacher, VLLMTeacher) else 1.0
         share = min(share, 0.5)  # on a GPU the student is there as well
         return VLLMEngine(base, adapters={name: adapter}, gpu_memory_utilization=share)

@@ -48,20 +48,22 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Have the teacher write rows, filter them, print the funnel."""
     from harness.augment.stage import augment as stage
-    from harness.eval.candidates import models_exist
+    from harness.eval.candidates import require_possible_models
 
     loaded = _load(run, settings)
-    models_exist(loaded)  # before a teacher is paid
+    # before a teacher is paid
+    require_possible_models(loaded.file.train, loaded.file.eval.compare, loaded.root, loaded.name)
     terminal = Terminal()
     if dry_run:
-        from harness.commands.dry_run import plan_augment, tokens_of_teacher
+        from harness.commands.dry_run import describe_augment, tokens_of_teacher
         from harness.models.resolve import ready
 
         teacher = loaded.file.teacher
         loads = teacher is not None and teacher.engine in ("vllm", "transformers")
         unseen = loads and not ready(loaded.teacher.model, loaded.cache, loaded.root)
         identity = f"{loaded.teacher.model}@newest" if unseen else teacher_of(loaded, terminal)[0]
-        terminal.say(plan_augment(loaded, identity, tokens_of_teacher(loaded, unseen)))
+        count = tokens_of_teacher(teacher, loaded.root, loaded.cache, unseen)
+        terminal.say(describe_augment(loaded, identity, count))
         return
     identity, engine = teacher_of(loaded, terminal)
     from harness.core.store import locked
@@ -77,9 +79,9 @@ def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 
     loaded = _load(run, settings)
     if dry_run:
-        from harness.commands.dry_run import plan_train
+        from harness.commands.dry_run import describe_training
 
-        Terminal().say(plan_train(loaded))
+        Terminal().say(describe_training(loaded))
         return
     with Stop().listening() as stop:
         stage(loaded, Terminal(), stop)
@@ -94,9 +96,9 @@ def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryR
     loaded = _load(run, settings)
     terminal = Terminal()
     if dry_run:
-        from harness.commands.dry_run import plan_eval
+        from harness.commands.dry_run import describe_scoring
 
-        terminal.say(plan_eval(loaded))
+        terminal.say(describe_scoring(loaded))
         return
 
     with Stop().listening() as stop:
@@ -234,13 +236,19 @@ def rescore(
     if engine not in ("transformers", "vllm"):
         raise UsageError(f"--engine {engine}: it must be transformers or vllm")
     if dry_run:
-        from harness.commands.dry_run import plan_noise, plan_parity
+        from harness.commands.dry_run import describe_parity, describe_rescoring
+        from harness.commands.parity import compared_suite
+        from harness.config.ship import ship_cells
 
-        terminal.say((plan_parity if engine == "vllm" else plan_noise)(loaded))
+        cell, *_ = ship_cells(loaded)
+        if engine == "vllm":
+            terminal.say(describe_parity(cell, compared_suite(loaded.suites, run), run))
+        else:
+            terminal.say(describe_rescoring(cell, loaded.suites.values(), run))
     elif engine == "vllm":
         from harness.commands.parity import parity
 
-        parity(loaded, openers(loaded).student, vllm_of(loaded), terminal)
+        parity(loaded, openers(loaded).student, vllm_of(loaded.file.teacher), terminal)
     else:
         from harness.check.rescore import noise
         from harness.eval.runner import rescorer

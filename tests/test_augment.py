@@ -15,7 +15,7 @@ from harness.augment.funnel import Funnel
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Judged
 from harness.augment.stage import augment
-from harness.commands.dry_run import plan_augment
+from harness.commands.dry_run import describe_augment
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
@@ -131,7 +131,7 @@ def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> No
 def test_the_dry_run_counts_what_the_run_asks(tmp_path: Path) -> None:
     run = load(tmp_path)
     words = lambda text: len(text.split())  # noqa: E731
-    planned = plan_augment(run, TEACHER, words)
+    planned = describe_augment(run, TEACHER, words)
     engine, _, funnel = run_it(run)
     line = next(line for line in planned.splitlines() if line.strip().startswith("in all")).split()
     assert int(line[2]) == len(engine.asked)
@@ -146,7 +146,7 @@ def test_the_price_is_that_of_this_round_and_of_the_most_rows_that_may_be_reques
 
     def planned(*settings: str) -> tuple[list[float], list[float]]:
         """(tokens of each line, prices)."""
-        text = plan_augment(load_run(path, [*priced, *settings]), TEACHER, lambda text: len(text.split()))
+        text = describe_augment(load_run(path, [*priced, *settings]), TEACHER, lambda text: len(text.split()))
         tokens = [float(n) for n in re.findall(r"requests +(\d+) tokens", text)]
         return tokens, [float(n) for n in re.findall(r"(\d+\.\d{4})", text)]
 

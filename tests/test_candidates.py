@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,12 @@ from harness.core.json_file import read_json
 from harness.core.store import Manifest, write_json, write_manifest
 from harness.core.terminal import Stop
 from harness.errors import UsageError
-from harness.eval.candidates import Cast, Subject
-from harness.eval.runner import Examiner, Openers, card_key, score_suite
+from harness.eval.candidates import Candidate
+from harness.eval.plan import PlannedCard, card_key, outline_scoring
+from harness.eval.runner import Openers, Scorer, score_suite
 from harness.records import Cell, Completion, Request
 from harness.suites.oracle import Oracle
+from harness.suites.suite import CardInputs
 from harness.train.cells import CELLS, load_cells
 from tests.project import Quiet, WordEmbedder, no_judge, write_project
 from tests.stored import trained_cell, write_cells
@@ -37,23 +39,26 @@ class Listening(Oracle):
         return super().generate(sent)
 
 
-def asked_as(root: Path, subject: Subject) -> tuple[str, str]:
-    """(the last way a subject was asked an item of the task, the key of its card)."""
+def asked_as(root: Path, candidate: Candidate) -> tuple[str, str]:
+    """(the last way a candidate was asked an item of the task, the key of its card)."""
     run = load_run(write_project(root, "tiny"))
-    engine, cast = Listening({}, silent=True), Cast((subject,), ())
-    examiner = Examiner(run, cast, Openers(lambda base, adapter: engine, WordEmbedder, no_judge), Quiet(), Stop())
-    suite = run.suites["shop"]
-    score_suite(examiner, subject, suite, engine)
+    engine, suite, outline = Listening({}, silent=True), run.suites["shop"], outline_scoring(run)
+    inputs = CardInputs(root, tuple(run.task.labels), base_is_scored=True, searched_rows=(), benchmark_rows=())
+    key = card_key(candidate, suite, outline.prompts, outline.shots, inputs, run.file.teacher)
+    card = PlannedCard(candidate, suite, key)
+    plan = replace(outline, candidates=(candidate,), cards=(card,))
+    openers = Openers(lambda base, adapter: engine, WordEmbedder, no_judge)
+    score_suite(Scorer(plan, root, run.cache, openers, Quiet(), Stop()), card, engine)
     last = engine.asked[-1]
     said = last.prompt or last.messages[-1].content
     (text,) = {item.text for item in suite.items if item.text in said}
-    return said.replace(text, "TEXT"), card_key(run, cast, subject, suite)
+    return said.replace(text, "TEXT"), key
 
 
 def test_a_tuned_student_without_an_adapter_is_asked_with_the_prompt_it_was_tuned_on(tmp_path: Path) -> None:
-    adapted = Subject(CELL, "key", Path("base"), Path("adapter"), "zero_shot", tuned=True)
-    whole = Subject(CELL, "key", Path("tuned weights"), None, "zero_shot", tuned=True)
-    base = Subject(BASE, "key", Path("base"), None, "zero_shot", tuned=False)
+    adapted = Candidate(CELL, "key", Path("base"), Path("adapter"), "zero_shot", tuned=True)
+    whole = Candidate(CELL, "key", Path("tuned weights"), None, "zero_shot", tuned=True)
+    base = Candidate(BASE, "key", Path("base"), None, "zero_shot", tuned=False)
     prompt, key = asked_as(tmp_path, whole)
     assert prompt == "TEXT\nTopic:", "the student's template"
     assert (prompt, key) == asked_as(tmp_path, adapted)

@@ -15,7 +15,7 @@ from harness.config.load import load_run
 from harness.config.teacher import VLLMTeacher
 from harness.core.record import FIRST_NAMES
 from harness.errors import UsageError
-from harness.eval.prompting import untuned
+from harness.eval.prompting import prompt_forms
 from harness.records import Example
 from tests.process import harness
 from tests.project import write_project
@@ -283,7 +283,7 @@ def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
         ("For how long?", "27 days", "27 days"),
         ("What colour?", "teal", "teal"),
     ]
-    shown = untuned(run.task, run.prompts).prompt("completion", Example(fields={"text": "How deep?"}), run.seeds)
+    shown = prompt_forms(run.task, run.prompts).prompt("completion", Example(fields={"text": "How deep?"}), run.seeds)
     assert shown == "How long? -> 27 days\nHow wide? -> 9 feet\nHow deep? ->"
     assert run.suites["shop"].of_task
     assert load_run(free_project(tmp_path / "json")).task.free

@@ -15,7 +15,7 @@ from harness.augment.rows import Lost, own_rows, rows_of_data, seed_rows
 from harness.config.load import load_run
 from harness.data.examples import Shape, read_examples
 from harness.errors import UsageError
-from harness.eval.prompting import untuned
+from harness.eval.prompting import prompt_forms
 from harness.filters.base import part_of
 from harness.models.chat_template import load_chat, tokenize_row
 from harness.records import Completion, Example, Message, Row
@@ -167,7 +167,7 @@ def test_a_conversation_is_learned_at_its_last_or_at_all_answers(tmp_path: Path,
 
 def test_an_untuned_model_sees_every_field_and_the_turns_before(tmp_path: Path, tiny_model: Path) -> None:
     edit = load_run(project(tmp_path / "a", "edit", tiny_model))
-    shown = untuned(edit.task, edit.prompts)
+    shown = prompt_forms(edit.task, edit.prompts)
     item = edit.suites["edit"].items[0]
     plain = shown.prompt("completion", item.question, edit.seeds[:1])
     assert isinstance(plain, str)
@@ -175,7 +175,7 @@ def test_an_untuned_model_sees_every_field_and_the_turns_before(tmp_path: Path, 
     assert f"Answer: {edit.seeds[0].answer}\n\nInstruction:" in plain
     assert shown.ending.next_example == "\nInstruction:"
     talk = load_run(project(tmp_path / "b", "dialogue", tiny_model))
-    asked = untuned(talk.task, talk.prompts)
+    asked = prompt_forms(talk.task, talk.prompts)
     item = talk.suites["dialogue"].items[0]
     plain = asked.prompt("completion", item.question, ())
     assert isinstance(plain, str)

@@ -17,8 +17,9 @@ from harness.config.inputs import guarded_suites, rows_source, scores_source, st
 from harness.config.load import load_run
 from harness.config.run import Lora, Run, Train
 from harness.core.record import FIRST_FIELDS, FIRST_NAMES, Record, digest, digested
-from harness.eval.candidates import Cast, Subject
-from harness.eval.runner import card_key
+from harness.eval.candidates import Candidate
+from harness.eval.plan import base_of, card_key
+from harness.eval.prompting import Shots, prompt_forms
 from harness.metrics.answers import NumberAnswer, TextAnswer
 from harness.metrics.json_answers import JsonAnswer
 from harness.metrics.moderation import PythonModeration
@@ -32,7 +33,7 @@ from harness.suites.kinds import AnySuite
 from harness.suites.labels import LabelsSuite
 from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.rubric import Rubric
-from harness.suites.suite import Suite
+from harness.suites.suite import CardInputs, Suite
 from harness.suites.unanswerable import UnanswerableSuite
 from harness.train.grid import base_key, cell_key
 from tests.project import labelled
@@ -198,10 +199,19 @@ def test_every_name_that_a_digest_knows_is_of_a_field() -> None:
 
 def test_cards(run: Run) -> None:
     cell = Cell(student="tiny", data="filtered", size=4, random_seed=0)
-    tuned = Subject(cell, "key", Path("base"), Path("adapter"), "zero_shot", tuned=True)
+    tuned = Candidate(cell, "key", Path("base"), Path("adapter"), "zero_shot", tuned=True)
     untuned = [replace(tuned, adapter=None, tuned=False, prompting=way) for way in ("zero_shot", "few_shot")]
-    cast = Cast((tuned, *untuned), ())
-    assert [card_key(run, cast, subject, run.suites["s"])[:16] for subject in cast.subjects] == [
+    candidates = (tuned, *untuned)
+    prompts, shots = prompt_forms(run.task, run.prompts), Shots(run.seeds, len(run.seeds), (), run.file.eval.retrieved)
+
+    def key(candidate: Candidate) -> str:
+        scored = base_of(candidates, candidate) is not None
+        inputs = CardInputs(
+            root=run.root, labels=("b", "a"), base_is_scored=scored, searched_rows=(), benchmark_rows=()
+        )
+        return card_key(candidate, run.suites["s"], prompts, shots, inputs, run.file.teacher)
+
+    assert [key(candidate)[:16] for candidate in candidates] == [
         "b887d7c8f00f0bef", "324a3b8a4e6341d9", "147d4b044c3d5a23",
     ]  # fmt: skip
 

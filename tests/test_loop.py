@@ -21,7 +21,7 @@ from harness.check.bless import bless
 from harness.check.stage import check
 from harness.commands.ask import ask
 from harness.commands.clean import clean
-from harness.commands.dry_run import plan_eval
+from harness.commands.dry_run import describe_scoring
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.store import locked
@@ -31,6 +31,7 @@ from harness.engines.protocols import StudentEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import MachineError, UsageError
+from harness.eval.plan import outline_scoring, plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
@@ -98,10 +99,14 @@ def test_the_dry_run_of_eval_counts_the_cards_that_eval_makes(done: tuple[Run, Q
     run, _ = done
     results = load_results(run.folder)
     made = Counter(card.suite for card in results.cards if not card.student.startswith(REFERENCE))
-    planned = re.findall(r"^  (\w+) +(\d+) cards of", plan_eval(run), re.MULTILINE)
+    planned = re.findall(r"^  (\w+) +(\d+) cards of", describe_scoring(run), re.MULTILINE)
     assert {suite: int(count) for suite, count in planned} == made
+    plan = plan_scoring(run)
+    assert [card.key for card in (*plan.cards, *plan.references)] == [card.key for card in results.cards]
+    before = [(card.candidate.title, card.suite.name) for card in outline_scoring(run).cards]
+    assert before == [(card.candidate.title, card.suite.name) for card in plan.cards], "as the dry run before train"
     with_hub = load_run(run.root / "runs/shop.yaml", ["eval.compare=[someone/model]"])
-    assert "2 untuned models" in plan_eval(with_hub), "and it downloads nothing: no socket is open here"
+    assert "2 untuned models" in describe_scoring(with_hub), "and it downloads nothing: no socket is open here"
 
 
 def test_the_report_has_its_parts(done: tuple[Run, Quiet]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.augment.rows import own_rows, seed_rows
+from harness.augment.rows import own_rows, rows_of_data, seed_rows
 from harness.config.load import load_run
 from harness.errors import UsageError
-from harness.eval.candidates import shot_pool
+from harness.eval.prompting import shots_from
 from tests.process import harness, succeed
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,8 @@ def test_its_commands_run_before_anything_is_spent(tmp_path: Path, tiny_model: P
     assert ".filtered.100.s0" in succeed(tmp_path, "train", "mine", "--dry-run")
     assert "120" in succeed(tmp_path, "augment", "mine")
     assert "to do" in succeed(tmp_path, "train", "mine", "--dry-run")
-    shots = shot_pool(load_run(tmp_path / "runs/mine.yaml"))
+    run = load_run(tmp_path / "runs/mine.yaml")
+    shots = shots_from(run.seeds, rows_of_data(run, "filtered"), 0, (), 4).pool
     items = {json.loads(line)["question"] for line in (tmp_path / "data/questions.jsonl").read_text().splitlines()}
     assert len(shots) == 64
     assert not {shot.text for shot in shots} & items

@@ -23,11 +23,11 @@ from harness.config.run import Run, Ship
 from harness.core.store import write_json
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.eval.candidates import read_cast
+from harness.eval.plan import plan_scoring
 from harness.records import Completion, Item, Request, Score, Scorecard
 from harness.suites.suite import Suite
 from harness.train.adapters import seal_adapter
-from harness.train.grid import expand
+from harness.train.grid import plan_training
 from tests.needs import needs_vllm
 from tests.project import LABELS, write_project
 from tests.stored import SHIP, trained_cell, write_cards, write_cells
@@ -150,7 +150,7 @@ def trained(root: Path, student: Path, **changes: Any) -> Run:
     ship = {"student": str(student), "data": "seeds_only", "size": 12, "random_seed": 0}
     run = load_run(write_project(root, str(student), train=train, ship=ship, **changes))
     cells = []
-    for planned in expand(run):
+    for planned in plan_training(run).cells:
         folder = f"runs/.cache/students/{planned.key}" if planned.cell.size else ""
         if folder:
             write_json(root / folder / "adapter_config.json", {})
@@ -174,7 +174,7 @@ def test_the_ship_student_is_opened_in_one_engine_after_the_other(tmp_path: Path
         return server
 
     found = parity(run, open_student, open_server, Terminal(), limit=10)
-    subject = next(s for s in read_cast(run).subjects if s.adapter)
+    subject = next(candidate for candidate in plan_scoring(run).candidates if candidate.tuned)
     assert opened == [(subject.base, subject.adapter), (subject.base, subject.adapter, subject.key)]
     assert server.closed
     assert (found.items, found.written_equal, found.picked_equal) == (10, 0, 10)

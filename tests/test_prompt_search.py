@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.config.task import TaskFile
+from harness.eval.plan import outline_scoring
 from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries, trial, ways_tried
-from harness.eval.prompting import Asker, Untuned, answer_room, even_shots, untuned
+from harness.eval.prompting import Asker, PromptForms, answer_room, even_shots, prompt_forms
 from harness.metrics.unread import unread
 from harness.records import FORMS, Completion, Example, Form, Item, Message, Score, Way
 from harness.suites.answers import AnswersSuite
@@ -35,11 +36,11 @@ WHERE = Example(fields={"text": "where is it"})
 CHATS: tuple[Form, ...] = ("student", "turns")
 
 
-def project(root: Path, template: str, labels: dict[str, str] | None = None) -> Untuned:
+def project(root: Path, template: str, labels: dict[str, str] | None = None) -> PromptForms:
     (root / "untuned.j2").write_text(template)
     (root / "student.j2").write_text("{{ text }} ?")
     task = TaskFile(labels=labels or {}, system="Sort.", prompt="student.j2", untuned_prompt="untuned.j2")
-    return untuned(task, task.prompts(root))
+    return prompt_forms(task, task.prompts(root))
 
 
 def test_the_four_forms_hold_the_same_examples(tmp_path: Path) -> None:
@@ -284,10 +285,13 @@ def run_with(root: Path, *settings: str, form: str = "") -> Run:
 
 
 def test_a_task_file_may_pin_the_form(tmp_path: Path) -> None:
-    assert ways_tried(run_with(tmp_path / "a"), "zero_shot") == (FORM_NAMES, (0,))
-    assert ways_tried(run_with(tmp_path / "b", form="chat"), "zero_shot") == (("chat",), (0,))
-    assert ways_tried(run_with(tmp_path / "c"), "few_shot")[1] == (16, 4, 60), "it has 60 seeds"
-    assert ways_tried(run_with(tmp_path / "d", "eval.retrieved=3"), "retrieval")[1] == (3,)
+    def ways(run: Run, prompting: str) -> tuple[tuple[Form, ...], tuple[int, ...]]:
+        return ways_tried(run.task.untuned_form, outline_scoring(run).shots, prompting)
+
+    assert ways(run_with(tmp_path / "a"), "zero_shot") == (FORM_NAMES, (0,))
+    assert ways(run_with(tmp_path / "b", form="chat"), "zero_shot") == (("chat",), (0,))
+    assert ways(run_with(tmp_path / "c"), "few_shot")[1] == (16, 4, 60), "it has 60 seeds"
+    assert ways(run_with(tmp_path / "d", "eval.retrieved=3"), "retrieval")[1] == (3,)
 
 
 # --- what could not be read ------------------------------------------------------------------------------------

@@ -12,15 +12,16 @@ import yaml
 
 from harness.augment.stage import augment
 from harness.builders import openers
-from harness.commands.dry_run import plan_eval, plan_noise
+from harness.commands.dry_run import describe_rescoring, describe_scoring
 from harness.config.load import load_run
 from harness.config.run import Run
+from harness.config.ship import ship_cells
 from harness.core.terminal import Stop
 from harness.engines.protocols import StudentEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import MachineError
-from harness.eval.candidates import read_cast
+from harness.eval.plan import plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Judge, Openers
 from harness.eval.stage import evaluate
@@ -83,14 +84,14 @@ def done(run: Run) -> Run:
 
 
 def test_untuned_models_come_first_and_each_only_once(run: Run) -> None:
-    cast = read_cast(run)
-    tuned = [subject.adapter is not None for subject in cast.subjects]
+    plan = plan_scoring(run)
+    tuned = [candidate.tuned for candidate in plan.candidates]
     assert set(tuned) == {False, True}
     assert tuned == sorted(tuned)
-    assert len({(s.cell.name, s.prompting) for s in cast.subjects}) == len(cast.subjects)
-    assert any("its weights cannot be scored as a ceiling" in note for note in cast.notes)
-    assert any("it is no ceiling of its own" in note for note in cast.notes)
-    assert sum(s.adapter is None and s.prompting == "retrieval" for s in cast.subjects) == 2  # the base and the other
+    assert len({(s.cell.name, s.prompting) for s in plan.candidates}) == len(plan.candidates)
+    assert any("its weights cannot be scored as a ceiling" in note for note in plan.notes)
+    assert any("it is no ceiling of its own" in note for note in plan.notes)
+    assert sum(not s.tuned and s.prompting == "retrieval" for s in plan.candidates) == 2  # the base and the other
 
 
 def test_another_model_stands_beside_the_students(done: Run) -> None:
@@ -133,11 +134,12 @@ def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
         assert any("script@1, also wrote the training rows" in note for note in card.notes)
     planted = {request.key for request in ASKED}
     assert len(planted) == len(ASKED)  # planted pairs are the same for every student, and asked once
-    said = re.search(r"kind .* about (\d+) requests to its judge", plan_eval(done))
+    said = re.search(r"kind .* about (\d+) requests to its judge", describe_scoring(done))
     assert said is not None
     assert int(said[1]) == 2 * (3 * 12 + 4)  # three cards of 12 items, four planted pairs, both orders
     assert len(ASKED) <= int(said[1])  # empty answers need no judge
-    assert "about 56 requests to its judge" in plan_noise(done)  # two passes over the ship student's card
+    again = describe_rescoring(ship_cells(done)[0], done.suites.values(), done.name)
+    assert "about 56 requests to its judge" in again  # two passes over the ship student's card
 
 
 def test_a_judge_of_its_own_needs_no_teacher(tmp_path: Path, tiny_model: Path) -> None:

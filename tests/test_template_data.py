@@ -24,7 +24,7 @@ from harness.core.record import Record
 from harness.core.sandbox import METHODS
 from harness.core.templates import compile_template, load, plain
 from harness.errors import UsageError
-from harness.eval.prompting import Untuned
+from harness.eval.prompting import PromptForms
 from harness.filters import Context as FilterContext
 from harness.filters import Judge
 from harness.models.chat_template import of_tokenizer, prompt_text
@@ -73,7 +73,7 @@ def _untuned_rows(run: Run) -> tuple[Render, set[str]]:
 def _untuned_with(run: Run, shots: Any) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
         own = run.prompts.student
-        shown = Untuned(run.task, own, compile_template(Path("a.j2"), source), "", Ending())
+        shown = PromptForms(run.task, own, compile_template(Path("a.j2"), source), "", Ending())
         asked = shown.prompt("completion", QUESTION, shots)
         assert isinstance(asked, str)
         return asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.augment.rows import Judged, make_row
+from harness.commands.dry_run import describe_training
 from harness.config.inputs import rows_source
 from harness.config.run import Augment, Eval, Lora, Run, RunFile, TemplateUse, Train
 from harness.config.task import TaskFile
@@ -23,9 +25,9 @@ from harness.core.store import Manifest, locked, write_json, write_jsonl, write_
 from harness.core.templates import load as load_template
 from harness.core.terminal import Stop
 from harness.errors import Interrupted, MachineError, UsageError
-from harness.eval.candidates import read_cast
+from harness.eval.plan import plan_scoring
 from harness.records import Provenance, Sampling, Verdict
-from harness.train.grid import expand, no_sampling_variance, plan
+from harness.train.grid import plan_training
 from harness.train.stage import train
 from tests.project import Quiet, labelled
 from tests.tiny import TEMPLATE
@@ -100,6 +102,12 @@ def cells(run: Run) -> dict[str, Mapping[str, Any]]:
     return {f"{c['data']}.{c['size']}.s{c['random_seed']}": c for c in stored}
 
 
+def dry_run(run: Run) -> list[tuple[str, int, int, int, str]]:
+    """(cell, rows, steps, tokens, state) of every cell that the dry run prints."""
+    lines = re.findall(r"^  (\S+) +(\d+) rows +(\d+) steps +(\d+) tokens  (.*)$", describe_training(run), re.MULTILINE)
+    return [(name, int(rows), int(steps), int(tokens), state) for name, rows, steps, tokens, state in lines]
+
+
 def test_the_grid_is_trained_written_down_and_then_left_alone(tiny_model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_model)
     count, heard = go(run)
@@ -130,7 +138,8 @@ def test_doing_nothing_imports_no_torch(tiny_model: Path, tmp_path: Path) -> Non
     program = (
         "import sys; from pathlib import Path; from tests.test_train_stage import *;"
         f"run = make_run(Path({str(tmp_path)!r}), Path({str(tiny_model)!r}));"
-        "assert go(run)[0] is None; assert all(p.trained for p in plan(run));"
+        "assert go(run)[0] is None; assert all(p.trained for p in plan_training(run).cells);"
+        "assert [state for *_, state in dry_run(run)] == ['stored'] * 4;"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
@@ -161,7 +170,7 @@ def test_a_key_changes_with_what_changes_the_adapter(
     tiny_model: Path, tmp_path: Path, change: dict[str, Any], again: bool
 ) -> None:
     def keys(run: Run) -> dict[str, str]:
-        return {g.cell.name: g.key for g in expand(run)}
+        return {g.cell.name: g.key for g in plan_training(run).cells}
 
     before = keys(make_run(tmp_path, tiny_model))
     after = keys(make_run(tmp_path, tiny_model, **change))
@@ -175,23 +184,26 @@ def test_other_weights_and_other_rows_give_other_keys(tiny_model: Path, tmp_path
 
     run = make_run(tmp_path, tiny_model)
     other = make_tiny_model(tmp_path / "other", random_seed=1)
-    assert {g.key for g in expand(run)}.isdisjoint(g.key for g in expand(make_run(tmp_path, other)))
-    before = [g.key for g in expand(run)]
+    assert {g.key for g in plan_training(run).cells}.isdisjoint(
+        g.key for g in plan_training(make_run(tmp_path, other)).cells
+    )
+    before = [g.key for g in plan_training(run).cells]
     augment_by_hand(run, kept=KEPT - 4)
-    after = [g.key for g in expand(run)]
+    after = [g.key for g in plan_training(run).cells]
     assert before[0] == after[0]  # the base has no rows
     assert before[1:3] != after[1:3]
     assert before[3] == after[3]  # seeds alone do not change
 
 
 def test_unfiltered_rows_come_from_kept_and_dropped(tiny_model: Path, tmp_path: Path) -> None:
-    grid = expand(make_run(tmp_path, tiny_model, data=("filtered", "unfiltered"), sizes=(12, 24)))
+    plan = plan_training(make_run(tmp_path, tiny_model, data=("filtered", "unfiltered"), sizes=(12, 24)))
+    grid = plan.cells
     drawn = {(g.cell.data, g.cell.size): {row.text for row in g.rows} for g in grid}
     kept = {f"text number {i}" for i in range(KEPT)}
     assert drawn["filtered", 24] == kept
     assert drawn["unfiltered", 24] - kept
     assert {g.available for g in grid if g.cell.data == "unfiltered"} == {KEPT + DROPPED}
-    notes = no_sampling_variance(grid)
+    notes = plan.notes
     assert [note.split(",")[0] for note in notes] == [
         "the largest size of data 'filtered'",
         "the largest size of data 'unfiltered'",
@@ -211,19 +223,26 @@ def test_train_before_augment_is_refused_but_can_be_planned(tiny_model: Path, tm
     (run.folder / "augment" / "manifest.json").unlink()
     with pytest.raises(UsageError, match="augment first"):
         go(run)
-    planned = plan(run)
-    assert {p.trained for p in planned} == {None}
-    assert [p.rows for p in planned] == [0, 4, 12, 8]
+    described = dry_run(run)
+    assert [(rows, steps, state) for _, rows, steps, _, state in described] == [
+        (0, 0, "rows or student not there yet"),
+        *((rows, 3, "rows or student not there yet") for rows in (4, 12, 8)),
+    ]
 
 
 def test_a_plan_is_what_then_happens(tiny_model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_model)
-    planned = plan(run)
-    assert [p.trained for p in planned] == [True, False, False, False]
+    plan, described = plan_training(run), dry_run(run)
+    assert [planned.trained for planned in plan.cells] == [True, False, False, False]
+    assert [state for *_, state in described] == ["stored", "to do", "to do", "to do"]
     go(run)
-    for p, stored in zip(planned, cells(run).values(), strict=True):
-        assert (p.cell.name, p.rows, p.steps) == (stored["name"], stored["rows"], stored["steps"])
-        assert p.tokens == pytest.approx(stored["tokens"], rel=0.2)
+    trained = list(cells(run).values())
+    assert [(p.cell.name, p.key, len(p.rows), p.steps) for p in plan.cells] == [
+        (stored["name"], stored["key"], stored["rows"], stored["steps"]) for stored in trained
+    ]
+    for (name, rows, steps, tokens, _), stored in zip(described, trained, strict=True):
+        assert (name, rows, steps) == (stored["name"], stored["rows"], stored["steps"])
+        assert tokens == pytest.approx(stored["tokens"], rel=0.2)
 
 
 def test_one_bad_student_stops_the_run_before_the_first_cell(tiny_model: Path, tmp_path: Path) -> None:
@@ -323,20 +342,20 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {  # what is done to a cell'
 def test_a_damaged_adapter_is_never_scored_and_trained_again(tiny_model: Path, tmp_path: Path, damage: str) -> None:
     run = make_run(tmp_path, tiny_model, data=("filtered",))
     go(run)
-    read_cast(run)
+    plan_scoring(run)
     folders = {name: run.root / cell["folder"] for name, cell in cells(run).items() if cell["folder"]}
     mine, other = (folders[f"filtered.{size}.s0"] / "adapter_model.safetensors" for size in (12, 4))
     before, untouched = mine.read_bytes(), other.stat().st_mtime_ns
     DAMAGE[damage](mine, other)
     with pytest.raises(UsageError, match=r"filtered\.12\.s0 is missing, or was edited.*make train RUN=demo"):
-        read_cast(run)
+        plan_scoring(run)
     count, heard = go(run)
     assert count == 1
     assert "trained again: " in heard.text
     assert mine.read_bytes() == before
     assert not mine.with_suffix(".bin").exists()
     assert other.stat().st_mtime_ns == untouched
-    read_cast(run)
+    plan_scoring(run)
     assert go(run)[0] is None
 
 
@@ -362,9 +381,9 @@ def test_cells_that_were_edited_name_no_adapters(tiny_model: Path, tmp_path: Pat
     with pytest.raises(
         UsageError, match=r"cells\.json was edited or damaged since train wrote it; make train RUN=demo"
     ):
-        read_cast(run)
+        plan_scoring(run)
     assert go(run)[0] == 0
-    read_cast(run)
+    plan_scoring(run)
 
 
 def test_cells_as_an_older_version_wrote_them_are_written_again_and_not_trained(
@@ -376,13 +395,13 @@ def test_cells_as_an_older_version_wrote_them_are_written_again_and_not_trained(
     stored = read_json(folder / "cells.json")
     older = {name.replace("min_steps", "min_updates"): value for name, value in stored.items()}
     write_json(folder / "cells.json", older)
-    inputs = digest("train", 1, [[g.cell.model_dump(), g.key] for g in expand(run)])
+    inputs = digest("train", 1, [[g.cell.model_dump(), g.key] for g in plan_training(run).cells])
     write_manifest(folder, Manifest(stage="train", inputs=inputs), [folder / "cells.json"])
     with pytest.raises(UsageError, match=r"cells\.json: an older version wrote it; make train RUN=demo"):
-        read_cast(run)
+        plan_scoring(run)
     assert go(run)[0] == 0
     assert read_json(folder / "cells.json") == stored
-    read_cast(run)
+    plan_scoring(run)
 
 
 def test_scores_of_benchmark_rows_that_are_gone_keep_their_keys(
@@ -394,10 +413,12 @@ def test_scores_of_benchmark_rows_that_are_gone_keep_their_keys(
     rows.mkdir()
     (rows / "ARC-Challenge_test.jsonl").write_text("{}\n")
     monkeypatch.setenv("HARNESS_BENCHMARKS", str(rows))
-    scored = read_cast(run).benchmarks
+    scored = plan_scoring(run).benchmarks
     assert scored == (("ARC-Challenge_test.jsonl", 3),)
     write_json(run.folder / "eval" / "scorecards.json", {"benchmarks": scored, "cards": []})
     monkeypatch.delenv("HARNESS_BENCHMARKS")
-    assert read_cast(run).benchmarks == scored, "else every card would have another key, and be lost from the results"
+    assert plan_scoring(run).benchmarks == scored, (
+        "else every card would have another key, and be lost from the results"
+    )
     (run.folder / "eval" / "scorecards.json").write_text("{")
-    assert read_cast(run).benchmarks == ()
+    assert plan_scoring(run).benchmarks == ()

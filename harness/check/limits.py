@@ -76,7 +76,7 @@ def stored(run: Run) -> Stored:
         if name not in not_run
     }
     for name in scored:
-        require_current(results, run, gated[name])
+        require_current(results, gated[name], run.root)
     return Stored(results, scored, not_run)
 
 

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from pathlib import Path
 from statistics import mean
 
 from harness.augment.plan import plan_rows
-from harness.augment.rows import seed_rows
+from harness.augment.rows import own_rows, seed_rows
 from harness.augment.stage import finished_rows
 from harness.check.rescore import PASSES
-from harness.commands.parity import ITEMS, compared_suite
+from harness.commands.parity import ITEMS
 from harness.config.run import Run
-from harness.config.ship import ship_cells
+from harness.config.teacher import Teacher
 from harness.core.aligned import aligned
-from harness.core.store import finished
+from harness.core.store import finished, read_manifest
 from harness.data.examples import path_of
 from harness.engines.call_file import count_stored
 from harness.errors import UsageError
-from harness.eval.candidates import TEACHER, read_cast
+from harness.eval.candidates import untuned_names
+from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring
 from harness.eval.prompt_search import dev_items, most_tries, ways_tried
-from harness.eval.stage import inputs_digest as eval_digest
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve
-from harness.records import Request
+from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
-from harness.train.grid import base_key, cells_of, plan
+from harness.train.grid import grid_cells, plan_training, require_rows, steps_of
 
+SAMPLE = 256  # rows tokenized for an estimate
+TURN_TOKENS = 5  # what chat templates put around one message: marks, role, line break
+CHARACTERS = 4  # of a token, where the tokenizer is not at hand
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
 
 Count = Callable[[str], int]
 
 
-def plan_augment(run: Run, teacher: str, count: Count) -> str:
+def describe_augment(run: Run, teacher: str, count: Count) -> str:
     """Requests and tokens of augment. Every row a request returns is judged, so the number is known before.
 
     Prompts are counted as they will be sent; a new text is taken to be as long as a seed.
@@ -79,17 +83,16 @@ def plan_augment(run: Run, teacher: str, count: Count) -> str:
     if calibration:
         out.append("  A judge no better than chance is not asked.")
     furthest = once + (tokens - once) * most / total_rows
-    return "\n".join([*out, *_price(run, tokens, furthest, most)])
+    return "\n".join([*out, *_price(run.file.teacher, tokens, furthest, most)])
 
 
-def tokens_of_teacher(run: Run, unseen: bool) -> Count:
+def tokens_of_teacher(teacher: Teacher | None, root: Path, cache: Path, unseen: bool) -> Count:
     """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
-    teacher = run.file.teacher
     if unseen or teacher is None or teacher.engine in ("openai", "scripted"):
-        return lambda text: len(text) // 4 + 1
+        return lambda text: len(text) // CHARACTERS + 1
     from harness.models.chat_template import load_tokenizer
 
-    model = resolve(teacher.model, run.cache, teacher.revision, run.root)
+    model = resolve(teacher.model, cache, teacher.revision, root)
     tokenizer = load_tokenizer(model.name, model.folder)
     return lambda text: len(tokenizer(text)["input_ids"])
 
@@ -98,9 +101,8 @@ def _prompt(request: Request) -> str:
     return request.prompt or "".join(message.content for message in request.messages)
 
 
-def _price(run: Run, tokens: float, furthest: float, most: int) -> list[str]:
+def _price(teacher: Teacher | None, tokens: float, furthest: float, most: int) -> list[str]:
     """What this round costs and what `most` requested rows would, at the dearer of the two prices; none without one."""
-    teacher = run.file.teacher
     prices = [p for p in (teacher.prompt_price, teacher.completion_price) if p is not None] if teacher else []
     if not prices:
         return []
@@ -109,96 +111,128 @@ def _price(run: Run, tokens: float, furthest: float, most: int) -> list[str]:
     return [f"  about {now:.4f} in money at the dearer of the two prices{more}"]
 
 
-def plan_train(run: Run) -> str:
-    """Cells, steps and tokens of train; cells already trained are marked."""
-    rows: list[tuple[str, ...]] = []
-    todo = 0
-    for planned in plan(run):
-        todo += 0 if planned.trained else planned.tokens
-        state = {True: "stored", False: "to do", None: "rows or student not there yet"}[planned.trained]
-        numbers = (f"{planned.rows} rows", f"{planned.steps} steps", f"{planned.tokens} tokens")
-        rows.append((planned.cell.name, *numbers, state))
-    cells = aligned(rows, right=(1, 2, 3), indent="  ")
-    return f"train {run.name} would tune:\n{cells}\n  {todo} tokens to train on, estimated"
+# --- train
 
 
-def plan_eval(run: Run) -> str:
-    """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most, what is judged."""
-    train, untuned = run.file.train, _untuned(run)
-    cells = [cell for student in train.students for cell in cells_of(train, student, len(run.seeds))]
-    tuned = sum(cell.size > 0 for cell in cells)
-    lines = [f"eval {run.name} would score ({tuned} tuned students, {untuned} untuned models):"]
-    for name, suite in run.suites.items():
-        ways = len(run.file.eval.prompting) if suite.of_task else 1
-        cards = tuned + untuned * ways
-        whole, dev = suite.spec.requests(suite.items), suite.spec.requests(dev_items(suite))
-        if not whole.counted:
-            lines.append(f"  {name:<24}{cards:>4} cards of {whole.items} items, as lm-evaluation-harness asks them")
-            continue
-        tries = untuned * sum(most_tries(*ways_tried(run, way)) for way in run.file.eval.prompting) * suite.of_task
-        pairs = cards * whole.loglikelihoods + tries * dev.loglikelihoods
-        written = cards * whole.answers + tries * dev.answers
-        asked = f"{pairs} log-likelihoods, at most {written} generated answers"
-        asked += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
-        asked += _judged(suite, cards)
-        lines.append(f"  {name:<24}{cards:>4} cards of {whole.items} items: {asked}")
-    if not all(ready(name, run.cache, run.root) for name in (*run.file.train.students, *_untuned_names(run))):
-        return "\n".join(lines)  # what is stored is known by a model's weights, and a plan makes none ready
+def describe_training(run: Run) -> str:
+    """Cells, steps and tokens of train; cells already trained are marked. Imports no torch, makes no model ready.
+
+    Tokens are counted with the student's own tokenizer on a sample of the rows, its chat template by a
+    rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
+    student that is still to be fetched or converted nothing is known but its name.
+    """
+    settings, sample = run.file.train, own_rows(run) or seed_rows(run)
+    folders = {
+        student: resolve(student, run.cache, root=run.root).folder
+        for student in settings.students
+        if ready(student, run.cache, run.root)
+    }
+    counters = {student: _token_counter(folders.get(student, Path())) for student in settings.students}
+    rows_are_made = set(settings.data) == {"seeds_only"} or read_manifest(run.folder / "augment") is not None
+    cells: list[tuple[Cell, Sequence[Row], bool | None]]
+    if rows_are_made and len(folders) == len(settings.students):
+        cells = [(planned.cell, planned.rows, planned.trained) for planned in plan_training(run).cells]
+    else:
+        if run.file.augment.rows_file:
+            require_rows(settings.sizes, "filtered", len(sample), run.file.augment, run.name)
+        cells = [(cell, sample if cell.size else (), None) for cell in grid_cells(settings, len(run.seeds))]
+    lines: list[tuple[str, ...]] = []
+    missing_tokens = 0
+    for cell, rows, trained in cells:
+        steps = steps_of(cell, settings)
+        tokens = _training_tokens(rows, steps * settings.batch_size, counters[cell.student])
+        missing_tokens += 0 if trained else tokens
+        state = {True: "stored", False: "to do", None: "rows or student not there yet"}[trained]
+        lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
+    described = aligned(lines, right=(1, 2, 3), indent="  ")
+    return f"train {run.name} would tune:\n{described}\n  {missing_tokens} tokens to train on, estimated"
+
+
+def _token_counter(folder: Path) -> Count:
+    """Counts a text's tokens; by length alone where the folder has no fast tokenizer or none is installed."""
+    file = folder / "tokenizer.json"
     try:
-        cast = read_cast(run)
+        from tokenizers import Tokenizer
+    except ImportError:
+        return lambda text: len(text) // CHARACTERS + 1
+    if not file.is_file():
+        return lambda text: len(text) // CHARACTERS + 1
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _training_tokens(rows: Sequence[Row], seen: int, count: Count) -> int:
+    """Tokens of `seen` rows drawn from `rows`, from the mean of a sample."""
+    sample = rows[:SAMPLE]
+    if not sample:
+        return 0
+    turns = [message for row in sample for message in row.messages]
+    return round(seen * sum(count(turn.content) + TURN_TOKENS for turn in turns) / len(sample))
+
+
+# --- eval and rescore
+
+
+def describe_scoring(run: Run) -> str:
+    """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most, what is judged."""
+    if not all(ready(name, run.cache, run.root) for name in (*run.file.train.students, *untuned_names(run))):
+        # what is stored is known by a model's weights, and a dry run makes none ready
+        return _cards_and_requests(outline_scoring(run), run.name)
+    try:
+        plan = plan_scoring(run)
     except UsageError:
-        return "\n".join([*lines, f"  its students are not trained yet: make augment train RUN={run.name} comes first"])
-    done = finished(run.folder / "eval", eval_digest(run, cast))
-    if done:
-        lines.append(f"  nothing of it is to do: {done.summary} are stored (the cheap reference's among them)")
+        first = f"  its students are not trained yet: make augment train RUN={run.name} comes first"
+        return f"{_cards_and_requests(outline_scoring(run), run.name)}\n{first}"
+    done = finished(run.folder / "eval", plan.inputs)
+    stored = f"\n  nothing of it is to do: {done.summary} are stored (the cheap reference's among them)" if done else ""
+    return _cards_and_requests(plan, run.name) + stored
+
+
+def _cards_and_requests(plan: EvalPlan, run: str) -> str:
+    """A plan's cards by suite, each with what it asks of the models."""
+    tuned = sum(candidate.tuned for candidate in plan.candidates)
+    untuned = {candidate.cell for candidate in plan.candidates if not candidate.tuned}
+    lines = [f"eval {run} would score ({tuned} tuned students, {len(untuned)} untuned models):"]
+    for name, cards in plan.by_suite.items():
+        suite = cards[0].suite
+        all_items, dev = suite.spec.requests(suite.items), suite.spec.requests(dev_items(suite))
+        line = f"  {name:<24}{len(cards):>4} cards of {all_items.items} items"
+        if not all_items.counted:
+            lines.append(f"{line}, as lm-evaluation-harness asks them")
+            continue
+        promptings = [card.candidate.prompting for card in cards if suite.of_task and not card.candidate.tuned]
+        form = plan.prompts.task.untuned_form
+        tries = sum(most_tries(*ways_tried(form, plan.shots, prompting)) for prompting in promptings)
+        pairs = len(cards) * all_items.loglikelihoods + tries * dev.loglikelihoods
+        answers = len(cards) * all_items.answers + tries * dev.answers
+        requests = f"{pairs} log-likelihoods, at most {answers} generated answers"
+        requests += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
+        lines.append(f"{line}: {requests}{_judge_requests(suite, len(cards))}")
     return "\n".join(lines)
 
 
-def plan_noise(run: Run) -> str:
-    """What `harness rescore` would ask of the ship student again. Raises UsageError without a ship section."""
-    cell, *_ = ship_cells(run)
-    own = [suite for suite in run.suites.values() if suite.items]
-    lines = [f"rescore {run.name} would score {cell.name} {PASSES} times again, in other orders and batches:"]
-    for suite in own:
-        once = suite.spec.requests(suite.items)
-        asked = f"{PASSES * once.loglikelihoods} log-likelihoods, at most {PASSES * once.answers} generated answers"
-        lines.append(f"  {suite.name:<24}{once.items} items: {asked}{_judged(suite, PASSES)}")
-    return "\n".join([*lines, f"  and write runs/{run.name}/eval/noise.json"])
+def describe_rescoring(cell: Cell, suites: Iterable[Suite], run: str) -> str:
+    """What `harness rescore` would ask of the ship student again."""
+    lines = [f"rescore {run} would score {cell.name} {PASSES} times again, in other orders and batches:"]
+    for suite in suites:
+        if suite.items:
+            once = suite.spec.requests(suite.items)
+            requests = f"{PASSES * once.loglikelihoods} log-likelihoods"
+            requests += f", at most {PASSES * once.answers} generated answers{_judge_requests(suite, PASSES)}"
+            lines.append(f"  {suite.name:<24}{once.items} items: {requests}")
+    return "\n".join([*lines, f"  and write runs/{run}/eval/noise.json"])
 
 
-def plan_parity(run: Run) -> str:
-    """What `rescore --engine vllm` would ask of both. Raises UsageError without a ship section or a labels suite."""
-    suite, cell = compared_suite(run), ship_cells(run)[0]
+def describe_parity(cell: Cell, suite: Suite, run: str) -> str:
+    """What `rescore --engine vllm` would ask of both engines."""
     items = min(ITEMS, sum(item.split == "test" for item in suite.items))
     return (
-        f"rescore {run.name} would ask transformers, then vLLM, about {items} items of {suite.name} with {cell.name}:"
-        f" {2 * items} requests each, and write runs/{run.name}/eval/agree.json"
+        f"rescore {run} would ask transformers, then vLLM, about {items} items of {suite.name} with {cell.name}:"
+        f" {2 * items} requests each, and write runs/{run}/eval/agree.json"
     )
 
 
-def _untuned(run: Run) -> int:
-    """Models that are asked as they are, each once."""
-    # a plan makes no model ready: of one that is not, only the name is known
-    return len(
-        {
-            base_key(resolve(name, run.cache, root=run.root)) if ready(name, run.cache, run.root) else name
-            for name in _untuned_names(run)
-        }
-    )
-
-
-def _untuned_names(run: Run) -> list[str]:
-    """The students' bases, and the models that eval.compare names."""
-    names = list(run.file.train.students) if 0 in run.file.train.sizes else []
-    for name in run.file.eval.compare:
-        if name != TEACHER:
-            names.append(name)
-        elif run.teacher.engine in ("vllm", "transformers"):
-            names.append(run.teacher.model)
-    return names
-
-
-def _judged(suite: Suite, times: int) -> str:
+def _judge_requests(suite: Suite, times: int) -> str:
     """What a judge of a suite's answers is asked, all items so many times and its planted pairs once."""
     if suite.rubric is None:
         return ""

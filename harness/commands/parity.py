@@ -9,7 +9,7 @@ ways: vLLM allows every way, the transformers engine the tokenizer's own. A tune
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,14 +17,14 @@ import numpy as np
 
 from harness import stats
 from harness.config.run import Run
+from harness.config.ship import ship_cells
 from harness.core.record import FORMAT, Record, digest
 from harness.core.store import write_json
 from harness.core.terminal import Terminal
 from harness.core.text import named_label
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
-from harness.eval.candidates import ship_subject
-from harness.eval.prompting import tuned_prompt, untuned
+from harness.eval.plan import plan_scoring
 from harness.records import Completion, Item, Request, Sampling
 from harness.stats import Interval
 from harness.suites.generate import Asked, Prompt, request_for
@@ -103,38 +103,39 @@ def parity(
     The student is the one that `ship` names. Prints and stores the differences; raises UsageError without a ship
     section or a labels suite, and when the student is not trained.
     """
-    suite = compared_suite(run)
+    suite = compared_suite(run.suites, run.name)
     assert suite.spec.max_tokens is not None
-    subject, _ = ship_subject(run)
+    (cell, *_), plan = ship_cells(run), plan_scoring(run)
+    candidate, prompts = plan.student(cell, run.name), plan.prompts
     items = sorted((i for i in suite.items if i.split == "test"), key=lambda i: digest("agree", i.id))[:limit]
-    terminal.say(f"rescore: {len(items)} items of {suite.name}, {subject.cell.name}: transformers, then vLLM")
-    student = open_student(subject.base, subject.adapter)
-    shown = untuned(run.task, run.prompts)
+    terminal.say(f"rescore: {len(items)} items of {suite.name}, {candidate.cell.name}: transformers, then vLLM")
+    student = open_student(candidate.base, candidate.adapter)
 
     def plain(item: Item) -> Asked:
-        return shown.prompt("completion", item.question, ())
+        return prompts.prompt("completion", item.question, ())
 
-    requests = ask(items, tuned_prompt(run) if subject.tuned else plain, subject.key, suite.spec.max_tokens)
+    prompt = prompts.tuned if candidate.tuned else plain
+    requests = ask(items, prompt, candidate.key, suite.spec.max_tokens)
     first = {c.request: c for c in student.generate(requests)}
     del student  # let go of it before the other is loaded
-    server = open_server(subject.base, subject.adapter, subject.key)
+    server = open_server(candidate.base, candidate.adapter, candidate.key)
     try:
         second = {c.request: c for c in server.generate(requests)}
     finally:
         server.close()
     found = compare(items, requests, first, second)
-    found = found.model_copy(update={"student": subject.cell.name, "suite": suite.name, "suite_digest": suite.digest})
+    found = found.model_copy(update={"student": candidate.cell.name, "suite": suite.name, "suite_digest": suite.digest})
     write_json(run.folder / "eval" / FILE, found.model_dump(mode="json"))
     terminal.say(_text(found))
     terminal.say(f"rescore: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
     return found
 
 
-def compared_suite(run: Run) -> Suite:
+def compared_suite(suites: Mapping[str, Suite], run: str) -> Suite:
     """The run's first labels suite. Raises UsageError without one."""
-    suite = next((s for s in run.suites.values() if s.choices), None)
+    suite = next((suite for suite in suites.values() if suite.choices), None)
     if suite is None:
-        raise UsageError(f"runs/{run.name}.yaml: eval.suites: none is of kind labels, which is what is compared")
+        raise UsageError(f"runs/{run}.yaml: eval.suites: none is of kind labels, which is what is compared")
     return suite
 
 

@@ -18,7 +18,7 @@ from harness.config.run import Run
 from harness.core.terminal import Terminal
 from harness.core.text import normalise
 from harness.errors import HarnessError, UsageError
-from harness.eval.prompting import one_line, tuned_prompt, untuned
+from harness.eval.prompting import one_line, prompt_forms
 from harness.models.chat_template import load_chat, prompt_ids
 from harness.models.files import text_number
 from harness.models.resolve import resolve
@@ -62,7 +62,7 @@ def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root
     documents in which facts must stand.
     """
     root = root or Path()
-    rooms, found = _rooms(run) if run else ([_estimate()], [])
+    rooms, found = _rooms(run.file.train.students, run.cache, run.root, run.name) if run else ([_estimate()], [])
     for name, suite in suites.items():
         own = [*_notes(suite), *_items(suite, rooms, run, root)]
         own += [Problem(name, "", line) for line in suite.spec.extras.problems(suite.items, root)]
@@ -154,10 +154,10 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     if run is None:
         lines = all("\n" not in answer for item in suite.items for answer in item.answers)
         return {"as plain text": (lambda item: item.text, Ending(one_line=lines))}
-    shown = untuned(run.task, run.prompts, one_line(run, ()))
+    shown = prompt_forms(run.task, run.prompts, one_line(seed.answer for seed in run.seeds))
     name = run.task.untuned_prompt or str(shown.template.path)
     return {
-        run.task.prompt or str(shown.student.path): (tuned_prompt(run), Ending()),
+        run.task.prompt or str(shown.student.path): (shown.tuned, Ending()),
         f"{name} as a completion": (lambda item: shown.prompt("completion", item.question, ()), shown.ending),
         f"{name} as a chat": (lambda item: shown.prompt("chat", item.question, ()), shown.ending),
     }
@@ -294,17 +294,17 @@ class Room:
     counted: bool = True  # with the student's own tokenizer, not estimated
 
 
-def _rooms(run: Run) -> tuple[list[Room], list[Problem]]:
+def _rooms(students: Sequence[str], cache: Path, root: Path, run: str) -> tuple[list[Room], list[Problem]]:
     """The run's students; an estimate stands in for one whose tokenizer cannot be had, and is named."""
     rooms: list[Room] = []
     found: list[Problem] = []
-    for student in run.file.train.students:
+    for student in students:
         try:
-            rooms.append(_room(student, resolve(student, run.cache, root=run.root).folder))
+            rooms.append(_room(student, resolve(student, cache, root=root).folder))
         except HarnessError as error:
             rooms.append(_estimate())
             said = f"lengths were estimated, not counted with the tokenizer of {student}: {error}"
-            found.append(Problem(run.name, "", said, wrong=False))
+            found.append(Problem(run, "", said, wrong=False))
     return rooms, found
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from harness.config.run import Run
 from harness.core.record import digest
-from harness.eval.candidates import MOST_SHOTS
+from harness.eval.prompting import Shots
 from harness.records import FORMS, Choice, Form, Item, Score, Trial, Way
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, value_of
@@ -23,13 +23,14 @@ MOST_ITEMS = 64  # dev items that a choice looks at, the first by digest: more c
 ScoreWay = Callable[[Way, Sequence[Item]], Sequence[Score]]
 
 
-def ways_tried(run: Run, prompting: str) -> tuple[tuple[Form, ...], tuple[int, ...]]:
+def ways_tried(
+    untuned_form: Literal["auto"] | Form, shots: Shots, prompting: str
+) -> tuple[tuple[Form, ...], tuple[int, ...]]:
     """The forms and the numbers of examples to try under one prompting: all forms, or the one a task file names."""
-    forms = tuple(form for form in FORMS if run.task.untuned_form in ("auto", form))
+    forms = tuple(form for form in FORMS if untuned_form in ("auto", form))
     if prompting == "few_shot":
-        most = len(run.seeds) or MOST_SHOTS  # where there are no seeds, own rows are shown
-        return forms, tuple(dict.fromkeys((*(n for n in NUMBERS if n <= most), most)))
-    return forms, (run.file.eval.retrieved if prompting == "retrieval" else 0,)
+        return forms, tuple(dict.fromkeys((*(n for n in NUMBERS if n <= shots.most), shots.most)))
+    return forms, (shots.retrieved if prompting == "retrieval" else 0,)
 
 
 def most_tries(forms: Sequence[Form], numbers: Sequence[int]) -> int:

@@ -10,40 +10,57 @@ Which of them does best depends on the model and the task: `harness.eval.prompt_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.augment.rows import student_prompt
-from harness.config.run import Run
 from harness.config.task import TaskFile, TaskPrompts
 from harness.core.templates import Template
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import UsageError
-from harness.eval.candidates import Cast, Subject, shot_pool
 from harness.records import Example, Form, Item, Message, Row, Way
 from harness.suites.generate import Asked, Ending, Prompt, context_ids
+from harness.train.sizes import nested
 
+MOST_SHOTS = 64  # rows that few-shot may show where there are no seeds
 ANSWER_ROOM = 64  # tokens that a prompt leaves free at least: the longest item is found by characters
 
 Fits = Callable[[Sequence[Example]], bool]
 Lookup = Callable[[Sequence[str]], dict[str, tuple[Example, ...]]]
 
 
-def tuned_prompt(run: Run) -> Prompt:
-    """The prompt of a tuned student."""
-    return lambda item: student_prompt(run.task, run.prompts.student, item.question)
+@dataclass(frozen=True)
+class Shots:
+    """The worked examples that an untuned model may be shown."""
+
+    pool: tuple[Example, ...]  # few_shot draws from these: the seeds, or rows that augment kept
+    most: int  # few_shot shows at most so many
+    rows: tuple[Row, ...]  # retrieval looks these up: the rows of the largest student
+    retrieved: int  # so many of them
+
+
+def shots_from(
+    seeds: tuple[Example, ...], kept: Sequence[Row], random_seed: int, rows: tuple[Row, ...], retrieved: int
+) -> Shots:
+    """The seeds are shown by few-shot. Without any, `kept` rows of augment, drawn as a size is; never items."""
+    drawn = () if seeds else nested(kept, min(MOST_SHOTS, len(kept)), random_seed)
+    return Shots(seeds or tuple(row.example for row in drawn), len(seeds) or MOST_SHOTS, rows, retrieved)
 
 
 @dataclass(frozen=True)
-class Untuned:
-    """A task's prompts for a model that was not tuned on it, in every form."""
+class PromptForms:
+    """A task's prompts: the one a student is tuned on, and those for an untuned model in every form."""
 
     task: TaskFile
     student: Template
-    template: Template
-    preface: str  # what the template says before its examples
-    ending: Ending  # of an answer where the template is continued as a plain text
+    template: Template  # of an untuned model
+    preface: str  # what the untuned template says before its examples
+    ending: Ending  # of an answer where the untuned template is continued as a plain text
+
+    def tuned(self, item: Item) -> Asked:
+        """The prompt of a tuned student."""
+        return student_prompt(self.task, self.student, item.question)
 
     def prompt(self, form: Form, question: Example, shots: Sequence[Example]) -> Asked:
         """One question's prompt, `shots` worked out in it."""
@@ -69,15 +86,15 @@ class Untuned:
         return (system_turn, *examples, *turns)
 
 
-def untuned(task: TaskFile, prompts: TaskPrompts, single_lines: bool = True) -> Untuned:
-    """A task's untuned prompts. `single_lines`: every answer that a model could copy is one line."""
-    preface, ending = _parts(prompts.untuned, task)
-    return Untuned(task, prompts.student, prompts.untuned, preface, replace(ending, one_line=single_lines))
+def prompt_forms(task: TaskFile, templates: TaskPrompts, single_lines: bool = True) -> PromptForms:
+    """A task's prompts. `single_lines`: every answer that a model could copy is one line."""
+    preface, ending = _parts(templates.untuned, task)
+    ending = replace(ending, one_line=single_lines)
+    return PromptForms(task, templates.student, templates.untuned, preface, ending)
 
 
-def one_line(run: Run, rows: Sequence[Row]) -> bool:
+def one_line(answers: Iterable[str]) -> bool:
     """Whether every answer that a student or a prompt was given is a single line."""
-    answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in rows))
     return all("\n" not in answer.strip() for answer in answers)
 
 
@@ -111,7 +128,7 @@ def _parts(template: Template, task: TaskFile) -> tuple[str, Ending]:
 class Asker:
     """What an untuned model is shown under one prompting, for all items of a suite."""
 
-    prompts: Untuned
+    prompts: PromptForms
     prompting: str
     items: Sequence[Item]
     engine: StudentEngine
@@ -159,9 +176,9 @@ class Asker:
 
 
 def asker_for(
-    run: Run,
-    cast: Cast,
-    subject: Subject,
+    prompts: PromptForms,
+    shots: Shots,
+    prompting: str,
     items: Sequence[Item],
     engine: StudentEngine,
     embedder: Callable[[], Embedder],
@@ -171,13 +188,11 @@ def asker_for(
 
     Raises UsageError for retrieval without rows.
     """
-    rows = cast.largest
-    if subject.prompting == "retrieval" and not rows:
-        raise UsageError(f"{subject.title}: retrieval needs rows to look up, and the run has no tuned student")
-    lookup = nearest_rows(rows, run.file.eval.retrieved, embedder)
-    shown = untuned(run.task, run.prompts, one_line(run, rows))
-    pool = shot_pool(run) if subject.prompting == "few_shot" else ()
-    return Asker(shown, subject.prompting, items, engine, answer_room(items, engine, max_tokens), pool, lookup)
+    if prompting == "retrieval" and not shots.rows:
+        raise UsageError("eval.prompting: retrieval needs rows to look up, and the run has no tuned student")
+    lookup = nearest_rows(shots.rows, shots.retrieved, embedder)
+    room = answer_room(items, engine, max_tokens)
+    return Asker(prompts, prompting, items, engine, room, shots.pool, lookup)
 
 
 def answer_room(items: Sequence[Item], engine: StudentEngine, max_tokens: int) -> int:

@@ -123,12 +123,12 @@ def results_of(run: Run) -> Results:
     return results
 
 
-def require_current(results: Results, run: Run, suite: Suite) -> None:
+def require_current(results: Results, suite: Suite, root: Path) -> None:
     """Raises UsageError for a suite that is not the one that was scored, down to the files that its rules name."""
-    if results.manifest.suites.get(suite.name) != suite_source(suite, run.root):
+    if results.manifest.suites.get(suite.name) != suite_source(suite, root):
         raise UsageError(
             f"suites/{suite.name}.yaml: the suite, or a file that it names, changed since it was scored;"
-            f" make augment train eval RUN={run.name}"
+            f" make augment train eval RUN={results.folder.parent.name}"
         )
 
 

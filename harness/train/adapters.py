@@ -8,7 +8,6 @@ from typing import Any
 
 from harness.core.record import digest
 from harness.core.store import Manifest, file_digest, finished, write_manifest
-from harness.errors import UsageError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_*"  # what PEFT would load: its settings, and weights in whichever format lies there
@@ -26,15 +25,6 @@ def is_whole(folder: Path, key: str) -> bool:
     return manifest is not None and {path.name for path in folder.glob(WEIGHTS)} <= set(manifest.outputs)
 
 
-def require_whole(folder: Path, key: str, name: str, run: str) -> None:
-    """Raises UsageError where the adapter of the cell `name` is missing, edited, damaged, or another's."""
-    if not is_whole(folder, key):
-        raise UsageError(
-            f"{folder}: the adapter of {name} is missing, or was edited or damaged since it was trained: train first"
-            f" (make train RUN={run} makes it again)"
-        )
-
-
 def adapter_digest(path: Path) -> str:
     """As `store.file_digest`; of PEFT's settings what they say, since it lists modules in another order each time."""
     if path.name != CONFIG:
@@ -48,7 +38,7 @@ def adapter_digest(path: Path) -> str:
 def _unordered(value: Any) -> Any:
     """JSON with the texts of a list in one order."""
     if isinstance(value, dict):
-        return {name: _unordered(found) for name, found in value.items()}
-    if isinstance(value, list) and all(isinstance(found, str) for found in value):
+        return {name: _unordered(inner) for name, inner in value.items()}
+    if isinstance(value, list) and all(isinstance(inner, str) for inner in value):
         return sorted(value)
-    return [_unordered(found) for found in value] if isinstance(value, list) else value
+    return [_unordered(inner) for inner in value] if isinstance(value, list) else value

@@ -1,6 +1,6 @@
 """The train stage: every cell of the grid gets an adapter, unless some run has trained the same one before.
 
-rows of augment + seeds -> grid -> keys -> preflight of every student -> one adapter per missing cell
+rows of augment + seeds -> plan: cells with keys -> preflight of every student -> one adapter per missing cell
 -> runs/.cache/students/KEY/ (shared by all runs), runs/NAME/train/cells.json
 """
 
@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.config.run import Run
+from harness.config.run import Run, Train
 from harness.core.aligned import aligned
 from harness.core.environment import environment
 from harness.core.json_file import read_json
-from harness.core.record import digest
 from harness.core.store import Manifest, finished, folder_atomic, locked, unseal, write_json, write_manifest
 from harness.core.terminal import Advance, Stop, Terminal
 from harness.errors import Interrupted
 from harness.models.resolve import Model
 from harness.train.adapters import seal_adapter
 from harness.train.cells import CELLS, TrainedCell, TrainedCells
-from harness.train.grid import GridCell, expand, no_sampling_variance
+from harness.train.grid import GridCell, TrainPlan, plan_training
 
 if TYPE_CHECKING:
     from harness.models.chat_template import TokenizedRow
     from harness.train.loop import Base
-
-CELLS_VERSION = 3  # of what cells.json says of a cell
 
 
 def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
@@ -37,35 +35,36 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
     Raises UsageError when there are fewer rows than a size asks for or a row would spoil a student,
     Interrupted after writing what there is, MachineError for memory, disk, or a loss that is no number.
     """
-    folder = run.folder / "train"
-    grid = expand(run)
-    inputs = digest("train", CELLS_VERSION, [[g.cell.model_dump(), g.key] for g in grid])
-    manifest = finished(folder, inputs)
-    missing = {g.key: g for g in grid if not g.trained(run)}
+    folder, settings = run.folder / "train", run.file.train
+    plan = plan_training(run)
+    manifest = finished(folder, plan.inputs)
+    missing = {planned.key: planned for planned in plan.cells if not planned.trained}
     if manifest and not missing:
         terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
         return None
     with locked(folder, f"train of {run.name}"):
-        notes = no_sampling_variance(grid)
-        for note in notes:
+        for note in plan.notes:
             terminal.say(f"train: {note}")
-        _say_what_is_there(run, grid, missing, terminal)
-        trained = _train_missing(run, list(missing.values()), terminal, stop) if missing else 0
-        done = [g for g in grid if g.key not in missing or g.trained(run)]
-        cells = tuple(_trained_cell(run, g) for g in done)
-        settings = run.file.train
-        unseal(folder)
-        stored = TrainedCells(cells=cells, notes=tuple(notes), epochs=settings.epochs, min_steps=settings.min_steps)
-        write_json(folder / CELLS, stored.model_dump(mode="json"))
-        partial = len(done) < len(grid)
-        summary = f"{len(done)} of {len(grid)} cells" if partial else f"{len(grid)} cells"
-        record = Manifest(
-            stage="train", inputs=inputs, partial=partial, summary=summary, environment=environment(run.root)
+        _say_what_is_stored(plan, missing, terminal)
+        machine = environment(run.root)
+        to_train = list(missing.values())
+        trained = _train_missing(to_train, settings, run.cache, machine, terminal, stop) if missing else 0
+        done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
+        stored = TrainedCells(
+            cells=tuple(_trained_cell(planned, run.root) for planned in done),
+            notes=tuple(plan.notes),
+            epochs=settings.epochs,
+            min_steps=settings.min_steps,
         )
+        unseal(folder)
+        write_json(folder / CELLS, stored.model_dump(mode="json"))
+        stopped = len(done) < len(plan.cells)
+        summary = f"{len(done)} of {len(plan.cells)} cells" if stopped else f"{len(done)} cells"
+        record = Manifest(stage="train", inputs=plan.inputs, partial=stopped, summary=summary, environment=machine)
         write_manifest(folder, record, [folder / CELLS])
-    terminal.say(table(cells))
-    if partial or stop():
-        more = f"; go on with: make train RUN={run.name}" if partial else ""
+    terminal.say(table(stored.cells))
+    if stopped or stop():
+        more = f"; go on with: make train RUN={run.name}" if stopped else ""
         raise Interrupted(f"stopped: {summary} are trained{more}")
     return trained
 
@@ -73,15 +72,14 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
 # --- training what is missing
 
 
-def _say_what_is_there(run: Run, grid: Sequence[GridCell], missing: Mapping[str, GridCell], terminal: Terminal) -> None:
+def _say_what_is_stored(plan: TrainPlan, missing: Mapping[str, GridCell], terminal: Terminal) -> None:
     """Say which cells were trained before, and which must be trained again."""
-    tuned = [g for g in grid if g.rows]
-    there = [g for g in tuned if g.key not in missing]
-    if there:
-        terminal.say(
-            f"train: {len(there)} of {len(tuned)} cells are trained already, in this run or another: {_names(there)}"
-        )
-    damaged = [g for g in missing.values() if g.folder(run).exists()]
+    tuned = [planned for planned in plan.cells if planned.rows]
+    stored = [planned for planned in tuned if planned.key not in missing]
+    if stored:
+        names = _names(stored)
+        terminal.say(f"train: {len(stored)} of {len(tuned)} cells are trained already, in this run or another: {names}")
+    damaged = [planned for planned in missing.values() if planned.folder.exists()]
     if damaged:
         terminal.say(
             "train: adapters that were edited or damaged, or that an older version left without a seal, are trained"
@@ -90,10 +88,17 @@ def _say_what_is_there(run: Run, grid: Sequence[GridCell], missing: Mapping[str,
 
 
 def _names(cells: Sequence[GridCell]) -> str:
-    return ", ".join(g.cell.name for g in cells[:4]) + (", ..." if len(cells) > 4 else "")
+    return ", ".join(planned.cell.name for planned in cells[:4]) + (", ..." if len(cells) > 4 else "")
 
 
-def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, stop: Stop) -> int:
+def _train_missing(
+    missing: Sequence[GridCell],
+    settings: Train,
+    cache: Path,
+    machine: Mapping[str, Any],
+    terminal: Terminal,
+    stop: Stop,
+) -> int:
     """Check every student's rows, then train cell after cell; returns how many were finished."""
     from harness.models.chat_template import left_out, load_chat
     from harness.train.loop import load_base
@@ -101,59 +106,61 @@ def _train_missing(run: Run, missing: Sequence[GridCell], terminal: Terminal, st
 
     examples: dict[Model, Mapping[str, TokenizedRow]] = {}
     for model, cells in _by_model(missing).items():
-        rows = [row for g in cells for row in g.rows]
+        rows = [row for planned in cells for row in planned.rows]
         chat = load_chat(model.name, model.folder)
         for note in left_out(chat, rows[0].messages[:-1]):
             terminal.say(f"train: {note}")
-        examples[model] = preflight(chat, rows, run.file.train)
-    finished = done = 0
-    total = sum(g.steps for g in missing)
-    with locked(run.cache / "training", "training"), terminal.progress("train", total) as advance:
-        _sweep(run.cache / "students")
+        examples[model] = preflight(chat, rows, settings)
+    finished_cells = steps_done = 0
+    total = sum(planned.steps for planned in missing)
+    with locked(cache / "training", "training"), terminal.progress("train", total) as advance:
+        _sweep(cache / "students")
         for model, cells in _by_model(missing).items():
             if stop():
                 break
-            advance(done, f"loading {model.name}")
+            advance(steps_done, f"loading {model.name}")
             base = load_base(model, list(examples[model].values()))
-            for g in cells:
-                if stop() or not _train_one(run, g, base, examples[model], advance, done, stop):
+            for planned in cells:
+                report = partial(_report, advance, steps_done, planned.cell.name)
+                if stop() or not _train_one(planned, settings, base, examples[model], machine, report, stop):
                     break
-                finished += 1
-                done += g.steps
+                finished_cells += 1
+                steps_done += planned.steps
             del base  # let go of it before the next is loaded
-    return finished
+    return finished_cells
+
+
+def _report(advance: Advance, before: int, name: str, steps: int, note: str) -> None:
+    advance(before + steps, f"{name}: {note}")
 
 
 def _train_one(
-    run: Run,
-    g: GridCell,
+    planned: GridCell,
+    settings: Train,
     base: Base,
     examples: Mapping[str, TokenizedRow],
-    advance: Advance,
-    done: int,
+    machine: Mapping[str, Any],
+    report: Advance,
     stop: Stop,
 ) -> bool:
     """Train one cell into the shared cache, whole or not at all; false when the user stopped it."""
     from harness.train.loop import train_cell
 
-    def report(steps: int, note: str) -> None:
-        advance(done + steps, f"{g.cell.name}: {note}")
-
-    settings = run.file.train.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"})
+    random_seed = planned.cell.random_seed
     try:
-        with folder_atomic(g.folder(run)) as folder:
-            log = train_cell(base, g.rows, examples, run.file.train, g.steps, g.cell.random_seed, folder, report, stop)
+        with folder_atomic(planned.folder) as folder:
+            log = train_cell(base, planned.rows, examples, settings, planned.steps, random_seed, folder, report, stop)
             if log is None:
-                raise Interrupted(f"{g.cell.name} was stopped")  # makes the half-made folder vanish
+                raise Interrupted(f"{planned.cell.name} was stopped")  # makes the half-made folder vanish
             record = {
-                "key": g.key,
-                "random_seed": g.cell.random_seed,
-                "settings": settings,
+                "key": planned.key,
+                "random_seed": random_seed,
+                "settings": settings.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"}),
                 **log.model_dump(mode="json"),
-                "environment": environment(run.root),
+                "environment": machine,
             }
             write_json(folder / "cell.json", record)
-            seal_adapter(folder, g.key)
+            seal_adapter(folder, planned.key)
     except Interrupted:
         return False
     return True
@@ -161,37 +168,37 @@ def _train_one(
 
 def _by_model(cells: Sequence[GridCell]) -> dict[Model, list[GridCell]]:
     grouped: dict[Model, list[GridCell]] = {}
-    for g in cells:
-        grouped.setdefault(g.model, []).append(g)
+    for planned in cells:
+        grouped.setdefault(planned.model, []).append(planned)
     return grouped
 
 
 def _sweep(students: Path) -> None:
     """Remove what a killed training left behind; the caller holds the lock."""
-    for left in students.glob(".*.*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for unfinished in students.glob(".*.*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 # --- what is written and shown
 
 
-def _trained_cell(run: Run, g: GridCell) -> TrainedCell:
+def _trained_cell(planned: GridCell, root: Path) -> TrainedCell:
     """A cell as eval and report read it."""
     untrained = TrainedCell(
-        **g.cell.model_dump(),
-        name=g.cell.name,
-        key=g.key,
-        model=g.model.identity,
-        tuned=bool(g.rows),
-        base=_relative(g.model.folder, run.root),
-        folder=_relative(g.folder(run), run.root) if g.rows else "",
-        rows=len(g.rows),
-        available=g.available,
-        steps=g.steps,
+        **planned.cell.model_dump(),
+        name=planned.cell.name,
+        key=planned.key,
+        model=planned.model.identity,
+        tuned=bool(planned.rows),
+        base=_relative(planned.model.folder, root),
+        folder=_relative(planned.folder, root) if planned.rows else "",
+        rows=len(planned.rows),
+        available=planned.available,
+        steps=planned.steps,
     )
-    if not g.rows:
+    if not planned.rows:
         return untrained
-    log = read_json(g.folder(run) / "cell.json")
+    log = read_json(planned.folder / "cell.json")
     losses = log["losses"]
     few = max(1, len(losses) // 10)  # one step is eight rows: too few to read a loss from
     return untrained.model_copy(

@@ -1,0 +1,184 @@
+"""Every card that eval will make: a plan that the dry run prints and the stage executes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.augment.rows import rows_of_data
+from harness.config.run import Run
+from harness.config.teacher import Teacher
+from harness.core.record import digest
+from harness.errors import UsageError
+from harness.eval.candidates import (
+    Candidate,
+    applies,
+    compared_candidates,
+    largest_rows,
+    named_candidates,
+    trained_candidates,
+)
+from harness.eval.prompt_search import MOST_ITEMS, ways_tried
+from harness.eval.prompting import PromptForms, Shots, one_line, prompt_forms, shots_from
+from harness.eval.results import scored_benchmarks
+from harness.records import Cell
+from harness.suites import reference
+from harness.suites.benchmark_rows import fingerprint
+from harness.suites.suite import CardInputs, Suite
+from harness.train.cells import CELLS, load_cells
+from harness.train.grid import plan_training
+
+STAGE_VERSION = 5
+
+
+@dataclass(frozen=True)
+class PlannedCard:
+    """One candidate on one suite."""
+
+    candidate: Candidate
+    suite: Suite
+    key: str  # 32 hex digits that name the stored scores; empty before train, and where scores are not stored
+
+    @property
+    def title(self) -> str:
+        """What people read."""
+        return f"{self.candidate.title}: {self.suite.name}"
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    """Every card of eval once, in the order they are made. The dry run prints this value and the stage executes it."""
+
+    candidates: tuple[Candidate, ...]  # untuned models first: a student is compared with what its base expects
+    cards: tuple[PlannedCard, ...]
+    references: tuple[PlannedCard, ...]  # of the cheap classifier, on the rows of every cell
+    prompts: PromptForms
+    shots: Shots
+    inputs: str = ""  # 64 hex digits over all that could change what eval writes; empty before train
+    notes: tuple[str, ...] = ()  # who is not scored, and why
+    benchmarks: tuple[tuple[str, int], ...] = ()  # the rows of public benchmarks: at hand, else those last scored
+
+    @property
+    def by_suite(self) -> dict[str, list[PlannedCard]]:
+        """Suite -> its cards."""
+        cards: dict[str, list[PlannedCard]] = {}
+        for card in self.cards:
+            cards.setdefault(card.suite.name, []).append(card)
+        return cards
+
+    def card(self, candidate: Candidate, suite: str) -> PlannedCard:
+        """The card of one candidate on one suite."""
+        return next(card for card in self.cards if card.candidate is candidate and card.suite.name == suite)
+
+    def student(self, cell: Cell, run: str) -> Candidate:
+        """The candidate of one cell. Raises UsageError where train has not made it."""
+        student = next((c for c in self.candidates if c.cell.name == cell.name and c.prompting == "zero_shot"), None)
+        if student is None:
+            raise UsageError(f"runs/{run}.yaml: ship names {cell.name}, which is not trained: make train RUN={run}")
+        return student
+
+
+def plan_scoring(run: Run) -> EvalPlan:
+    """The plan of a trained run.
+
+    Raises UsageError where train has not made the run's own cells, and for an adapter that was edited or damaged.
+    """
+    trained = load_cells(run.folder).cells
+    grid = {planned.key: planned for planned in plan_training(run).cells}
+    if {cell.key for cell in trained} != set(grid):
+        path = (run.folder / "train" / CELLS).relative_to(run.root)
+        raise UsageError(
+            f"{path} is of other rows, students or settings than {run.name} has now, or was stopped: train first"
+            f" (make train RUN={run.name})"
+        )
+    own = trained_candidates(trained, grid, run.file.eval.prompting, run.root, run.name)
+    compared, notes = compared_candidates(run, {candidate.key for candidate in own})
+    candidates = tuple(sorted((*own, *compared), key=lambda candidate: candidate.tuned))
+    kept = () if run.seeds or "few_shot" not in run.file.eval.prompting else rows_of_data(run, "filtered")
+    shots = shots_from(run.seeds, kept, run.file.random_seed, largest_rows(candidates), run.file.eval.retrieved)
+    answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in shots.rows))
+    prompts = prompt_forms(run.task, run.prompts, one_line(answers))
+    benchmarks = tuple(fingerprint() or scored_benchmarks(run.folder))
+
+    def key(candidate: Candidate, suite: Suite) -> str:
+        inputs = CardInputs(
+            root=run.root,
+            labels=tuple(run.task.labels),
+            base_is_scored=base_of(candidates, candidate) is not None,
+            searched_rows=() if candidate.tuned else [row.id for row in shots.rows],
+            benchmark_rows=benchmarks,
+        )
+        return card_key(candidate, suite, prompts, shots, inputs, run.file.teacher)
+
+    cards = _cards(candidates, run.suites.values(), key)
+    references = _references(candidates, run.suites.values()) if run.file.eval.reference else ()
+    item_tags = [[[i.tags, i.group, i.stratum] for i in suite.items] for suite in run.suites.values()]
+    keys = ([card.key for card in cards], [cell.key for cell in trained])
+    inputs = digest("eval", STAGE_VERSION, *keys, run.file.eval.reference, item_tags)
+    return EvalPlan(candidates, cards, references, prompts, shots, inputs, notes, benchmarks)
+
+
+def outline_scoring(run: Run) -> EvalPlan:
+    """The same plan before train: the same candidates and cards, without keys and without the cheap reference."""
+    candidates = tuple(named_candidates(run))
+    shots = shots_from(run.seeds, (), run.file.random_seed, (), run.file.eval.retrieved)
+    cards = _cards(candidates, run.suites.values(), lambda candidate, suite: "")
+    return EvalPlan(candidates, cards, (), prompt_forms(run.task, run.prompts), shots)
+
+
+def card_key(
+    candidate: Candidate,
+    suite: Suite,
+    prompts: PromptForms,
+    shots: Shots,
+    inputs: CardInputs,
+    teacher: Teacher | None,
+) -> str:
+    """32 hex digits over what a card's numbers depend on."""
+    parts: list[Any] = ["card", STAGE_VERSION, candidate.key, candidate.prompting, suite.name, suite.digest]
+    if suite.of_task:
+        parts += [prompts.task.system, prompts.task.labels, prompts.student.digest]
+        if not candidate.tuned:
+            ending = prompts.ending
+            parts += [prompts.template.digest, ending.after, ending.next_example, prompts.preface]
+            parts += ways_tried(prompts.task.untuned_form, shots, candidate.prompting)
+            parts += [MOST_ITEMS, ending.one_line]
+        if candidate.prompting == "few_shot":
+            parts.append([shot.id for shot in shots.pool])
+        if candidate.prompting == "retrieval":
+            parts += [shots.retrieved, [row.id for row in shots.rows]]
+    parts += suite.spec.extras.card_inputs(inputs)
+    if suite.rubric and not suite.rubric.judge and teacher:  # the rows' teacher judges
+        parts += [teacher.model, teacher.revision, teacher.engine]
+    return digest(*parts)[:32]
+
+
+def base_of(candidates: Iterable[Candidate], candidate: Candidate) -> Candidate | None:
+    """The untuned model that a student began as, where it is scored."""
+    untuned = (other for other in candidates if not other.tuned and other.prompting == "zero_shot")
+    return next((other for other in untuned if other.base == candidate.base), None)
+
+
+def _cards(
+    candidates: Sequence[Candidate], suites: Iterable[Suite], key: Callable[[Candidate, Suite], str]
+) -> tuple[PlannedCard, ...]:
+    suites = list(suites)
+    return tuple(
+        PlannedCard(candidate, suite, key(candidate, suite))
+        for candidate in candidates
+        for suite in suites
+        if applies(suite, candidate)
+    )
+
+
+def _references(candidates: Sequence[Candidate], suites: Iterable[Suite]) -> tuple[PlannedCard, ...]:
+    """The cheap classifier on the rows of every cell, each kind of data, size and random seed once."""
+    cards: dict[tuple[str, str], PlannedCard] = {}
+    for suite in (suite for suite in suites if suite.choices):
+        for tuned in (candidate for candidate in candidates if candidate.tuned):
+            cell = tuned.cell.model_copy(update={"student": reference.NAME})
+            key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in tuned.rows])[:32]
+            classifier = Candidate(cell, key, tuned.base, None, "trained", tuned=True, rows=tuned.rows)
+            cards.setdefault((suite.name, cell.name), PlannedCard(classifier, suite, key))
+    return tuple(cards.values())
