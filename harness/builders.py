@@ -62,36 +62,36 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
     asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
     if not run.file.augment.templates and not asks:
         return "no teacher", _nobody  # own rows and nothing to judge
-    wanted = run.teacher
-    if wanted.engine == "scripted":
+    teacher = run.teacher
+    if teacher.engine == "scripted":
         from harness.engines.scripted import ScriptedEngine
 
-        script = run.root / wanted.script
-        return f"{wanted.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
-    if wanted.engine == "openai":
+        script = run.root / teacher.script
+        return f"{teacher.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
+    if teacher.engine == "openai":
         from harness.models.endpoint import api_key
 
-        key = api_key(os.environ, wanted.api_key_env)
+        key = api_key(os.environ, teacher.api_key_env)
 
         def connect() -> Generator:
             from harness.engines.openai import OpenAIEngine  # its client takes a second to import
 
-            return OpenAIEngine(wanted.base_url, key, concurrency=wanted.concurrency, say=terminal.say)
+            return OpenAIEngine(teacher.base_url, key, concurrency=teacher.concurrency, say=terminal.say)
 
-        return f"{wanted.model}@{wanted.revision or 'endpoint'}", connect
-    model = resolve(wanted.model, run.cache, wanted.revision, run.root)
-    if wanted.engine == "vllm" and find_spec("vllm") is None:
+        return f"{teacher.model}@{teacher.revision or 'endpoint'}", connect
+    model = resolve(teacher.model, run.cache, teacher.revision, run.root)
+    if teacher.engine == "vllm" and find_spec("vllm") is None:
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
-    elif wanted.engine == "vllm":
+    elif teacher.engine == "vllm":
         from harness.engines.vllm import VLLMEngine
 
         return model.identity, lambda: VLLMEngine(
             model.folder,
             random_seed=run.file.random_seed,
-            max_model_len=wanted.max_model_len,
-            concurrency=wanted.concurrency,
-            gpu_memory_utilization=wanted.gpu_memory_utilization,
-            tensor_parallel_size=wanted.tensor_parallel_size,
+            max_model_len=teacher.max_model_len,
+            concurrency=teacher.concurrency,
+            gpu_memory_utilization=teacher.gpu_memory_utilization,
+            tensor_parallel_size=teacher.tensor_parallel_size,
         )
     if any(template.output == "json" for template in run.file.augment.templates):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")

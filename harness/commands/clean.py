@@ -12,7 +12,7 @@ from harness.errors import MachineError
 from harness.eval.results import keys_in_use
 from harness.train.cells import cell_keys
 
-SHOWN = 10  # of what is removed, by name
+MOST_LISTED = 10  # of what is removed, by name
 
 
 def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
@@ -29,8 +29,8 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
         # a cell that is being trained has no run that names it yet
         _hold(held, cache / "training", "training", dry_run)
         for folder in sorted({stage.parent for name in ("train", "eval") for stage in runs.glob(f"*/{name}")}):
-            own = cell_keys(folder)
-            cells |= own
+            trained = cell_keys(folder)
+            cells |= trained
             try:
                 _hold(held, folder / "eval", f"eval of {folder.name}", dry_run)
             except MachineError:
@@ -38,7 +38,7 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
                 continue
             named, scored = keys_in_use(folder)
             cards |= named
-            waiting += [folder.name] if own - scored else []
+            waiting += [folder.name] if trained - scored else []
         if waiting:
             why = "trained, and not evaluated to the end"
             terminal.say(f"scores are left alone: {', '.join(waiting)} may still need them ({why})")
@@ -65,8 +65,8 @@ def _remove(cache: Path, cells: set[str], cards: set[str] | None, dry_run: bool,
     word, cells_left = "would remove" if dry_run else "removed", sum(path.is_dir() for path in leftovers)
     what = f"{cells_left} trained cells and {len(leftovers) - cells_left} files of scores"
     terminal.say(f"{word} {what} that no run refers to ({size / 2**20:.1f} MiB)")
-    for path in leftovers[:SHOWN]:
+    for path in leftovers[:MOST_LISTED]:
         terminal.say(f"  {path.relative_to(cache.parent)}")
-    if len(leftovers) > SHOWN:
-        terminal.say(f"  and {len(leftovers) - SHOWN} more")
+    if len(leftovers) > MOST_LISTED:
+        terminal.say(f"  and {len(leftovers) - MOST_LISTED} more")
     return leftovers

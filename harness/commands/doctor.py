@@ -87,8 +87,8 @@ def _gpu() -> tuple[bool, str]:
 
 
 def _compiler() -> tuple[bool, str]:
-    found = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
-    return (True, f"C compiler: {found}") if found else (False, "no C compiler: vLLM compiles small parts with it")
+    name = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    return (True, f"C compiler: {name}") if name else (False, "no C compiler: vLLM compiles small parts with it")
 
 
 def _benchmarks() -> tuple[bool, str]:

@@ -47,35 +47,35 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
     augment = run.file.augment
     plan = plan_rows(run, teacher)
-    own = plan.own
-    total_rows = len(own) or sum(plan.first_round().values())
-    asked = [] if own else list(islice(plan.requests(plan.first_round()), COUNTED))
+    rows_read = plan.own
+    total_rows = len(rows_read) or sum(plan.first_round().values())
+    generations = [] if rows_read else list(islice(plan.requests(plan.first_round()), COUNTED))
     lines: list[tuple[str, int, float]] = []
     once = 0.0  # tokens that do not grow with the rows
-    if asked:
-        each = mean(count(_prompt(r)) for r in asked) + mean(count(seed.text) for seed in run.seeds) + 1
+    if generations:
+        each = mean(count(_prompt(r)) for r in generations) + mean(count(seed.text) for seed in run.seeds) + 1
         lines.append(("generate", total_rows, total_rows * each))
     calibration: list[Request] = []
     for judge in (f for f in augment.filters if isinstance(f, Judge)):
         requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
-        own_requests = list({r.key: r for r in requests}.values())
-        calibration += own_requests
-        spent = sum(count(_prompt(r)) + 1 for r in own_requests)
+        calibrations = list({r.key: r for r in requests}.values())
+        calibration += calibrations
+        spent = sum(count(_prompt(r)) + 1 for r in calibrations)
         once += spent
-        lines.append(("calibrate the judge", len(own_requests), spent))
+        lines.append(("calibrate the judge", len(calibrations), spent))
         sample = judge.ask(seed_rows(run), context)
         each = mean(count(_prompt(r)) + 1 for r in sample)
         lines.append(("judge", total_rows, total_rows * each))  # at most: rows with equal texts are asked once
     total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
-    stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*asked, *calibration)}))
-    out = [f"augment {run.name} would send{'' if own else f' (teacher {teacher})'}:"]
+    stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*generations, *calibration)}))
+    out = [f"augment {run.name} would send{'' if rows_read else f' (teacher {teacher})'}:"]
     rows = [(name, f"{n} requests", f"{t:.0f} tokens") for name, n, t in [*lines, ("in all", total, tokens)]]
     out.append(aligned(rows, right=(1, 2), indent="  "))
-    most = total_rows if own else max(total_rows, int(augment.rows * augment.max_requests_per_row))
+    most = total_rows if rows_read else max(total_rows, int(augment.rows * augment.max_requests_per_row))
     if augment.rows_file:
-        out.append(f"  {len(own)} rows are read from {path_of(augment.rows_file)}, and no teacher writes any")
+        out.append(f"  {len(rows_read)} rows are read from {path_of(augment.rows_file)}, and no teacher writes any")
     else:
-        which = f"the first {len(asked)}" if len(asked) < total_rows else "the"
+        which = f"the first {len(generations)}" if len(generations) < total_rows else "the"
         out.append(
             f"  {stored} of {which} generations and calibrations are stored already; what was judged is not counted."
         )
@@ -175,7 +175,9 @@ def _training_tokens(rows: Sequence[Row], seen: int, count: Count) -> int:
 
 def describe_scoring(run: Run) -> str:
     """Scorecards and requests of eval: pairs measured by log-likelihood, answers generated at most, what is judged."""
-    if not all(ready(name, run.cache, run.root) for name in (*run.file.train.students, *untuned_names(run))):
+    train = run.file.train
+    untuned = untuned_names(train, run.file.eval.compare, run.file.teacher)
+    if not all(ready(name, run.cache, run.root) for name in (*train.students, *untuned)):
         # what is stored is known by a model's weights, and a dry run makes none ready
         return _cards_and_requests(outline_scoring(run), run.name)
     try:

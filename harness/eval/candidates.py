@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.config.run import Run, Train
+from harness.config.run import Eval, Train
+from harness.config.teacher import Teacher
 from harness.errors import UsageError, nearest
 from harness.models.resolve import impossible, possible, ready, resolve
 from harness.records import Cell, Row
 from harness.suites.suite import Suite
 from harness.train.cells import TrainedCell
-from harness.train.grid import BASE, GridCell, base_key, grid_cells
+from harness.train.grid import BASE, GridCell, base_key
 
 TEACHER = "teacher"  # what eval.compare calls the run's own teacher
 LOADED_HERE = ("vllm", "transformers")  # engines whose weights this machine has
@@ -81,7 +82,9 @@ def trained_candidates(
     return candidates
 
 
-def compared_candidates(run: Run, bases: set[str]) -> tuple[list[Candidate], tuple[str, ...]]:
+def compared_candidates(
+    settings: Eval, teacher: Teacher | None, cache: Path, root: Path, bases: set[str]
+) -> tuple[list[Candidate], tuple[str, ...]]:
     """The models that eval.compare names, each once, and a note on each one that is not scored.
 
     `bases`: the keys of the students' bases, which are scored anyway.
@@ -89,20 +92,22 @@ def compared_candidates(run: Run, bases: set[str]) -> tuple[list[Candidate], tup
     candidates: list[Candidate] = []
     notes: list[str] = []
     seen = set(bases)
-    for name in run.file.eval.compare:
-        model_name, revision = (run.teacher.model, run.teacher.revision) if name == TEACHER else (name, None)
-        if name == TEACHER and run.teacher.engine not in LOADED_HERE:
-            how = run.teacher.engine
-            notes.append(f"The teacher is asked through {how}: its weights cannot be scored as a ceiling.")
-            continue
-        model = resolve(model_name, run.cache, revision, run.root)
+    for name in settings.compare:
+        model_name, revision = name, None
+        if name == TEACHER and teacher:
+            model_name, revision = teacher.model, teacher.revision
+            if teacher.engine not in LOADED_HERE:
+                how = teacher.engine
+                notes.append(f"The teacher is asked through {how}: its weights cannot be scored as a ceiling.")
+                continue
+        model = resolve(model_name, cache, revision, root)
         key = base_key(model)
         if key in seen:
             who = "The teacher" if name == TEACHER else name
             notes.append(f"{who} has the weights of a student's untuned base: it is no ceiling of its own.")
             continue
         seen.add(key)
-        candidates += untuned_candidates(model_name, key, model.folder, run.file.eval.prompting)
+        candidates += untuned_candidates(model_name, key, model.folder, settings.prompting)
     return candidates, tuple(notes)
 
 
@@ -115,29 +120,30 @@ def untuned_candidates(name: str, key: str, base: Path, promptings: Sequence[str
 # --- candidates before train
 
 
-def named_candidates(run: Run) -> list[Candidate]:
-    """Who will be scored as far as the run file tells, untuned models first. Nothing is downloaded or converted.
+def named_candidates(
+    cells: Sequence[Cell], names: Sequence[str], promptings: Sequence[str], cache: Path, root: Path
+) -> list[Candidate]:
+    """Who will be scored: the models `names` as they are, then the tuned cells. Nothing is downloaded or converted.
 
     Two names of the same weights are one model where the weights are stored here.
     """
-    cells = [cell for cell in grid_cells(run.file.train, len(run.seeds)) if cell.size]
     candidates: list[Candidate] = []
     seen: set[str] = set()
-    for name in untuned_names(run):
-        stored = ready(name, run.cache, run.root)
-        key = base_key(resolve(name, run.cache, root=run.root)) if stored else name
+    for name in names:
+        key = base_key(resolve(name, cache, root=root)) if ready(name, cache, root) else name
         if key not in seen:
-            candidates += untuned_candidates(name, "", Path(), run.file.eval.prompting)
+            candidates += untuned_candidates(name, "", Path(), promptings)
         seen.add(key)
-    return candidates + [Candidate(cell, "", Path(), None, "zero_shot", tuned=True) for cell in cells]
+    tuned = (cell for cell in cells if cell.size)
+    return candidates + [Candidate(cell, "", Path(), None, "zero_shot", tuned=True) for cell in tuned]
 
 
-def untuned_names(run: Run) -> list[str]:
+def untuned_names(train: Train, compare: Sequence[str], teacher: Teacher | None) -> list[str]:
     """The students whose bases are scored, and the models that eval.compare names."""
-    names = list(run.file.train.students) if 0 in run.file.train.sizes else []
-    for name in run.file.eval.compare:
+    names = list(train.students) if 0 in train.sizes else []
+    for name in compare:
         if name != TEACHER:
             names.append(name)
-        elif run.teacher.engine in LOADED_HERE:
-            names.append(run.teacher.model)
+        elif teacher and teacher.engine in LOADED_HERE:
+            names.append(teacher.model)
     return names

@@ -18,6 +18,7 @@ from harness.eval.candidates import (
     largest_rows,
     named_candidates,
     trained_candidates,
+    untuned_names,
 )
 from harness.eval.prompt_search import MOST_ITEMS, ways_tried
 from harness.eval.prompting import PromptForms, Shots, one_line, prompt_forms, shots_from
@@ -27,7 +28,7 @@ from harness.suites import reference
 from harness.suites.benchmark_rows import fingerprint
 from harness.suites.suite import CardInputs, Suite
 from harness.train.cells import CELLS, load_cells
-from harness.train.grid import plan_training
+from harness.train.grid import grid_cells, plan_training
 
 STAGE_VERSION = 5
 
@@ -92,11 +93,13 @@ def plan_scoring(run: Run) -> EvalPlan:
             f"{path} is of other rows, students or settings than {run.name} has now, or was stopped: train first"
             f" (make train RUN={run.name})"
         )
-    own = trained_candidates(trained, grid, run.file.eval.prompting, run.root, run.name)
-    compared, notes = compared_candidates(run, {candidate.key for candidate in own})
-    candidates = tuple(sorted((*own, *compared), key=lambda candidate: candidate.tuned))
-    kept = () if run.seeds or "few_shot" not in run.file.eval.prompting else rows_of_data(run, "filtered")
-    shots = shots_from(run.seeds, kept, run.file.random_seed, largest_rows(candidates), run.file.eval.retrieved)
+    students = trained_candidates(trained, grid, run.file.eval.prompting, run.root, run.name)
+    compared, notes = compared_candidates(
+        run.file.eval, run.file.teacher, run.cache, run.root, {candidate.key for candidate in students}
+    )
+    candidates = tuple(sorted((*students, *compared), key=lambda candidate: candidate.tuned))
+    pool_rows = () if run.seeds or "few_shot" not in run.file.eval.prompting else rows_of_data(run, "filtered")
+    shots = shots_from(run.seeds, pool_rows, run.file.random_seed, largest_rows(candidates), run.file.eval.retrieved)
     answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in shots.rows))
     prompts = prompt_forms(run.task, run.prompts, one_line(answers))
     benchmarks = tuple(fingerprint() or scored_benchmarks(run.folder))
@@ -121,8 +124,11 @@ def plan_scoring(run: Run) -> EvalPlan:
 
 def outline_scoring(run: Run) -> EvalPlan:
     """The same plan before train: the same candidates and cards, without keys and without the cheap reference."""
-    candidates = tuple(named_candidates(run))
-    shots = shots_from(run.seeds, (), run.file.random_seed, (), run.file.eval.retrieved)
+    train, settings = run.file.train, run.file.eval
+    names = untuned_names(train, settings.compare, run.file.teacher)
+    cells = grid_cells(train, len(run.seeds))
+    candidates = tuple(named_candidates(cells, names, settings.prompting, run.cache, run.root))
+    shots = shots_from(run.seeds, (), run.file.random_seed, (), settings.retrieved)
     cards = _cards(candidates, run.suites.values(), lambda candidate, suite: "")
     return EvalPlan(candidates, cards, (), prompt_forms(run.task, run.prompts), shots)
 
@@ -156,8 +162,8 @@ def card_key(
 
 def base_of(candidates: Iterable[Candidate], candidate: Candidate) -> Candidate | None:
     """The untuned model that a student began as, where it is scored."""
-    untuned = (other for other in candidates if not other.tuned and other.prompting == "zero_shot")
-    return next((other for other in untuned if other.base == candidate.base), None)
+    untuned = (possible for possible in candidates if not possible.tuned and possible.prompting == "zero_shot")
+    return next((possible for possible in untuned if possible.base == candidate.base), None)
 
 
 def _cards(

@@ -66,21 +66,21 @@ def choose(
     tried: dict[Way, Trial] = {}
 
     def best(ways: Sequence[Way]) -> Way:
-        for each in ways:
-            if each not in tried:
-                tried[each] = trial(each, score(each, items), metrics)
-        return min(tried.values(), key=lambda one: _rank(one, metrics)).way
+        for candidate in ways:
+            if candidate not in tried:
+                tried[candidate] = trial(candidate, score(candidate, items), metrics)
+        return min(tried.values(), key=lambda trial: _rank(trial, metrics)).way
 
-    found = best(first)
-    found = best([way(found.form, number) for number in numbers])
-    return Choice(way=found, metrics=metrics, items=len(items), tried=tuple(tried.values()))
+    chosen = best(first)
+    chosen = best([way(chosen.form, number) for number in numbers])
+    return Choice(way=chosen, metrics=metrics, items=len(items), tried=tuple(tried.values()))
 
 
 def trial(way: Way, scores: Sequence[Score], metrics: Sequence[str]) -> Trial:
     """What a way was worth on some items: its best metric. All metrics are better in one direction."""
-    known = [value for metric in metrics if (value := _mean(scores, metric)) is not None]
+    values = [value for metric in metrics if (value := _mean(scores, metric)) is not None]
     better = min if metrics[0] in LOWER_IS_BETTER else max
-    value = better(known) if known else None
+    value = better(values) if values else None
     failed = sum(score.status == "failed" for score in scores)
     return Trial(way=way, value=value, gold_nll=_mean(scores, "gold_nll"), failed=failed)
 

@@ -110,12 +110,12 @@ def _parts(template: Template, task: TaskFile) -> tuple[str, Ending]:
     examples = [Example(fields={first_field: text, **rest}, answer=answer) for text in texts]
     question = examples[2].input
     shots = [example.shown for example in examples[:2]]
-    shown, alone = (
-        template.render(**question, turns=[], labels=task.labels, shots=some, system="") for some in (shots, [])
+    rendered, without_shots = (
+        template.render(**question, turns=[], labels=task.labels, shots=shown, system="") for shown in (shots, [])
     )
-    first, found, _ = shown.partition(texts[0])[2].partition(texts[1])
-    between = first.rpartition(answer)[2] if found and answer in first else ""
-    preface = alone.partition(texts[2])[0].removesuffix(between.lstrip()).strip()
+    first, second, _ = rendered.partition(texts[0])[2].partition(texts[1])
+    between = first.rpartition(answer)[2] if second and answer in first else ""
+    preface = without_shots.partition(texts[2])[0].removesuffix(between.lstrip()).strip()
     if not between:
         return preface, Ending()
     bare = between.lstrip()
@@ -210,7 +210,7 @@ def even_shots(pool: Sequence[Example], number: int, fits: Fits, free: bool = Fa
     for shot in pool:
         by_label.setdefault("" if free else shot.answer, []).append(shot)
     for each in range(max(map(len, by_label.values()), default=0), 0, -1):
-        shots = tuple(own[i] for i in range(each) for own in by_label.values() if i < len(own))
+        shots = tuple(examples[i] for i in range(each) for examples in by_label.values() if i < len(examples))
         if (each == 1 or len(shots) <= number) and fits(shots):
             return shots
     return ()
@@ -235,7 +235,7 @@ def nearest_rows(rows: Sequence[Row], k: int, embedder: Callable[[], Embedder]) 
 
 def nearest_that_fit(shots: Sequence[Example], fits: Fits) -> tuple[Example, ...]:
     """The shots without the farthest ones that leave no room."""
-    kept = tuple(shots)
-    while kept and not fits(kept):
-        kept = kept[1:]
-    return kept
+    fitting = tuple(shots)
+    while fitting and not fits(fitting):
+        fitting = fitting[1:]
+    return fitting

@@ -24,7 +24,7 @@ from harness.suites.suite import Suite
 from harness.suites.summary import disagreement
 
 CARDS = "scorecards.json"
-WANTED = "wanted.json"  # the keys of the cards that eval set out to make: until it ends nothing else names them
+PLANNED = "wanted.json"  # the keys of the cards that eval set out to make: until it ends nothing else names them
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Results:
 
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""
-        wanted = (suite, student, prompting)
-        return next((c for c in self.cards if (c.suite, c.student, c.prompting) == wanted), None)
+        place = (suite, student, prompting)
+        return next((c for c in self.cards if (c.suite, c.student, c.prompting) == place), None)
 
     def scores(self, card: Scorecard) -> tuple[Score, ...]:
         """The per-item scores of a card, in stored order.
@@ -96,17 +96,17 @@ def resolve_student(name: str, names: Iterable[str]) -> str:
     `16`). Where one of the names that fit is the beginning of all the others (`tiny.filtered.16`, which stands for
     its random seeds), it is meant. Raises UsageError with the candidates for a name that fits none or several.
     """
-    known = list(dict.fromkeys(names))
-    if name in known:
+    students = list(dict.fromkeys(names))
+    if name in students:
         return name
     part = re.compile(rf"(?:^|\.){re.escape(name)}(?!(?<=\d)\d)", re.IGNORECASE)
-    fitting = sorted((other for other in known if name and part.search(other)), key=len)
-    if fitting and all(other.startswith(f"{fitting[0]}.") for other in fitting[1:]):
+    fitting = sorted((student for student in students if name and part.search(student)), key=len)
+    if fitting and all(student.startswith(f"{fitting[0]}.") for student in fitting[1:]):
         return fitting[0]
     if fitting:
         raise UsageError(f"the student {name!r} may be any of {', '.join(sorted(fitting))}: write more of its name")
-    listed = ", ".join(known) or "none"
-    raise UsageError(f"there is no student {name!r}{nearest(name, known)}; there are: {listed}")
+    listed = ", ".join(students) or "none"
+    raise UsageError(f"there is no student {name!r}{nearest(name, students)}; there are: {listed}")
 
 
 def results_of(run: Run) -> Results:
@@ -167,10 +167,12 @@ def keys_in_use(run_folder: Path) -> tuple[set[str], set[str]]:
     Cards are those that are stored, whoever wrote them last, and those that eval set out to make. Raises UsageError.
     """
     folder = run_folder / "eval"
-    wanted = read_json(folder / WANTED) if (folder / WANTED).is_file() else []
+    planned = read_json(folder / PLANNED) if (folder / PLANNED).is_file() else []
     cards = _read_cards(run_folder) if (folder / CARDS).is_file() else {"cards": []}
     try:
-        return {*map(str, wanted), *(str(c["key"]) for c in cards["cards"])}, {c["student_key"] for c in cards["cards"]}
+        return {*map(str, planned), *(str(c["key"]) for c in cards["cards"])}, {
+            c["student_key"] for c in cards["cards"]
+        }
     except (KeyError, TypeError) as error:
         raise UsageError(f"{folder / CARDS}: not what eval writes; make eval RUN={run_folder.name}") from error
 

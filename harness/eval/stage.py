@@ -26,7 +26,7 @@ from harness.core.store import Manifest, finished, locked, unseal, write_json, w
 from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted, UsageError
 from harness.eval.plan import PlannedCard, plan_scoring
-from harness.eval.results import WANTED
+from harness.eval.results import PLANNED
 from harness.eval.runner import Openers, Scorer, score_suite
 from harness.metrics.unread import unread
 from harness.records import Score, Scorecard, scores_digest
@@ -48,7 +48,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
         terminal.say(f"eval: nothing to do ({manifest.summary}; same students, suites and prompts)")
         return None
     with locked(folder, f"eval of {run.name}"):
-        write_json(folder / WANTED, [card.key for card in plan.cards])
+        write_json(folder / PLANNED, [card.key for card in plan.cards])
         cards, not_run = _score_all(Scorer(plan, run.root, run.cache, openers, terminal, stop), scores)
         cards += [_reference_card(card, scores) for card in plan.references]
         unseal(folder)
@@ -184,8 +184,8 @@ def stored_card(planned: PlannedCard, folder: Path) -> Scorecard | None:
         scores = [score for _, score in read_jsonl(path.with_suffix(".jsonl"), Score)]
     except (UsageError, ValidationError):
         return None
-    own = (card.key, card.suite_digest, card.scores) == (planned.key, suite.digest, scores_digest(scores))
-    if not own or not card.complete or disagreement(card, scores, suite):
+    same = (card.key, card.suite_digest, card.scores) == (planned.key, suite.digest, scores_digest(scores))
+    if not same or not card.complete or disagreement(card, scores, suite):
         return None
     # students are measured by what their untuned base expects, which is stored beside its card
     base = suite.spec.extras.reads_base and not planned.candidate.tuned

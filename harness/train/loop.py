@@ -226,8 +226,8 @@ def _adapted(base: Base, lora: Lora, random_seed: int) -> Iterator[Any]:
         yield network
     finally:
         network.unload()
-        for left in ("peft_config", "active_adapter"):
-            base.network.__dict__.pop(left, None)
+        for attribute in ("peft_config", "active_adapter"):
+            base.network.__dict__.pop(attribute, None)
         base.network.eval()
 
 

@@ -41,7 +41,7 @@ def fold(lengths: Sequence[int], width: int, alone: bool = False) -> list[list[i
     sequences: list[list[int]] = []
     room: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        place = next((i for i, left in enumerate(room) if left >= lengths[number] and not alone), None)
+        place = next((i for i, free in enumerate(room) if free >= lengths[number] and not alone), None)
         if place is None:
             place = len(sequences)
             sequences.append([])
@@ -119,8 +119,8 @@ def _head_reads(network: Any, places: Tensor) -> Iterator[None]:
     transformers' own `logits_to_keep` takes the same places in every sequence, and these differ.
     """
 
-    def choose(head: Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (given[0].flatten(0, 1)[places][None], *given[1:])
+    def choose(head: Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (states[0].flatten(0, 1)[places][None], *states[1:])
 
     hook = network.get_output_embeddings().register_forward_pre_hook(choose)
     try:
@@ -137,9 +137,9 @@ def keeps_rows_apart(network: Module, examples: Sequence[TokenizedRow], device: 
     rows need a sequence each.
     """
     first, second = sorted((examples[0], examples[-1]), key=lambda e: -len(e.ids))
-    other = TokenizedRow(first.row, first.ids[::-1], first.learned)
+    changed = TokenizedRow(first.row, first.ids[::-1], first.learned)
     losses = []
-    for row in (first, other):
+    for row in (first, changed):
         packed = pack([row, second], device, width=len(first.ids) + len(second.ids))
         losses.append(token_losses(network, packed)[packed.owner == 1])
     return bool(torch.allclose(losses[0], losses[1], rtol=1e-3, atol=1e-3))
