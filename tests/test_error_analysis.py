@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.commands.error_analysis import CAUSES, Mistakes, _plain, causes, is_wrong, mistakes, study
+from harness.commands.error_analysis import CAUSES, WrongItems, _plain, causes, is_wrong, mistakes, study
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Terminal
@@ -63,7 +63,7 @@ def wrong(suite: Suite, answers: Sequence[dict[str, Any]]) -> tuple[list[Item], 
     return test, scores
 
 
-def one(run: Run, answers: Sequence[dict[str, Any]]) -> tuple[list[Item], Mistakes]:
+def one(run: Run, answers: Sequence[dict[str, Any]]) -> tuple[list[Item], WrongItems]:
     shop = run.suites["shop"]
     items, scores = wrong(shop, answers)
     write_cards(run, [(shop, BASE, right(shop)), (shop, SHIP, scores)])
@@ -81,7 +81,7 @@ def test_each_cause_by_hand(run: Run) -> None:
         {"output": "hm thare", "values": {"misspelling_rate": 0.5, "off_topic": 1.0}},
     ]
     items, found = one(run, answers)
-    by_item = {m.item: m for m in found.found}
+    by_item = {m.item: m for m in found.wrong}
     assert [by_item[item.id].causes for item in items] == [
         ("repeated", "truncated", "unparsed"),
         ("truncated", "unparsed"),
@@ -110,7 +110,7 @@ def test_confused_pairs_are_counted(run: Run) -> None:
 
 def test_a_likeliest_label_is_no_written_answer(run: Run) -> None:
     items, found = one(run, [{"output": " ", "top_choice": "parcel"}, {"output": ""}])
-    shown = {m.item: {who: answer for who, answer, _ in m.answers}[found.student] for m in found.found}
+    shown = {m.item: {who: answer for who, answer, _ in m.answers}[found.student] for m in found.wrong}
     assert [shown[item.id] for item in items] == ["(nothing; likeliest: parcel)", "(nothing)"]
 
 
@@ -122,7 +122,7 @@ def test_a_student_is_named_by_a_part_of_its_name(run: Run, capsys: pytest.Captu
     counts = {}
     for name in (None, "seeds_only", "filtered.4", "tiny.base", "tiny.filtered.12.s0"):
         (found,) = mistakes(run, "shop", name, Terminal())
-        counts[name] = (found.student, len(found.found))
+        counts[name] = (found.student, len(found.wrong))
     assert counts == {
         None: ("tiny, 12 rows (filtered)", 0),
         "seeds_only": ("tiny, 12 rows (seeds only)", 2),
@@ -176,11 +176,11 @@ def test_long_answers_are_wrong_below_half_of_their_metric(tmp_path: Path) -> No
 def test_a_failed_item_is_no_mistake_and_dev_items_stay_out(run: Run) -> None:
     items, found = one(run, [{"output": "", "status": "failed", "error": "gone"}, {"output": "account or parcel"}])
     assert found.failed == 1
-    assert [m.item for m in found.found] == [items[1].id]
+    assert [m.item for m in found.wrong] == [items[1].id]
     shop = run.suites["shop"]
     dev = [score(i, "no idea" if i.split == "dev" else i.choices[i.gold or 0]) for i in shop.items]
     write_cards(run, [(shop, SHIP, dev)])
-    assert study(load_results(run.folder), shop, SHIP).found == ()
+    assert study(load_results(run.folder), shop, SHIP).wrong == ()
 
 
 def test_answers_of_base_and_each_size_stand_side_by_side(run: Run) -> None:
@@ -191,8 +191,8 @@ def test_answers_of_base_and_each_size_stand_side_by_side(run: Run) -> None:
     write_cards(run, [(shop, SHIP, scores), *others])
     found = study(load_results(run.folder), shop, SHIP)
     gold = items[0].choices[items[0].gold or 0]
-    assert found.found[0].prompt == items[0].text
-    assert found.found[0].answers == (
+    assert found.wrong[0].prompt == items[0].text
+    assert found.wrong[0].answers == (
         ("tiny untuned, zero-shot", gold, True),
         ("tiny, 4 rows (filtered)", "also no idea", False),
         ("tiny, 12 rows (filtered)", "no idea", False),
@@ -212,7 +212,7 @@ def test_choices_and_open_text(run: Run) -> None:
             score(talk.items[2], "one two three", truncated=True)]  # fmt: skip
     write_cards(run, [(talk, SHIP, said)])
     found = study(load_results(run.folder), talk, SHIP)
-    assert [m.causes for m in found.found] == [("confused labels",), ("truncated",)]
+    assert [m.causes for m in found.wrong] == [("confused labels",), ("truncated",)]
     assert found.confused == [(("(free text)", "parcel"), 1)]
 
 

@@ -63,9 +63,9 @@ def answer(
 ) -> str:
     """What one candidate writes, and its likeliest label."""
     if not labels:
-        asked = prompt(Item(text=text))
-        written = ask_written({0: asked}, engine, model, ANSWER_TOKENS, ending.stop)[0]
-        return f"failed: {written.error}" if written.error else repr(ending.read(asked, written)[0].strip())
+        question = prompt(Item(text=text))
+        written = ask_written({0: question}, engine, model, ANSWER_TOKENS, ending.stop)[0]
+        return f"failed: {written.error}" if written.error else repr(ending.read(question, written)[0].strip())
     # a stand-in gold at each position reads that label's probability from the same scorer the suites use
     items = [Item(text=text, choices=labels, gold=position) for position in range(len(labels))]
     scores = score_labels(items, prompt, engine, model, ANSWER_TOKENS, ending)

@@ -40,14 +40,14 @@ REPEATED = 1 / 3  # share of repeated three-word runs
 MISSPELT = 0.1  # share of words
 HALF = 0.5  # of a share: from here on an answer is right
 ALIKE = 0.8  # of difflib: "bateries" is "batteries"
-SHOWN = {"terminal": 3, "file": 25}  # items of a group
+PER_GROUP = {"terminal": 3, "file": 25}  # items of a group
 SEEDS_ONLY = "seeds_only"
 LONGEST = 300  # characters of a text shown
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """One wrong item of the student under study."""
+class WrongItem:
+    """One wrong item of the student that is studied."""
 
     item: str  # its id
     prompt: str
@@ -58,31 +58,31 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Mistakes:
-    """All mistakes on one suite."""
+class WrongItems:
+    """All wrong items of one suite."""
 
     suite: str
     student: str  # who made them
     items: int  # test items
-    failed: int  # of these, never answered: no mistakes of the student's
-    found: tuple[Mistake, ...]
+    failed: int  # of these, never answered: no fault of the student's
+    wrong: tuple[WrongItem, ...]
     by_arm: tuple[tuple[str, dict[str, int]], ...]  # (who, cause -> items) of every arm
-    wrong: str = "wrong"  # what they are, in words
+    called: str = "wrong"  # what they are, in words
 
     @property
-    def groups(self) -> dict[str, list[Mistake]]:
-        """Cause -> mistakes, in the order of CAUSES; empty ones left out."""
-        grouped = {cause: [m for m in self.found if m.causes[0] == cause] for cause in CAUSES}
+    def groups(self) -> dict[str, list[WrongItem]]:
+        """Cause -> wrong items, in the order of CAUSES. Causes without any are left out."""
+        grouped = {cause: [wrong for wrong in self.wrong if wrong.causes[0] == cause] for cause in CAUSES}
         return {cause: members for cause, members in grouped.items() if members}
 
     @property
     def confused(self) -> list[tuple[tuple[str, str], int]]:
         """(gold, given) -> how often, the most frequent first; every wrong item that gives a label counts."""
-        counts = Counter(m.pair for m in self.found if m.pair)
+        counts = Counter(wrong.pair for wrong in self.wrong if wrong.pair)
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def mistakes(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[Mistakes]:
+def mistakes(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[WrongItems]:
     """Print the groups and write runs/NAME/eval/errors.md; all suites of the run unless one is named.
 
     The student is `student` (a part of its name is enough), else the one that `ship` names, else the largest filtered
@@ -90,34 +90,36 @@ def mistakes(run: Run, suite: str | None, student: str | None, terminal: Termina
     student.
     """
     if suite is not None and suite not in run.suites:
-        known = ", ".join(run.suites)
+        listed = ", ".join(run.suites)
         raise UsageError(
-            f"--suite {suite!r}: {run.name} has no such suite{nearest(suite, run.suites)}; it has: {known}"
+            f"--suite {suite!r}: {run.name} has no such suite{nearest(suite, run.suites)}; it has: {listed}"
         )
     results = results_of(run)
-    cell = _student(run, results, student)
-    wanted = [run.suites[suite]] if suite else list(run.suites.values())
-    found = [study(results, one, cell) for one in wanted if any(c.suite == one.name for c in results.cards)]
-    if not found:
+    ship = ship_cells(run)[0] if run.file.ship and run.file.ship.size else None
+    cell = _student(results, student, ship)
+    suites = [run.suites[suite]] if suite else list(run.suites.values())
+    scored = {card.suite for card in results.cards}
+    studies = [study(results, each, cell) for each in suites if each.name in scored]
+    if not studies:
         raise UsageError(f"{results.folder}: no stored scores of {suite or run.name}; make eval RUN={run.name}")
     path = run.folder / "eval" / "errors.md"
     title = f"# {_plain(run.name)}: what {_plain(cell.name)} gets wrong\n\n"
-    write_atomic(path, title + "\n".join(_markdown(one) for one in found))
-    for one in found:
-        terminal.say(_text(one))
+    write_atomic(path, title + "\n".join(map(_markdown, studies)))
+    for of_suite in studies:
+        terminal.say(_text(of_suite))
     terminal.say(f"errors: {path.relative_to(run.root)}")
-    return found
+    return studies
 
 
-def study(results: Results, suite: Suite, cell: Cell) -> Mistakes:
-    """The mistakes of one student on one suite, beside the base, the other sizes of its data and the seeds alone.
+def study(results: Results, suite: Suite, cell: Cell) -> WrongItems:
+    """The wrong items of one student on one suite, beside the base, the other sizes of its data and the seeds alone.
 
     Raises UsageError when the student was not scored on it.
     """
     beside = _beside(arms(results, suite.name), cell)
     cards = {title: card for title, card in beside if card.cell is not None}
-    own = next((title for title, card in beside if card.cell == cell and card.prompting == "zero_shot"), None)
-    if own is None:
+    student = next((title for title, card in beside if card.cell == cell and card.prompting == "zero_shot"), None)
+    if student is None:
         raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {suite.name}; eval again")
     scores = {title: {s.item: s for s in results.scores(card) if s.split == "test"} for title, card in cards.items()}
     items = {item.id: item for item in suite.items}
@@ -127,19 +129,21 @@ def study(results: Results, suite: Suite, cell: Cell) -> Mistakes:
         }
         for title, by_item in scores.items()
     }
-    found = []
-    for key, why in wrong[own].items():
-        item, score = items.get(key), scores[own][key]
+    wrong_items = []
+    for key, why in wrong[student].items():
+        item, score = items.get(key), scores[student][key]
         answers = tuple(
             (title, _answer(by_item[key], suite), key not in wrong[title])
             for title, by_item in scores.items()
             if key in by_item
         )
         prompt = item.text if item else f"(item {key}: {_why_unknown(suite)})"
-        found.append(Mistake(key, prompt, _gold(score, item), why, given_label(score, suite), answers))
+        wrong_items.append(WrongItem(key, prompt, _gold(score, item), why, given_label(score, suite), answers))
     counts = [(title, dict(Counter(why[0] for why in by_item.values()))) for title, by_item in wrong.items()]
-    failed = sum(score.status == "failed" for score in scores[own].values())
-    return Mistakes(suite.name, own, len(scores[own]), failed, tuple(found), tuple(counts), _called(suite))
+    failed = sum(score.status == "failed" for score in scores[student].values())
+    return WrongItems(
+        suite.name, student, len(scores[student]), failed, tuple(wrong_items), tuple(counts), _called(suite)
+    )
 
 
 def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
@@ -166,7 +170,7 @@ def _called(suite: Suite) -> str:
 
 
 def _says_nothing(score: Score, suite: Suite) -> bool:
-    """Whether a text was wanted and none came; choices are picked by log-likelihood, without a text."""
+    """Whether a written answer is empty. Choices are picked by log-likelihood, without a text."""
     return suite.spec.max_tokens is not None and score.status != "failed" and not score.output.strip()
 
 
@@ -187,18 +191,18 @@ def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
 
 
 def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
-    """(gold, given) where another label was given, or another of the choices that all items share; else None.
+    """(gold, answered) where the answer is another label, or another of the choices that all items share.
 
     An open instruction that is answered with nothing but a label counts as confused with that label.
     """
     if "label_collapse" in suite.spec.item_metrics:
         return ("(free text)", score.output.strip()) if _says(score, "label_collapse") else None
-    given = score.top_choice
+    answer = score.top_choice
     if suite.choices:
-        given = named_label(score.output, suite.choices) or ""
+        answer = named_label(score.output, suite.choices) or ""
     elif len({item.choices for item in suite.items}) != 1:
         return None  # every question has its own choices: there is no pair to count
-    return (score.gold, given) if given and given != score.gold else None
+    return (score.gold, answer) if answer and answer != score.gold else None
 
 
 def _says(score: Score, name: str) -> bool:
@@ -213,24 +217,24 @@ def _nearly_a_label(score: Score, item: Item | None, suite: Suite) -> bool:
     return any(difflib.get_close_matches(word, labels, n=1, cutoff=ALIKE) for word in score.output.casefold().split())
 
 
-def _student(run: Run, results: Results, name: str | None) -> Cell:
-    """The cell whose mistakes are studied."""
+def _student(results: Results, name: str | None, ship: Cell | None) -> Cell:
+    """The cell that is studied: the one that is named, else the ship student, else the largest filtered one."""
     if name is not None:
         named = {c.cell.name: c.cell for c in results.cards if c.cell and c.prompting == "zero_shot"}
         return named[resolve_student(name, named)]
-    if run.file.ship and run.file.ship.size:
-        return ship_cells(run)[0]
+    if ship is not None:
+        return ship
     tuned = {card.cell for card in results.cards if card.cell and card.cell.size and card.prompting == "zero_shot"}
     best = sorted(tuned, key=lambda c: (c.data == "filtered", c.size, c.student, -c.random_seed))
     if not best:
-        raise UsageError(f"{results.folder}: no tuned student was scored; make train eval RUN={run.name}")
+        raise UsageError(f"{results.folder}: no tuned student was scored; make train eval RUN={results.run}")
     return best[-1]
 
 
-def _beside(found: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
+def _beside(all_arms: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
     """The base in each prompting, each size of the same data, the seeds alone: one random seed, the cell's if there."""
     picked: list[tuple[str, Scorecard]] = []
-    for arm in found:
+    for arm in all_arms:
         if arm.student != cell.student or (arm.kind == "student" and arm.data not in (cell.data, SEEDS_ONLY)):
             continue
         same = [c for c in arm.cards if c.cell and c.cell.random_seed == cell.random_seed]
@@ -262,51 +266,51 @@ def _gold(score: Score, item: Item | None) -> str:
 # --- what people read ---------------------------------------------------------------------------------------
 
 
-def _text(found: Mistakes) -> str:
+def _text(study: WrongItems) -> str:
     """For the terminal: counts, then a few items of each group. Terminal.say drops control characters."""
-    lines = [_headline(found)]
-    for cause, members in found.groups.items():
+    lines = [_headline(study)]
+    for cause, members in study.groups.items():
         lines.append(f"  {cause}: {len(members)}")
-        for one in members[: SHOWN["terminal"]]:
-            lines.append(f"    {_short(one.prompt)}")
-            lines.append(f"      gold: {_short(one.gold)}{_also(one)}")
-            lines += [f"      {'+' if right else '-'} {who}: {_short(answer)}" for who, answer, right in one.answers]
-        lines += _more(members, SHOWN["terminal"], "    ")
-    lines += [f"  {gold} taken for {given}: {count}" for (gold, given), count in found.confused[:10]]
+        for wrong in members[: PER_GROUP["terminal"]]:
+            lines.append(f"    {_short(wrong.prompt)}")
+            lines.append(f"      gold: {_short(wrong.gold)}{_also(wrong)}")
+            lines += [f"      {'+' if right else '-'} {arm}: {_short(answer)}" for arm, answer, right in wrong.answers]
+        lines += _more(members, PER_GROUP["terminal"], "    ")
+    lines += [f"  {gold} taken for {label}: {count}" for (gold, label), count in study.confused[:10]]
     return "\n".join(lines)
 
 
-def _headline(found: Mistakes) -> str:
-    failed = f" ({found.failed} more failed; the report says why)" if found.failed else ""
-    return f"{found.suite}: {found.student}: {len(found.found)} of {found.items} test items {found.wrong}{failed}"
+def _headline(study: WrongItems) -> str:
+    failed = f" ({study.failed} more failed; the report says why)" if study.failed else ""
+    return f"{study.suite}: {study.student}: {len(study.wrong)} of {study.items} test items {study.called}{failed}"
 
 
-def _also(one: Mistake) -> str:
-    return f" (also {', '.join(one.causes[1:])})" if one.causes[1:] else ""
+def _also(wrong: WrongItem) -> str:
+    return f" (also {', '.join(wrong.causes[1:])})" if wrong.causes[1:] else ""
 
 
-def _more(members: Sequence[Mistake], shown: int, indent: str = "") -> list[str]:
-    return [f"{indent}... and {len(members) - shown} more"] if len(members) > shown else []
+def _more(members: Sequence[WrongItem], listed: int, indent: str = "") -> list[str]:
+    return [f"{indent}... and {len(members) - listed} more"] if len(members) > listed else []
 
 
-def _markdown(found: Mistakes) -> str:
+def _markdown(study: WrongItems) -> str:
     """For errors.md: the causes of every arm, the confused pairs, the items; what models wrote is escaped."""
-    lines = [f"## {_plain(found.suite)}\n", _plain(_headline(found)) + ".\n"]
+    lines = [f"## {_plain(study.suite)}\n", _plain(_headline(study)) + ".\n"]
     by_arm = [
-        (_short(who), *(str(counts.get(cause, 0)) for cause in CAUSES), str(sum(counts.values())))
-        for who, counts in found.by_arm
+        (_short(arm), *(str(counts.get(cause, 0)) for cause in CAUSES), str(sum(counts.values())))
+        for arm, counts in study.by_arm
     ]
     lines.append(table(("wrong items by cause", *CAUSES, "all"), by_arm) + "\n")
-    if found.confused:
-        pairs = [(_short(gold), _short(given), str(count)) for (gold, given), count in found.confused]
+    if study.confused:
+        pairs = [(_short(gold), _short(label), str(count)) for (gold, label), count in study.confused]
         lines.append(table(("gold", "taken for", "items"), pairs) + "\n")
-    for cause, members in found.groups.items():
+    for cause, members in study.groups.items():
         lines.append(f"### {cause}: {len(members)}\n")
-        for one in members[: SHOWN["file"]]:
-            lines.append(f"**{_plain(one.prompt)}** gold: {_plain(one.gold)}{_plain(_also(one))}\n")
-            answers = [(_short(who), _short(said), "yes" if right else "no") for who, said, right in one.answers]
+        for wrong in members[: PER_GROUP["file"]]:
+            lines.append(f"**{_plain(wrong.prompt)}** gold: {_plain(wrong.gold)}{_plain(_also(wrong))}\n")
+            answers = [(_short(arm), _short(text), "yes" if right else "no") for arm, text, right in wrong.answers]
             lines.append(table(("who", "answer", "right"), answers) + "\n")
-        lines += [line + "\n" for line in _more(members, SHOWN["file"])]
+        lines += [line + "\n" for line in _more(members, PER_GROUP["file"])]
     return "\n".join(lines) + "\n"
 
 

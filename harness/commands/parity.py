@@ -32,7 +32,7 @@ from harness.suites.suite import Suite
 
 FILE = "agree.json"
 ITEMS = 200
-SHOWN = 10  # differing items printed
+MOST_LISTED = 10  # differing items printed
 QUANTILES = (0.5, 0.95, 1.0)
 REPORTED = 20  # likeliest first tokens
 BROKEN = "\ufffd"  # what part of a character reads as
@@ -123,12 +123,14 @@ def parity(
         second = {c.request: c for c in server.generate(requests)}
     finally:
         server.close()
-    found = compare(items, requests, first, second)
-    found = found.model_copy(update={"student": candidate.cell.name, "suite": suite.name, "suite_digest": suite.digest})
-    write_json(run.folder / "eval" / FILE, found.model_dump(mode="json"))
-    terminal.say(_text(found))
+    agreement = compare(items, requests, first, second)
+    agreement = agreement.model_copy(
+        update={"student": candidate.cell.name, "suite": suite.name, "suite_digest": suite.digest}
+    )
+    write_json(run.folder / "eval" / FILE, agreement.model_dump(mode="json"))
+    terminal.say(_text(agreement))
     terminal.say(f"rescore: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
-    return found
+    return agreement
 
 
 def compared_suite(suites: Mapping[str, Suite], run: str) -> Suite:
@@ -141,16 +143,18 @@ def compared_suite(suites: Mapping[str, Suite], run: str) -> Suite:
 
 def ask(items: Sequence[Item], prompt: Prompt, model: str, max_tokens: int) -> list[Request]:
     """The greedy answers to all items, in order, then one of the labels for each."""
-    asked = [prompt(item) for item in items]
+    prompts = [prompt(item) for item in items]
     free, guided = [], []
-    for item, one in zip(items, asked, strict=True):
-        plain = isinstance(one, str)
+    for item, question in zip(items, prompts, strict=True):
+        plain = isinstance(question, str)
         choices = tuple((" " if plain else "") + choice for choice in item.choices)
-        whole = max(len(choice.encode()) for choice in choices) + 1  # vLLM cuts a choice there; a token has a byte
+        longest = max(len(choice.encode()) for choice in choices) + 1  # vLLM cuts a choice there; a token has a byte
         stop = ("\n",) if plain else ()
         sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop, logprobs=REPORTED)
-        free.append(request_for(one, model, sampling, item.id))
-        guided.append(request_for(one, model, Sampling(temperature=0.0, max_tokens=whole, choices=choices), item.id))
+        free.append(request_for(question, model, sampling, item.id))
+        guided.append(
+            request_for(question, model, Sampling(temperature=0.0, max_tokens=longest, choices=choices), item.id)
+        )
     return [*free, *guided]
 
 
@@ -235,30 +239,30 @@ def _difference(right: Sequence[tuple[bool, bool]]) -> Interval | None:
     return stats.paired_binary(theirs, ours)
 
 
-def _text(found: Agreement) -> str:
+def _text(agreement: Agreement) -> str:
     """For the terminal."""
-    compared = found.items - found.failed
-    lines = [f"{found.student} on {found.suite}: {found.items} items, vLLM beside transformers"]
-    if found.failed:
-        lines.append(f"  {found.failed} not compared: {'; '.join(found.errors[:3])}")
-    lines.append(f"  written answer equal: {found.written_equal} of {compared}; its label: {found.label_equal}")
+    compared = agreement.items - agreement.failed
+    lines = [f"{agreement.student} on {agreement.suite}: {agreement.items} items, vLLM beside transformers"]
+    if agreement.failed:
+        lines.append(f"  {agreement.failed} not compared: {'; '.join(agreement.errors[:3])}")
+    lines.append(f"  written answer equal: {agreement.written_equal} of {compared}; its label: {agreement.label_equal}")
     ways = "vLLM also allows other ways to cut a label into tokens"
-    lines.append(f"  label picked under guided decoding equal: {found.picked_equal} of {compared} ({ways})")
-    if found.logprob_differences:
-        half, most, largest = (found.logprob_differences[f"{q:g}"] for q in QUANTILES)
+    lines.append(f"  label picked under guided decoding equal: {agreement.picked_equal} of {compared} ({ways})")
+    if agreement.logprob_differences:
+        half, most, largest = (agreement.logprob_differences[f"{q:g}"] for q in QUANTILES)
         lines.append(
-            f"  log-probability of an answer's first token ({found.measured} items, {REPORTED} likeliest): differs by"
-            f" {half:.3g} nats in the median, {most:.3g} at the 95th percentile, {largest:.3g} at most"
+            f"  log-probability of an answer's first token ({agreement.measured} items, {REPORTED} likeliest):"
+            f" differs by {half:.3g} nats in the median, {most:.3g} at the 95th percentile, {largest:.3g} at most"
         )
     else:
         lines.append("  log-probabilities: none that both engines report")
-    for name, i in (("written answer", found.accuracy), ("guided choice", found.choice_accuracy)):
+    for name, i in (("written answer", agreement.accuracy), ("guided choice", agreement.choice_accuracy)):
         if i:
             change = f"{i.estimate:+.4f} [{i.low:+.4f}, {i.high:+.4f}] ({i.method}, n={i.n})"
             lines.append(f"  accuracy of the {name}, vLLM minus transformers: {change}")
-    for one in found.differing[:SHOWN]:
-        a, b = one.transformers, one.vllm
-        lines.append(f"  {one.item} {one.text!r}: {a.written!r}/{a.picked!r} against {b.written!r}/{b.picked!r}")
-    if len(found.differing) > SHOWN:
-        lines.append(f"  ... and {len(found.differing) - SHOWN} more items")
+    for item in agreement.differing[:MOST_LISTED]:
+        a, b = item.transformers, item.vllm
+        lines.append(f"  {item.item} {item.text!r}: {a.written!r}/{a.picked!r} against {b.written!r}/{b.picked!r}")
+    if len(agreement.differing) > MOST_LISTED:
+        lines.append(f"  ... and {len(agreement.differing) - MOST_LISTED} more items")
     return "\n".join(lines)

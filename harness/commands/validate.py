@@ -62,17 +62,17 @@ def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root
     documents in which facts must stand.
     """
     root = root or Path()
-    rooms, found = _rooms(run.file.train.students, run.cache, run.root, run.name) if run else ([_estimate()], [])
+    rooms, problems = _rooms(run.file.train.students, run.cache, run.root, run.name) if run else ([_estimate()], [])
     for name, suite in suites.items():
-        own = [*_notes(suite), *_items(suite, rooms, run, root)]
-        own += [Problem(name, "", line) for line in suite.spec.extras.problems(suite.items, root)]
-        wrong = sum(problem.wrong for problem in own)
-        asked = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
-        terminal.say(f"{name}: {asked}, {wrong} problems" if wrong else f"{name}: {asked}, no problem found")
-        found += own
-    for problem in found:
+        of_suite = [*_notes(suite), *_items(suite, rooms, run, root)]
+        of_suite += [Problem(name, "", line) for line in suite.spec.extras.problems(suite.items, root)]
+        wrong = sum(problem.wrong for problem in of_suite)
+        size = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
+        terminal.say(f"{name}: {size}, {wrong} problems" if wrong else f"{name}: {size}, no problem found")
+        problems += of_suite
+    for problem in problems:
         terminal.say(f"  {problem}")
-    return found
+    return problems
 
 
 # --- notes and items ------------------------------------------------------------------------------------------
@@ -140,8 +140,8 @@ def _duplicates(suite: Suite) -> Iterator[Problem]:
         choices = tuple(sorted(map(normalise, item.choices)))
         twin = first.setdefault((normalise(item.text), choices), item)
         if twin is not item:
-            said = f"{item.text!r} is a duplicate: asks the same as {twin.text!r}, item {twin.id}"
-            yield Problem(suite.name, item.id, said)
+            what = f"{item.text!r} is a duplicate: asks the same as {twin.text!r}, item {twin.id}"
+            yield Problem(suite.name, item.id, what)
 
 
 def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
@@ -154,25 +154,25 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     if run is None:
         lines = all("\n" not in answer for item in suite.items for answer in item.answers)
         return {"as plain text": (lambda item: item.text, Ending(one_line=lines))}
-    shown = prompt_forms(run.task, run.prompts, one_line(seed.answer for seed in run.seeds))
-    name = run.task.untuned_prompt or str(shown.template.path)
+    prompts = prompt_forms(run.task, run.prompts, one_line(seed.answer for seed in run.seeds))
+    name = run.task.untuned_prompt or str(prompts.template.path)
     return {
-        run.task.prompt or str(shown.student.path): (shown.tuned, Ending()),
-        f"{name} as a completion": (lambda item: shown.prompt("completion", item.question, ()), shown.ending),
-        f"{name} as a chat": (lambda item: shown.prompt("chat", item.question, ()), shown.ending),
+        run.task.prompt or str(prompts.student.path): (prompts.tuned, Ending()),
+        f"{name} as a completion": (lambda item: prompts.prompt("completion", item.question, ()), prompts.ending),
+        f"{name} as a chat": (lambda item: prompts.prompt("chat", item.question, ()), prompts.ending),
     }
 
 
 def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) -> str:
     """Why an item cannot be asked: it does not render, or it or its answer does not fit. '' where it can."""
     try:
-        asked = prompt(item)
+        question = prompt(item)
     except UsageError as error:
         return f"it does not render: {error}"
     limit = suite.spec.max_tokens
     for room in rooms:
         try:
-            length = room.prompt(asked)
+            length = room.prompt(question)
         except UsageError as error:
             return f"{room.name}: {error}"
         answers = suite.spec.gold(item)
@@ -204,14 +204,14 @@ def _answers(
         return  # an open instruction has no right answer, and a judge's is not known before it is asked
     items = [item for item in items if item.id in gold]
     for turn in range(max(map(len, gold.values()))):
-        known = {
+        right_answers = {
             read(prompt(item)): Gold(gold[item.id][min(turn, len(gold[item.id]) - 1)], gold[item.id]) for item in items
         }
-        asked = [item for item in items if turn < len(gold[item.id])]
-        scores = scored(asked, Oracle(known))
-        yield from _not_right(suite.name, how, scores, {item.id: gold[item.id][turn] for item in asked})
+        items_with_turn = [item for item in items if turn < len(gold[item.id])]
+        scores = scored(items_with_turn, Oracle(right_answers))
+        yield from _not_right(suite.name, how, scores, {item.id: gold[item.id][turn] for item in items_with_turn})
         if not turn:
-            yield from _not_wrong(suite.name, how, scored(items, Oracle(known, silent=True)))
+            yield from _not_wrong(suite.name, how, scored(items, Oracle(right_answers, silent=True)))
 
 
 def _not_right(suite: str, how: str, scores: Iterable[Score], gold: Mapping[str, str]) -> Iterator[Problem]:
@@ -223,8 +223,8 @@ def _not_right(suite: str, how: str, scores: Iterable[Score], gold: Mapping[str,
         rates = {name: score.values[name] for name in RATES if name in score.values}
         below = [f"{name} {value:g}" for name, value in rates.items() if value < RIGHT]
         if not rates or below:
-            said = ", ".join(below) or "no accuracy"
-            yield Problem(suite, score.item, f"{how}: the right answer {right!r} scores {said}")
+            listed = ", ".join(below) or "no accuracy"
+            yield Problem(suite, score.item, f"{how}: the right answer {right!r} scores {listed}")
 
 
 def _not_wrong(suite: str, how: str, scores: Iterable[Score]) -> Iterator[Problem]:
@@ -251,7 +251,7 @@ def _benchmark(suite: Suite, spec: BenchmarkSuite, rooms: Sequence[Room]) -> Ite
         yield Problem(suite.name, score.item, f"{spec.benchmark}: it cannot be scored: {score.error}")
     rights = {s.item: s.gold for s in blind if s.gold and s.status != "failed"}
     broken = {s.item for s in blind if s.status == "failed"}
-    known: dict[str, Gold] = {}
+    right_answers: dict[str, Gold] = {}
     for task, index, name in documents:
         if name in broken:  # its question may not even render, and it is not asked
             continue
@@ -259,25 +259,25 @@ def _benchmark(suite: Suite, spec: BenchmarkSuite, rooms: Sequence[Room]) -> Ite
         gold = rights.get(name)
         if gold is None:
             yield Problem(suite.name, name, "its task does not say what is right", wrong=False)
-        elif known.setdefault(question, Gold(gold, tuple(gold.split(" | ")))).text != gold:
+        elif right_answers.setdefault(question, Gold(gold, tuple(gold.split(" | ")))).text != gold:
             del rights[name]
             yield Problem(suite.name, name, "another document asks the same and has another answer", wrong=False)
-    oracle = Oracle(known, endings=True)
+    oracle = Oracle(right_answers, endings=True)
     scores = benchmarks.score_benchmark(few, tasks, oracle).scores
     if oracle.lost:
-        said = f"{oracle.lost} of its prompts do not end in the question: what is right there is not known here"
-        yield Problem(suite.name, "", said, wrong=False)
+        what = f"{oracle.lost} of its prompts do not end in the question: what is right there is not known here"
+        yield Problem(suite.name, "", what, wrong=False)
         return
     yield from _not_right(suite.name, spec.benchmark, (s for s in scores if s.item in rights), rights)
-    silent = Oracle(known, endings=True, silent=True)
+    silent = Oracle(right_answers, endings=True, silent=True)
     scores = benchmarks.score_benchmark(few, tasks, silent).scores
     yield from _not_wrong(suite.name, spec.benchmark, (s for s in scores if s.item in rights))
     for room in rooms:
         length = room.text(oracle.longest)
         if length > room.context:
             what = f"{room.name}: its longest prompt has {length} tokens, the context {room.context}"
-            said = f"{what}; such documents fail by name, take fewer examples"
-            yield Problem(suite.name, "", said, wrong=room.counted)
+            what = f"{what}; such documents fail by name, take fewer examples"
+            yield Problem(suite.name, "", what, wrong=room.counted)
 
 
 # --- lengths ----------------------------------------------------------------------------------------------------
@@ -297,15 +297,15 @@ class Room:
 def _rooms(students: Sequence[str], cache: Path, root: Path, run: str) -> tuple[list[Room], list[Problem]]:
     """The run's students; an estimate stands in for one whose tokenizer cannot be had, and is named."""
     rooms: list[Room] = []
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for student in students:
         try:
             rooms.append(_room(student, resolve(student, cache, root=root).folder))
         except HarnessError as error:
             rooms.append(_estimate())
-            said = f"lengths were estimated, not counted with the tokenizer of {student}: {error}"
-            found.append(Problem(run, "", said, wrong=False))
-    return rooms, found
+            what = f"lengths were estimated, not counted with the tokenizer of {student}: {error}"
+            problems.append(Problem(run, "", what, wrong=False))
+    return rooms, problems
 
 
 def _room(student: str, folder: Path) -> Room:
@@ -318,7 +318,7 @@ def _room(student: str, folder: Path) -> Room:
     return Room(
         name=student,
         context=int(min(positions, chat.tokenizer.model_max_length)),
-        prompt=lambda asked: text(asked) if isinstance(asked, str) else len(prompt_ids(chat, asked)),
+        prompt=lambda prompt: text(prompt) if isinstance(prompt, str) else len(prompt_ids(chat, prompt)),
         text=text,
     )
 

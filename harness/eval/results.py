@@ -43,9 +43,14 @@ class Results:
     _read: dict[str, tuple[Score, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
+    def run(self) -> str:
+        """The name of the run."""
+        return self.folder.parent.name
+
+    @property
     def command(self) -> str:
         """What makes these results again."""
-        return f"make eval RUN={self.folder.parent.name}"
+        return f"make eval RUN={self.run}"
 
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""
@@ -128,7 +133,7 @@ def require_current(results: Results, suite: Suite, root: Path) -> None:
     if results.manifest.suites.get(suite.name) != suite_source(suite, root):
         raise UsageError(
             f"suites/{suite.name}.yaml: the suite, or a file that it names, changed since it was scored;"
-            f" make augment train eval RUN={results.folder.parent.name}"
+            f" make augment train eval RUN={results.run}"
         )
 
 
