@@ -35,7 +35,7 @@ from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.rubric import Rubric
 from harness.suites.suite import CardInputs, Suite
 from harness.suites.unanswerable import UnanswerableSuite
-from harness.train.grid import base_key, cell_key
+from harness.train.keys import base_key, cell_key
 from tests.project import labelled
 
 ORIGIN = Origin(purpose="generate")

@@ -16,7 +16,7 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.config.task import TaskFile
 from harness.eval.plan import outline_scoring
-from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries, trial, ways_tried
+from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries, trial
 from harness.eval.prompting import Asker, PromptForms, answer_room, even_shots, prompt_forms
 from harness.metrics.unread import unread
 from harness.records import FORMS, Completion, Example, Form, Item, Message, Score, Way
@@ -286,7 +286,7 @@ def run_with(root: Path, *settings: str, form: str = "") -> Run:
 
 def test_a_task_file_may_pin_the_form(tmp_path: Path) -> None:
     def ways(run: Run, prompting: str) -> tuple[tuple[Form, ...], tuple[int, ...]]:
-        return ways_tried(run.task.untuned_form, outline_scoring(run).shots, prompting)
+        return outline_scoring(run).ways(prompting)
 
     assert ways(run_with(tmp_path / "a"), "zero_shot") == (FORM_NAMES, (0,))
     assert ways(run_with(tmp_path / "b", form="chat"), "zero_shot") == (("chat",), (0,))

@@ -8,7 +8,6 @@ from harness.config.run import Run
 from harness.core.terminal import Terminal
 from harness.engines.protocols import StudentEngine
 from harness.eval.plan import plan_scoring
-from harness.eval.prompt_search import ways_tried
 from harness.eval.prompting import asker_for
 from harness.eval.results import load_results, resolve_student
 from harness.eval.runner import Openers
@@ -43,7 +42,7 @@ def ask(run: Run, text: str, openers: Openers, terminal: Terminal, student: str 
         if not candidate.tuned:
             prompting = candidate.prompting
             asker = asker_for(plan.prompts, plan.shots, prompting, [Item(text=text)], engine, openers.embedder)
-            forms, numbers = ways_tried(run.task.untuned_form, plan.shots, prompting)
+            forms, numbers = plan.ways(prompting)
             way = ways.get((candidate.cell.name, prompting), asker.way(forms[0], numbers[0]))
             prompt, ending, how = asker.prompt(way), plan.prompts.ending, f"  (asked as {way.words})"
         written = answer(tuple(run.task.labels), candidate.key, text, engine, prompt, ending)

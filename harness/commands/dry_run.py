@@ -21,7 +21,7 @@ from harness.engines.call_file import count_stored
 from harness.errors import UsageError
 from harness.eval.candidates import untuned_names
 from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring
-from harness.eval.prompt_search import dev_items, most_tries, ways_tried
+from harness.eval.prompt_search import dev_items, most_tries
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve
 from harness.records import Cell, Request, Row
@@ -203,8 +203,7 @@ def _cards_and_requests(plan: EvalPlan, run: str) -> str:
             lines.append(f"{line}, as lm-evaluation-harness asks them")
             continue
         promptings = [card.candidate.prompting for card in cards if suite.of_task and not card.candidate.tuned]
-        form = plan.prompts.task.untuned_form
-        tries = sum(most_tries(*ways_tried(form, plan.shots, prompting)) for prompting in promptings)
+        tries = sum(most_tries(*plan.ways(prompting)) for prompting in promptings)
         pairs = len(cards) * all_items.loglikelihoods + tries * dev.loglikelihoods
         answers = len(cards) * all_items.answers + tries * dev.answers
         requests = f"{pairs} log-likelihoods, at most {answers} generated answers"

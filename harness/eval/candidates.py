@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from harness.errors import UsageError, nearest
 from harness.models.resolve import impossible, possible, ready, resolve
 from harness.records import Cell, Row
 from harness.suites.suite import Suite
-from harness.train.cells import TrainedCell
-from harness.train.grid import BASE, GridCell, base_key
+from harness.train.keys import BASE, base_key
 
 TEACHER = "teacher"  # what eval.compare calls the run's own teacher
 LOADED_HERE = ("vllm", "transformers")  # engines whose weights this machine has
@@ -57,29 +56,6 @@ def require_possible_models(train: Train, compare: Sequence[str], root: Path, ru
         if not possible(name, root):
             hint = nearest(name, (TEACHER,)) if key == "eval.compare" else ""
             raise UsageError(f"runs/{run}.yaml: {key}: {impossible(name)}{hint}")
-
-
-# --- candidates of a trained run
-
-
-def trained_candidates(
-    cells: Sequence[TrainedCell], grid: Mapping[str, GridCell], promptings: Sequence[str], root: Path, run: str
-) -> list[Candidate]:
-    """The students of a run, and its bases in each prompting. Raises UsageError for an adapter that is not whole."""
-    candidates: list[Candidate] = []
-    for cell in cells:
-        adapter = root / cell.folder if cell.folder else None
-        if adapter and not grid[cell.key].trained:
-            raise UsageError(
-                f"{adapter}: the adapter of {cell.name} is missing, or was edited or damaged since it was trained:"
-                f" train first (make train RUN={run} makes it again)"
-            )
-        base, rows = root / cell.base, grid[cell.key].rows
-        candidates += [
-            Candidate(cell.cell, cell.key, base, adapter, prompting, cell.tuned, rows)
-            for prompting in (("zero_shot",) if cell.tuned else promptings)
-        ]
-    return candidates
 
 
 def compared_candidates(

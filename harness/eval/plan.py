@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.augment.rows import rows_of_data
@@ -17,18 +18,17 @@ from harness.eval.candidates import (
     compared_candidates,
     largest_rows,
     named_candidates,
-    trained_candidates,
     untuned_names,
 )
 from harness.eval.prompt_search import MOST_ITEMS, ways_tried
 from harness.eval.prompting import PromptForms, Shots, one_line, prompt_forms, shots_from
 from harness.eval.results import scored_benchmarks
-from harness.records import Cell
+from harness.records import Cell, Form
 from harness.suites import reference
 from harness.suites.benchmark_rows import fingerprint
 from harness.suites.suite import CardInputs, Suite
-from harness.train.cells import CELLS, load_cells
-from harness.train.grid import grid_cells, plan_training
+from harness.train.cells import CELLS, TrainedCell, load_cells
+from harness.train.grid import GridCell, grid_cells, plan_training
 
 STAGE_VERSION = 5
 
@@ -68,6 +68,10 @@ class EvalPlan:
             cards.setdefault(card.suite.name, []).append(card)
         return cards
 
+    def ways(self, prompting: str) -> tuple[tuple[Form, ...], tuple[int, ...]]:
+        """The forms and the numbers of examples to try on an untuned model under one prompting."""
+        return ways_tried(self.prompts.task.untuned_form, self.shots.most, self.shots.retrieved, prompting)
+
     def card(self, candidate: Candidate, suite: str) -> PlannedCard:
         """The card of one candidate on one suite."""
         return next(card for card in self.cards if card.candidate is candidate and card.suite.name == suite)
@@ -93,7 +97,7 @@ def plan_scoring(run: Run) -> EvalPlan:
             f"{path} is of other rows, students or settings than {run.name} has now, or was stopped: train first"
             f" (make train RUN={run.name})"
         )
-    students = trained_candidates(trained, grid, run.file.eval.prompting, run.root, run.name)
+    students = _students(trained, grid, run.file.eval.prompting, run.root, run.name)
     compared, notes = compared_candidates(
         run.file.eval, run.file.teacher, run.cache, run.root, {candidate.key for candidate in students}
     )
@@ -122,6 +126,26 @@ def plan_scoring(run: Run) -> EvalPlan:
     return EvalPlan(candidates, cards, references, prompts, shots, inputs, notes, benchmarks)
 
 
+def _students(
+    cells: Sequence[TrainedCell], grid: Mapping[str, GridCell], promptings: Sequence[str], root: Path, run: str
+) -> list[Candidate]:
+    """The students of a run, and its bases in each prompting. Raises UsageError for an adapter that is not whole."""
+    candidates: list[Candidate] = []
+    for cell in cells:
+        adapter = root / cell.folder if cell.folder else None
+        if adapter and not grid[cell.key].trained:
+            raise UsageError(
+                f"{adapter}: the adapter of {cell.name} is missing, or was edited or damaged since it was trained:"
+                f" train first (make train RUN={run} makes it again)"
+            )
+        base, rows = root / cell.base, grid[cell.key].rows
+        candidates += [
+            Candidate(cell.cell, cell.key, base, adapter, prompting, cell.tuned, rows)
+            for prompting in (("zero_shot",) if cell.tuned else promptings)
+        ]
+    return candidates
+
+
 def outline_scoring(run: Run) -> EvalPlan:
     """The same plan before train: the same candidates and cards, without keys and without the cheap reference."""
     train, settings = run.file.train, run.file.eval
@@ -148,7 +172,7 @@ def card_key(
         if not candidate.tuned:
             ending = prompts.ending
             parts += [prompts.template.digest, ending.after, ending.next_example, prompts.preface]
-            parts += ways_tried(prompts.task.untuned_form, shots, candidate.prompting)
+            parts += ways_tried(prompts.task.untuned_form, shots.most, shots.retrieved, candidate.prompting)
             parts += [MOST_ITEMS, ending.one_line]
         if candidate.prompting == "few_shot":
             parts.append([shot.id for shot in shots.pool])

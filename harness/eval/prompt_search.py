@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from harness.core.record import digest
-from harness.eval.prompting import Shots
 from harness.records import FORMS, Choice, Form, Item, Score, Trial, Way
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, value_of
@@ -24,13 +23,13 @@ ScoreWay = Callable[[Way, Sequence[Item]], Sequence[Score]]
 
 
 def ways_tried(
-    untuned_form: Literal["auto"] | Form, shots: Shots, prompting: str
+    untuned_form: Literal["auto"] | Form, most_shots: int, retrieved: int, prompting: str
 ) -> tuple[tuple[Form, ...], tuple[int, ...]]:
     """The forms and the numbers of examples to try under one prompting: all forms, or the one a task file names."""
     forms = tuple(form for form in FORMS if untuned_form in ("auto", form))
     if prompting == "few_shot":
-        return forms, tuple(dict.fromkeys((*(n for n in NUMBERS if n <= shots.most), shots.most)))
-    return forms, (shots.retrieved if prompting == "retrieval" else 0,)
+        return forms, tuple(dict.fromkeys((*(n for n in NUMBERS if n <= most_shots), most_shots)))
+    return forms, (retrieved if prompting == "retrieval" else 0,)
 
 
 def most_tries(forms: Sequence[Form], numbers: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import Interrupted
 from harness.eval.candidates import Candidate
 from harness.eval.plan import EvalPlan, PlannedCard, base_of, plan_scoring
-from harness.eval.prompt_search import choose, ways_tried
+from harness.eval.prompt_search import choose
 from harness.eval.prompting import ANSWER_ROOM, asker_for
 from harness.metrics.spelling import english
 from harness.records import Completion, Item, Request, Score, Way
@@ -136,7 +136,7 @@ def _score_untuned(
         step(f"choosing how to ask: {way.words}")
         return score(items, asker.prompt(way), prompts.ending).scores
 
-    choice = choose(suite, *ways_tried(prompts.task.untuned_form, shots, prompting), asker.way, score_way)
+    choice = choose(suite, *scorer.plan.ways(prompting), asker.way, score_way)
     step(f"as {choice.way.words}")
     return replace(score(suite.items, asker.prompt(choice.way), prompts.ending), choice=choice)
 

@@ -13,17 +13,16 @@ from pathlib import Path
 
 from harness.augment.rows import rows_of_data
 from harness.config.run import Augment, Run, Train
-from harness.core.record import digest, digested
+from harness.core.record import digest
 from harness.data.examples import path_of
 from harness.errors import UsageError
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Row
 from harness.train.adapters import is_whole
+from harness.train.keys import BASE, cell_key
 from harness.train.sizes import nested, step_count
 
-STAGE_VERSION = 1
 CELLS_VERSION = 3  # of what cells.json says of a cell
-BASE = "base"  # what stands for the kind of data where there is none
 
 
 @dataclass(frozen=True)
@@ -119,26 +118,6 @@ def steps_of(cell: Cell, settings: Train) -> int:
     if cell.data != "seeds_only" or not sizes:
         return step_count(cell.size, settings)
     return step_count(min(sizes, key=lambda size: (abs(size - cell.size), -size)), settings)
-
-
-def cell_key(model: Model, rows: Sequence[Row], settings: Train, steps: int, random_seed: int) -> str:
-    """64 hex digits over all that decides an adapter; a base's key is over its weights alone."""
-    if not rows:
-        return base_key(model)
-    resolved = {  # by their first names, under which adapters are stored
-        "updates": steps,
-        "random_seed": random_seed,
-        "batch_rows": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "warmup": settings.warmup_ratio,
-        "lora": digested(settings.lora),
-    }
-    return digest("cell", STAGE_VERSION, model.weights_digest, [row.id for row in rows], resolved)
-
-
-def base_key(model: Model) -> str:
-    """64 hex digits of a model as it is: its weights alone."""
-    return digest("base", STAGE_VERSION, model.weights_digest)
 
 
 def require_rows(sizes: Sequence[int], data: str, rows: int, augment: Augment, run: str) -> None:
