@@ -1,4 +1,4 @@
-"""Builders of engines from a run file. Only the verbs call them; nothing is loaded before it is needed."""
+"""Builders of engines from a run file. Only the verbs call them. Nothing is loaded before it is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
-    """Builders of what eval needs; nothing is loaded here."""
+    """Builders of the models that eval needs. Nothing is loaded here."""
     from harness.eval.runner import Judge, Openers
 
     file = run.file.eval

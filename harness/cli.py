@@ -1,4 +1,4 @@
-"""The verbs. Only they build engines (harness.builders); everything heavy is imported by the verb that needs it."""
+"""The verbs. Only they build engines (harness.builders). Heavy libraries are imported by the verb that needs them."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ def bless(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 
     loaded = _load(run, settings)
     if dry_run:
-        there = "" if (loaded.folder / "eval" / "scorecards.json").is_file() else ", where there are no scores yet,"
-        Terminal().say(f"bless {run} would read runs/{run}/eval{there} and write runs/{run}.baseline.json")
+        state = "" if (loaded.folder / "eval" / "scorecards.json").is_file() else ", where there are no scores yet,"
+        Terminal().say(f"bless {run} would read runs/{run}/eval{state} and write runs/{run}.baseline.json")
         return
     stage(loaded, Terminal())
 
@@ -169,8 +169,8 @@ def check(
 
         needed = (loaded.folder / "eval" / "scorecards.json", baseline_path(loaded.root, loaded.name))
         lacking = "".join(f"; there is no {path.relative_to(loaded.root)} yet" for path in needed if not path.is_file())
-        said = f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json and write {files}{lacking}"
-        Terminal().say(said)
+        message = f"check {run} would compare runs/{run}/eval with runs/{run}.baseline.json and write {files}{lacking}"
+        Terminal().say(message)
         return
     if unsure not in ("fail", "pass"):
         raise UsageError(f"--unsure {unsure}: it must be fail or pass")
@@ -267,16 +267,18 @@ def suites(
     from harness.core.aligned import aligned
 
     loaded = _load(run, None) if run is not None else None
-    found = loaded.suites if loaded else load_suites(Path.cwd())
-    if not found:
+    suite_by_name = loaded.suites if loaded else load_suites(Path.cwd())
+    if not suite_by_name:
         raise UsageError("there are no suites here: start in the folder that holds suites/ and runs/")
     terminal = Terminal()
     if not prove:
-        sizes = {n: f"{len(s.items)} items" if s.items else "items of its own benchmark" for n, s in found.items()}
-        rows = [(n, s.spec.kind, f"version {s.spec.version}, {sizes[n]}") for n, s in found.items()]
+        sizes = {
+            n: f"{len(s.items)} items" if s.items else "items of its own benchmark" for n, s in suite_by_name.items()
+        }
+        rows = [(n, s.spec.kind, f"version {s.spec.version}, {sizes[n]}") for n, s in suite_by_name.items()]
         terminal.say(aligned(rows))
         return
-    problems = prove_all(found, loaded, terminal, loaded.root if loaded else Path.cwd())
+    problems = prove_all(suite_by_name, loaded, terminal, loaded.root if loaded else Path.cwd())
     wrong = [problem for problem in problems if problem.wrong]
     if wrong:
         raise UsageError(f"{len(wrong)} problems in {len({p.suite for p in wrong})} suites")

@@ -50,7 +50,7 @@ def ask(run: Run, text: str, openers: Openers, terminal: Terminal, student: str 
 
 
 def chosen_ways(run_folder: Path) -> dict[tuple[str, str], Way]:
-    """(student, prompting) -> how eval asked it on the run's first suite of the task; empty before eval."""
+    """(student, prompting) -> how eval asked it on the run's first suite of the task. Empty before eval."""
     if not (run_folder / "eval" / "scorecards.json").is_file():
         return {}
     cards = reversed(load_results(run_folder).cards)

@@ -16,7 +16,7 @@ MOST_LISTED = 10  # of what is removed, by name
 
 
 def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
-    """Delete trained cells and scores that no runs/*/ names; returns what was (or would be) deleted.
+    """Delete trained cells and scores that no runs/*/ names. Returns what was (or would be) deleted.
 
     Which scores a run that is trained and not yet evaluated, or is being evaluated, will name is not known: while
     there is one, all stay. Raises MachineError while something is trained, UsageError for a damaged file.
@@ -52,7 +52,7 @@ def _hold(held: ExitStack, folder: Path, what: str, dry_run: bool) -> None:
 
 
 def _remove(cache: Path, cells: set[str], cards: set[str] | None, dry_run: bool, terminal: Terminal) -> list[Path]:
-    """`cards`: the scores that are named; None leaves all of them."""
+    """`cards`: the scores that runs name. With None all scores stay."""
     leftovers = [f for f in (cache / "students").glob("*") if f.name.split(".")[0] not in cells]
     if cards is not None:
         leftovers += [f for f in (cache / "scores").glob("*") if f.name.split(".")[0] not in cards]

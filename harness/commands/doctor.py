@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def examine(root: Path) -> str:
-    """Lines of `ok` / `--` findings; a `--` line says what to do."""
+    """Lines of `ok` / `--` findings. A `--` line says what to do."""
     findings = [
         _python(),
         _platform(),

@@ -39,7 +39,7 @@ Count = Callable[[str], int]
 def describe_augment(run: Run, teacher: str, count: Count) -> str:
     """Requests and tokens of augment. Every row a request returns is judged, so the number is known before.
 
-    Prompts are counted as they will be sent; a new text is taken to be as long as a seed.
+    Prompts are counted as they will be sent. A new text is taken to be as long as a seed.
     """
     done, _ = finished_rows(run, teacher)
     if done:
@@ -87,7 +87,7 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
 
 
 def tokens_of_teacher(teacher: Teacher | None, root: Path, cache: Path, unseen: bool) -> Count:
-    """Counts tokens as the teacher does; about four characters a token where its tokenizer is not at hand."""
+    """Counts tokens as the teacher does. Without its tokenizer, four characters are taken for a token."""
     if unseen or teacher is None or teacher.engine in ("openai", "scripted"):
         return lambda text: len(text) // CHARACTERS + 1
     from harness.models.chat_template import load_tokenizer
@@ -102,7 +102,7 @@ def _prompt(request: Request) -> str:
 
 
 def _price(teacher: Teacher | None, tokens: float, furthest: float, most: int) -> list[str]:
-    """What this round costs and what `most` requested rows would, at the dearer of the two prices; none without one."""
+    """The price of this round and of `most` requested rows, at the higher of the two prices. Empty without a price."""
     prices = [p for p in (teacher.prompt_price, teacher.completion_price) if p is not None] if teacher else []
     if not prices:
         return []
@@ -115,7 +115,7 @@ def _price(teacher: Teacher | None, tokens: float, furthest: float, most: int) -
 
 
 def describe_training(run: Run) -> str:
-    """Cells, steps and tokens of train; cells already trained are marked. Imports no torch, makes no model ready.
+    """Cells, steps and tokens of train, and which cells are stored. Imports no torch, makes no model ready.
 
     Tokens are counted with the student's own tokenizer on a sample of the rows, its chat template by a
     rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
@@ -149,7 +149,7 @@ def describe_training(run: Run) -> str:
 
 
 def _token_counter(folder: Path) -> Count:
-    """Counts a text's tokens; by length alone where the folder has no fast tokenizer or none is installed."""
+    """Counts a text's tokens, by its length where the folder has no fast tokenizer or none is installed."""
     file = folder / "tokenizer.json"
     try:
         from tokenizers import Tokenizer

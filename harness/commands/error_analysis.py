@@ -1,6 +1,6 @@
 """Wrong test items of one student, grouped by cause, with everybody's answers side by side.
 
-Read from stored scores alone: no model is loaded. An item may have several causes; it is listed under the first
+Read from stored scores alone: no model is loaded. An item may have several causes. It is listed under the first
 that applies, in the order of CAUSES, and its other causes are named beside it:
 
     empty            it says nothing
@@ -8,7 +8,7 @@ that applies, in the order of CAUSES, and its other causes are named beside it:
     truncated        it ran into the limit of tokens
     misspelt         a tenth of its words are in no dictionary, or it nearly spells a label
     off-topic        its meaning is far from what was asked
-    confused labels  it gives another label, or another of the choices that all items share; which pair, counted
+    confused labels  it gives another label, or another of the choices that all items share, counted by pair
     unparsed         it gives no label, number or form that was asked for
     other            none of these
 """
@@ -77,13 +77,13 @@ class WrongItems:
 
     @property
     def confused(self) -> list[tuple[tuple[str, str], int]]:
-        """(gold, given) -> how often, the most frequent first; every wrong item that gives a label counts."""
+        """(gold, answered) -> items, the most frequent pair first, over wrong items answered with a label."""
         counts = Counter(wrong.pair for wrong in self.wrong if wrong.pair)
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def mistakes(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[WrongItems]:
-    """Print the groups and write runs/NAME/eval/errors.md; all suites of the run unless one is named.
+    """Print the groups and write runs/NAME/eval/errors.md, for all suites of the run unless one is named.
 
     The student is `student` (a part of its name is enough), else the one that `ship` names, else the largest filtered
     size. Raises UsageError for a suite or a student the run has not, for missing scores, and when there is no tuned
@@ -149,8 +149,8 @@ def study(results: Results, suite: Suite, cell: Cell) -> WrongItems:
 def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
     """Whether an answered item is not right: empty, unparsed, or below one half of the suite's primary metric.
 
-    Where that is no share of which more is better, accuracy counts; without a right answer, whether the text itself has
-    a fault.
+    Where that is no share, or a lower one is better, accuracy counts. Without a right answer, an item is
+    wrong if its text has a fault.
     """
     if score.status == "failed" or CANARY in score.tags:
         return False
@@ -175,7 +175,7 @@ def _says_nothing(score: Score, suite: Suite) -> bool:
 
 
 def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
-    """Every cause that applies, in the order of CAUSES; ("other",) where none does."""
+    """Every cause that applies, in the order of CAUSES, or ("other",)."""
     values = score.values
     share = values.get("rep_3", rep_n(score.output, 3)) or 0.0
     applies = {
@@ -294,7 +294,7 @@ def _more(members: Sequence[WrongItem], listed: int, indent: str = "") -> list[s
 
 
 def _markdown(study: WrongItems) -> str:
-    """For errors.md: the causes of every arm, the confused pairs, the items; what models wrote is escaped."""
+    """For errors.md: the causes of every arm, the confused pairs, the items. What models wrote is escaped."""
     lines = [f"## {_plain(study.suite)}\n", _plain(_headline(study)) + ".\n"]
     by_arm = [
         (_short(arm), *(str(counts.get(cause, 0)) for cause in CAUSES), str(sum(counts.values())))

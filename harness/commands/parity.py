@@ -100,7 +100,7 @@ def parity(
 ) -> Agreement:
     """Ask both engines about up to `limit` items of the task's suite, one engine in memory at a time.
 
-    The student is the one that `ship` names. Prints and stores the differences; raises UsageError without a ship
+    The student is the one that `ship` names. Prints and stores the differences. Raises UsageError without a ship
     section or a labels suite, and when the student is not trained.
     """
     suite = compared_suite(run.suites, run.name)
@@ -224,7 +224,7 @@ def _answered(item: Item, free: Completion | None, guided: Completion | None) ->
 def _logprob_gaps(a: Completion | None, b: Completion | None) -> list[float]:
     """Absolute differences (nats) of the log-probabilities of the first tokens that both report.
 
-    Tokens are told apart by their text; those that are part of a character all read alike and are left out.
+    Tokens are told apart by their text. Parts of a character all have the same text and are left out.
     """
     if a is None or b is None:
         return []

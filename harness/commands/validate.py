@@ -55,7 +55,7 @@ class Problem:
 
 
 def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root: Path | None = None) -> list[Problem]:
-    """Every problem of every suite, printed as found; empty when all is well.
+    """Every problem of every suite, printed as it is found.
 
     A run gives the task's prompts and the students' tokenizers. Without one, items are asked as plain text and
     lengths are estimated: three characters a token, a context of 2048 tokens. `root`: the project, for the
@@ -126,7 +126,7 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None, root: Path) -> 
 
 
 def _malformed(item: Item) -> str:
-    """What is wrong with the item itself, or ''; what no suite can be loaded with is not asked again."""
+    """What is wrong with the item itself, or ''. What loading a suite refuses is not checked again."""
     if not item.text.strip():
         return "its text is empty"
     twins = {c for i, c in enumerate(item.choices) if normalise(c) in map(normalise, item.choices[:i])}
@@ -295,7 +295,7 @@ class Room:
 
 
 def _rooms(students: Sequence[str], cache: Path, root: Path, run: str) -> tuple[list[Room], list[Problem]]:
-    """The run's students; an estimate stands in for one whose tokenizer cannot be had, and is named."""
+    """The run's students. One without a tokenizer is estimated, and named in a problem."""
     rooms: list[Room] = []
     problems: list[Problem] = []
     for student in students:

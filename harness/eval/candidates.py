@@ -37,7 +37,7 @@ class Candidate:
 
 
 def applies(suite: Suite, candidate: Candidate) -> bool:
-    """Other ways of prompting are for the task's own items; the other suites have one form."""
+    """Whether a suite is asked under the candidate's prompting. Suites of other tasks are asked zero_shot only."""
     return candidate.prompting == "zero_shot" or suite.of_task
 
 
@@ -49,7 +49,7 @@ def largest_rows(candidates: Sequence[Candidate]) -> tuple[Row, ...]:
 
 
 def require_possible_models(train: Train, compare: Sequence[str], root: Path, run: str) -> None:
-    """Raises UsageError for a model's name that can be none, before anything is spent; downloads nothing."""
+    """Raises UsageError for a name that no model can have, before anything is spent. Downloads nothing."""
     named = [(name, "train.students") for name in train.students]
     named += [(name, "eval.compare") for name in compare if name != TEACHER]
     for name, key in named:

@@ -44,7 +44,7 @@ def dev_items(suite: Suite) -> tuple[Item, ...]:
 
 
 def metrics_of(suite: Suite) -> tuple[str, ...]:
-    """The metrics that ways are compared by; where there are two, each way counts by its better one."""
+    """The metrics that ways are compared by. Where there are two, the better one of each way counts."""
     if suite.rubric is not None:  # a judge is not asked about answers that nobody will read
         return ("gold_nll",)
     both = suite.primary == "accuracy" and "choice_accuracy" in suite.spec.item_metrics
@@ -90,7 +90,7 @@ def _mean(scores: Sequence[Score], metric: str) -> float | None:
 
 
 def _rank(tried: Trial, metrics: Sequence[str]) -> tuple[int, float, float]:
-    """The least is the best; of equals the first that was tried."""
+    """A sort key: the smallest is the best way. Of equal ways the one that was tried first is taken."""
     sign = 1 if metrics[0] in LOWER_IS_BETTER else -1
     value = math.inf if tried.value is None else sign * tried.value
     return tried.failed, value, math.inf if tried.gold_nll is None else tried.gold_nll

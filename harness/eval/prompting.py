@@ -43,7 +43,7 @@ class Shots:
 def shots_from(
     seeds: tuple[Example, ...], kept: Sequence[Row], random_seed: int, rows: tuple[Row, ...], retrieved: int
 ) -> Shots:
-    """The seeds are shown by few-shot. Without any, `kept` rows of augment, drawn as a size is; never items."""
+    """What prompts may show: for few-shot the seeds, or without any a draw from `kept` rows, for retrieval `rows`."""
     drawn = () if seeds else nested(kept, min(MOST_SHOTS, len(kept)), random_seed)
     return Shots(seeds or tuple(row.example for row in drawn), len(seeds) or MOST_SHOTS, rows, retrieved)
 
@@ -137,7 +137,7 @@ class Asker:
     lookup: Lookup  # retrieval finds them by this
 
     def way(self, form: Form, number: int) -> Way:
-        """`number` examples in a form, or as many as fit; none for zero_shot, what is found for retrieval."""
+        """A form with `number` examples, or with as many of them as fit the context for few_shot."""
         return Way(form=form, shots=len(self._few(form, number)) if self.prompting == "few_shot" else number)
 
     def prompt(self, way: Way) -> Prompt:
@@ -219,7 +219,7 @@ def even_shots(pool: Sequence[Example], number: int, fits: Fits, free: bool = Fa
 def nearest_rows(rows: Sequence[Row], k: int, embedder: Callable[[], Embedder]) -> Lookup:
     """A lookup of the `k` rows nearest in meaning to a text, the nearest last: right before the question.
 
-    Cosine similarity of sentence embeddings; the retrieval baseline of Liu et al. 2022 (What makes good
+    Cosine similarity of sentence embeddings, the retrieval baseline of Liu et al. 2022 (What makes good
     in-context examples for GPT-3?). Rows are embedded at the first call, texts once.
     """
 

@@ -97,7 +97,7 @@ class Results:
 def resolve_student(name: str, names: Iterable[str]) -> str:
     """The one of `names` that a person means by `name`: itself, or its beginning at any dot, without regard to case.
 
-    `filtered.16` means `tiny.filtered.16.s0` where no other name has that part; a number is never cut (`1` is not
+    `filtered.16` means `tiny.filtered.16.s0` where no other name has that part. A number is never cut (`1` is not
     `16`). Where one of the names that fit is the beginning of all the others (`tiny.filtered.16`, which stands for
     its random seeds), it is meant. Raises UsageError with the candidates for a name that fits none or several.
     """
@@ -138,7 +138,7 @@ def require_current(results: Results, suite: Suite, root: Path) -> None:
 
 
 def load_results(run_folder: Path, suites: Mapping[str, Suite] | None = None) -> Results:
-    """Read the scorecards under `runs/NAME`; `suites` as they are now judge the metrics of their cards.
+    """Read the scorecards under `runs/NAME`. The metrics of a card are checked against its suite in `suites`.
 
     Raises UsageError naming the file that is missing, edited or damaged, and the command that makes it again.
     """
@@ -183,7 +183,7 @@ def keys_in_use(run_folder: Path) -> tuple[set[str], set[str]]:
 
 
 def scored_benchmarks(run_folder: Path) -> list[tuple[str, int]]:
-    """Which rows of public benchmarks eval last scored, as `benchmark_rows.fingerprint`; none where it has not."""
+    """Which rows of public benchmarks eval last scored, as `benchmark_rows.fingerprint`. Empty before eval."""
     try:
         return [(str(name), int(size)) for name, size in _read_cards(run_folder).get("benchmarks", [])]
     except (UsageError, AttributeError, TypeError, ValueError):

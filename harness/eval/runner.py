@@ -43,7 +43,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Openers:
-    """What builds the models that eval needs; nothing is built before it is needed."""
+    """Builders of the models that eval needs. Each is called when its model is needed."""
 
     student: Opener
     embedder: Callable[[], Embedder]
@@ -187,7 +187,7 @@ def _training_texts(plan: EvalPlan, candidate: Candidate) -> tuple[str, ...]:
 
 
 def _with_forgetting(scorer: Scorer, card: PlannedCard, engine: StudentEngine, outcome: Outcome) -> Outcome:
-    """Adds how far a student moved from its base, reading the base's own answers; stores them for the base."""
+    """Adds to a student's scores its KL divergence from its base. Of a base, stores what it expects."""
     candidate, suite, folder = card.candidate, card.suite, scorer.cache / "scores"
     base = base_of(scorer.plan.candidates, candidate)
     if base is None:
@@ -214,7 +214,7 @@ def _with_forgetting(scorer: Scorer, card: PlannedCard, engine: StudentEngine, o
 def rescorer(
     run: Run, openers_for: Callable[[int], Openers], terminal: Terminal
 ) -> Callable[[Suite, int], Sequence[Score]]:
-    """Scores the ship student on a suite once more, with another number of tokens in a batch; nothing is stored."""
+    """Scores the ship student on a suite once more, with another number of tokens in a batch. Nothing is stored."""
     (cell, *_), plan = ship_cells(run), plan_scoring(run)
     candidate = plan.student(cell, run.name)
     scorers: dict[int, Scorer] = {}

@@ -3,7 +3,7 @@
     cells.json + suites -> plan: candidates x suites -> one scorecard each -> scorecards.json and per-item scores
 
 A candidate is a model under one prompting. Its card is named by a digest of the weights, the suite, the
-prompts and this stage's version; one that is stored is not scored again, whichever run asked for it. What a
+prompts and this stage's version. One that is stored is not scored again, whichever run asked for it. What a
 model has answered for a card that is not finished is kept too, so that after a kill only the rest is asked.
 """
 
@@ -38,7 +38,7 @@ from harness.suites.summary import disagreement, summarise
 
 
 def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict[str, Any] | None:
-    """Score everything that is not scored yet; None when nothing was to do. Raises Interrupted."""
+    """Score everything that is not scored yet. Returns None when nothing is missing. Raises Interrupted."""
     folder, scores = run.folder / "eval", run.cache / "scores"
     plan = plan_scoring(run)
     manifest = finished(folder, plan.inputs)
@@ -137,7 +137,7 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
 
 
 def _score_one(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callable[[str], None]) -> Scorecard:
-    """A new card. What the model answers is remembered beside it until the card is whole; `note` shows progress."""
+    """A new card. What the model answers is remembered beside it until the card is complete. `note` shows progress."""
     part = scores / f"{planned.key}.part.jsonl"
     doing = planned.title
 
@@ -177,7 +177,7 @@ def _reference_card(planned: PlannedCard, scores: Path) -> Scorecard:
 
 
 def stored_card(planned: PlannedCard, folder: Path) -> Scorecard | None:
-    """A card that an earlier command stored whole; one that was edited, damaged or has failed items is made again."""
+    """A complete card that an earlier command stored. None for one that was edited, damaged or has failed items."""
     path, suite = folder / f"{planned.key}.json", planned.suite
     try:
         card = Scorecard.model_validate(read_json(path))

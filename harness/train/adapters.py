@@ -26,7 +26,7 @@ def is_whole(folder: Path, key: str) -> bool:
 
 
 def adapter_digest(path: Path) -> str:
-    """As `store.file_digest`; of PEFT's settings what they say, since it lists modules in another order each time."""
+    """As `store.file_digest`, but of PEFT's settings without the order of modules, which differs between writes."""
     if path.name != CONFIG:
         return file_digest(path)
     try:

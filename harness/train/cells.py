@@ -70,7 +70,7 @@ def load_cells(run_folder: Path) -> TrainedCells:
 
 
 def cell_keys(run_folder: Path) -> set[str]:
-    """The keys of the cells that a run refers to, whichever version wrote them; none before train."""
+    """The keys of the cells that a run refers to, whichever version wrote them. Empty before train."""
     if not (run_folder / "train" / CELLS).is_file():
         return set()
     return {str(cell["key"]) for cell in _read(run_folder)["cells"]}

@@ -27,7 +27,7 @@ CELLS_VERSION = 3  # of what cells.json says of a cell
 
 @dataclass(frozen=True)
 class GridCell:
-    """A cell with all that its training depends on; size 0 has no rows and is not trained."""
+    """A cell with all that its training depends on. Size 0 has no rows and is not trained."""
 
     cell: Cell
     model: Model
@@ -111,7 +111,7 @@ def grid_cells(settings: Train, seeds: int) -> list[Cell]:
 
 
 def steps_of(cell: Cell, settings: Train) -> int:
-    """Optimizer steps; seeds alone get those of the size nearest in rows (of two, the larger)."""
+    """Optimizer steps. Seeds alone get those of the size nearest in rows (of two, the larger)."""
     if not cell.size:
         return 0
     sizes = [size for size in settings.sizes if size]

@@ -14,7 +14,7 @@ BASE = "base"  # what stands for the kind of data where there is none
 
 
 def cell_key(model: Model, rows: Sequence[Row], settings: Train, steps: int, random_seed: int) -> str:
-    """64 hex digits over all that decides an adapter; a base's key is over its weights alone."""
+    """64 hex digits over all that decides an adapter. A base's key is over its weights alone."""
     if not rows:
         return base_key(model)
     resolved = {  # by their first names, under which adapters are stored

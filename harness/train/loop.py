@@ -1,6 +1,6 @@
 """Tuning one cell: LoRA on a frozen base, rows packed, the loss on answers only.
 
-The base is loaded once for all cells of a student; each cell puts a fresh adapter into it and takes it out
+The base is loaded once for all cells of a student. Each cell puts a fresh adapter into it and takes it out
 again, so that a cell in a grid equals the same cell alone.
 """
 
@@ -39,7 +39,7 @@ FINISH_SECONDS = 25.0  # a cell this near to its end is finished when the user s
 
 @dataclass(frozen=True)
 class Base:
-    """A student before tuning, in memory; tuning leaves it as it is."""
+    """A student before tuning, in memory. Tuning does not change it."""
 
     source: Model
     network: Any  # a transformers causal language model
@@ -103,7 +103,7 @@ def train_cell(
 ) -> CellLog | None:
     """Tune a fresh adapter on `rows` and save it into the folder `out` as PEFT does.
 
-    `examples` are the rows tokenized, by row id; `report` hears (steps done, a note) after each. Returns
+    `examples` are the rows tokenized, by row id. `report` is told (steps done, a note) after each. Returns
     None, with nothing saved, when `stop` turned true more than 25 s before the end. Raises MachineError
     for a loss that is no number and for memory or disk that does not suffice.
     """
@@ -121,7 +121,7 @@ def train_cell(
 def learning_rate(step: int, steps: int, settings: Train) -> float:
     """The rate of step 0..steps-1: up in a line over the first share `warmup_ratio`, then down in a line.
 
-    The first step already learns and the last still does; the peak is settings.learning_rate.
+    The rate of the first and of the last step is above 0. The peak is settings.learning_rate.
     """
     rising = math.ceil(settings.warmup_ratio * steps)
     if step < rising:
@@ -136,7 +136,7 @@ def add_gradients(
     device: torch.device,
     alone: bool = False,
 ) -> float:
-    """Add one step's gradients to the network's parameters; returns its mean loss in nats.
+    """Add one step's gradients to the network's parameters. Returns the step's mean loss in nats.
 
     Every answer token of the whole step weighs the same, so how it is cut into pieces changes nothing.
     With `alone`, no two rows share a sequence.
@@ -241,7 +241,7 @@ def _save(network: PeftModel, out: Path) -> None:
 
 
 def _dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor computes in it; where it does not, float32 is several times faster."""
+    """bfloat16 where the processor computes in it. Elsewhere float32 is several times faster."""
     if device.type == "cuda":
         return torch.bfloat16
     able = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]

@@ -133,7 +133,7 @@ def _head_reads(network: Any, places: Tensor) -> Iterator[None]:
 def keeps_rows_apart(network: Module, examples: Sequence[TokenizedRow], device: torch.device) -> bool:
     """Whether a row's losses stay what they are when the row before it in its sequence changes.
 
-    Some architectures carry a state from token to token (convolutions, recurrences) past the mask; their
+    Some architectures carry a state from token to token (convolutions, recurrences) past the mask. Their
     rows need a sequence each.
     """
     first, second = sorted((examples[0], examples[-1]), key=lambda e: -len(e.ids))

@@ -1,4 +1,4 @@
-"""What is checked before any cell is trained: each of these is a student that would be spoilt in silence."""
+"""Checks before any cell is trained. Each finds a fault that would make a worse student without an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.records import Row
 
 
 def preflight(chat: Chat, rows: Sequence[Row], settings: Train) -> dict[str, TokenizedRow]:
-    """Tokenize every row with the student's own template; examples by row id.
+    """Tokenize every row with the student's own template. Returns the examples by row id.
 
     Raises UsageError naming the row when the template drops the stop token or changes the prompt (see
     `tokenize_row`), when a row is longer than train.max_length, or when two labels have the same tokens.

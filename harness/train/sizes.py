@@ -59,6 +59,6 @@ def _passes(rows: Sequence[Row], random_seed: int) -> Iterator[Row]:
 
 
 def _rank(random_seed: int, *names: str) -> tuple[bytes, str]:
-    """A place in a random order that depends on the name alone; the name itself breaks ties."""
+    """A place in a random order that depends on the name alone. The name itself breaks ties."""
     text = "\x1f".join([str(random_seed), *names])
     return hashlib.sha256(text.encode()).digest(), names[-1]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
-    """Train what is missing of the run's grid; returns how many cells that were, or None.
+    """Train the missing cells of the run's grid. Returns their number, or None when none is missing.
 
     Raises UsageError when there are fewer rows than a size asks for or a row would spoil a student,
     Interrupted after writing what there is, MachineError for memory, disk, or a loss that is no number.
@@ -99,7 +99,7 @@ def _train_missing(
     terminal: Terminal,
     stop: Stop,
 ) -> int:
-    """Check every student's rows, then train cell after cell; returns how many were finished."""
+    """Check every student's rows, then train cell after cell. Returns how many were finished."""
     from harness.models.chat_template import left_out, load_chat
     from harness.train.loop import load_base
     from harness.train.preflight import preflight
@@ -143,7 +143,7 @@ def _train_one(
     report: Advance,
     stop: Stop,
 ) -> bool:
-    """Train one cell into the shared cache, whole or not at all; false when the user stopped it."""
+    """Train one cell into the shared cache, complete or not at all. False when the user stopped it."""
     from harness.train.loop import train_cell
 
     random_seed = planned.cell.random_seed
@@ -174,7 +174,7 @@ def _by_model(cells: Sequence[GridCell]) -> dict[Model, list[GridCell]]:
 
 
 def _sweep(students: Path) -> None:
-    """Remove what a killed training left behind; the caller holds the lock."""
+    """Remove the unfinished folders of a killed training. The caller holds the lock."""
     for unfinished in students.glob(".*.*"):
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -212,13 +212,13 @@ def _trained_cell(planned: GridCell, root: Path) -> TrainedCell:
 
 
 def _relative(path: Path, root: Path) -> str:
-    """A path as seen from the project, where it lies in it; runs/ may be a link to elsewhere."""
+    """A path as seen from the project, where it lies in it. runs/ may be a link to another place."""
     pairs = ((path, root), (path.resolve(), root.resolve()))
     return next((str(inner.relative_to(outer)) for inner, outer in pairs if inner.is_relative_to(outer)), str(path))
 
 
 def table(cells: Sequence[TrainedCell]) -> str:
-    """One line per tuned cell; losses are means over the first and the last tenth of the steps."""
+    """One line per tuned cell. Losses are means over the first and the last tenth of the steps."""
     tuned = [cell for cell in cells if cell.tuned]
     if not tuned:
         return "no cell is trained yet"
