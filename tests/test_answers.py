@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.data.examples import Shape
-from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
 from harness.metrics.abstention import abstains
@@ -32,7 +30,7 @@ from harness.metrics.answers import (
 )
 from harness.metrics.json_answers import JsonAnswer
 from harness.metrics.table import METRICS, metric_of
-from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request
+from harness.records import Item
 from harness.suites.answers import AnswersSuite
 from harness.suites.facts import FactsSuite
 from harness.suites.free_text import plain_prompt, score_written
@@ -41,6 +39,7 @@ from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, RATES
 from harness.suites.unanswerable import ABSTENTION, UnanswerableSuite
+from tests.fakes import FakeStudent, prompt_of
 
 CAT = "the cat sat on the mat"
 
@@ -363,45 +362,13 @@ def test_the_reference_is_right_and_nothing_is_wrong(scorer: AnswerScorer, answe
 # --- asking ----------------------------------------------------------------------------------------------------
 
 
-class Student:
-    """Answers from a table; one character is one token, and every one costs half a nat."""
-
-    max_length = 20
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, answers: dict[str, str], nll: float = 0.5) -> None:
-        self._answers, self._nll = answers, nll
-        self.asked: list[Request] = []
-
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return self.text_ids(messages[-1].content)
-
-    def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
-        return (*self.text_ids(answer), 0)
-
-    def text_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(map(ord, text))
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for request in requests:
-            self.asked.append(request)
-            text = self._answers[request.messages[-1].content if request.messages else request.prompt]
-            if text == "broken":
-                yield Completion(request=request.key, finish_reason="error", error="out of memory")
-            else:
-                reason: Any = "length" if text.endswith("...") else "stop"
-                yield Completion(request=request.key, text=text, finish_reason=reason, completion_tokens=len(text))
-
-    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        cost = [self._nll * len(pair.continuation) for pair in pairs]
-        return [Loglikelihood(logprob=-c, tokens=1, greedy=False) for c in cost]
-
-    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
-        raise NotImplementedError
+def student_of(answers: dict[str, str], **more: Any) -> FakeStudent:
+    """Answers from a table, with a context of 20 tokens."""
+    return FakeStudent(lambda request: answers[prompt_of(request)], max_length=20, **more)
 
 
 def test_every_item_gets_a_score_and_what_failed_is_not_wrong() -> None:
-    student = Student({"one": "yes", "two": " ", "three": "broken", "four": "yes yes..."})
+    student = student_of({"one": "yes", "two": " ", "three": "ERROR: out of memory", "four": "yes yes..."})
     items = [
         Item(text="one", answers=("yes", "ja"), tags=("t",), group="g", stratum="s"),
         *(Item(text=text, answers=("yes",)) for text in ("two", "three", "four", "longer than the context")),
@@ -412,26 +379,31 @@ def test_every_item_gets_a_score_and_what_failed_is_not_wrong() -> None:
     assert scores[0].values["accuracy"] == 1.0
     assert scores[0].values["gold_nll"] == pytest.approx(0.5 * len("yes\0"))
     assert (scores[0].tags, scores[0].group, scores[0].stratum) == (("t",), "g", "s")
-    assert (scores[0].prompt_tokens, scores[0].answer_tokens, scores[0].gold) == (3, 3, "yes")
+    assert (scores[0].prompt_tokens, scores[0].answer_tokens, scores[0].gold) == (10, 1, "yes")
     assert [(s.values["accuracy"], s.values["empty"]) for s in scores[1:4:2]] == [(0.0, 1.0), (0.0, 0.0)]
     assert (scores[3].truncated, scores[3].values["stop_rate"], scores[3].values["words"]) == (True, 0.0, 2.0)
     assert scores[3].values["token_f1"] == pytest.approx(2 / 3)
     assert (scores[2].values, scores[2].error) == ({}, "out of memory")
-    assert scores[4].error == "the prompt is 23 tokens, longer than the context"
+    assert scores[4].error == "the prompt is 30 tokens, longer than the context"
 
 
 def test_a_log_likelihood_that_is_no_number_fails_its_item() -> None:
     (score,) = score_written(
-        [item("yes", text="one")], plain_prompt, Student({"one": "yes"}, math.nan), "m", 5, TextAnswer()
+        [item("yes", text="one")],
+        plain_prompt,
+        student_of({"one": "yes"}, weigh=lambda *_: math.nan),
+        "m",
+        5,
+        TextAnswer(),
     )
     assert (score.status, score.values) == ("failed", {})
 
 
 def test_equal_prompts_are_asked_once_and_no_engine_stops_at_a_line() -> None:
-    student = Student({"same": "I don't know"})
+    student = student_of({"same": "I don't know"})
     items = [Item(text="a"), Item(text="b")]
     scores = score_written(items, lambda text: "same", student, "m", 5, Abstention())
-    assert [request.sampling.stop for request in student.asked] == [()]
+    assert [request.sampling.stop for request in student.requests] == [()]
     assert [s.values["accuracy"] for s in scores] == [1.0, 1.0]
     assert all("gold_nll" not in s.values for s in scores), "nothing is accepted, so nothing is measured"
 

@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.data.examples import Shape
-from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import Interrupted, MachineError, UsageError
-from harness.records import Completion, Item, Loglikelihood, Message, Pair, Request, Score
+from harness.records import Item, Message, Pair, Score
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmarks import (
     NotReachable,
@@ -34,56 +33,9 @@ from harness.suites.choice import ChoiceSuite, score_choices
 from harness.suites.generate import continuation_pair, shares
 from harness.suites.kinds import load_suite
 from harness.suites.outcome import Outcome
+from tests.fakes import ASSISTANT, FakeStudent, Weigh, prompt_of
 
 ROOT = Path(__file__).parent.parent
-END, ASSISTANT = 1, 2  # tokens of the letters' engine that no text has
-Weigh = Callable[[str, str], float]  # context, continuation -> log-probability
-
-
-def per_letter(context: str, continuation: str) -> float:
-    return -0.5 * len(continuation)
-
-
-class Letters:
-    """An engine whose tokens are letters; a function weighs continuations, another writes answers."""
-
-    notes: Sequence[str] = ()
-
-    def __init__(
-        self, weigh: Weigh = per_letter, write: Callable[[str], str] = str, max_length: int = 100_000, merged: str = ""
-    ) -> None:
-        self.weigh, self.write, self.max_length, self.merged = weigh, write, max_length, merged
-        self.asked: list[tuple[str, str]] = []
-        self.requests: list[Request] = []
-
-    def text_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(ord(letter) for letter in text if letter not in self.merged)
-
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return (*self.text_ids("".join(f"<{m.role}>{m.content}" for m in messages)), ASSISTANT)
-
-    def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
-        return (*self.text_ids(answer), END)
-
-    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        texts = [("".join(map(chr, p.context)), "".join(map(chr, p.continuation))) for p in pairs]
-        self.asked += texts
-        return [Loglikelihood(logprob=self.weigh(*text), tokens=len(text[1]), greedy=False) for text in texts]
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for request in requests:
-            self.requests.append(request)
-            text = self.write(request.prompt or request.messages[-1].content)
-            reason, error = ("error", text[1:]) if text.startswith("!") else ("stop", "")
-            if text.startswith("~"):
-                reason = "length"
-            yield Completion(
-                request=request.key, text="" if error else text, error=error, prompt_tokens=7, completion_tokens=3,
-                finish_reason="error" if reason == "error" else "length" if reason == "length" else "stop",
-            )  # fmt: skip
-
-    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
-        raise NotImplementedError
 
 
 def arc_row(
@@ -133,7 +85,7 @@ def scored(engine: Any, benchmark: str, **settings: Any) -> Outcome:
 def test_values_are_those_worked_out_by_hand(folder: Path) -> None:
     arc(folder, [arc_row(0)])
     table = {" a red cart": -4.0, " a lamp": -3.9, " wet sand": -6.0, " old bread": -9.0}
-    outcome = scored(Letters(lambda context, choice: table[choice]), "arc_challenge")
+    outcome = scored(FakeStudent(weigh=lambda context, choice: table[choice]), "arc_challenge")
     [score] = outcome.scores
     # by letters of the choice: -0.4, -0.65, -0.75, -1.0: the first wins by length, the second (gold) by sum
     assert score.values["acc"] == 1.0
@@ -161,7 +113,7 @@ def test_a_subset_gives_each_document_its_own_score(folder: Path) -> None:
         gold = arc_row(0)["choices"]["text"][number % 4]
         return 0.0 if number % 2 == 0 and choice == f" {gold}" else -1000.0 - len(choice)
 
-    outcome = score_benchmark(suite, tasks, Letters(right))
+    outcome = score_benchmark(suite, tasks, FakeStudent(weigh=right))
     for (_, index, name), score in zip(chosen, outcome.scores, strict=True):
         assert score.item == name
         assert score.gold == arc_row(0)["choices"]["text"][index % 4]
@@ -189,11 +141,11 @@ def test_every_student_is_asked_with_the_same_examples(folder: Path) -> None:
     arc(folder, [arc_row(n) for n in range(6)])
     suite = spec("arc_challenge", num_fewshot=3)
     tasks = benchmark_tasks(suite)
-    engines = Letters(), Letters()
+    engines = FakeStudent(), FakeStudent()
     first, second = (score_benchmark(suite, tasks, engine) for engine in engines)
     assert first == second
-    assert engines[0].asked == engines[1].asked
-    assert len({context for context, _ in engines[0].asked}) == 6
+    assert engines[0].measured == engines[1].measured
+    assert len({context for context, _ in engines[0].measured}) == 6
 
 
 @given(st.lists(st.floats(-1e6, 0), min_size=1, max_size=8))
@@ -223,14 +175,14 @@ def mmlu(folder: Path, tests: int) -> None:
 
 def test_mmlu_reaches_every_subject_with_that_subjects_examples(folder: Path) -> None:
     mmlu(folder, 3)
-    engine = Letters()
+    engine = FakeStudent()
     outcome = scored(engine, "mmlu", num_fewshot=5, limit=2 * SUBJECTS)
     strata = [score.stratum for score in outcome.scores]
     assert {strata.count(s) for s in strata} == {2}
     assert len(set(strata)) == SUBJECTS
     assert {"anatomy", "high_school_us_history"} <= set(strata)
     anatomy = [
-        context for context, _ in engine.asked if context.endswith("of anatomy?\nA. w\nB. x\nC. y\nD. z\nAnswer:")
+        context for context, _ in engine.measured if context.endswith("of anatomy?\nA. w\nB. x\nC. y\nD. z\nAnswer:")
     ]
     assert len(anatomy) == 2 * 4
     for context in anatomy:
@@ -247,7 +199,7 @@ def test_truthfulqa_is_the_share_of_true_answers(folder: Path) -> None:
     }
     write_rows(folder, "truthfulqa_multiple_choice_validation.jsonl", [row])
     table = {" Nothing": -1.0, " No food": -2.0, " Moths": -1.5}
-    engine = Letters(lambda context, choice: table[choice])
+    engine = FakeStudent(weigh=lambda context, choice: table[choice])
     true, all_ = math.exp(-1) + math.exp(-2), sum(map(math.exp, table.values()))
     several = scored(engine, "truthfulqa_mc2")
     assert several.scores[0].values["accuracy"] == pytest.approx(true / all_)
@@ -272,14 +224,14 @@ def test_fewer_examples_where_their_rows_are_absent_are_named(folder: Path) -> N
     write_rows(folder, "hellaswag_validation.jsonl", [hellaswag_row(n) for n in range(4)])
     with pytest.raises(NotReachable, match=r"no rows .* of the train split, which its 10 examples come from"):
         benchmark_tasks(spec("hellaswag", num_fewshot=10))
-    outcome = scored(Letters(), "hellaswag", num_fewshot=10, num_fewshot_without_rows=0)
+    outcome = scored(FakeStudent(), "hellaswag", num_fewshot=10, num_fewshot_without_rows=0)
     assert [s.status for s in outcome.scores] == ["scored"] * 4
     assert outcome.notes == ("0 examples instead of 10: the rows that examples come from are not there",)
     write_rows(folder, "hellaswag_train.jsonl", [hellaswag_row(100 + n) for n in range(12)])
-    engine = Letters()
+    engine = FakeStudent()
     with_rows = scored(engine, "hellaswag", num_fewshot=10, num_fewshot_without_rows=0)
     assert with_rows.notes == ()
-    assert {context.count("Mending") for context, _ in engine.asked} == {11}
+    assert {context.count("Mending") for context, _ in engine.measured} == {11}
     assert len(fingerprint()) == 2
 
 
@@ -288,15 +240,15 @@ def test_fewer_examples_where_their_rows_are_absent_are_named(folder: Path) -> N
 
 def test_the_chat_form_asks_in_turns_and_measures_the_answer(folder: Path) -> None:
     arc(folder, [arc_row(0)])
-    engine = Letters()
+    engine = FakeStudent()
     outcome = scored(engine, "arc_challenge", form="chat", num_fewshot=1)
     assert outcome.scores[0].status == "scored"
     assert outcome.notes == ("asked in the model's chat template",)
-    [context] = {context for context, _ in engine.asked}
+    [context] = {context for context, _ in engine.measured}
     first, last = context.split("<assistant>a lamp")
     assert first.startswith("<user>Question: Which thing number 1")
     assert last == "<user>Question: Which thing number 0 gives light?\nAnswer:" + chr(ASSISTANT)
-    assert sorted(choice for _, choice in engine.asked) == ["a lamp", "a red cart", "old bread", "wet sand"]
+    assert sorted(choice for _, choice in engine.measured) == ["a lamp", "a red cart", "old bread", "wet sand"]
 
 
 def test_the_chat_form_with_a_real_template(folder: Path, tiny_model: Path) -> None:
@@ -324,12 +276,12 @@ def gsm8k(folder: Path, count: int) -> None:
 
 def test_written_answers_are_judged_by_the_tasks_own_patterns(folder: Path) -> None:
     gsm8k(folder, 6)
-    says = {0: "So #### 1", 1: "That makes 2", 2: "no idea", 3: "", 4: "!the engine broke", 5: "~ 5 or 6"}
+    says = {0: "So #### 1", 1: "That makes 2", 2: "no idea", 3: "", 4: "ERROR: the engine broke", 5: "~ 5 or 6..."}
 
     def write(prompt: str) -> str:
         return says[int(prompt.rsplit("Anna has ")[-1].split()[0])]
 
-    engine = Letters(write=write)
+    engine = FakeStudent(lambda request: write(prompt_of(request)))
     suite = spec("gsm8k", num_fewshot=2)
     tasks = benchmark_tasks(suite)
     outcome = score_benchmark(suite, tasks, engine, model="weights@1")
@@ -344,7 +296,7 @@ def test_written_answers_are_judged_by_the_tasks_own_patterns(folder: Path) -> N
     assert by_index[2].values["accuracy"] == 0.0
     assert by_index[4].error == "the engine broke"
     assert [n for n in range(6) if by_index[n].truncated] == [5]
-    assert (by_index[0].output, by_index[0].prompt_tokens, by_index[0].answer_tokens) == ("So #### 1", 7, 3)
+    assert (by_index[0].output, by_index[0].prompt_tokens, by_index[0].answer_tokens) == ("So #### 1", 25, 3)
     assert by_index[0].gold.endswith("#### 1")
     request = engine.requests[0]
     assert request.model == "weights@1"
@@ -355,7 +307,7 @@ def test_written_answers_are_judged_by_the_tasks_own_patterns(folder: Path) -> N
 
 def test_written_answers_in_the_chat_form(folder: Path) -> None:
     gsm8k(folder, 1)
-    engine = Letters(write=lambda prompt: "1")
+    engine = FakeStudent(lambda request: "1")
     [score] = scored(engine, "gsm8k", num_fewshot=1, form="chat").scores
     assert [message.role for message in engine.requests[0].messages] == ["user", "assistant", "user"]
     assert score.values["accuracy"] == 1.0
@@ -374,7 +326,7 @@ def test_a_prompt_without_room_fails_by_name(folder: Path, tiny_model: Path) -> 
 def test_whole_texts_are_measured_in_windows(folder: Path, context: int) -> None:
     pages = ["A lamp stood in the hall , and nobody lit it .", "Bread rises ."]
     write_rows(folder, "wikitext-2-raw-v1_test.jsonl", [{"page": page} for page in pages])
-    outcome = scored(Letters(per_letter, max_length=context), "wikitext")
+    outcome = scored(FakeStudent(max_length=context), "wikitext")
     texts = [page.replace(" , ", ", ") for page in pages]
     found = sorted(score.values["bits_per_byte"] for score in outcome.scores)
     bits = sorted(0.5 * len(t) / len(p) / math.log(2) for t, p in zip(texts, pages, strict=True))
@@ -396,7 +348,7 @@ def failing(outcome: Outcome) -> dict[str, str]:
 
 def test_an_item_longer_than_the_context_is_failed_and_the_rest_is_scored(folder: Path) -> None:
     arc(folder, [arc_row(0), arc_row(1) | {"question": "long " * 100}])
-    outcome = scored(Letters(max_length=200), "arc_challenge")
+    outcome = scored(FakeStudent(max_length=200), "arc_challenge")
     assert len(outcome.scores) == 2
     [why] = failing(outcome).values()
     assert why.startswith("longer than the context: 5")
@@ -406,13 +358,13 @@ def test_an_item_longer_than_the_context_is_failed_and_the_rest_is_scored(folder
 def test_a_pair_that_just_fits_is_measured(folder: Path) -> None:
     arc(folder, [arc_row(0)])
     needed = len("Question: Which thing number 0 gives light?\nAnswer:") + len(" a red cart") - 1
-    assert not failing(scored(Letters(max_length=needed), "arc_challenge"))
-    assert failing(scored(Letters(max_length=needed - 1), "arc_challenge"))
+    assert not failing(scored(FakeStudent(max_length=needed), "arc_challenge"))
+    assert failing(scored(FakeStudent(max_length=needed - 1), "arc_challenge"))
 
 
 def test_not_a_number_fails_the_item(folder: Path) -> None:
     arc(folder, [arc_row(0), arc_row(1)])
-    engine = Letters(lambda context, choice: math.nan if "number 1" in context and "sand" in choice else -1.0)
+    engine = FakeStudent(weigh=lambda context, choice: math.nan if "number 1" in context and "sand" in choice else -1.0)
     assert list(failing(scored(engine, "arc_challenge")).values()) == ["a log-likelihood is not a number"]
 
 
@@ -420,7 +372,7 @@ def test_bad_rows_fail_by_name_and_the_denominator_stays(folder: Path) -> None:
     good = [arc_row(n) for n in range(2)]
     outside, empty = arc_row(2, answer="Z"), arc_row(3, choices=("a red cart", " ", "wet sand", "old bread"))
     arc(folder, [*good, outside, empty])
-    outcome = scored(Letters(), "arc_challenge")
+    outcome = scored(FakeStudent(), "arc_challenge")
     assert len(outcome.scores) == 4
     reasons = sorted(failing(outcome).values())
     assert len(reasons) == 2
@@ -430,7 +382,7 @@ def test_bad_rows_fail_by_name_and_the_denominator_stays(folder: Path) -> None:
 
 def test_a_gold_label_outside_the_choices_is_never_a_wrong_answer(folder: Path) -> None:
     write_rows(folder, "hellaswag_validation.jsonl", [hellaswag_row(0), hellaswag_row(1) | {"label": "7"}])
-    outcome = scored(Letters(), "hellaswag")
+    outcome = scored(FakeStudent(), "hellaswag")
     assert list(failing(outcome).values()) == [
         "the row does not fit its task: the gold label 7 is outside its 4 choices"
     ]
@@ -438,7 +390,7 @@ def test_a_gold_label_outside_the_choices_is_never_a_wrong_answer(folder: Path) 
 
 def test_choices_of_the_same_tokens_are_counted(folder: Path) -> None:
     arc(folder, [arc_row(0), arc_row(1, choices=("a lamp", "a lámp", "sand", "bread"))])
-    outcome = scored(Letters(merged="aá"), "arc_challenge")
+    outcome = scored(FakeStudent(merged="aá"), "arc_challenge")
     assert not failing(outcome)
     assert outcome.notes == (
         "1 documents have choices that are the same tokens to this model: the first of them is picked",
@@ -454,16 +406,16 @@ def raising(error: Exception) -> Weigh:
 
 def test_an_engine_failure_fails_items_and_other_errors_pass(folder: Path) -> None:
     arc(folder, [arc_row(n) for n in range(3)])
-    outcome = scored(Letters(raising(MachineError("memory ran out"))), "arc_challenge")
+    outcome = scored(FakeStudent(weigh=raising(MachineError("memory ran out"))), "arc_challenge")
     assert list(failing(outcome).values()) == ["memory ran out"] * 3
     for error in (UsageError("no template"), Interrupted("stopped")):
         with pytest.raises(type(error)):
-            scored(Letters(raising(error)), "arc_challenge")
+            scored(FakeStudent(weigh=raising(error)), "arc_challenge")
 
 
 def test_a_row_that_stands_twice_has_two_names(folder: Path) -> None:
     arc(folder, [arc_row(0), arc_row(0), arc_row(1)])
-    scores = scored(Letters(), "arc_challenge").scores
+    scores = scored(FakeStudent(), "arc_challenge").scores
     assert len({score.item for score in scores}) == 3
 
 
@@ -480,7 +432,7 @@ def test_rows_that_are_no_json_or_fit_no_task_are_named(folder: Path) -> None:
 
 def test_line_separators_inside_a_row_do_not_split_it(folder: Path) -> None:
     arc(folder, [arc_row(0) | {"question": "Which line\u2028or which\x85light?"}])
-    assert len(scored(Letters(), "arc_challenge").scores) == 1
+    assert len(scored(FakeStudent(), "arc_challenge").scores) == 1
 
 
 def test_a_name_nobody_has_is_answered_with_near_ones() -> None:
@@ -546,7 +498,7 @@ def item(n: int, *choices: str, **more: Any) -> Item:
 
 def test_a_choice_carries_what_the_item_says_and_what_it_cost() -> None:
     asked = item(0, tags=("light",), group="passage-1", stratum="homes")
-    [score] = score_choices([asked], CHOICE, Letters(lambda c, choice: -2.0 if "lamp" in choice else -4.0))
+    [score] = score_choices([asked], CHOICE, FakeStudent(weigh=lambda c, choice: -2.0 if "lamp" in choice else -4.0))
     # per byte: -4 / 10 = -0.4 against -2 / 6 = -0.33
     assert score.top_choice == "a lamp"
     assert score.values["accuracy"] == 1.0
@@ -570,7 +522,7 @@ def test_by_pmi_how_likely_a_choice_is_by_itself_decides_nothing(
         k = choices.index(choice.strip())
         return alone[k] + (given_question[k] if "Question" in context else 0.0)
 
-    [score] = score_choices([item(0)], pmi, Letters(weigh))
+    [score] = score_choices([item(0)], pmi, FakeStudent(weigh=weigh))
     gap = given_question[1] - given_question[0]
     if abs(gap) > 1e-6:
         assert score.values["accuracy"] == float(gap > 0)
@@ -591,7 +543,7 @@ def test_choices_that_cannot_be_measured_fail_by_name() -> None:
     def weigh(context: str, choice: str) -> float:
         return math.nan if "number 4" in context else -1.0 * len(choice)
 
-    found = score_choices(items, CHOICE, Letters(weigh, max_length=200, merged="aá"))
+    found = score_choices(items, CHOICE, FakeStudent(weigh=weigh, max_length=200, merged="aá"))
     assert [score.status for score in found] == ["scored"] + ["failed"] * 4
     assert [score.item for score in found] == [each.id for each in items]
     reasons = [score.error for score in found[1:]]
@@ -602,6 +554,8 @@ def test_choices_that_cannot_be_measured_fail_by_name() -> None:
 
 
 def test_an_engine_failure_fails_every_choice() -> None:
-    broken: list[Score] = score_choices([item(0), item(1)], CHOICE, Letters(raising(MachineError("memory ran out"))))
+    broken: list[Score] = score_choices(
+        [item(0), item(1)], CHOICE, FakeStudent(weigh=raising(MachineError("memory ran out")))
+    )
     assert [(s.status, s.error) for s in broken] == [("failed", "memory ran out")] * 2
     assert all(not s.values for s in broken)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from harness.core.leases import Holder, claim
 from harness.engines.call_cache import CallCache, cached
 from harness.engines.call_file import count_stored
 from harness.records import Completion, Origin, Request, Sampling
+from tests.fakes import FakeGenerator
 from tests.http_server import Endpoint, serving
 from tests.process import COMMAND, environment, finish, start, wait_for
 from tests.project import write_project
@@ -38,22 +38,17 @@ def request(i: int) -> Request:
     return Request(model="m@1", prompt="p", sampling=Sampling(), sample_index=i, origin=origin)
 
 
-class Echo:
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for r in requests:
-            self.asked.append(r.key)
-            yield Completion(request=r.key, text=TEXT.format(r.sample_index), finish_reason="stop")
+def echo() -> FakeGenerator:
+    """An engine that answers with the number of the call."""
+    return FakeGenerator(lambda request: TEXT.format(request.sample_index))
 
 
 def test_calls_are_asked_once_and_failures_again(tmp_path: Path) -> None:
     cache = CallCache(tmp_path / "calls.sqlite")
     requests = [request(i) for i in range(50)]
-    engine = Echo()
+    engine = echo()
     first = list(cached([*requests, *requests], cache, lambda: engine, lambda: False))
-    assert len(first) == len(engine.asked) == 50
+    assert len(first) == len(engine.requests) == 50
     assert all(paid for _, paid in first)
     again = list(cached(requests, cache, lambda: pytest.fail("nothing is missing"), lambda: False))
     assert {c.request for c, _ in again} == {r.key for r in requests}
@@ -64,27 +59,26 @@ def test_calls_are_asked_once_and_failures_again(tmp_path: Path) -> None:
 
 
 def test_stopping_hands_out_nothing_more(tmp_path: Path) -> None:
-    cache, engine = CallCache(tmp_path / "calls.sqlite"), Echo()
+    cache, engine = CallCache(tmp_path / "calls.sqlite"), echo()
     seen: list[Completion] = []
     for completion, _ in cached([request(i) for i in range(50)], cache, lambda: engine, lambda: len(seen) >= 10):
         seen.append(completion)
-    assert len(engine.asked) == len(seen) == 10
+    assert len(engine.requests) == len(seen) == 10
     assert len(cache.get([request(i).key for i in range(50)])) == 10
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from tests.test_call_cache import Echo, request
+from tests.fakes import FakeGenerator
+from tests.test_call_cache import TEXT, request
 from harness.engines.call_cache import CallCache, cached
 import time
-class Slow(Echo):
-    def generate(self, requests):
-        for c in super().generate(requests):
-            time.sleep(0.002)
-            yield c
+def slowly(request):
+    time.sleep(0.002)
+    return TEXT.format(request.sample_index)
 cache = CallCache(Path(sys.argv[1]))
-for completion, paid in cached([request(i) for i in range(5000)], cache, Slow, lambda: False):
+for completion, paid in cached([request(i) for i in range(5000)], cache, lambda: FakeGenerator(slowly), lambda: False):
     print(completion.request, flush=True)
 """
 
@@ -111,7 +105,7 @@ def test_kill_9_loses_only_what_was_in_flight(tmp_path: Path) -> None:
 def fill(path: Path, n: int) -> dict[str, str]:
     """A closed file of n calls; returns their texts by key."""
     cache = CallCache(path)
-    found = {c.request: c.text for c, _ in cached([request(i) for i in range(n)], cache, Echo, lambda: False)}
+    found = {c.request: c.text for c, _ in cached([request(i) for i in range(n)], cache, echo, lambda: False)}
     cache.close()
     assert [p.name for p in path.parent.iterdir()] == [path.name], "a closed file stands alone"
     return found
@@ -121,7 +115,7 @@ def ask_again(path: Path, n: int) -> tuple[dict[str, str], int, str]:
     """(texts by key, calls paid for, what was said) of the same calls once more."""
     said: list[str] = []
     cache = CallCache(path, said.append)
-    found = list(cached([request(i) for i in range(n)], cache, Echo, lambda: False))
+    found = list(cached([request(i) for i in range(n)], cache, echo, lambda: False))
     cache.close()
     return {c.request: c.text for c, _ in found}, sum(paid for _, paid in found), "\n".join(said)
 
@@ -285,16 +279,12 @@ def test_counting_for_a_dry_run_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_cache_in_which_nothing_was_stored_leaves_no_trace(tmp_path: Path) -> None:
-    class Refusing:
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            for asked in requests:
-                if asked.prompt:
-                    raise RuntimeError("no key")
-                yield Completion(request=asked.key, finish_reason="stop")
+    def refuse(_: Request) -> str:
+        raise RuntimeError("no key")
 
     cache = CallCache(tmp_path / "runs" / ".cache" / "calls.sqlite")
     with pytest.raises(RuntimeError, match="no key"):
-        list(cached([request(0)], cache, Refusing, lambda: False))
+        list(cached([request(0)], cache, lambda: FakeGenerator(refuse), lambda: False))
     cache.close()
     assert not list(tmp_path.iterdir())
 
@@ -371,7 +361,7 @@ def test_a_lease_ends_with_its_process_or_its_silence(tmp_path: Path) -> None:
 
 def test_what_another_process_asks_is_waited_for_after_everything_else(tmp_path: Path) -> None:
     path = tmp_path / "calls.sqlite"
-    other, cache, engine = CallCache(path), CallCache(path), Echo()
+    other, cache, engine = CallCache(path), CallCache(path), echo()
     requests = [request(i) for i in range(40)]
     held = [r.key for r in requests[:10]]
     other.claim(held)
@@ -379,12 +369,12 @@ def test_what_another_process_asks_is_waited_for_after_everything_else(tmp_path:
     for completion, paid in cached(requests, cache, lambda: engine, lambda: False):
         found.append((completion, paid))
         if len(found) == 30:
-            assert not set(held) & set(engine.asked)
+            assert not set(held) & {request.key for request in engine.requests}
             other.put([Completion(request=key, text="theirs", finish_reason="stop") for key in held[:9]])
             other.put([Completion(request=held[9], finish_reason="error", error="not theirs")])
     assert Counter(paid for _, paid in found) == {True: 31, False: 9}
     assert {c.text for c, paid in found if not paid} == {"theirs"}
-    assert engine.asked[-1] == held[9], "a call that failed there is asked here"
+    assert engine.requests[-1].key == held[9], "a call that failed there is asked here"
     cache.close()
     other.close()
 

@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,46 +24,17 @@ from harness.core.store import write_json
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.plan import plan_scoring
-from harness.records import Completion, Item, Request, Score, Scorecard
+from harness.records import Item, Request, Score, Scorecard
 from harness.suites.suite import Suite
 from harness.train.adapters import seal_adapter
 from harness.train.grid import plan_training
+from tests.fakes import FakeGenerator, Say, prompt_of
 from tests.needs import needs_vllm
 from tests.project import LABELS, write_project
 from tests.stored import SHIP, trained_cell, write_cards, write_cells
 
 ROOT = Path(__file__).parent.parent
 ITEMS = [Item(text=f"message {n}", choices=tuple(LABELS), gold=n % 3) for n in range(12)]
-Says = Callable[[Request], tuple[str, dict[str, float]]]
-
-
-class Fake:
-    """An engine that says what it is told, in reverse order, as engines may."""
-
-    def __init__(self, says: Says) -> None:
-        self.says = says
-        self.closed = False
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for request in reversed(list(requests)):
-            text, logprobs = self.says(request)
-            reason = "error" if text == "ERROR" else "stop"
-            yield Completion.model_validate(
-                {
-                    "request": request.key,
-                    "text": "" if reason == "error" else text,
-                    "finish_reason": reason,
-                    "error": "broke" if reason == "error" else "",
-                    "first_logprobs": logprobs,
-                }
-            )
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def asked_text(request: Request) -> str:
-    return request.messages[-1].content if request.messages else request.prompt
 
 
 FIRST = {"par": math.log(0.5), "in": math.log(0.3), "a": math.log(0.2)}
@@ -73,9 +44,11 @@ def steady(request: Request) -> tuple[str, dict[str, float]]:
     return (request.sampling.choices[0], {}) if request.sampling.choices else ("parcel", FIRST)
 
 
-def compared(first: Says, second: Says, items: Sequence[Item] = ITEMS) -> Agreement:
+def compared(first: Say, second: Say, items: Sequence[Item] = ITEMS) -> Agreement:
     requests = ask(items, lambda item: f"{item.text} ->", "student", 4)
-    by_key = [{c.request: c for c in Fake(says).generate(requests)} for says in (first, second)]
+    by_key = [
+        {c.request: c for c in FakeGenerator(says, backwards=True).generate(requests)} for says in (first, second)
+    ]
     return compare(items, requests, *by_key)
 
 
@@ -93,7 +66,7 @@ def test_the_same_answers_agree() -> None:
 
 def test_differences_are_counted_by_hand() -> None:
     def other(request: Request) -> tuple[str, dict[str, float]]:
-        number = int(asked_text(request).split()[1])
+        number = int(prompt_of(request).split()[1])
         if not request.sampling.choices:
             return ("Parcel." if number == 0 else "invoice" if number in (1, 2) else "parcel"), FIRST
         return request.sampling.choices[1 if number == 4 else 0], {}
@@ -122,7 +95,7 @@ def test_logprobs_apart_by_a_known_amount() -> None:
 
 def test_a_failed_item_is_named_and_not_compared() -> None:
     def breaks(request: Request) -> tuple[str, dict[str, float]]:
-        return ("ERROR", {}) if "message 3" in asked_text(request) else steady(request)
+        return ("ERROR: broke", {}) if "message 3" in prompt_of(request) else steady(request)
 
     found = compared(steady, breaks)
     assert (found.items, found.failed, found.written_equal) == (12, 1, 11)
@@ -135,7 +108,7 @@ def test_a_failed_item_is_named_and_not_compared() -> None:
                 max_size=12))  # fmt: skip
 def test_counts_stay_within_the_items_and_follow_the_list(written: list[str]) -> None:
     def other(request: Request) -> tuple[str, dict[str, float]]:
-        number = int(asked_text(request).split()[1])
+        number = int(prompt_of(request).split()[1])
         return (written[number], {}) if not request.sampling.choices else steady(request)
 
     found = compared(steady, other)
@@ -163,13 +136,13 @@ def trained(root: Path, student: Path, **changes: Any) -> Run:
 def test_the_ship_student_is_opened_in_one_engine_after_the_other(tmp_path: Path, tiny_model: Path) -> None:
     run = trained(tmp_path, tiny_model)
     opened: list[Any] = []
-    server = Fake(lambda request: ("invoice", {}) if not request.sampling.choices else steady(request))
+    server = FakeGenerator(lambda request: ("invoice", {}) if not request.sampling.choices else steady(request))
 
     def open_student(base: Path, adapter: Path | None) -> Any:
         opened.append((base, adapter))
-        return Fake(steady)
+        return FakeGenerator(steady)
 
-    def open_server(base: Path, adapter: Path | None, name: str) -> Fake:
+    def open_server(base: Path, adapter: Path | None, name: str) -> FakeGenerator:
         opened.append((base, adapter, name))
         return server
 
@@ -189,10 +162,10 @@ def test_agree_needs_a_ship_student_and_a_labels_suite(tmp_path: Path) -> None:
     run = load_run(write_project(tmp_path, "tiny"))
     none = replace(run, file=run.file.model_copy(update={"ship": None}))
     with pytest.raises(UsageError, match="it has no ship section"):
-        parity(none, lambda base, adapter: None, lambda b, a, n: Fake(steady), Terminal())  # type: ignore[arg-type,return-value]
+        parity(none, lambda base, adapter: None, lambda b, a, n: FakeGenerator(steady), Terminal())  # type: ignore[arg-type,return-value]
     without = replace(run, suites={"talk": run.suites["talk"]})
     with pytest.raises(UsageError, match="none is of kind labels"):
-        parity(without, lambda base, adapter: None, lambda b, a, n: Fake(steady), Terminal())  # type: ignore[arg-type,return-value]
+        parity(without, lambda base, adapter: None, lambda b, a, n: FakeGenerator(steady), Terminal())  # type: ignore[arg-type,return-value]
 
 
 # --- noise ---------------------------------------------------------------------------------------------------

@@ -6,14 +6,13 @@ import json
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from harness.core.text import named_label
 from harness.data.examples import Shape
@@ -24,11 +23,11 @@ from harness.metrics.moderation import PythonModeration, load_moderation
 from harness.metrics.quality import Span, compression_ratio, distinct_n, longest_repeat, loop_length, rep_n, token_kl
 from harness.metrics.refusals import refuses
 from harness.metrics.spelling import english, spelling, words_of
-from harness.records import Completion, Loglikelihood, Message, Pair, Request
 from harness.suites.kinds import load_suite
 from harness.suites.open_ended import OpenEndedSuite, Tools, score_open_ended, suite_metrics
 from harness.suites.outcome import Outcome
 from harness.suites.suite import Suite
+from tests.fakes import Compass, FakeStudent, Say, prompt_of
 
 ROOT = Path(__file__).parent.parent
 WORDS = st.lists(st.sampled_from("abcd"), max_size=24)
@@ -388,56 +387,9 @@ def test_kl_is_never_negative_zero_for_equals_and_at_most_the_full_one(
 # --- a whole suite --------------------------------------------------------------------------------------------
 
 
-class Talker:
-    """A student that answers by a function of what it is asked and which sample it is."""
-
-    notes: Sequence[str] = ()
-    max_length = 64
-
-    def __init__(self, answer: Callable[[str, Request], str]) -> None:
-        self._answer = answer
-        self.asked: list[Request] = []
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Last asked, first answered. "ERROR" fails, and a text that ends in "..." was cut."""
-        self.asked = list(requests)
-        for request in reversed(self.asked):
-            prompt = request.messages[0].content if request.messages else request.prompt
-            text = self._answer(prompt, request)
-            if text == "ERROR":
-                yield Completion(request=request.key, finish_reason="error", error="it broke")
-                continue
-            yield Completion(
-                request=request.key,
-                text=text,
-                finish_reason="length" if text.endswith("...") else "stop",
-                prompt_tokens=len(prompt.split()),
-                completion_tokens=len(text.split()),
-            )
-
-    def text_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(range(len(text.split())))
-
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        raise NotImplementedError
-
-    def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
-        raise NotImplementedError
-
-    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        raise NotImplementedError
-
-    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
-        raise NotImplementedError
-
-
-class Compass:
-    """Embeds a text by its first letter: a north, b east, c south; anything else between north and east."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        points = {"a": (0.0, 1.0), "b": (1.0, 0.0), "c": (0.0, -1.0)}
-        found = [points.get(text[0].lower(), (math.sqrt(0.5), math.sqrt(0.5))) for text in texts]
-        return np.array(found, dtype=np.float32).reshape(len(texts), 2)
+def talker(say: Say) -> FakeStudent:
+    """Answers the last request first."""
+    return FakeStudent(say, backwards=True, max_length=64)
 
 
 def suite_of(tmp_path: Path, *lines: Mapping[str, object], **rules: object) -> Suite:
@@ -484,7 +436,7 @@ def scored(suite: Suite, engine: StudentEngine, model: str, labels: Sequence[str
 
 
 def by_hand(suite: Suite, answers: dict[str, str], tools: Tools | None = None, labels: Sequence[str] = ()) -> Outcome:
-    return scored(suite, Talker(lambda prompt, _: answers[prompt]), "m", labels, tools)
+    return scored(suite, talker(lambda request: answers[prompt_of(request)]), "m", labels, tools)
 
 
 def test_the_values_of_one_answer(tmp_path: Path, known: frozenset[str]) -> None:
@@ -547,15 +499,15 @@ def test_what_is_missing_is_absent(tmp_path: Path) -> None:
 def test_consistency_over_other_words_and_over_repeats(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, {"prompt": "a", "variants": ["b", "c"]}, repeats=3, temperature=0.5)
     said = {"a": ["a main", "a one", "a two", "c three"], "b": ["b main"], "c": ["c main"]}
-    talker = Talker(lambda prompt, request: said[prompt][request.sample_index])
-    outcome = scored(suite, talker, "m", (), Tools(Compass()))
+    student = talker(lambda request: said[prompt_of(request)][request.sample_index])
+    outcome = scored(suite, student, "m", (), Tools(Compass()))
     (score,) = outcome.scores
     # a.b = 0, a.c = -1, b.c = 0; of the repeats a.a = 1, a.c = -1 twice
     assert score.values["consistency"] == pytest.approx(-1 / 3)
     assert score.values["repeat_consistency"] == pytest.approx(-1 / 3)
     assert score.output == "a main"
-    assert [r.sampling.temperature for r in talker.asked] == [0, 0, 0, 0.5, 0.5, 0.5]
-    assert len({r.key for r in talker.asked}) == 6
+    assert [r.sampling.temperature for r in student.requests[::-1]] == [0, 0, 0, 0.5, 0.5, 0.5]
+    assert len({r.key for r in student.requests[::-1]}) == 6
     assert (score.prompt_tokens, score.answer_tokens) == (6, 12)
     assert outcome.notes[-1] == "repeat_consistency: 3 answers a prompt at temperature 0.5"
 
@@ -563,7 +515,7 @@ def test_consistency_over_other_words_and_over_repeats(tmp_path: Path) -> None:
 def test_one_failed_answer_makes_the_item_failed(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, {"prompt": "a", "variants": ["b"]}, {"prompt": "c"})
     failed, scored = by_hand(suite, {"a": "fine", "b": "ERROR", "c": "fine"}).scores
-    assert (failed.status, failed.error, failed.values) == ("failed", "it broke", {})
+    assert (failed.status, failed.error, failed.values) == ("failed", "the engine broke", {})
     assert scored.status == "scored"
     assert suite_metrics([failed]) == {}
 
@@ -600,10 +552,10 @@ def test_answers_do_not_depend_on_the_order_of_items(tmp_path: Path) -> None:
     lines: list[dict[str, object]] = [
         {"prompt": f"{letter} question", "variants": [f"{letter} again"]} for letter in "abcd"
     ]
-    talker = Talker(lambda prompt, _: prompt[::-1])
-    straight = scored(suite_of(tmp_path, *lines), talker, "m", (), Tools(Compass())).scores
+    student = talker(lambda request: prompt_of(request)[::-1])
+    straight = scored(suite_of(tmp_path, *lines), student, "m", (), Tools(Compass())).scores
     random.Random(0).shuffle(lines)
-    mixed = scored(suite_of(tmp_path, *lines), talker, "m", (), Tools(Compass())).scores
+    mixed = scored(suite_of(tmp_path, *lines), student, "m", (), Tools(Compass())).scores
     assert {s.item: s for s in straight} == {s.item: s for s in mixed}
 
 

@@ -5,63 +5,29 @@ from __future__ import annotations
 import json
 import math
 import signal
-import time
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from harness.engines.protocols import NextTokens, StudentEngine
+from harness.engines.protocols import StudentEngine
 from harness.errors import Interrupted, MachineError
-from harness.records import Completion, Loglikelihood, Message, Origin, Pair, Request, Sampling
-from harness.suites import resume
-from harness.suites.resume import Remembered
+from harness.records import Origin, Pair, Request, Sampling
+from harness.suites.resume import BlockSize, Remembered
+from tests.fakes import ASSISTANT, END, FakeStudent
 from tests.process import ROOT, finish, start, wait_for
 
 
-class Counting:
-    """An engine whose answers follow from what is asked, and which notes what it was asked."""
+def weighed(context: str, continuation: str) -> float:
+    return math.nan if context == chr(13) else -sum(map(ord, context)) - sum(map(ord, continuation)) / 7
 
-    notes = ("counted",)
-    max_length = 99
 
-    def __init__(self, pause: float = 0.0) -> None:
-        self.pairs: list[list[Pair]] = []
-        self.requests: list[Request] = []
-        self._pause = pause
+def write(request: Request) -> str:
+    return "ERROR" if request.prompt == "bad" else request.prompt + "!\u2028ü"
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        return (1, len(messages))
 
-    def answer_ids(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
-        return (len(answer),)
-
-    def text_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(map(ord, text))
-
-    def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        self.pairs.append(list(pairs))
-        time.sleep(self._pause)
-        return [
-            Loglikelihood(
-                logprob=math.nan if pair.context == (13,) else -sum(pair.context) - sum(pair.continuation) / 7,
-                tokens=len(pair.continuation),
-                greedy=len(pair.context) % 2 == 0,
-            )
-            for pair in pairs
-        ]
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for request in requests:
-            self.requests.append(request)
-            if request.prompt == "bad":
-                yield Completion(request=request.key, finish_reason="error", error="no")
-            else:
-                yield Completion(request=request.key, text=request.prompt + "!\u2028ü", finish_reason="stop")
-
-    def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
-        return [NextTokens(np.zeros((1, k), np.int64), np.zeros((1, k), np.float32)) for _ in pairs]
+def student(pause: float = 0.0) -> FakeStudent:
+    """Its answers follow from what is asked."""
+    return FakeStudent(write, weighed, max_length=99, pause=pause)
 
 
 def asked(prompt: str) -> Request:
@@ -83,33 +49,33 @@ def must_not_open() -> StudentEngine:
 
 
 def test_answers_come_in_the_order_asked_and_equal_pairs_once(tmp_path: Path) -> None:
-    inner, seen = Counting(), []
+    inner, seen = student(), []
     pairs = pairs_of(40)
-    wanted = Counting().loglikelihood(pairs)
+    wanted = student().loglikelihood(pairs)
     engine = Remembered(lambda: inner, tmp_path / "deep" / "a.jsonl", never, lambda *counts: seen.append(counts))
     assert engine.loglikelihood(pairs + pairs[::-1]) == wanted + wanted[::-1]
-    assert [len(block) for block in inner.pairs] == [40]
-    assert inner.pairs[0] == sorted(pairs, key=lambda pair: (pair.context, pair.continuation))
+    assert [len(block) for block in inner.blocks] == [40]
+    assert inner.blocks[0] == sorted(pairs, key=lambda pair: (pair.context, pair.continuation))
     assert seen == [(0, 40), (40, 40)]
     assert engine.loglikelihood([]) == []
 
 
 def test_a_second_process_computes_only_what_is_missing(tmp_path: Path) -> None:
-    first, second = Counting(), Counting()
+    first, second = student(), student()
     pairs = pairs_of(40)
     before = Remembered(lambda: first, tmp_path / "a.jsonl", never)
     before.loglikelihood(pairs[:25])
     again = Remembered(must_not_open, tmp_path / "a.jsonl", never)
-    assert again.loglikelihood(pairs[:25]) == Counting().loglikelihood(pairs[:25])
+    assert again.loglikelihood(pairs[:25]) == student().loglikelihood(pairs[:25])
     assert again.seconds == before.seconds > 0
     rest = Remembered(lambda: second, tmp_path / "a.jsonl", never)
-    assert rest.loglikelihood(pairs) == Counting().loglikelihood(pairs)
-    assert sorted(map(repr, second.pairs[0])) == sorted(map(repr, pairs[25:]))
+    assert rest.loglikelihood(pairs) == student().loglikelihood(pairs)
+    assert sorted(map(repr, second.blocks[0])) == sorted(map(repr, pairs[25:]))
     assert rest.seconds > again.seconds
 
 
 def test_names_tell_contexts_from_continuations(tmp_path: Path) -> None:
-    engine = Remembered(Counting, tmp_path / "a.jsonl", never)
+    engine = Remembered(student, tmp_path / "a.jsonl", never)
     pairs = [Pair(context=(1,), continuation=(2, 3)), Pair(context=(1, 2), continuation=(3,))]
     assert [one.tokens for one in engine.loglikelihood(pairs)] == [2, 1]
 
@@ -117,10 +83,10 @@ def test_names_tell_contexts_from_continuations(tmp_path: Path) -> None:
 def test_a_number_that_is_none_is_asked_again(tmp_path: Path) -> None:
     pair = Pair(context=(13,), continuation=(1,))
     for _ in range(2):
-        engine = Counting()
+        engine = student()
         [found] = Remembered(lambda engine=engine: engine, tmp_path / "a.jsonl", never).loglikelihood([pair])  # type: ignore[misc]
         assert math.isnan(found.logprob)
-        assert engine.pairs == [[pair]]
+        assert engine.blocks == [[pair]]
 
 
 @pytest.mark.parametrize("cut", [1, 9, 30])
@@ -128,12 +94,12 @@ def test_a_half_written_line_is_taken_off(tmp_path: Path, cut: int) -> None:
     """Only its answer is computed again, and the file is whole after it."""
     path = tmp_path / "a.jsonl"
     pairs = pairs_of(8)
-    Remembered(Counting, path, never).loglikelihood(pairs)
+    Remembered(student, path, never).loglikelihood(pairs)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:5]) + lines[5][:cut])
-    inner = Counting()
-    assert Remembered(lambda: inner, path, never).loglikelihood(pairs) == Counting().loglikelihood(pairs)
-    assert len(inner.pairs[0]) == 3
+    inner = student()
+    assert Remembered(lambda: inner, path, never).loglikelihood(pairs) == student().loglikelihood(pairs)
+    assert len(inner.blocks[0]) == 3
     assert len({json.dumps(json.loads(line)) for line in path.read_text().splitlines() if "pair" in line}) == 8
 
 
@@ -141,39 +107,36 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"seconds": 1.0}\n{"other": 1}\n')
     with pytest.raises(MachineError, match=r"a\.jsonl:2: not a line of answers"):
-        Remembered(Counting, path, never)
+        Remembered(student, path, never)
 
 
-def test_blocks_are_bounded_and_keep_a_context_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "BLOCK_PAIRS", 10)
-    inner = Counting()
-    Remembered(lambda: inner, tmp_path / "a.jsonl", never).loglikelihood(pairs_of(40))
-    assert [len(block) for block in inner.pairs] == [12, 12, 12, 4]
-    monkeypatch.setattr(resume, "BLOCK_TOKENS", 10)
-    inner = Counting()
+def test_blocks_are_bounded_and_keep_a_context_together(tmp_path: Path) -> None:
+    inner = student()
+    Remembered(lambda: inner, tmp_path / "a.jsonl", never, blocks=BlockSize(pairs=10)).loglikelihood(pairs_of(40))
+    assert [len(block) for block in inner.blocks] == [12, 12, 12, 4]
+    inner = student()
     same = [Pair(context=(1, 2, 3), continuation=(i,)) for i in range(11)]
-    Remembered(lambda: inner, tmp_path / "b.jsonl", never).loglikelihood(same)
-    assert [len(block) for block in inner.pairs] == [5, 5, 1]
+    Remembered(lambda: inner, tmp_path / "b.jsonl", never, blocks=BlockSize(pairs=10, tokens=10)).loglikelihood(same)
+    assert [len(block) for block in inner.blocks] == [5, 5, 1]
 
 
-def test_it_stops_between_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "BLOCK_PAIRS", 8)
-    inner = Counting()
-    engine = Remembered(lambda: inner, tmp_path / "a.jsonl", lambda: len(inner.pairs) >= 2)
+def test_it_stops_between_blocks(tmp_path: Path) -> None:
+    inner = student()
+    engine = Remembered(lambda: inner, tmp_path / "a.jsonl", lambda: len(inner.blocks) >= 2, blocks=BlockSize(pairs=8))
     with pytest.raises(Interrupted, match="16 of 40 log-likelihoods"):
         engine.loglikelihood(pairs_of(40))
-    rest = Counting()
+    rest = student()
     Remembered(lambda: rest, tmp_path / "a.jsonl", never).loglikelihood(pairs_of(40))
-    assert sum(map(len, rest.pairs)) == 24
+    assert sum(map(len, rest.blocks)) == 24
 
 
 def test_completions_are_remembered_errors_are_not(tmp_path: Path) -> None:
     requests = [asked(text) for text in ("a", "bad", "b", "a")]
-    inner = Counting()
+    inner = student()
     found = list(Remembered(lambda: inner, tmp_path / "a.jsonl", never).generate(iter(requests)))
     assert sorted(one.request for one in found) == sorted(request.key for request in requests)
     assert [request.prompt for request in inner.requests] == ["a", "bad", "b"]
-    again = Counting()
+    again = student()
     second = list(Remembered(lambda: again, tmp_path / "a.jsonl", never).generate([*requests, asked("c")]))
     assert [request.prompt for request in again.requests] == ["bad", "c"]
     assert len(second) == 5
@@ -183,7 +146,7 @@ def test_completions_are_remembered_errors_are_not(tmp_path: Path) -> None:
 
 
 def test_writing_stops_when_asked_and_keeps_what_came(tmp_path: Path) -> None:
-    inner = Counting()
+    inner = student()
     engine = Remembered(lambda: inner, tmp_path / "a.jsonl", lambda: len(inner.requests) >= 3)
     source = engine.generate(asked(str(i)) for i in range(9))
     came = [next(source).request for _ in range(3)]
@@ -195,13 +158,19 @@ def test_writing_stops_when_asked_and_keeps_what_came(tmp_path: Path) -> None:
 
 
 def test_what_came_before_an_error_is_kept(tmp_path: Path) -> None:
-    class Failing(Counting):
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            yield next(super().generate(requests))
-            raise MachineError("memory ran out")
+    def broken() -> FakeStudent:
+        engine = student()
+
+        def say(request: Request) -> str:
+            if len(engine.requests) > 1:
+                raise MachineError("memory ran out")
+            return write(request)
+
+        engine.say = say
+        return engine
 
     with pytest.raises(MachineError, match="memory ran out"):
-        list(Remembered(Failing, tmp_path / "a.jsonl", never).generate([asked("a"), asked("b")]))
+        list(Remembered(broken, tmp_path / "a.jsonl", never).generate([asked("a"), asked("b")]))
     assert len(list(Remembered(must_not_open, tmp_path / "a.jsonl", never).generate([asked("a")]))) == 1
 
 
@@ -211,14 +180,14 @@ def test_all_else_is_the_inner_engines(tmp_path: Path) -> None:
     def open_engine() -> StudentEngine:
         nonlocal opened
         opened += 1
-        return Counting()
+        return student()
 
     engine: StudentEngine = Remembered(open_engine, tmp_path / "a.jsonl", never)
     assert opened == 0
-    assert engine.notes == ("counted",)
+    assert engine.notes == ("a fake",)
     assert engine.max_length == 99
-    assert engine.prompt_ids([]) == (1, 0)
-    assert engine.answer_ids([], "four") == (4,)
+    assert engine.prompt_ids([]) == (ASSISTANT,)
+    assert engine.answer_ids([], "A") == (65, END)
     assert engine.text_ids("A") == (65,)
     assert engine.next_tokens([Pair(context=(1,), continuation=(2,))], 3)[0].ids.shape == (1, 3)
     assert opened == 1
@@ -229,10 +198,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from harness.suites import resume
-from tests.test_resume import Counting, never, pairs_of
+from tests.test_resume import student, never, pairs_of
 
-resume.BLOCK_PAIRS = 8
-resume.Remembered(lambda: Counting(pause=0.1), Path(sys.argv[1]), never).loglikelihood(pairs_of(400))
+slow = resume.Remembered(lambda: student(pause=0.1), Path(sys.argv[1]), never, blocks=resume.BlockSize(pairs=8))
+slow.loglikelihood(pairs_of(400))
 """
 
 
@@ -244,7 +213,7 @@ def test_killed_for_real_it_goes_on_from_there(tmp_path: Path) -> None:
     assert finish(child)[0] == -signal.SIGKILL
     on_file = path.read_bytes().count(b'"pair"')
     assert 24 <= on_file < 400
-    inner = Counting()
+    inner = student()
     pairs = pairs_of(400)
-    assert Remembered(lambda: inner, path, never).loglikelihood(pairs) == Counting().loglikelihood(pairs)
-    assert sum(map(len, inner.pairs)) == 400 - on_file
+    assert Remembered(lambda: inner, path, never).loglikelihood(pairs) == student().loglikelihood(pairs)
+    assert sum(map(len, inner.blocks)) == 400 - on_file

@@ -27,27 +27,18 @@ from harness.eval.runner import Judge, Openers
 from harness.eval.stage import evaluate
 from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
 from harness.train.stage import train
+from tests.fakes import FakeGenerator
 from tests.project import Quiet, WordEmbedder, write_project
 from tests.tiny import make_tiny_model
 
-ASKED: list[Request] = []  # of the judge
-
-
-class LeansToA:
-    """A judge that prefers whatever stands first."""
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for request in requests:
-            ASKED.append(request)
-            chances = {"A": math.log(0.8), "B": math.log(0.2)}
-            yield Completion(request=request.key, text="A", finish_reason="stop", first_logprobs=chances)
+FIRST = FakeGenerator(lambda request: ("A", {"A": math.log(0.8), "B": math.log(0.2)}))  # prefers what stands first
 
 
 def student(base: Path, adapter: Path | None) -> StudentEngine:
     return TransformersEngine(base, adapter, device="cpu")
 
 
-OPENERS = Openers(student, WordEmbedder, lambda name: Judge("script@1", LeansToA))
+OPENERS = Openers(student, WordEmbedder, lambda name: Judge("script@1", lambda: FIRST))
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +123,12 @@ def test_a_judge_that_leans_to_a_position_decides_nothing(done: Run) -> None:
         assert {v["agreement"] for v in values if "agreement" in v} <= {0.0}
         assert any("no better than chance" in note for note in card.notes)
         assert any("script@1, also wrote the training rows" in note for note in card.notes)
-    planted = {request.key for request in ASKED}
-    assert len(planted) == len(ASKED)  # planted pairs are the same for every student, and asked once
+    planted = {request.key for request in FIRST.requests}
+    assert len(planted) == len(FIRST.requests)  # planted pairs are the same for every student, and asked once
     said = re.search(r"kind .* about (\d+) requests to its judge", describe_scoring(done))
     assert said is not None
     assert int(said[1]) == 2 * (3 * 12 + 4)  # three cards of 12 items, four planted pairs, both orders
-    assert len(ASKED) <= int(said[1])  # empty answers need no judge
+    assert len(FIRST.requests) <= int(said[1])  # empty answers need no judge
     again = describe_rescoring(ship_cells(done)[0], done.suites.values(), done.name)
     assert "about 56 requests to its judge" in again  # two passes over the ship student's card
 

@@ -29,25 +29,13 @@ from harness.eval.plan import plan_scoring
 from harness.records import Provenance, Sampling, Verdict
 from harness.train.grid import plan_training
 from harness.train.stage import train
+from tests.fakes import Pressed
 from tests.project import Quiet, labelled
 from tests.tiny import TEMPLATE
 
 LABELS = {"repair": "Broken parts", "billing": "Money", "cancel": "Ending it", "delivery": "Bringing it"}
 SEEDS = tuple(labelled(f"seed {i} of {label}", label) for label in LABELS for i in range(2))
 KEPT, DROPPED = 24, 12
-
-
-class Pressed(Stop):
-    """A Ctrl-C pressed at the nth time somebody looks."""
-
-    def __init__(self, at: int) -> None:
-        super().__init__()
-        self.left = at
-
-    def __call__(self) -> bool:
-        """Count down."""
-        self.left -= 1
-        return self.left < 0
 
 
 def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> Run:

@@ -19,6 +19,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,18 @@ from harness.engines.protocols import NextTokens, StudentEngine
 from harness.errors import Interrupted, MachineError
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
 
-BLOCK_PAIRS = 256  # of one block at most, but pairs with one context stay together up to twice as many
-BLOCK_TOKENS = 65_536
 BLOCK_COMPLETIONS = 64
 BLOCK_SECONDS = 5.0  # completions that came in are written when the next comes after so long
 
 Tick = Callable[[int, int], None]  # (done, total) of one call, what was on file included
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """The most that is measured between two saves; pairs with one context stay together up to twice as much."""
+
+    pairs: int = 256
+    tokens: int = 65_536
 
 
 def _no_tick(done: int, total: int) -> None:
@@ -49,12 +56,13 @@ class Remembered:
         path: Path,
         stop: Callable[[], bool],
         tick: Tick = _no_tick,
+        blocks: BlockSize = BlockSize(),
     ) -> None:
         """`path`: the file of one student, of its weights and nothing else; `stop` is asked between blocks.
 
         Raises MachineError for a file that cannot be read, or that is not one of these.
         """
-        self._open, self._path, self._stop, self._tick = open_engine, path, stop, tick
+        self._open, self._path, self._stop, self._tick, self._size = open_engine, path, stop, tick, blocks
         self._engine: StudentEngine | None = None
         self._pairs: dict[str, Loglikelihood] = {}
         self._completions: dict[str, Completion] = {}
@@ -109,7 +117,7 @@ class Remembered:
         missing = {name: pair for name, pair in zip(names, pairs, strict=True) if name not in self._pairs}
         done, total = len(set(names)) - len(missing), len(set(names))
         self._tick(done, total)
-        for block in _blocks(missing):
+        for block in _blocks(missing, self._size):
             if self._stop():
                 raise Interrupted(
                     f"stopped: {done} of {total} log-likelihoods of this step are on file; the same command goes on"
@@ -239,7 +247,7 @@ def _name(pair: Pair) -> str:
     return found.hexdigest()[:32]
 
 
-def _blocks(missing: dict[str, Pair]) -> Iterator[list[str]]:
+def _blocks(missing: dict[str, Pair], most: BlockSize) -> Iterator[list[str]]:
     """Names in order of their contexts, so that blocks share their beginnings; no context in two without need."""
     order = sorted(missing, key=lambda name: (missing[name].context, missing[name].continuation))
     block: list[str] = []
@@ -247,9 +255,9 @@ def _blocks(missing: dict[str, Pair]) -> Iterator[list[str]]:
     for name in order:
         pair = missing[name]
         size = len(pair.context) + len(pair.continuation)
-        full = len(block) >= BLOCK_PAIRS or tokens + size > BLOCK_TOKENS
+        full = len(block) >= most.pairs or tokens + size > most.tokens
         again = block and missing[block[-1]].context == pair.context
-        if block and ((full and not again) or len(block) >= 2 * BLOCK_PAIRS or tokens + size > 2 * BLOCK_TOKENS):
+        if block and ((full and not again) or len(block) >= 2 * most.pairs or tokens + size > 2 * most.tokens):
             yield block
             block, tokens = [], 0
         block.append(name)
