@@ -58,9 +58,8 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
     from harness.core.store import file_digest
     from harness.models.resolve import resolve
 
-    asks = any(f.kind == "judge" for f in run.file.augment.filters)
-    asks |= any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
-    if not run.file.augment.templates and not asks:
+    rubrics = any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
+    if not run.file.augment.asking and not rubrics:
         return "no teacher", _nobody  # own rows and nothing to judge
     teacher = run.teacher
     if teacher.engine == "scripted":

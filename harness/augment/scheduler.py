@@ -18,7 +18,7 @@ from harness.filters.base import Rule
 from harness.records import Completion, Request, Row, Verdict
 
 FRUITLESS = 256  # answers without a single kept row after which no more rows are asked for
-PART = 64  # rows judged together, at least: a rule may start a process of its own for them
+PART = 16  # rows judged together, at least: a rule may start a process of its own for them
 
 
 @dataclass

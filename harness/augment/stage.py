@@ -136,7 +136,7 @@ def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Pr
 
 def prepare(filters: Sequence[Filter], context: Context) -> list[Rule]:
     """Filters as rules. Those that ask nothing come first, so that a mistake in them is found before a call."""
-    order = sorted(range(len(filters)), key=lambda i: filters[i].kind == "judge")
+    order = sorted(range(len(filters)), key=lambda i: filters[i].needs.teacher)
     rules = {i: filters[i].prepare(context) for i in order}
     return [rules[i] for i in range(len(filters))]
 

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 from harness.config.run import Run
 from harness.core.record import digest, first_name
 from harness.core.store import content_digest
-from harness.filters import Contamination
 from harness.suites.suite import Suite
 
 # how a teacher is reached and what it costs: the same model writes the same rows
@@ -48,7 +47,7 @@ def guarded_suites(run: Run) -> dict[str, str]:
 
     The digest of a public benchmark is empty where its rows are not at hand.
     """
-    if not any(isinstance(filter_, Contamination) for filter_ in run.file.augment.filters):
+    if not any(filter_.needs.suites for filter_ in run.file.augment.filters):
         return {}
     return {name: suite.spec.extras.texts_digest(suite.items) for name, suite in run.suites.items()}
 

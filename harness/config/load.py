@@ -17,7 +17,7 @@ from harness.core.project_file import project_file
 from harness.core.templates import Template
 from harness.data.examples import Shape, local_path, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
-from harness.filters import Judge, PythonFilter
+from harness.filters import Judge
 from harness.filters.base import PARTS
 from harness.records import Example
 from harness.suites.kinds import load_suite
@@ -69,10 +69,8 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(run_file.teacher, ScriptedTeacher):
         yield ("teacher", "script"), run_file.teacher.script
     for i, filter_ in enumerate(augment.filters):
-        if isinstance(filter_, Judge):
-            yield ("augment", "filters", i, "template"), filter_.template
-        if isinstance(filter_, PythonFilter):
-            yield ("augment", "filters", i, "file"), filter_.file
+        for name in filter_.needs.files:
+            yield ("augment", "filters", i, name), getattr(filter_, name)
 
 
 def _suite(name: str, root: Path, place: str, task: TaskFile, run_file: RunFile) -> Suite:

@@ -18,7 +18,7 @@ from harness.core.record import Record
 from harness.data.columns import written_as
 from harness.data.examples import Examples
 from harness.errors import UsageError, nearest
-from harness.filters import AnyFilter, Judge
+from harness.filters import AnyFilter
 from harness.records import Example, Sampling
 from harness.suites.suite import Suite
 
@@ -51,7 +51,7 @@ class Augment(Record):
     def _one_source(self) -> Self:
         if bool(self.templates) == bool(self.rows_file):
             raise ValueError("give either templates (a teacher writes) or rows_file (you have rows)")
-        needing = "templates" if self.templates else "the filter judge" if any(map(_judges, self.filters)) else ""
+        needing = self.asking
         if self.seeds is None and needing:
             raise ValueError(f"seeds: this key is missing: {needing} cannot do without human-written examples")
         if self.max_requests_per_row < self.requests_per_row:
@@ -59,9 +59,11 @@ class Augment(Record):
             raise ValueError(f"max_requests_per_row ({most:g}) is below requests_per_row ({first:g})")
         return self
 
-
-def _judges(filter_: AnyFilter) -> bool:
-    return isinstance(filter_, Judge)
+    @property
+    def asking(self) -> str:
+        """What of it asks the teacher, and first about the seeds, in words. Empty where nothing does."""
+        judge = next((f"the filter {filter_.kind}" for filter_ in self.filters if filter_.needs.teacher), "")
+        return "templates" if self.templates else judge
 
 
 def _each_once(record: Record, *names: str) -> None:
@@ -175,9 +177,7 @@ class RunFile(Record):
     @model_validator(mode="after")
     def _somebody_writes(self) -> Self:
         if self.teacher is None:
-            judge = any(map(_judges, self.augment.filters))
-            needing = "augment.templates" if self.augment.templates else "the filter judge" if judge else ""
-            needing = needing or ("eval.compare" if "teacher" in self.eval.compare else "")
+            needing = self.augment.asking or ("eval.compare" if "teacher" in self.eval.compare else "")
             if needing:
                 raise ValueError(f"teacher: this key is missing, and {needing} needs one")
         if self.augment.seeds is None and "seeds_only" in self.train.data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -79,8 +79,19 @@ def each_row(verdict: Callable[[Row], Verdict]) -> Rule:
     return Rule(lambda rows, answers: [verdict(row) for row in rows])
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a kind of filter cannot do without. Loading, the digests and augment go by it."""
+
+    files: tuple[str, ...] = ()  # its fields that name files of the project
+    teacher: bool = False  # it asks the teacher, first about the seeds
+    suites: bool = False  # it looks at the suites' texts, so that other items make other rows
+
+
 class Filter(Protocol):
     """One way to drop rows. Its fields are its YAML, its method makes the rule."""
+
+    needs: ClassVar[Needs]
 
     @property
     def kind(self) -> str:

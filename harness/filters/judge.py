@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,7 @@ from harness.core import templates
 from harness.core.record import Record, digest
 from harness.core.text import named_label, normalise
 from harness.errors import nearest
-from harness.filters.base import Answers, Context, Rule, no_requests
+from harness.filters.base import Answers, Context, Needs, Rule, no_requests
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
 from harness.records import (
     PROBES,
@@ -52,6 +52,8 @@ class Judge(Record):
     its whole input as `text`, its `answer` (also as `label`) and `description`, `labels` (label -> description) and
     `shots`: seeds with the same names and `wrong`, an answer that is not theirs.
     """
+
+    needs: ClassVar = Needs(files=("template",), teacher=True)
 
     kind: Literal["judge"] = "judge"
     template: Annotated[str, Field(min_length=1)]  # path of a Jinja file, relative to the project

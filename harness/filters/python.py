@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from harness.core.python_file import TIMEOUT_S, PythonFunction
 from harness.core.record import Record
 from harness.core.text import has_lone_surrogate
 from harness.errors import UsageError
-from harness.filters.base import Answers, Context, Rule
+from harness.filters.base import Answers, Context, Needs, Rule
 from harness.records import Row, Verdict
 
 FORM = "keep(row: dict) -> bool, or -> (bool, reason)"
@@ -26,6 +26,8 @@ class PythonFilter(Record):
     The function returns whether to keep the row, or that and a reason. It is the project's own code and has all the
     rights of the harness. It runs in a process of its own, where it can be stopped.
     """
+
+    needs: ClassVar = Needs(files=("file",))
 
     kind: Literal["python"] = "python"
     file: Annotated[str, Field(min_length=1)]  # relative to the project

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.core.record import Record
 from harness.core.text import words
-from harness.filters.base import Context, On, Rule, each_row, part_of
+from harness.filters.base import Context, Needs, On, Rule, each_row, part_of
 from harness.records import Row, Verdict
 
 
 class Finished(Record):
     """Drops what the teacher did not end itself: text cut at the token limit trains students not to stop."""
+
+    needs: ClassVar = Needs()
 
     kind: Literal["finished"] = "finished"
 
@@ -31,6 +33,8 @@ class Finished(Record):
 
 class Length(Record):
     """Drops texts with too few or too many words."""
+
+    needs: ClassVar = Needs()
 
     kind: Literal["length"] = "length"
     min_words: Annotated[int, Field(ge=0)] = 1  # words of the part that `on` names

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from harness.core.record import Record
 from harness.core.text import Nearest, jaccard, near_duplicates, ngrams, normalise, shingles, words
-from harness.filters.base import Answers, Context, On, Protected, Rule, part_of
+from harness.filters.base import Answers, Context, Needs, On, Protected, Rule, part_of
 from harness.records import Example, Row, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -23,6 +23,8 @@ MIN_CONTAINED = 4  # words; a shorter item inside a row says nothing
 
 class Duplicate(Record):
     """Drops a text that, letter case and punctuation aside, an earlier row or a seed already has."""
+
+    needs: ClassVar = Needs()
 
     kind: Literal["duplicate"] = "duplicate"
     on: On = "input"
@@ -51,6 +53,8 @@ class Duplicate(Record):
 
 class NearDuplicate(Record):
     """Drops a text that is nearly that of a seed or of an earlier row which this filter kept."""
+
+    needs: ClassVar = Needs()
 
     kind: Literal["near_duplicate"] = "near_duplicate"
     threshold: Threshold = 0.8  # Jaccard index of character 4-grams
@@ -86,6 +90,8 @@ class NearDuplicate(Record):
 
 class Contamination(Record):
     """Drops a row that gives away an item of a suite: words in a row, a whole short item, or nearly it."""
+
+    needs: ClassVar = Needs(suites=True)
 
     kind: Literal["contamination"] = "contamination"
     ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = 8  # words in a row that no row may share with an item
