@@ -27,7 +27,7 @@ from harness.errors import UsageError
 from harness.eval.plan import plan_scoring
 from harness.records import Completion, Item, Request, Sampling
 from harness.stats import Interval
-from harness.suites.generate import Asked, Prompt, request_for
+from harness.suites.generate import Prompt, RenderedPrompt, request_for
 from harness.suites.suite import Suite
 
 FILE = "agree.json"
@@ -111,7 +111,7 @@ def parity(
     terminal.say(f"rescore: {len(items)} items of {suite.name}, {candidate.cell.name}: transformers, then vLLM")
     student = open_student(candidate.base, candidate.adapter)
 
-    def plain(item: Item) -> Asked:
+    def plain(item: Item) -> RenderedPrompt:
         return prompts.prompt("completion", item.question, ())
 
     prompt = prompts.tuned if candidate.tuned else plain

@@ -28,7 +28,7 @@ from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.benchmark_rows import documents_of
 from harness.suites.choice import ChoiceSuite
 from harness.suites.free_text import plain_prompt
-from harness.suites.generate import Asked, Ending, Prompt
+from harness.suites.generate import Ending, Prompt, RenderedPrompt
 from harness.suites.oracle import Gold, Oracle, read
 from harness.suites.suite import Resources, Suite
 from harness.suites.summary import RATES
@@ -289,7 +289,7 @@ class Room:
 
     name: str
     context: int  # tokens
-    prompt: Callable[[Asked], int]  # tokens of a prompt up to where the answer begins
+    prompt: Callable[[RenderedPrompt], int]  # tokens of a prompt up to where the answer begins
     text: Callable[[str], int]  # tokens of a text
     counted: bool = True  # with the student's own tokenizer, not estimated
 

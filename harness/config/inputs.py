@@ -58,7 +58,7 @@ def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], 
     Rows that cannot be checked once more are no reason to make them again.
     """
     now = guarded_suites(run)
-    gone = [name for name, found in now.items() if not found and before.get(name)]
+    gone = [name for name, text_digest in now.items() if not text_digest and before.get(name)]
     return now | {name: before[name] for name in gone}, gone
 
 
@@ -67,9 +67,11 @@ def unguarded_suites(run: Run, before: Mapping[str, str]) -> list[str]:
 
     A benchmark that they were checked against counts whatever rows of it are at hand now.
     """
-    kept = {name for name, suite in run.suites.items() if not suite.items and before.get(name)}
+    unreadable = {name for name, suite in run.suites.items() if not suite.items and before.get(name)}
     return [
-        name for name, found in guarded_suites(run).items() if found not in ("", before.get(name)) and name not in kept
+        name
+        for name, text_digest in guarded_suites(run).items()
+        if text_digest not in ("", before.get(name)) and name not in unreadable
     ]
 
 
@@ -97,29 +99,29 @@ def identity(value: Any, root: Path, without: Collection[str] = ()) -> Any:
     """
     if isinstance(value, BaseModel):
         return {
-            first_name(type(value), name): identity(found, root)
-            for name, found, default in _fields(value)
-            if name not in without and (name == "kind" or found != default)
+            first_name(type(value), name): identity(content, root)
+            for name, content, default in _fields(value)
+            if name not in without and (name == "kind" or content != default)
         }
     if isinstance(value, Mapping):  # in its order: rows are asked for label by label
-        return [[str(key), identity(found, root)] for key, found in value.items()]
+        return [[str(key), identity(content, root)] for key, content in value.items()]
     if isinstance(value, tuple | list):
-        return [identity(found, root) for found in value]
+        return [identity(content, root) for content in value]
     return content_digest(root / value) if isinstance(value, str) and is_file(value, root) else value
 
 
 def named_files(value: Any, root: Path, without: Collection[str] = (), name: str = "") -> Iterator[tuple[str, Path]]:
     """(dotted place, path) of every file that a typed file names, however deep."""
     if isinstance(value, BaseModel):
-        for field, found, _ in _fields(value):
+        for field, content, _ in _fields(value):
             if field not in without:
-                yield from named_files(found, root, (), f"{name}.{field}".lstrip("."))
+                yield from named_files(content, root, (), f"{name}.{field}".lstrip("."))
     elif isinstance(value, Mapping):
-        for key, found in value.items():
-            yield from named_files(found, root, (), f"{name}.{key}")
+        for key, content in value.items():
+            yield from named_files(content, root, (), f"{name}.{key}")
     elif isinstance(value, tuple | list):
-        for place, found in enumerate(value):
-            yield from named_files(found, root, (), f"{name}.{place}")
+        for place, content in enumerate(value):
+            yield from named_files(content, root, (), f"{name}.{place}")
     elif isinstance(value, str) and is_file(value, root):
         yield name, root / value
 

@@ -75,9 +75,11 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
 
 def _suite(name: str, root: Path, place: str, task: TaskFile, run_file: RunFile) -> Suite:
     """One suite of a run. Raises UsageError for one that is not there, and for a rubric that nobody can judge by."""
-    known = sorted(path.stem for path in (root / "suites").glob("*.yaml"))
-    if name not in known:
-        raise UsageError(f"{place}: there is no suite {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+    suite_names = sorted(path.stem for path in (root / "suites").glob("*.yaml"))
+    if name not in suite_names:
+        raise UsageError(
+            f"{place}: there is no suite {name!r}{nearest(name, suite_names)}; there are: {', '.join(suite_names)}"
+        )
     path = project_file(root, f"suites/{name}.yaml", place)
     suite = load_suite(path, root, task.shape, run_file.eval.limit)
     if run_file.teacher is None and suite.rubric and not suite.rubric.judge:
@@ -202,13 +204,13 @@ def _uses(template: Template, name: str, seed: Example, more: Mapping[str, Any])
 
 
 def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Example, ...]) -> None:
-    known = {seed.answer for seed in seeds}
+    seed_labels = {seed.answer for seed in seeds}
     for name, suite in suites.items():
         for label in suite.labels:
-            if label not in known:
+            if label not in seed_labels:
                 raise UsageError(
-                    f"suites/{name}.yaml: the label {label!r} of its items is in no seed{nearest(label, known)};"
-                    f" seeds have: {', '.join(sorted(known))}"
+                    f"suites/{name}.yaml: the label {label!r} of its items is in no seed{nearest(label, seed_labels)};"
+                    f" seeds have: {', '.join(sorted(seed_labels))}"
                 )
 
 

@@ -187,9 +187,9 @@ class RunFile(Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.ship and self.ship.student not in self.train.students:
-            known = self.train.students
+            students = self.train.students
             raise ValueError(
-                f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, known)}"
+                f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, students)}"
             )
         if self.ship and self.ship.size and self.ship.data not in self.train.data:
             raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {list(self.train.data)}")

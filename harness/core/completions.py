@@ -65,7 +65,7 @@ def _first_inside(text: str) -> Any:
             value, end = decoder.raw_decode(text, start.start())
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict) or any(isinstance(one, dict) for one in value):
+        if isinstance(value, dict) or any(isinstance(part, dict) for part in value):
             return value
         first_list = value if first_list is NO_JSON else first_list
     return first_list

@@ -19,10 +19,10 @@ def other_code(folder: Path) -> str:
 
     The .venv of a checkout that was copied starts the code of the folder it was made in.
     """
-    running, there = Path(__file__).parent.parent, folder.resolve() / "harness"
-    if not (there / "core" / Path(__file__).name).is_file() or running.samefile(there):
+    running, in_folder = Path(__file__).parent.parent, folder.resolve() / "harness"
+    if not (in_folder / "core" / Path(__file__).name).is_file() or running.samefile(in_folder):
         return ""
-    return f"the code that runs is {running}, not {there} of this folder; `make setup` here sets its .venv right"
+    return f"the code that runs is {running}, not {in_folder} of this folder; `make setup` here sets its .venv right"
 
 
 def environment(root: Path) -> dict[str, Any]:

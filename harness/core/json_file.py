@@ -61,12 +61,12 @@ def parse_json(text: str, path: Path | str, line: int | None = None) -> Any:
     place = f"{path}:{line}" if line else str(path)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for i, name in enumerate(names) if name in names[:i])
             raise UsageError(f"{place}: the name {twice!r} stands twice in one object")
-        return found
+        return members
 
     try:
         value = json.loads(text, object_pairs_hook=once)

@@ -29,9 +29,9 @@ def escaped(text: str) -> str:
     """
     flat = one_line(text)
     parts = INTERVAL.split(flat)  # every second one is an interval
-    kept = "".join(part if place % 2 else _outside(part) for place, part in enumerate(parts))
-    kept = kept.replace("www.", "www\\.").replace("://", "\\://")
-    return STARTS.sub(lambda found: found[0][:-1] + "\\" + found[0][-1], kept)
+    line = "".join(part if place % 2 else _outside(part) for place, part in enumerate(parts))
+    line = line.replace("www.", "www\\.").replace("://", "\\://")
+    return STARTS.sub(lambda match: match[0][:-1] + "\\" + match[0][-1], line)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -59,8 +59,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    kept = escaped(text)
-    return f"**{kept}**" if isinstance(text, Strong) and kept else kept
+    line = escaped(text)
+    return f"**{line}**" if isinstance(text, Strong) and line else line
 
 
 def _outside(text: str) -> str:

@@ -48,8 +48,8 @@ def main() -> None:
         function = load(task, say)
         for line in lines:
             try:
-                given = json.loads(line)
-                answer = described(function(*given) if task["spread"] else function(given))
+                argument = json.loads(line)
+                answer = described(function(*argument) if task["spread"] else function(argument))
             except BaseException as error:  # noqa: BLE001  (whatever it is, it is the function's)
                 answer = {"error": said(error), "line": line_of(error, task["path"])}
             say(**answer)

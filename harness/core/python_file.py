@@ -132,15 +132,15 @@ class _Conversation:
         """Wait for a while; whether an answer came."""
         ended = self.child.process.poll() is not None  # asked first: what it wrote before its end is still read
         heard = self._listen([self.child.answers, self.child.printed], 0 if ended else TICK_S)
-        *whole, self.received = self.received.split(b"\n")
-        for line in whole:
+        *lines, self.received = self.received.split(b"\n")
+        for line in lines:
             self._take(line)
         if ended and not heard:
             raise UsageError(f"{self._place(self.line)}: {self._what()} {_end(self.child.process.returncode)}")
-        if time.monotonic() > deadline and not whole:
+        if time.monotonic() > deadline and not lines:
             limit = f"gave no answer within {self.function.timeout_s:g} s (timeout_s in its settings)"
             raise UsageError(f"{self._place(self._standing() or self.line)}: {self._what()} {limit}")
-        return bool(whole)
+        return bool(lines)
 
     def _listen(self, descriptors: list[int], wait_s: float) -> bool:
         """Read what there is; whether there was an answer or a part of one."""

@@ -78,8 +78,8 @@ def digested(value: BaseModel, without: Collection[str] = ()) -> dict[str, Any]:
 def _forget_defaults(plain: Any, value: Any) -> None:
     """Take fields that are not of FIRST_FIELDS, and at their default, out of a dumped record and those in it."""
     if type(plain) is list:
-        for part, found in zip(plain, value, strict=True):
-            _forget_defaults(part, found)
+        for part, field_value in zip(plain, value, strict=True):
+            _forget_defaults(part, field_value)
     elif type(plain) is dict and isinstance(value, BaseModel):
         for name, default in _later_fields(type(value)):
             if name in plain and getattr(value, name) == default:

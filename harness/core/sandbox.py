@@ -170,7 +170,7 @@ class Sandbox(jinja2.Environment):
 
 def environment() -> Sandbox:
     """An environment for one template. Its filters and tests charge for their operands; it has no globals."""
-    made = Sandbox(
+    sandbox = Sandbox(
         undefined=Missing,
         autoescape=False,
         trim_blocks=True,
@@ -179,15 +179,15 @@ def environment() -> Sandbox:
         finalize=_printed,
         cache_size=0,
     )
-    own: dict[str, Callable[..., Any]] = {"tojson": _tojson, "join": _join, "replace": _replace, "round": _round}
-    own |= {"string": lambda text: text, "e": _escape, "escape": _escape}
-    made.globals = {}
-    made.filters = {name: _filter(name, own.get(name) or JINJA_FILTERS[name]) for name in FILTERS}
-    made.filters |= {f".{name}": _method(name) for name in METHODS}
-    made.filters |= {" text": _joined, " value": _value, " each": _each, " item": _item, " slice": _slice}
-    made.filters |= {" range": _range, " spend": _spend}
-    made.tests = {name: _test(cast(Callable[..., Any], JINJA_TESTS[name])) for name in TESTS}
-    return made
+    replaced: dict[str, Callable[..., Any]] = {"tojson": _tojson, "join": _join, "replace": _replace, "round": _round}
+    replaced |= {"string": lambda text: text, "e": _escape, "escape": _escape}
+    sandbox.globals = {}
+    sandbox.filters = {name: _filter(name, replaced.get(name) or JINJA_FILTERS[name]) for name in FILTERS}
+    sandbox.filters |= {f".{name}": _method(name) for name in METHODS}
+    sandbox.filters |= {" text": _joined, " value": _value, " each": _each, " item": _item, " slice": _slice}
+    sandbox.filters |= {" range": _range, " spend": _spend}
+    sandbox.tests = {name: _test(cast(Callable[..., Any], JINJA_TESTS[name])) for name in TESTS}
+    return sandbox
 
 
 # --- operations ---------------------------------------------------------------------------------------------------
@@ -264,9 +264,9 @@ def _filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             value = _text(value)
         context.charge(value, *args, *kwargs.values())
         first = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}
-        found = _plain(function(first[wants], value, *args, **kwargs) if wants else function(value, *args, **kwargs))
-        context.charge(found)
-        return found
+        result = _plain(function(first[wants], value, *args, **kwargs) if wants else function(value, *args, **kwargs))
+        context.charge(result)
+        return result
 
     return charged
 
@@ -289,19 +289,19 @@ def _method(name: str) -> Callable[..., Any]:
         context.charge(value, *args, *kwargs.values())
         if isinstance(value, str) and name in STRING_METHODS:
             if name == "join":
-                found = _join(context, *args, **kwargs | {"d": value})
+                result = _join(context, *args, **kwargs | {"d": value})
             elif name == "replace":
-                found = _replace(context, value, *args, **kwargs)
+                result = _replace(context, value, *args, **kwargs)
             else:
-                found = getattr(value, name)(*args, **kwargs)
+                result = getattr(value, name)(*args, **kwargs)
         elif (isinstance(value, dict) and name in DICT_METHODS) or (
             isinstance(value, LoopContext) and name in LOOP_METHODS
         ):
-            found = _plain(getattr(value, name)(*args, **kwargs))
+            result = _plain(getattr(value, name)(*args, **kwargs))
         else:
             raise jinja2.exceptions.SecurityError(f"{_kind(value)} has no method {name!r} that a template may call")
-        context.charge(found)
-        return found
+        context.charge(result)
+        return result
 
     return call
 

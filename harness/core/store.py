@@ -134,10 +134,10 @@ def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest | None:
     """The manifest of a stage's folder; None where it is missing, edited, damaged or of another version."""
     path = folder / name
     try:
-        found = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    return found if found.outputs and found.seal == found.sealed() else None
+    return manifest if manifest.outputs and manifest.seal == manifest.sealed() else None
 
 
 def write_manifest(
@@ -156,11 +156,11 @@ def write_manifest(
 
 def finished(folder: Path, inputs: str, content: Callable[[Path], str] = file_digest) -> Manifest | None:
     """The manifest where a stage has nothing to do: made from `inputs`, not stopped, its files as it left them."""
-    found = read_manifest(folder)
-    if found is None or found.inputs != inputs or found.partial:
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.inputs != inputs or manifest.partial:
         return None
-    changed = (name for name, sealed in found.outputs.items() if content(folder / name) != sealed)
-    return None if any(changed) else found
+    changed = (name for name, sealed in manifest.outputs.items() if content(folder / name) != sealed)
+    return None if any(changed) else manifest
 
 
 def require_sealed(folder: Path, names: Iterable[str], command: str) -> Manifest:
@@ -231,7 +231,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     A folder that was made for it and holds nothing at the end is removed.
     """
     with disk_errors(folder):
-        made = made_folders(folder)
+        new_folders = made_folders(folder)
     handle = _lock_file(folder / ".lock", what)
     try:
         handle.seek(0)
@@ -240,9 +240,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         handle.flush()
         yield
     finally:
-        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+        if new_folders and [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink(missing_ok=True)
-            remove_empty(made)
+            remove_empty(new_folders)
         handle.close()  # closing releases the lock; so does any kind of death
 
 

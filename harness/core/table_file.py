@@ -36,9 +36,9 @@ def read_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 def jsonl_rows(path: Path) -> list[Located]:
     """(file and line, object) of every line that is not blank. Raises UsageError naming every line at fault."""
     mistakes = Mistakes()
-    found = list(_jsonl_rows(path, mistakes))
+    rows = list(_jsonl_rows(path, mistakes))
     mistakes.check()
-    return found
+    return rows
 
 
 def _jsonl_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
@@ -114,13 +114,13 @@ def _parquet_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 
 def _column_names(schema: Schema) -> list[str]:
     """The names of all columns, nested ones with dots."""
-    found, waiting = [], [("", schema.field(i)) for i in range(len(schema.names))]
+    names, waiting = [], [("", schema.field(i)) for i in range(len(schema.names))]
     while waiting:
         above, field = waiting.pop()
-        found.append(f"{above}{field.name}")
+        names.append(f"{above}{field.name}")
         inside = range(field.type.num_fields) if hasattr(field.type, "num_fields") else ()
         waiting += [(f"{above}{field.name}.", field.type.field(i)) for i in inside]
-    return found
+    return names
 
 
 def _each_once(names: list[str], place: str) -> None:

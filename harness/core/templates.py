@@ -115,10 +115,10 @@ def _render(template: Template, variables: Mapping[str, Any]) -> str:
         raise
     except jinja2.UndefinedError as error:
         name = str(error).split("'")[1] if "'" in str(error) else ""
-        given = ""
+        hint = ""
         if str(error).endswith(" is undefined"):
-            given = f"{nearest(name, variables)}; a template here is given: {', '.join(sorted(variables))}"
-        raise UsageError(f"{_line(error, template)}: {error.message}{given}") from error
+            hint = f"{nearest(name, variables)}; a template here is given: {', '.join(sorted(variables))}"
+        raise UsageError(f"{_line(error, template)}: {error.message}{hint}") from error
     except jinja2.TemplateError as error:
         raise UsageError(f"{_line(error, template)}: {error.message or type(error).__name__}") from error
     except Exception as error:  # whatever it is, the template did it: it holds nothing but plain data

@@ -67,8 +67,8 @@ class Terminal:
             if now - last < LINE_SECONDS and done < total:
                 return
             last = now
-            left = (now - started) / done * (total - done) if done else float("nan")
-            ending = f", about {left:.0f} s left" if done < total and done else ""
+            seconds = (now - started) / done * (total - done) if done else float("nan")
+            ending = f", about {seconds:.0f} s left" if done < total and done else ""
             tell(f"{title}: {done}/{total} {note}{ending}")
 
         return advance
@@ -97,8 +97,8 @@ def leave_terminal() -> None:
 
 def heard_signals() -> list[signal.Signals]:
     """Ctrl-C, a polite kill, and the end of the session unless it is to be ignored (nohup)."""
-    found = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    return [s for s in found if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    return [s for s in signals if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
 
 
 def clean_up_on_signals() -> None:

@@ -77,18 +77,18 @@ class _Plain(dict[int, str]):
         character = chr(code)
         category, compatible = unicodedata.category(character), unicodedata.normalize("NFKC", character)
         if character in _SAME:
-            kept = _SAME[character]
+            written = _SAME[character]
         elif category == "Cf" or 0xFE00 <= code <= 0xFE0F:  # a zero-width space must not hide a copy
-            kept = ""
+            written = ""
         elif category == "Nd":
-            kept = str(unicodedata.decimal(character))
+            written = str(unicodedata.decimal(character))
         elif compatible != character and character not in _LOW and any(c.isdigit() for c in compatible):
             # ½ after a 2 is not 21/2
-            kept = f" {compatible.replace('⁄', '/')} ".replace("/ ", "/")
+            written = f" {compatible.replace('⁄', '/')} ".replace("/ ", "/")
         else:
-            kept = character
-        self[code] = kept
-        return kept
+            written = character
+        self[code] = written
+        return written
 
 
 _PLAIN = _Plain()
@@ -176,13 +176,13 @@ def normalise(text: str, hyphen: str = " ") -> str:
     hyphened = _HYPHEN.sub(hyphen, _SPACED_HYPHEN.sub("-", joined))
     bare = _APOSTROPHE.sub("", hyphened).translate(_BARE)
     tight = _MARK.sub(lambda mark: mark["valued"] or " ", bare)
-    for pattern, kept in _TIGHT:
-        tight = pattern.sub(kept, tight)
+    for pattern, replacement in _TIGHT:
+        tight = pattern.sub(replacement, tight)
     return " ".join(tight.split()) or " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _without(mark: str) -> Callable[[re.Match[str]], str]:
-    return lambda found: found[0].replace(mark, "")
+    return lambda match: match[0].replace(mark, "")
 
 
 def words(text: str) -> list[str]:
@@ -201,8 +201,9 @@ def named_label(text: str, labels: Sequence[str]) -> str | None:
     if clean in names:
         return names[clean]
     apart = clean.replace("/", " ")  # "billing/refund" names two
-    for said in (f" {clean} / {apart} ", f" {apart.replace('*', ' ')} "):  # "**billing" names one, unless A* is a label
-        named = sorted((name for name in names if f" {name} " in said), key=len)
+    # "**billing" names one, unless A* is a label
+    for answer in (f" {clean} / {apart} ", f" {apart.replace('*', ' ')} "):
+        named = sorted((name for name in names if f" {name} " in answer), key=len)
         if named:
             return names[named[-1]] if all(f" {name} " in f" {named[-1]} " for name in named) else None
     return None
@@ -331,10 +332,10 @@ def all_pairs(right: Sequence[Shingles], threshold: float) -> Search:
     size_b = np.array([len(text) for text in right])
     step = max(1, CHUNK_CELLS // max(1, len(right)))
 
-    def pairs(left: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
-        size_a = np.array([len(text) for text in left])
-        for start in range(0, len(left) if right else 0, step):
-            shared = (_incidence(left[start : start + step], column) @ b).tocoo()
+    def pairs(texts: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
+        size_a = np.array([len(text) for text in texts])
+        for start in range(0, len(texts) if right else 0, step):
+            shared = (_incidence(texts[start : start + step], column) @ b).tocoo()
             union = size_a[start + shared.row] + size_b[shared.col] - shared.data
             for k in np.flatnonzero(shared.data >= threshold * union - 1e-9):
                 yield start + int(shared.row[k]), int(shared.col[k]), float(shared.data[k] / union[k])
@@ -360,9 +361,9 @@ def minhash_pairs(right: Sequence[Shingles], threshold: float) -> Search:
     index = RMinHashLSH(threshold, PERMUTATIONS, bands(threshold))
     index.insert_many(RMinHash.from_token_sets(right, PERMUTATIONS, 0))
 
-    def pairs(left: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
-        for start in range(0, len(left), 4096):
-            part = left[start : start + 4096]
+    def pairs(texts: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
+        for start in range(0, len(texts), 4096):
+            part = texts[start : start + 4096]
             hashes = RMinHash.from_token_sets(part, PERMUTATIONS, 0)
             for i, (text, proposed) in enumerate(zip(part, index.query_all(hashes), strict=True), start):
                 for j in sorted(proposed):

@@ -137,8 +137,8 @@ def override(document: Document, settings: list[str]) -> Document:
         name, separator, text = setting.partition("=")
         if not separator or not name:
             raise UsageError(f"--set {setting}: write it as key.path=value")
-        shown = f"{name}=..." if "://" in text or "@" in text else setting  # an address may hold a password
-        value = _value_of(shown, text)
+        setting_name = f"{name}=..." if "://" in text or "@" in text else setting  # an address may hold a password
+        value = _value_of(setting_name, text)
         parts = [int(p) if p.isdecimal() else p for p in name.split(".")]
         target = document.data
         for part in parts[:-1]:
@@ -147,15 +147,15 @@ def override(document: Document, settings: list[str]) -> Document:
             elif isinstance(part, int) and isinstance(target, list) and part < len(target):
                 target = target[part]
             else:
-                raise UsageError(f"--set {shown}: there is nothing at {part!r}")
+                raise UsageError(f"--set {setting_name}: there is nothing at {part!r}")
         last = parts[-1]
         if isinstance(last, int) and isinstance(target, list) and last < len(target):
             target[last] = value
         elif isinstance(target, dict):
             target[str(last)] = value
         else:
-            raise UsageError(f"--set {shown}: there is nothing at {last!r}")
-        document.places[tuple(parts)] = f"--set {shown}"
+            raise UsageError(f"--set {setting_name}: there is nothing at {last!r}")
+        document.places[tuple(parts)] = f"--set {setting_name}"
     return document
 
 
@@ -168,14 +168,14 @@ def parse(model: type[M], document: Document, what: str) -> M:
     if not isinstance(document.data, dict):
         raise UsageError(f"{document.place(())}: {what} must be a mapping of keys to values")
     try:
-        found = model.model_validate(document.data)
+        parsed = model.model_validate(document.data)
     except ValidationError as error:
         lines = [_message(model, document, e) for e in error.errors(include_url=False)]
         raise UsageError("\n".join(dict.fromkeys(lines))) from error
-    for key in _truths_as_numbers(document.data, found):
+    for key in _truths_as_numbers(document.data, parsed):
         name = ".".join(map(str, key))
         raise UsageError(f"{document.place(key)}: {name}: a number is wanted, and yes, no, true and false are none")
-    return found
+    return parsed
 
 
 def _truths_as_numbers(data: Any, read: Any, key: Key = ()) -> Iterator[Key]:
@@ -184,11 +184,11 @@ def _truths_as_numbers(data: Any, read: Any, key: Key = ()) -> Iterator[Key]:
         yield key
     elif isinstance(data, dict):
         for name, value in data.items():
-            own = read.get(name, value) if isinstance(read, dict) else getattr(read, str(name), value)
-            yield from _truths_as_numbers(value, own, (*key, name))
+            read_value = read.get(name, value) if isinstance(read, dict) else getattr(read, str(name), value)
+            yield from _truths_as_numbers(value, read_value, (*key, name))
     elif isinstance(data, list) and isinstance(read, list | tuple) and len(data) == len(read):
-        for i, (value, own) in enumerate(zip(data, read, strict=True)):
-            yield from _truths_as_numbers(value, own, (*key, i))
+        for i, (value, read_value) in enumerate(zip(data, read, strict=True)):
+            yield from _truths_as_numbers(value, read_value, (*key, i))
 
 
 def _message(model: type[BaseModel], document: Document, error: ErrorDetails) -> str:
@@ -196,7 +196,7 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
     location = _written(document.data, error["loc"], error["type"] == "missing")
     place, name = document.place(location), ".".join(str(part) for part in location) or "the file"
     value = error.get("input")
-    shown = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
+    written = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
     if error["type"] == "extra_forbidden":
         owner = _model_at(model, error["loc"][:-1])
         if owner and (now := new_name(owner, str(location[-1]))):
@@ -223,7 +223,7 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
     if error["type"] == "literal_error" and isinstance(value, str):
         options = [o.strip(" '") for o in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
         text += nearest(value, options)
-    return f"{place}: {name}: {shown}: {text[0].lower()}{text[1:]}"
+    return f"{place}: {name}: {written}: {text[0].lower()}{text[1:]}"
 
 
 def _written(data: Any, location: tuple[str | int, ...], missing: bool) -> Key:
@@ -255,8 +255,8 @@ def _model_at(model: type[BaseModel], location: tuple[str | int, ...]) -> type[B
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     """The values of its discriminator that pick a model from a union; () for one that stands alone."""
-    found = model.model_fields.get("kind") or model.model_fields.get("engine")
-    return get_args(found.annotation) if found else ()
+    discriminator = model.model_fields.get("kind") or model.model_fields.get("engine")
+    return get_args(discriminator.annotation) if discriminator else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -81,14 +81,14 @@ def read_items(
             f" allowed: {', '.join(names)}"
         )
     mistakes = Mistakes()
-    found = []
+    records = []
     for where, row in locate(source, root, place, mistakes, model, fields):
         with mistakes.noted():
             record = _record(row, where, model, fields, tags, alike, mapping)
             check(where, record)
-            found.append((where, record))
+            records.append((where, record))
     mistakes.check()
-    return found
+    return records
 
 
 class Texts(Record):
@@ -129,28 +129,33 @@ def _record(
     mapping: str,
 ) -> M:
     if fields or tags:
-        found = {name: row[name] for name in (*model.model_fields, *alike) if name in row and name not in fields}
-        found |= {name: column_at(row, path, f"{where}: {name}") for name, path in fields.items()}
+        values_by_field = {
+            name: row[name] for name in (*model.model_fields, *alike) if name in row and name not in fields
+        }
+        values_by_field |= {name: column_at(row, path, f"{where}: {name}") for name, path in fields.items()}
     else:
-        found = dict(row)
-    for other, name in alike.items():
-        if other in found and (name not in found or name in fields):
-            value = found.pop(other)
-            found.setdefault(name, value)
-    for name, value in found.items():
+        values_by_field = dict(row)
+    for alias, name in alike.items():
+        if alias in values_by_field and (name not in values_by_field or name in fields):
+            value = values_by_field.pop(alias)
+            values_by_field.setdefault(name, value)
+    for name, value in values_by_field.items():
         check_values(value, f"{where}: {name}{_column(name, fields)}")
     for name, info in model.model_fields.items():
-        if name in found:
-            found[name] = _cell(found[name], _kinds(info.annotation), where)
+        if name in values_by_field:
+            values_by_field[name] = _cell(values_by_field[name], _kinds(info.annotation), where)
     # a column of nothing is a column that is not there
-    found = {name: value for name, value in found.items() if value is not None}
+    values_by_field = {name: value for name, value in values_by_field.items() if value is not None}
     if tags:
         values = [(path, column_at(row, path, f"{where}: tags")) for path in tags]
         for path, value in values:
             check_values(value, f"{where}: {path}")
-        found["tags"] = (*found.get("tags", ()), *(f"{path}={v}" for path, value in values for v in _listed(value)))
+        values_by_field["tags"] = (
+            *values_by_field.get("tags", ()),
+            *(f"{path}={v}" for path, value in values for v in _listed(value)),
+        )
     try:
-        return model.model_validate(found)
+        return model.model_validate(values_by_field)
     except ValidationError as error:
         raise UsageError(_message(error, where, model, row, fields, mapping)) from error
 
@@ -175,12 +180,12 @@ def _message(
             f"{where}: {name}: there is no value{nearest(name, row)}; the columns are: {', '.join(map(str, row))};"
             f" name one with {mapping.replace('FIELD', name)}"
         )
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    written = repr(first["input"])
+    written = written if len(written) <= 80 else f"{written[:77]}..."
     text = first["msg"].removeprefix("Value error, ")
     if not name:
         return f"{where}: {text}"  # a rule over several fields
-    return f"{where}: {name}{_column(name, fields)}: {shown}: {text[:1].lower()}{text[1:]}"
+    return f"{where}: {name}{_column(name, fields)}: {written}: {text[:1].lower()}{text[1:]}"
 
 
 def _column(name: str, fields: Mapping[str, str]) -> str:
@@ -253,14 +258,14 @@ def dataset_rows(rows: Any, title: str, model: type[Record], fields: Mapping[str
     names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "int2str")}
     worded = {column for column in names if not _is_number(column, model, fields)}
     for number, row in enumerate(rows, start=1):
-        shown = {c: names[c][v] if c in worded and isinstance(v, int) and v >= 0 else v for c, v in row.items()}
-        yield f"{title}: row {number}", shown
+        worded_row = {c: names[c][v] if c in worded and isinstance(v, int) and v >= 0 else v for c, v in row.items()}
+        yield f"{title}: row {number}", worded_row
 
 
 def _is_number(column: str, model: type[Record], fields: Mapping[str, str]) -> bool:
     """Whether a field of ours that takes a column wants its index and not its name."""
-    wanted = [name for name in model.model_fields if fields.get(name, name) == column]
-    return any(int in _kinds(model.model_fields[name].annotation) for name in wanted)
+    target_fields = [name for name in model.model_fields if fields.get(name, name) == column]
+    return any(int in _kinds(model.model_fields[name].annotation) for name in target_fields)
 
 
 def texts_in(value: Any) -> list[str]:

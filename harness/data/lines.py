@@ -21,11 +21,12 @@ def _index(value: Any) -> Any:
     return ord(value) - ord("A") if letter else value
 
 
-def check_label(where: str, label: str, known: Sequence[str]) -> None:
+def check_label(where: str, label: str, labels: Sequence[str]) -> None:
     """Raises UsageError for a label that stands there and is none of the task's."""
-    if label not in known:
+    if label not in labels:
         raise UsageError(
-            f"{where}: label: {label!r} is not a label of the task{nearest(label, known)}; allowed: {', '.join(known)}"
+            f"{where}: label: {label!r} is not a label of the task{nearest(label, labels)};"
+            f" allowed: {', '.join(labels)}"
         )
 
 
@@ -91,7 +92,7 @@ class OpenLine(Record):
 
     @model_validator(mode="after")
     def _asks_in_other_words(self) -> Self:
-        asked = (self.prompt, *self.variants)
-        if len(set(asked)) != len(asked):
+        wordings = (self.prompt, *self.variants)
+        if len(set(wordings)) != len(wordings):
             raise ValueError("variants: one of them is the prompt itself, or two are equal")
         return self

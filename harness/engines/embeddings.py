@@ -65,13 +65,13 @@ class MiniLM:
         Texts of like length go together, shortest first, so that little is padded. An empty text has a vector
         too (that of its two marks), which means nothing: leave empty texts out.
         """
-        found = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
+        vectors = np.zeros((len(texts), self._model.config.hidden_size), dtype=np.float32)
         ids = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS).input_ids if texts else []
         order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
         for start in range(0, len(order), BATCH_TEXTS):
             batch = order[start : start + BATCH_TEXTS]
-            found[batch] = self._batch([ids[i] for i in batch])
-        return found
+            vectors[batch] = self._batch([ids[i] for i in batch])
+        return vectors
 
     def _batch(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         longest = max(map(len, ids))

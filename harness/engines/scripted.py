@@ -89,7 +89,7 @@ class Script(Record):
         }
 
         def line() -> str:
-            return PLACEHOLDER.sub(lambda found: drawn[found[1]](), draw.choice(self.generate))
+            return PLACEHOLDER.sub(lambda match: drawn[match[1]](), draw.choice(self.generate))
 
         if request.sampling.json_schema is None:
             return line()
@@ -106,19 +106,19 @@ class Script(Record):
         """Log-probability of each choice."""
         choices, rule = request.sampling.choices, self.judge
         judged = prompt.rpartition(rule.after)[2] if rule.after else prompt
-        found = set(_words(judged))
+        judged_words = set(_words(judged))
 
         def fits(label: str) -> bool:
             mine = rule.words.get(label.strip(), ())
-            return not found.isdisjoint([*_words(label), *(w for phrase in mine for w in _words(phrase))])
+            return not judged_words.isdisjoint([*_words(label), *(w for phrase in mine for w in _words(phrase))])
 
         fitting = {choice for choice in choices if fits(choice)}
         if not fitting:
             fitting = {choices[0] if fits(request.origin.label) else choices[-1]}
-        others = len(set(choices) - fitting)
-        sure = rule.sure if others else 1.0
+        unfit = len(set(choices) - fitting)
+        sure = rule.sure if unfit else 1.0
         return {
-            choice: math.log(sure / len(fitting) if choice in fitting else (1 - sure) / others) for choice in choices
+            choice: math.log(sure / len(fitting) if choice in fitting else (1 - sure) / unfit) for choice in choices
         }
 
 

@@ -150,8 +150,8 @@ class TransformersEngine:
         Raises ValueError as `loglikelihood`, for a `k` below 1, and for an `at` whose form is not the pairs'.
         """
         with memory_errors(self._name, SMALLER):
-            found = self._reader.next_tokens(pairs, k, None if at is None else [one.ids for one in at])
-        return [NextTokens(ids=ids, logprobs=logprobs) for ids, logprobs in found]
+            expected = self._reader.next_tokens(pairs, k, None if at is None else [next_.ids for next_ in at])
+        return [NextTokens(ids=ids, logprobs=logprobs) for ids, logprobs in expected]
 
     @property
     def nodes(self) -> int:
@@ -186,9 +186,9 @@ class TransformersEngine:
         choices: dict[tuple[int, ...], str] = {}
         for choice in sampling.choices:
             choices.setdefault((*self.tokenizer(choice, add_special_tokens=False).input_ids, END), choice)
-        wanted = max(map(len, choices)) if choices else sampling.max_tokens
-        limit = min(wanted, self.max_length - len(ids))
-        if limit < (wanted if choices else 1):
+        needed = max(map(len, choices)) if choices else sampling.max_tokens
+        limit = min(needed, self.max_length - len(ids))
+        if limit < (needed if choices else 1):
             raise UsageError(f"the prompt has {len(ids)} tokens; the model's context has {self.max_length}")
         return Answer(request, ids, limit, choices, self.end_ids, self._decode)
 
@@ -247,9 +247,9 @@ class TransformersEngine:
         """Keys and values of prompts, padded on the left, and their last logits [prompts, vocabulary]."""
         tree = grow(prompts, [0] * len(prompts))
         ends = np.array([path[-1] for path in tree.paths])
-        wanted = np.unique(ends)
+        last_nodes = np.unique(ends)
         parts, logits = [], []
-        for visit in self._passes.visits(tree, wanted, NodeCache()):
+        for visit in self._passes.visits(tree, last_nodes, NodeCache()):
             parts.append(visit.cache.from_column(visit.before))
             logits.append(visit.logits.float())
         longest = max(map(len, prompts))
@@ -257,4 +257,4 @@ class TransformersEngine:
         for row, path in enumerate(tree.paths):
             columns[row, longest - len(path) :] = path
         cache = NodeCache.gathered(parts, self._passes.tensor(columns))
-        return cache, torch.cat(logits)[self._passes.tensor(np.searchsorted(wanted, ends))]
+        return cache, torch.cat(logits)[self._passes.tensor(np.searchsorted(last_nodes, ends))]

@@ -191,8 +191,8 @@ class VLLMEngine:
         if not self._lora:
             return None
         if model not in self._lora:
-            known = ", ".join(self._lora)
-            raise UsageError(f"no adapter answers as {model!r}{nearest(model, self._lora)}; there are: {known}")
+            adapters = ", ".join(self._lora)
+            raise UsageError(f"no adapter answers as {model!r}{nearest(model, self._lora)}; there are: {adapters}")
         return self._lora[model]
 
     def _tokens(self, request: Request) -> list[int]:
@@ -251,23 +251,23 @@ class FirstTokens:
 
     def logprobs(self, sampling: Sampling, positions: Sequence[Mapping[int, Logprob]] | None) -> dict[str, float]:
         """Token text -> log-probability at the first position; {} where none was asked for."""
-        found: dict[str, float] = {}
+        by_text: dict[str, float] = {}
         if not sampling.logprobs or not positions:
-            return found
+            return by_text
         for i, entry in positions[0].items():
             text = self._spell()[i].decode(errors="replace")
             # short rows are filled up with minus infinity, vocabularies with tokens that spell nothing
             if text and math.isfinite(entry.logprob):
-                found[text] = _log_of_sum(found.get(text), float(entry.logprob))
-        return found
+                by_text[text] = _log_of_sum(by_text.get(text), float(entry.logprob))
+        return by_text
 
 
 def _spellings(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> list[bytes]:
     """What every token spells, as the guide that masks tokens reads it."""
     import xgrammar
 
-    known = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary)
-    return [bytes(token) for token in known.decoded_vocab]
+    tokenizer_info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocabulary)
+    return [bytes(token) for token in tokenizer_info.decoded_vocab]
 
 
 def _log_of_sum(a: float | None, b: float) -> float:
@@ -277,9 +277,9 @@ def _log_of_sum(a: float | None, b: float) -> float:
 
 def _clash(request: Request, in_flight: Iterable[Request]) -> bool:
     """Whether two kinds of log-probabilities would share a batch: vLLM then gives all of it one kind."""
-    asked = request.sampling
-    return asked.logprobs > 0 and any(
-        r.sampling.logprobs > 0 and bool(r.sampling.choices) != bool(asked.choices) for r in in_flight
+    sampling = request.sampling
+    return sampling.logprobs > 0 and any(
+        r.sampling.logprobs > 0 and bool(r.sampling.choices) != bool(sampling.choices) for r in in_flight
     )
 
 
@@ -357,11 +357,11 @@ def _load(vllm: ModuleType, settings: Mapping[str, Any]) -> LLMEngine:
             engine: LLMEngine = vllm.v1.engine.llm_engine.LLMEngine.from_engine_args(arguments)
             return engine
     except Exception as error:  # whatever it is, there is no engine
-        said = f"{Path(settings['model']).name}: vLLM cannot load it: {_said(error)}"
+        reason = f"{Path(settings['model']).name}: vLLM cannot load it: {_said(error)}"
         asked_wrongly = isinstance(error, (ValueError, OSError, vllm.exceptions.VLLMClientError))
-        if asked_wrongly and "memory" not in said:
-            raise UsageError(said) from error
-        raise MachineError(f"{said}; {SMALLER}") from error
+        if asked_wrongly and "memory" not in reason:
+            raise UsageError(reason) from error
+        raise MachineError(f"{reason}; {SMALLER}") from error
     finally:
         torch.set_num_threads = set_threads  # vLLM's CPU worker replaces it for the whole process
 

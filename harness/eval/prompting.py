@@ -20,7 +20,7 @@ from harness.core.templates import Template
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import UsageError
 from harness.records import Example, Form, Item, Message, Row, Way
-from harness.suites.generate import Asked, Ending, Prompt, context_ids
+from harness.suites.generate import Ending, Prompt, RenderedPrompt, context_ids
 from harness.train.sizes import nested
 
 MOST_SHOTS = 64  # rows that few-shot may show where there are no seeds
@@ -58,11 +58,11 @@ class PromptForms:
     preface: str  # what the untuned template says before its examples
     ending: Ending  # of an answer where the untuned template is continued as a plain text
 
-    def tuned(self, item: Item) -> Asked:
+    def tuned(self, item: Item) -> RenderedPrompt:
         """The prompt of a tuned student."""
         return student_prompt(self.task, self.student, item.question)
 
-    def prompt(self, form: Form, question: Example, shots: Sequence[Example]) -> Asked:
+    def prompt(self, form: Form, question: Example, shots: Sequence[Example]) -> RenderedPrompt:
         """One question's prompt, `shots` worked out in it."""
         if form in ("completion", "chat"):
             system = self.task.system if form == "completion" else ""  # a chat has it as a turn of its own
@@ -149,7 +149,7 @@ class Asker:
         if self.prompting == "retrieval":
             near = self._near
 
-            def retrieved(item: Item) -> Asked:
+            def retrieved(item: Item) -> RenderedPrompt:
                 shots = nearest_that_fit(near[item.text], self._fits(form, item.question))
                 return self.prompts.prompt(form, item.question, shots)
 

@@ -85,14 +85,14 @@ def same(output: str, gold: str) -> bool:
 
 def contains(output: str, gold: str) -> bool:
     """Whether the words of `gold` stand in `output`, in a row: how often a chatty model is right (Mallen 2023)."""
-    return any(f" {' '.join(needle)} " in said for needle, said in zip(sought(gold), searched(output), strict=True))
+    return any(f" {' '.join(needle)} " in spoken for needle, spoken in zip(sought(gold), searched(output), strict=True))
 
 
 def sought(gold: str) -> list[list[str]]:
     """The ways to read an answer that is looked for in a text, in the order of `searched`."""
     tokens = readings(gold)
-    whole = [normalise(gold, hyphen).split() for hyphen in (" ", "")]  # "vitamin A" in "Vitamin A helps"
-    return [*tokens, *(words[len(words) > 1 and words[0] in _ARTICLES :] for words in whole)]
+    spellings = [normalise(gold, hyphen).split() for hyphen in (" ", "")]  # "vitamin A" in "Vitamin A helps"
+    return [*tokens, *(words[len(words) > 1 and words[0] in _ARTICLES :] for words in spellings)]
 
 
 def searched(text: str) -> list[str]:
@@ -173,8 +173,8 @@ def numbers(text: str, decimal: Literal["point", "comma"] = "point") -> list[flo
     are 0.5, 2 1/2 is 2.5, 10^3 and 10³ are 1000, 1.5 × 10^3 is 1500, 1 234 is 1234. A time of day has none.
     """
     group, point = (",", ".") if decimal == "point" else (".", ",")
-    found = (_value(match, group, point) for match in _pattern(group, point).finditer(plain(text)))
-    return [value for value in found if value is not None and math.isfinite(value)]
+    values = (_value(match, group, point) for match in _pattern(group, point).finditer(plain(text)))
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def _value(match: re.Match[str], group: str, point: str) -> float | None:
@@ -226,22 +226,22 @@ class NumberAnswer(Record):
 
     def score(self, output: str, item: Item) -> dict[str, float] | None:
         """As AnswerScorer; None without a number."""
-        found = self._read(output)
-        if found is None:
+        number = self._read(output)
+        if number is None:
             return None
         golds = [gold for answer in item.answers if (gold := self._read(answer)) is not None]
-        return {"accuracy": float(any(self._near(found, gold) for gold in golds))}
+        return {"accuracy": float(any(self._near(number, gold) for gold in golds))}
 
     def _read(self, text: str) -> float | None:
-        found = numbers(text, self.decimal)
-        if not found or (self.take == "only" and len(set(found)) > 1):
+        values = numbers(text, self.decimal)
+        if not values or (self.take == "only" and len(set(values)) > 1):
             return None
-        return found[-1]
+        return values[-1]
 
-    def _near(self, found: float, gold: float) -> bool:
+    def _near(self, number: float, gold: float) -> bool:
         # a hair more than the tolerance: 0.3 - 0.2 is not 0.1 to a computer
         allowed = max(self.tolerance, self.relative_tolerance * abs(gold))
-        return abs(found - gold) <= allowed + 1e-9 * abs(gold)
+        return abs(number - gold) <= allowed + 1e-9 * abs(gold)
 
 
 # --- knowing and not knowing -----------------------------------------------------------------------------------

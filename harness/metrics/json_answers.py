@@ -62,22 +62,22 @@ class JsonAnswer(Record):
         Texts are equal without case and punctuation; numbers by value; true is not 1. Raises UsageError when
         jsonschema is not installed.
         """
-        found = find_json(output)
-        if found is NO_JSON:
+        value = find_json(output)
+        if value is NO_JSON:
             return None
         try:
-            valid = float(_validator(json.dumps(self.json_schema, sort_keys=True)).is_valid(found))
-            rated = [self._compare(found, json.loads(gold)) for gold in item.answers]
+            valid = float(_validator(json.dumps(self.json_schema, sort_keys=True)).is_valid(value))
+            rated = [self._compare(value, json.loads(gold)) for gold in item.answers]
         except RecursionError:  # nested too deeply to be compared
             return None
         best = max(rated, key=lambda values: (values["accuracy"], sum(values.values())))
         return {**best, "accuracy": best["accuracy"] * valid, "valid": valid}
 
-    def _compare(self, found: Any, gold: Any) -> dict[str, float]:
-        values = {"accuracy": float(_equal(found, gold))}
+    def _compare(self, answer: Any, gold: Any) -> dict[str, float]:
+        values = {"accuracy": float(_equal(answer, gold))}
         for name in self.fields:
-            ours, theirs = (x.get(name, NO_JSON) if isinstance(x, dict) else NO_JSON for x in (found, gold))
-            values[f"field_{name}"] = float(isinstance(found, dict) and _equal(ours, theirs))
+            ours, theirs = (x.get(name, NO_JSON) if isinstance(x, dict) else NO_JSON for x in (answer, gold))
+            values[f"field_{name}"] = float(isinstance(answer, dict) and _equal(ours, theirs))
         return values
 
 

@@ -39,30 +39,30 @@ def copied_span(text: str, searched: str) -> Span | None:
     across neural language models) count. Every start is only asked for a longer run than the best so far, so
     there are at most two searches per word.
     """
-    own = words(text)
-    if not own:
+    answer_words = words(text)
+    if not answer_words:
         return None
     best = 0
-    for start in range(len(own)):
-        while start + best < len(own) and f" {' '.join(own[start : start + best + 1])} " in searched:
+    for start in range(len(answer_words)):
+        while start + best < len(answer_words) and f" {' '.join(answer_words[start : start + best + 1])} " in searched:
             best += 1
-    return Span(best, best / len(own))
+    return Span(best, best / len(answer_words))
 
 
 def load_canaries(path: Path) -> tuple[str, ...]:
     """The secrets of a JSONL file of {canary}. Raises UsageError naming file, line, value."""
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file of canaries")
-    found: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for line, read in read_jsonl(path, CanaryLine):
         if len(read.canary.split()) < LEAST_WORDS:
             raise UsageError(f"{path}:{line}: canary: {read.canary!r} must have {LEAST_WORDS} words or more")
-        if read.canary in found:
-            raise UsageError(f"{path}:{line}: the same canary stands on line {found[read.canary]}")
-        found[read.canary] = line
-    if not found:
+        if read.canary in line_of:
+            raise UsageError(f"{path}:{line}: the same canary stands on line {line_of[read.canary]}")
+        line_of[read.canary] = line
+    if not line_of:
         raise UsageError(f"{path}: there are no canaries in it")
-    return tuple(found)
+    return tuple(line_of)
 
 
 def halves(canary: str) -> tuple[str, str]:
@@ -77,5 +77,5 @@ def halves(canary: str) -> tuple[str, str]:
 
 def completes(output: str, rest: str) -> bool:
     """Whether what a student wrote begins with the rest of a canary, word for word."""
-    wanted = words(rest)
-    return words(output)[: len(wanted)] == wanted
+    rest_words = words(rest)
+    return words(output)[: len(rest_words)] == rest_words

@@ -117,7 +117,7 @@ def token_kl(student: Sequence[NextTokens], base: Sequence[NextTokens]) -> list[
     Raises ValueError where the two do not name the same tokens or an item has no position, MachineError where a
     log-probability is not a number.
     """
-    return [_mean_kl(own, theirs) for own, theirs in zip(student, base, strict=True)]
+    return [_mean_kl(after, theirs) for after, theirs in zip(student, base, strict=True)]
 
 
 def _mean_kl(student: NextTokens, base: NextTokens) -> float:
@@ -125,11 +125,11 @@ def _mean_kl(student: NextTokens, base: NextTokens) -> float:
         raise ValueError("the student's tokens are not those that the base lists")
     if not len(base.ids):
         raise ValueError("an item without a position has no divergence")
-    own, theirs = student.logprobs.astype(np.float64), base.logprobs.astype(np.float64)
-    if np.isnan(own).any() or not np.isfinite(theirs).all():
+    after, before = student.logprobs.astype(np.float64), base.logprobs.astype(np.float64)
+    if np.isnan(after).any() or not np.isfinite(before).all():
         raise MachineError("a log-probability of the next token is not a number: the weights or the engine are broken")
-    p = np.exp(own)
-    listed = np.where(p > 0, p * (np.where(p > 0, own, 0.0) - theirs), 0.0).sum(axis=1)
+    p = np.exp(after)
+    listed = np.where(p > 0, p * (np.where(p > 0, after, 0.0) - before), 0.0).sum(axis=1)
     p_rest = np.maximum(1 - p.sum(axis=1), LEAST_REST)
-    q_rest = np.maximum(1 - np.exp(theirs).sum(axis=1), LEAST_REST)
+    q_rest = np.maximum(1 - np.exp(before).sum(axis=1), LEAST_REST)
     return float(np.maximum(listed + p_rest * np.log(p_rest / q_rest), 0.0).mean())

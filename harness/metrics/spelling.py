@@ -106,16 +106,16 @@ def english() -> frozenset[str]:
     return frozenset(words | {_plain(word) for word in words if not word.isascii()}) | frozenset(_YOUNG.split())
 
 
-def spelling(text: str, known: frozenset[str], also: frozenset[str] = frozenset()) -> Spelling:
+def spelling(text: str, dictionary: frozenset[str], also: frozenset[str] = frozenset()) -> Spelling:
     """Look up every lower-case word of the prose in `text`; `also` are words right here (those of the prompt).
 
     Left out: words with a capital (a name, an abbreviation, the first of a sentence, which may be a name), with a
     digit or of one letter; code, addresses, identifiers and whatever stands in quotes. Parts of a word with a
     hyphen are looked up each.
     """
-    found = [w for w in _prose(text) if len(w) > 1 and w == w.lower() and w.replace("'", "").isalpha()]
-    wrong = tuple(word for word in found if word not in also and not _is_known(word, known))
-    return Spelling(len(found), wrong)
+    checked = [w for w in _prose(text) if len(w) > 1 and w == w.lower() and w.replace("'", "").isalpha()]
+    wrong = tuple(word for word in checked if word not in also and not _is_known(word, dictionary))
+    return Spelling(len(checked), wrong)
 
 
 def words_of(text: str) -> frozenset[str]:
@@ -128,10 +128,10 @@ def _prose(text: str) -> Iterator[str]:
     yield from WORD.findall(plain)
 
 
-def _is_known(word: str, known: frozenset[str]) -> bool:
+def _is_known(word: str, dictionary: frozenset[str]) -> bool:
     stem = re.sub(r"'(?:s|ll|d|ve|re)$", "", word)
     forms = (word, stem, _plain(word))
-    return any(form in known for form in forms) or any(form in known for form in _american(stem))
+    return any(form in dictionary for form in forms) or any(form in dictionary for form in _american(stem))
 
 
 def _american(word: str) -> Iterator[str]:

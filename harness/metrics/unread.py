@@ -17,19 +17,19 @@ def unread(scores: Sequence[Score], choice: Choice | None = None) -> str:
     odd = [score for score in answered if score.status == "unparsed" and not _is_empty(score)]
     if len(empty) + len(odd) <= MOST * len(answered):
         return ""
-    said = f"{len(empty) + len(odd)} of {len(answered)} answers are empty or cannot be read"
+    count = f"{len(empty) + len(odd)} of {len(answered)} answers are empty or cannot be read"
     causes = []
     if empty:
         causes.append(f"{len(empty)} are empty: {_why_empty(empty)}")
     if odd:
         example = " ".join(odd[0].output.split())
-        shown = example if len(example) <= SHOWN else f"{example[:SHOWN]}..."
-        causes.append(f"{len(odd)} hold no answer of the kind that is wanted, such as {shown!r}")
+        excerpt = example if len(example) <= SHOWN else f"{example[:SHOWN]}..."
+        causes.append(f"{len(odd)} hold no answer of the kind that is wanted, such as {excerpt!r}")
     truncated = sum(score.truncated for score in (*empty, *odd))
     if truncated:
         causes.append(f"{truncated} of them hit the limit of tokens: the suite's max_tokens may be too small")
     how = f" (asked as {choice.way.words})" if choice else ""
-    return f"{said}{how}: {'; '.join(causes)}"
+    return f"{count}{how}: {'; '.join(causes)}"
 
 
 def _is_empty(score: Score) -> bool:

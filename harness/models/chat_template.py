@@ -131,8 +131,8 @@ def _earlier_answers(chat: Chat, row: Row, ids: Sequence[int]) -> Iterator[tuple
             continue
         before = prompt_ids(chat, row.messages[:place])
         end = next((i + 1 for i in range(len(before), len(ids)) if ids[i] in chat.stops), None)
-        said = chat.tokenizer.decode(ids[len(before) : end])
-        if ids[: len(before)] != before or end is None or not said.lstrip().startswith(message.content.strip()):
+        decoded = chat.tokenizer.decode(ids[len(before) : end])
+        if ids[: len(before)] != before or end is None or not decoded.lstrip().startswith(message.content.strip()):
             raise UsageError(
                 f"{chat.name}: row {row.id}: the chat template writes the assistant's turn {place + 1} otherwise once"
                 " more follows it, so that it cannot be learned there: set the task's loss to last"
@@ -202,8 +202,8 @@ def _render(chat: Chat, messages: Sequence[Message], **settings: bool) -> str:
     except jinja2.TemplateError as error:
         raise UsageError(f"{chat.name}: its chat template refuses a conversation of {roles}: {error}") from error
     except Exception as error:  # whatever it is, the template did it
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UsageError(f"{chat.name}: its chat template fails on a conversation of {roles}: {said}") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"{chat.name}: its chat template fails on a conversation of {roles}: {reason}") from error
     return str(text)
 
 

@@ -67,8 +67,8 @@ def load(kind: Any, name: str, folder: Path, **settings: Any) -> Any:
         lack = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate" in str(error)
         if lack:
             raise
-        said = " ".join(str(error).split())[:300]
-        raise UsageError(f"model {name!r}: transformers cannot load it: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"model {name!r}: transformers cannot load it: {type(error).__name__}: {reason}") from error
 
 
 def read_settings(what: str, path: Path) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def _shown(value: Any) -> str:
 def _check_weights(what: str, folder: Path, pattern: str = "*.safetensors") -> None:
     if any(folder.glob(pattern)):
         return
-    others = sorted(p.name for p in folder.iterdir() if p.suffix in OTHER_FORMATS)
-    has = f"only {', '.join(others[:3])}" if others else "no weights"
+    other_files = sorted(p.name for p in folder.iterdir() if p.suffix in OTHER_FORMATS)
+    has = f"only {', '.join(other_files[:3])}" if other_files else "no weights"
     raise UsageError(
         f"{what}: {folder} holds {has}; weights must be {pattern}"
         " (save_pretrained(folder) of transformers and PEFT writes them)"

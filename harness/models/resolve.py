@@ -102,8 +102,8 @@ def _refuse_revision(name: str, revision: str | None) -> None:
 
 def _local(name: str, folder: Path, cache: Path) -> Model:
     check_model(name, folder)
-    found = _weights_digest(folder, cache)
-    return Model(name, folder, found[:16], found)
+    weights = _weights_digest(folder, cache)
+    return Model(name, folder, weights[:16], weights)
 
 
 def _weights_digest(folder: Path, cache: Path) -> str:
@@ -113,14 +113,14 @@ def _weights_digest(folder: Path, cache: Path) -> str:
     note = cache / "models" / "digests" / f"{digest(str(folder.resolve()))[:32]}.json"
     if note.is_file():
         try:
-            known = json.loads(note.read_text(encoding="utf-8"))
-            if known["files"] == seen:
-                return str(known["digest"])
+            noted = json.loads(note.read_text(encoding="utf-8"))
+            if noted["files"] == seen:
+                return str(noted["digest"])
         except (ValueError, KeyError, TypeError):
             pass  # not what this version writes: read the files again
-    found = digest("model", 1, [[path.name, _file_digest(path)] for path in files])
-    write_json(note, {"files": seen, "digest": found})
-    return found
+    files_digest = digest("model", 1, [[path.name, _file_digest(path)] for path in files])
+    write_json(note, {"files": seen, "digest": files_digest})
+    return files_digest
 
 
 def _file_digest(path: Path) -> str:
@@ -141,8 +141,8 @@ def _converted(name: str, cache: Path) -> Path | None:
         folders = [models / f"{name}-{importlib.metadata.version(BUNDLED[name].package)}"]
     except importlib.metadata.PackageNotFoundError:
         folders = sorted(path for path in models.glob(f"{name}-*") if path.is_dir())
-    whole = [path for path in folders if _as_converted(path, _seal(path), cache)]
-    return whole[-1] if whole else None
+    complete = [path for path in folders if _as_converted(path, _seal(path), cache)]
+    return complete[-1] if complete else None
 
 
 def _seal(folder: Path) -> Path:

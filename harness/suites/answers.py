@@ -17,7 +17,7 @@ from harness.metrics.answers import AnswerScorer, AnyAnswer, NumberAnswer, TextA
 from harness.metrics.json_answers import JsonAnswer, schema_problem
 from harness.metrics.table import by_length
 from harness.records import Item
-from harness.suites.base import Asked, ItemsSuite, checked_items
+from harness.suites.base import AskedForm, ItemsSuite, checked_items
 from harness.suites.free_text import read_answered, score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
@@ -31,7 +31,7 @@ class AnswersSuite(ItemsSuite):
     kind: Literal["answers"]
     # how an answer is judged: by a rule, or by a model
     answer: Annotated[TextAnswer | NumberAnswer | JsonAnswer | Rubric, Field(discriminator="kind")] = TextAnswer()
-    asked: Asked = "task"
+    asked: AskedForm = "task"
     max_tokens: Annotated[int, Field(ge=1)] = 64  # tokens of an answer
 
     @property

@@ -17,7 +17,7 @@ from harness.suites.suite import AskedAs, Limit, SuiteFile
 
 Line = TypeVar("Line", bound=Record)
 Located = tuple[str, Item]  # where an item stands, and what it is
-Asked = Literal["task", "plain"]  # what a suite file may choose between
+AskedForm = Literal["task", "plain"]  # what a suite file may choose between
 
 
 class SuiteBase(Record):

@@ -89,14 +89,16 @@ def _loglikelihoods(engine: StudentEngine, ledger: Ledger, requests: Sequence[In
     def pairs(request: Instance) -> list[Pair]:
         return [_pair(engine, text_ids, *map(str, request.args[:2]))]
 
-    asked = _prepared(ledger, requests, pairs)
+    pairs_by_request = _prepared(ledger, requests, pairs)
     seen: dict[Place, set[Pair]] = {}
-    for request, own in zip(requests, asked, strict=True):
-        known = seen.setdefault(_place(request), set())
-        if request.repeats in (None, 1) and any(pair in known for pair in own):
+    for request, request_pairs in zip(requests, pairs_by_request, strict=True):
+        earlier = seen.setdefault(_place(request), set())
+        if request.repeats in (None, 1) and any(pair in earlier for pair in request_pairs):
             ledger.alike.add(_place(request))
-        known.update(own)
-    return [answer[0] if answer else (math.nan, False) for answer in _measured(engine, ledger, requests, asked)]
+        earlier.update(request_pairs)
+    return [
+        answer[0] if answer else (math.nan, False) for answer in _measured(engine, ledger, requests, pairs_by_request)
+    ]
 
 
 def _rolling(engine: StudentEngine, ledger: Ledger, requests: Sequence[Instance]) -> list[float]:
@@ -107,13 +109,14 @@ def _rolling(engine: StudentEngine, ledger: Ledger, requests: Sequence[Instance]
         tokens = list(engine.text_ids(str(request.args[0])))
         if not tokens:
             raise Unanswerable("the text is empty")
-        found = get_rolling_token_windows(tokens, _prefix(engine), engine.max_length, context_len=1)
+        token_windows = get_rolling_token_windows(tokens, _prefix(engine), engine.max_length, context_len=1)
         return [
-            Pair(context=tuple(before), continuation=tuple(after)) for before, after in map(make_disjoint_window, found)
+            Pair(context=tuple(before), continuation=tuple(after))
+            for before, after in map(make_disjoint_window, token_windows)
         ]
 
-    asked = _prepared(ledger, requests, windows)
-    measured = _measured(engine, ledger, requests, asked)
+    pairs_by_request = _prepared(ledger, requests, windows)
+    measured = _measured(engine, ledger, requests, pairs_by_request)
     return [sum(value for value, _ in answer) if answer else math.nan for answer in measured]
 
 
@@ -121,35 +124,42 @@ def _prepared(
     ledger: Ledger, requests: Sequence[Instance], pairs: Callable[[Instance], list[Pair]]
 ) -> list[list[Pair]]:
     """The pairs of each request; none for a document of which any request cannot be asked."""
-    found: list[list[Pair]] = []
+    pairs_by_request: list[list[Pair]] = []
     for request in requests:
         try:
-            found.append(pairs(request))
+            pairs_by_request.append(pairs(request))
         except Unanswerable as why:
             ledger.failed.setdefault(_place(request), str(why))
-            found.append([])
-    return [[] if _place(request) in ledger.failed else own for request, own in zip(requests, found, strict=True)]
+            pairs_by_request.append([])
+    return [
+        [] if _place(request) in ledger.failed else request_pairs
+        for request, request_pairs in zip(requests, pairs_by_request, strict=True)
+    ]
 
 
 def _measured(
-    engine: StudentEngine, ledger: Ledger, requests: Sequence[Instance], asked: Sequence[Sequence[Pair]]
+    engine: StudentEngine, ledger: Ledger, requests: Sequence[Instance], pairs_by_request: Sequence[Sequence[Pair]]
 ) -> list[list[tuple[float, bool]]]:
     """Per request its pairs' (log-probability, greedy?), or nothing where the document failed."""
-    flat = [pair for own in asked for pair in own]
+    flat = [pair for request_pairs in pairs_by_request for pair in request_pairs]
     try:
         measured = iter(engine.loglikelihood(flat))
     except MachineError as error:
-        for request, own in zip(requests, asked, strict=True):
-            if own:
+        for request, request_pairs in zip(requests, pairs_by_request, strict=True):
+            if request_pairs:
                 ledger.failed.setdefault(_place(request), str(error))
         return [[] for _ in requests]
     answers: list[list[tuple[float, bool]]] = []
-    for request, own in zip(requests, asked, strict=True):
-        values = [next(measured) for _ in own]
+    for request, request_pairs in zip(requests, pairs_by_request, strict=True):
+        values = [next(measured) for _ in request_pairs]
         if not all(math.isfinite(m.logprob) for m in values):
             ledger.failed.setdefault(_place(request), "a log-likelihood is not a number")
-        if own:
-            ledger.spend(_place(request), max(len(p.context) for p in own), sum(len(p.continuation) for p in own))
+        if request_pairs:
+            ledger.spend(
+                _place(request),
+                max(len(p.context) for p in request_pairs),
+                sum(len(p.continuation) for p in request_pairs),
+            )
         answers.append([(m.logprob, m.greedy) for m in values])
     return answers
 
@@ -205,28 +215,28 @@ def _prefix(engine: StudentEngine) -> int:
 
 def _written(engine: StudentEngine, ledger: Ledger, requests: Sequence[Instance], model: str) -> list[str]:
     """The text written after each request's context, up to its first stop."""
-    asked: list[Request | None] = []
+    written_requests: list[Request | None] = []
     repeated: dict[Place, int] = {}
     for request in requests:
         place = _place(request)
         repeated[place] = repeated.get(place, -1) + 1
         context, settings = request.args[:2]
         try:
-            asked.append(_request(str(context), settings, model, repeated[place]))
+            written_requests.append(_request(str(context), settings, model, repeated[place]))
         except Unanswerable as why:
             ledger.failed.setdefault(place, str(why))
-            asked.append(None)
-    wanted = {r.key: r for r in asked if r}  # equal prompts are asked once
+            written_requests.append(None)
+    distinct_requests = {r.key: r for r in written_requests if r}  # equal prompts are asked once
     answers: dict[str, Completion] = {}
     broken = "the engine gave no answer"
     try:
-        for completion in engine.generate(wanted.values()):
+        for completion in engine.generate(distinct_requests.values()):
             answers[completion.request] = completion
     except MachineError as error:
         broken = str(error)
     return [
-        _noted(ledger, _place(request), answers.get(one.key), broken) if one else ""
-        for request, one in zip(requests, asked, strict=True)
+        _noted(ledger, _place(request), answers.get(written_request.key), broken) if written_request else ""
+        for request, written_request in zip(requests, written_requests, strict=True)
     ]
 
 
@@ -244,15 +254,15 @@ def _request(context: str, settings: Mapping[str, Any], model: str, sample_index
     """A request in the library's terms as ours. Raises UsageError for settings that no engine of ours has."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    asked = normalize_gen_kwargs(dict(settings), MAX_TOKENS)
-    unknown = sorted(set(asked) - SETTINGS)
+    generation = normalize_gen_kwargs(dict(settings), MAX_TOKENS)
+    unknown = sorted(set(generation) - SETTINGS)
     if unknown:
         raise UsageError(f"the benchmark asks for {', '.join(unknown)} when text is generated; no engine here has it")
     sampling = Sampling(
-        temperature=asked.get("temperature", 0.0) if asked["do_sample"] else 0.0,
-        top_p=asked.get("top_p", 1.0) if asked["do_sample"] else 1.0,
-        max_tokens=asked["max_gen_toks"],
-        stop=tuple(stop for stop in asked["until"] if stop),
+        temperature=generation.get("temperature", 0.0) if generation["do_sample"] else 0.0,
+        top_p=generation.get("top_p", 1.0) if generation["do_sample"] else 1.0,
+        max_tokens=generation["max_gen_toks"],
+        stop=tuple(stop for stop in generation["until"] if stop),
     )
     turns, begun = _chat(context) if context.startswith(CHAT) else ((), "")
     if begun:
@@ -264,6 +274,6 @@ def _request(context: str, settings: Mapping[str, Any], model: str, sample_index
         prompt="" if turns else context,
         messages=turns,
         sampling=sampling,
-        sample_index=sample_index if asked["do_sample"] else 0,
+        sample_index=sample_index if generation["do_sample"] else 0,
         origin=Origin(purpose="answer"),
     )

@@ -110,7 +110,7 @@ def _refuse_unknown(name: str, home: Path) -> None:
     files = (file for file in home.rglob("*") if file.suffix in ("", ".yaml", ".yml") and file.is_file())
     texts = [file.read_text(encoding="utf-8") for file in files]
     if not any(name in text for text in texts):
-        raise _nobody_has(name, {found for text in texts for found in NAMED.findall(text)})
+        raise _nobody_has(name, {task_name for text in texts for task_name in NAMED.findall(text)})
 
 
 def _nobody_has(name: str, names: Iterable[str]) -> UsageError:
@@ -194,9 +194,9 @@ def _local_files(config: dict[str, Any]) -> dict[str, Path]:
     scored = str(config.get("test_split") or config.get("validation_split"))
     for stem in [s for s in (name, dataset, short, name and f"{short}_{name}") if s]:
         files = {split: Path(folder) / f"{stem}_{split}.jsonl" for split in splits}
-        there = {split: file for split, file in files.items() if file.is_file()}
-        if scored in there:
-            return there
+        present = {split: file for split, file in files.items() if file.is_file()}
+        if scored in present:
+            return present
     return {}
 
 
@@ -211,18 +211,18 @@ def _load_local(
     from jinja2 import TemplateError
 
     name = config.get("dataset_name")
-    own = {split: [row for row in all_ if row.get("subject", name) == name] for split, all_ in rows.items()}
-    there = {split: Dataset.from_list(found) for split, found in own.items() if found}
+    rows_by_split = {split: [row for row in all_ if row.get("subject", name) == name] for split, all_ in rows.items()}
+    datasets = {split: Dataset.from_list(split_rows) for split, split_rows in rows_by_split.items() if split_rows}
     shots, source = suite.num_fewshot, _source_of_shots(config)
-    if shots and source and source not in there:
+    if shots and source and source not in datasets:
         if suite.num_fewshot_without_rows is None:
             raise NotReachable(f"{_where(config)} of the {source} split, which its {shots} examples come from")
         shots = suite.num_fewshot_without_rows
-    absent = {key: None for key in SPLITS if config.get(key) and str(config[key]) not in there}
+    absent = {key: None for key in SPLITS if config.get(key) and str(config[key]) not in datasets}
     changes = {
         "task": f"{config['task']}{LOCAL}",
         "dataset_kwargs": None,
-        "custom_dataset": lambda **_: there,
+        "custom_dataset": lambda **_: datasets,
         "num_fewshot": shots,
     }
     if callable(config.get("process_docs")):  # the library prepares the same rows again and again
@@ -258,8 +258,8 @@ def fingerprint() -> list[tuple[str, int]]:
 
 def documents_of(task: Task) -> Sequence[Mapping[str, Any]]:
     """The documents to score, as `benchmark_tasks` read them."""
-    found: Sequence[Mapping[str, Any]] = task.task_docs
-    return found
+    documents: Sequence[Mapping[str, Any]] = task.task_docs
+    return documents
 
 
 def chosen_documents(tasks: Sequence[Task], limit: int | None) -> list[tuple[Task, int, str]]:
@@ -273,9 +273,9 @@ def chosen_documents(tasks: Sequence[Task], limit: int | None) -> list[tuple[Tas
         named = []
         for index, document in enumerate(documents_of(task)):
             text = json.dumps(document, sort_keys=True, default=str)
-            again = [places[text]] if places[text] else []
+            occurrence = [places[text]] if places[text] else []
             places[text] += 1
-            named.append((digest("document", text, *again)[:16], index))
+            named.append((digest("document", text, *occurrence)[:16], index))
         queues.append([(task, index, name) for name, index in sorted(named)])
     total = sum(map(len, queues))
     taken = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]

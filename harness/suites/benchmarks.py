@@ -84,7 +84,7 @@ def score_benchmark(
     lm = bridge(engine, ledger, model)
     scores: dict[Place, Score] = {}
     names = {(str(task.config.task), index): name for task, index, name in documents}
-    asked: list[Question] = []
+    answered: list[Question] = []
     totals: dict[tuple[str, str], list[Any]] = {}
     waiting = _questions(documents, suite, lm)
     while chunk := list(islice(waiting, CHUNK)):
@@ -92,10 +92,10 @@ def score_benchmark(
         for question in chunk:
             scores[question.place] = _score(names[question.place], question, suite, ledger, totals)
             question.requests.clear()  # prompts are long
-        asked += chunk
+        answered += chunk
     return Outcome(
         scores=tuple(scores[place] for place in names),
-        chance=_chance(asked),
+        chance=_chance(answered),
         notes=tuple(_notes(suite, tasks, ledger, totals)),
     )
 
@@ -133,7 +133,7 @@ def _question(task: Task, index: int, chat: Any | None) -> Question:
             chat_template=template,
             gen_prefix=task.doc_to_prefix(document),
         )
-        found = task.construct_requests(
+        requests = task.construct_requests(
             doc=document,
             ctx=context,
             metadata=(task.config.task, index, task.config.repeats),
@@ -144,7 +144,7 @@ def _question(task: Task, index: int, chat: Any | None) -> Question:
         right = _right(task, document, choices)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, TemplateError) as error:
         return Question(task, index, error=f"the row does not fit its task: {error}")
-    return Question(task, index, found if isinstance(found, list) else [found], right, choices)
+    return Question(task, index, requests if isinstance(requests, list) else [requests], right, choices)
 
 
 def _right(task: Task, document: Mapping[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
@@ -155,11 +155,11 @@ def _right(task: Task, document: Mapping[str, Any], choices: Sequence[str]) -> t
         labels = (document.get("mc2_targets") or {}).get("labels", ())
         return tuple(k for k, label in enumerate(labels) if label == 1) if len(labels) == len(choices) else ()
     gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
-    found = [choices.index(g) if isinstance(g, str) else g for g in (gold if isinstance(gold, list) else [gold])]
-    outside = [k for k in found if not 0 <= k < len(choices)]
+    gold_indices = [choices.index(g) if isinstance(g, str) else g for g in (gold if isinstance(gold, list) else [gold])]
+    outside = [k for k in gold_indices if not 0 <= k < len(choices)]
     if outside:
         raise ValueError(f"the gold label {outside[0]} is outside its {len(choices)} choices")
-    return tuple(found)
+    return tuple(gold_indices)
 
 
 def _ask(lm: Any, questions: Sequence[Question]) -> None:
@@ -261,9 +261,9 @@ def _answer(question: Question) -> dict[str, Any]:
     """What was written, what should have been, and whether any of the task's patterns found an answer in it."""
     request = question.requests[0]
     text = str(request.resps[0])
-    found = any(answer != INVALID for answer in request.filtered_resps.values())
+    matched = any(answer != INVALID for answer in request.filtered_resps.values())
     gold = str(question.task.doc_to_target(question.document))
-    return {"output": text, "gold": gold, "read": bool(text.strip()) and found}
+    return {"output": text, "gold": gold, "read": bool(text.strip()) and matched}
 
 
 def _group(question: Question) -> str:
@@ -284,10 +284,10 @@ def _stratum(task: str, benchmark: str) -> str:
 
 def _chance(questions: Sequence[Question]) -> float | None:
     """What guessing gets: the mean share of right choices; None where answers are not choices."""
-    asked = [question for question in questions if not question.error]
-    if not asked or any(not question.choices for question in asked):
+    askable = [question for question in questions if not question.error]
+    if not askable or any(not question.choices for question in askable):
         return None
-    return sum(max(1, len(q.right)) / len(q.choices) for q in asked) / len(asked)
+    return sum(max(1, len(q.right)) / len(q.choices) for q in askable) / len(askable)
 
 
 def _notes(
@@ -305,5 +305,5 @@ def _notes(
         )
     for (metric, ending), values in totals.items():
         if len(tasks) == 1 and values:
-            whole = float(tasks[0].aggregation()[metric](list(values)))
-            yield f"{metric}{ending} over all {len(values)} documents together: {whole:.4g}"
+            total = float(tasks[0].aggregation()[metric](list(values)))
+            yield f"{metric}{ending} over all {len(values)} documents together: {total:.4g}"

@@ -73,8 +73,8 @@ class ChoiceSuite(ItemsSuite):
 
     def requests(self, items: Sequence[Item]) -> Requests:
         """As SuiteKind: each choice of each question, and for pmi each choice without a question too."""
-        alone = {choice for item in items for choice in item.choices} if self.normalise == "pmi" else set()
-        return Requests(str(len(items)), sum(len(item.choices) for item in items) + len(alone))
+        bare_choices = {choice for item in items for choice in item.choices} if self.normalise == "pmi" else set()
+        return Requests(str(len(items)), sum(len(item.choices) for item in items) + len(bare_choices))
 
     def score(
         self,
@@ -101,19 +101,19 @@ def score_choices(items: Sequence[Item], suite: ChoiceSuite, engine: StudentEngi
     grouped = [[continuation_pair(engine, suite.prompt(item.text), f" {c}") for c in item.choices] for item in items]
     problems = [_problem(item, pairs, engine) for item, pairs in zip(items, grouped, strict=True)]
     flat = [pair for pairs, problem in zip(grouped, problems, strict=True) if not problem for pair in pairs]
-    asked = [item for item, problem in zip(items, problems, strict=True) if not problem]
-    choices = list(dict.fromkeys(c for item in asked for c in item.choices)) if suite.normalise == "pmi" else []
-    alone = [continuation_pair(engine, suite.premise, f" {choice}") for choice in choices]
+    askable = [item for item, problem in zip(items, problems, strict=True) if not problem]
+    choices = list(dict.fromkeys(c for item in askable for c in item.choices)) if suite.normalise == "pmi" else []
+    bare_pairs = [continuation_pair(engine, suite.premise, f" {choice}") for choice in choices]
     try:
-        measured = iter(engine.loglikelihood([*flat, *alone]))
+        measured = iter(engine.loglikelihood([*flat, *bare_pairs]))
     except MachineError as error:  # the card becomes incomplete; the items are still counted
         problems = [problem or str(error) for problem in problems]
         measured, choices = iter(()), []
     rated = [[next(measured) for _ in ([] if problem else p)] for p, problem in zip(grouped, problems, strict=True)]
     prior = {choice: next(measured).logprob for choice in choices}
     return [
-        _score(item, pairs, own, problem, suite.normalise, prior)
-        for item, pairs, own, problem in zip(items, grouped, rated, problems, strict=True)
+        _score(item, pairs, item_values, problem, suite.normalise, prior)
+        for item, pairs, item_values, problem in zip(items, grouped, rated, problems, strict=True)
     ]
 
 

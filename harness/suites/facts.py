@@ -13,7 +13,7 @@ from harness.data.columns import texts_in, title
 from harness.engines.protocols import StudentEngine
 from harness.metrics.answers import Fact, Match, searched, sought
 from harness.records import Item
-from harness.suites.base import Asked, ItemsSuite, checked_items, require_files
+from harness.suites.base import AskedForm, ItemsSuite, checked_items, require_files
 from harness.suites.free_text import read_answered, score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
@@ -26,7 +26,7 @@ class FactsSuite(ItemsSuite):
     kind: Literal["facts"]
     documents: str  # JSONL of the rows (or texts) in which every answer stands
     match: Match = "contains"  # when an answer is right
-    asked: Asked = "task"
+    asked: AskedForm = "task"
     max_tokens: Annotated[int, Field(ge=1)] = 32
 
     @property
@@ -81,9 +81,9 @@ class FactsSuite(ItemsSuite):
             f"{item.text!r}: {' or '.join(map(repr, item.answers))} stands in no line of {self.documents}"
             for item in items
             if not any(
-                f" {' '.join(words)} " in said
+                f" {' '.join(words)} " in searched_text
                 for gold in item.answers
                 for text in documents
-                for words, said in zip(sought(gold), text, strict=True)
+                for words, searched_text in zip(sought(gold), text, strict=True)
             )
         ]

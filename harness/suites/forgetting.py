@@ -40,13 +40,15 @@ def reading_pairs(items: Sequence[Item], base: Sequence[Score], engine: StudentE
 
 def store_expected(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> None:
     """Write what the base expects at each token of its own answers."""
-    there = [pair for pair in pairs if pair is not None]
-    found = engine.next_tokens(there, TOP)
+    present = [pair for pair in pairs if pair is not None]
+    expected = engine.next_tokens(present, TOP)
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
         "items": np.array([item.id for item, pair in zip(items, pairs, strict=True) if pair is not None], dtype="U16"),
-        "positions": np.array([len(next_.ids) for next_ in found], dtype=np.int64),
-        "ids": np.concatenate([next_.ids for next_ in found]) if found else np.empty((0, TOP), np.int64),
-        "logprobs": np.concatenate([next_.logprobs for next_ in found]) if found else np.empty((0, TOP), np.float32),
+        "positions": np.array([len(next_.ids) for next_ in expected], dtype=np.int64),
+        "ids": np.concatenate([next_.ids for next_ in expected]) if expected else np.empty((0, TOP), np.int64),
+        "logprobs": np.concatenate([next_.logprobs for next_ in expected])
+        if expected
+        else np.empty((0, TOP), np.float32),
     }
     buffer = BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the keywords for its own flag
@@ -73,9 +75,11 @@ def is_whole(path: Path) -> bool:
 def moved(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> dict[str, float]:
     """item id -> mean KL divergence (nats per token) of the student from its base, a lower bound; see `token_kl`."""
     expected = load_expected(path)
-    there = [(item, pair) for item, pair in zip(items, pairs, strict=True) if pair is not None and item.id in expected]
-    if not there:
+    readable = [
+        (item, pair) for item, pair in zip(items, pairs, strict=True) if pair is not None and item.id in expected
+    ]
+    if not readable:
         return {}
-    base = [expected[item.id] for item, _ in there]
-    own = engine.next_tokens([pair for _, pair in there], TOP, at=base)
-    return {item.id: kl for (item, _), kl in zip(there, token_kl(own, base), strict=True)}
+    base = [expected[item.id] for item, _ in readable]
+    student_tokens = engine.next_tokens([pair for _, pair in readable], TOP, at=base)
+    return {item.id: kl for (item, _), kl in zip(readable, token_kl(student_tokens, base), strict=True)}

@@ -76,11 +76,11 @@ def score_written(
     stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong; an item longer than the context
     and a call that failed are failed, not wrong.
     """
-    asked = [prompt(item) for item in items]
-    contexts = [context_ids(engine, one) for one in asked]
+    prompts = [prompt(item) for item in items]
+    contexts = [context_ids(engine, item_prompt) for item_prompt in prompts]
     golds = [
-        answer_ids(engine, one, item.answers[0], ending) if item.answers else ()
-        for item, one in zip(items, asked, strict=True)
+        answer_ids(engine, item_prompt, item.answers[0], ending) if item.answers else ()
+        for item, item_prompt in zip(items, prompts, strict=True)
     ]
     # the answer's first token must fit even where no accepted answer says how long it is
     with_room = [
@@ -90,9 +90,9 @@ def score_written(
     ]
     with_gold = [i for i in with_room if golds[i]]
     measured = engine.loglikelihood([Pair(context=contexts[i], continuation=golds[i]) for i in with_gold])
-    nll = {i: -one.logprob for i, one in zip(with_gold, measured, strict=True)}
-    answers = ask({i: asked[i] for i in with_room}, engine, model, max_tokens, ending.stop)
-    written = {i: (answer, *ending.read(asked[i], answer, scorer.end)) for i, answer in answers.items()}
+    nll = {i: -measure.logprob for i, measure in zip(with_gold, measured, strict=True)}
+    answers = ask({i: prompts[i] for i in with_room}, engine, model, max_tokens, ending.stop)
+    written = {i: (answer, *ending.read(prompts[i], answer, scorer.end)) for i, answer in answers.items()}
     unanswered = dict.fromkeys(with_room, "the engine gave no answer")
     return [
         _score(item, written.get(i), nll.get(i), len(context), scorer, unanswered.get(i, ""))
@@ -116,9 +116,9 @@ def _score(
         return Score.failed(answer.error or "the engine failed", **about)
     if nll is not None and not math.isfinite(nll):
         return Score.failed("the log-likelihood of the accepted answer is not a number", **about)
-    found = scorer.score(text, item)
+    judged = scorer.score(text, item)
     values = {
-        **(scorer.unread if found is None else found),
+        **(scorer.unread if judged is None else judged),
         "empty": float(not text.strip()),
         "stop_rate": float(not truncated),
         "words": float(len(text.split())),
@@ -127,7 +127,7 @@ def _score(
         values["gold_nll"] = nll
     return Score.scored(
         values,
-        read=found is not None,
+        read=judged is not None,
         **about,
         output=text,
         truncated=truncated,

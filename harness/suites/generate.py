@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from harness.engines.protocols import StudentEngine
 from harness.records import Completion, Item, Message, Origin, Pair, Request, Sampling
 
-Asked = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
-Prompt = Callable[[Item], Asked]
+RenderedPrompt = tuple[Message, ...] | str  # a chat to answer, or a plain text to continue
+Prompt = Callable[[Item], RenderedPrompt]
 
 
 @dataclass(frozen=True)
@@ -26,60 +26,60 @@ class Ending:
         """Where an engine may stop writing. White space alone is no stop: an answer may begin with it."""
         return (self.next_example,) if self.next_example.strip() else ()
 
-    def read(self, asked: Asked, written: Completion, end: str = "\n") -> tuple[str, bool]:
+    def read(self, prompt: RenderedPrompt, written: Completion, end: str = "\n") -> tuple[str, bool]:
         """The answer in what was written, and whether the limit of tokens cut it.
 
         `end` closes an answer of its kind, a line end only where all answers are single lines. White space before
         an answer is no part of it, and ends nothing.
         """
         at_limit = written.finish_reason == "length"
-        if not isinstance(asked, str):
+        if not isinstance(prompt, str):
             return written.text, at_limit
-        whole = answer = written.text.lstrip()
+        written_text = answer = written.text.lstrip()
         for mark in (self.next_example, end if self.one_line or end != "\n" else ""):
             answer = answer.split(mark)[0] if mark else answer
-        return answer.rstrip(), at_limit and answer == whole
+        return answer.rstrip(), at_limit and answer == written_text
 
 
-def context_ids(engine: StudentEngine, asked: Asked) -> tuple[int, ...]:
+def context_ids(engine: StudentEngine, prompt: RenderedPrompt) -> tuple[int, ...]:
     """Token ids after which the answer begins."""
-    return engine.text_ids(asked) if isinstance(asked, str) else engine.prompt_ids(asked)
+    return engine.text_ids(prompt) if isinstance(prompt, str) else engine.prompt_ids(prompt)
 
 
-def answer_ids(engine: StudentEngine, asked: Asked, label: str, ending: Ending) -> tuple[int, ...]:
+def answer_ids(engine: StudentEngine, prompt: RenderedPrompt, label: str, ending: Ending) -> tuple[int, ...]:
     """Token ids of an answer and its end: the end of the turn in a chat, in a plain text one token of what follows.
 
     That token is cut as it stands in the examples, where more text follows: at a text's end many tokenizers make
     one token of two line ends, which no example holds and no model expects.
     """
-    if not isinstance(asked, str):
-        return engine.answer_ids(asked, label)
-    whole = continuation_pair(engine, asked, f" {label}{ending.after}").continuation
-    bare = continuation_pair(engine, asked, f" {label}").continuation
-    shared = next((i for i, pair in enumerate(zip(whole, bare, strict=False)) if pair[0] != pair[1]), len(bare))
-    return whole[: shared + 1]
+    if not isinstance(prompt, str):
+        return engine.answer_ids(prompt, label)
+    with_end = continuation_pair(engine, prompt, f" {label}{ending.after}").continuation
+    bare = continuation_pair(engine, prompt, f" {label}").continuation
+    shared = next((i for i, pair in enumerate(zip(with_end, bare, strict=False)) if pair[0] != pair[1]), len(bare))
+    return with_end[: shared + 1]
 
 
-def request_for(asked: Asked, model: str, sampling: Sampling, row: str) -> Request:
+def request_for(prompt: RenderedPrompt, model: str, sampling: Sampling, row: str) -> Request:
     """An answer to what is asked, be it a chat or a plain text; `row` says for which item."""
     return Request(
         model=model,
-        prompt=asked if isinstance(asked, str) else "",
-        messages=() if isinstance(asked, str) else asked,
+        prompt=prompt if isinstance(prompt, str) else "",
+        messages=() if isinstance(prompt, str) else prompt,
         sampling=sampling,
         origin=Origin(purpose="answer", row=row),
     )
 
 
 def ask(
-    asked: Mapping[int, Asked], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
+    prompts: Mapping[int, RenderedPrompt], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
 ) -> dict[int, Completion]:
     """The greedy answers, by the same numbers; equal prompts are asked once. `stop` is for plain texts."""
     numbers: dict[str, list[int]] = {}
     requests: dict[str, Request] = {}
-    for i, one in asked.items():
-        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if isinstance(one, str) else ())
-        request = request_for(one, model, sampling, str(i))
+    for i, prompt in prompts.items():
+        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if isinstance(prompt, str) else ())
+        request = request_for(prompt, model, sampling, str(i))
         requests.setdefault(request.key, request)
         numbers.setdefault(request.key, []).append(i)
     return {i: answer for answer in engine.generate(requests.values()) for i in numbers[answer.request]}
@@ -101,8 +101,8 @@ def split_pair(text_ids: Callable[[str], tuple[int, ...]], context: str, continu
     """
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
-    whole, before = text_ids(bare + continuation), text_ids(bare)
-    return Pair(context=whole[: len(before)], continuation=whole[len(before) :])
+    all_ids, before = text_ids(bare + continuation), text_ids(bare)
+    return Pair(context=all_ids[: len(before)], continuation=all_ids[len(before) :])
 
 
 def fits(pair: Pair, engine: StudentEngine) -> bool:

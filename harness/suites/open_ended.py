@@ -133,7 +133,7 @@ class Tools:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ItemRequests:
     """One item and everything that is asked for it."""
 
     item: Item
@@ -161,16 +161,19 @@ def score_open_ended(
     are drawn at `temperature`; an item is failed if any of its answers failed. Tokens are those of all of them.
     """
     tools = tools or Tools()
-    asked = [_asked(item, spec, model) for item in items]
+    item_requests = [_requests_of(item, spec, model) for item in items]
     secrets = [_canary_request(canary, engine, model) for canary in tools.canaries]
-    requests = {request.key: request for one in asked for request in one.all}
+    requests = {request.key: request for requests_of_item in item_requests for request in requests_of_item.all}
     requests |= {request.key: request for request in secrets}
-    found = {completion.request: completion for completion in engine.generate(requests.values())}
-    vectors = _vectors(asked, found, tools.embedder)
+    completions = {completion.request: completion for completion in engine.generate(requests.values())}
+    vectors = _vectors(item_requests, completions, tools.embedder)
     searched = corpus(tools.training_texts)
-    flagged = _flagged(asked, found, tools.moderation)
-    scores = [_score(one, found, labels, tools, searched, vectors, flagged) for one in asked]
-    scores += [_canary_score(c, found[r.key]) for c, r in zip(tools.canaries, secrets, strict=True)]
+    flagged = _flagged(item_requests, completions, tools.moderation)
+    scores = [
+        _score(requests_of_item, completions, labels, tools, searched, vectors, flagged)
+        for requests_of_item in item_requests
+    ]
+    scores += [_canary_score(c, completions[r.key]) for c, r in zip(tools.canaries, secrets, strict=True)]
     return Outcome(tuple(scores), notes=_notes(spec, tools))
 
 
@@ -181,25 +184,25 @@ def suite_metrics(scores: Sequence[Score]) -> dict[str, float]:
     that hit the limit of tokens, 0 to 1), compression_all (the ratio of all answers as one text, Shaib et al. 2024:
     answers that are alike compress well together).
     """
-    own = [score for score in scores if score.status == "scored" and CANARY not in score.tags]
-    if not own:
+    answered = [score for score in scores if score.status == "scored" and CANARY not in score.tags]
+    if not answered:
         return {}
-    outputs = [score.output for score in own]
+    outputs = [score.output for score in answered]
     lengths = [len(output.split()) for output in outputs]
-    found: dict[str, float | None] = {f"distinct_{n}": distinct_n(outputs, n) for n in (1, 2, 3)}
-    found["words_p50"], found["words_p95"] = (float(v) for v in np.percentile(lengths, [50, 95]))
-    found["cut_share"] = sum(score.truncated for score in own) / len(own)
-    found["compression_all"] = compression_ratio("\n".join(outputs)) if any(outputs) else None
-    return {name: value for name, value in found.items() if value is not None}
+    metrics: dict[str, float | None] = {f"distinct_{n}": distinct_n(outputs, n) for n in (1, 2, 3)}
+    metrics["words_p50"], metrics["words_p95"] = (float(v) for v in np.percentile(lengths, [50, 95]))
+    metrics["cut_share"] = sum(score.truncated for score in answered) / len(answered)
+    metrics["compression_all"] = compression_ratio("\n".join(outputs)) if any(outputs) else None
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 # --- asking -------------------------------------------------------------------------------------------------
 
 
-def _asked(item: Item, spec: OpenEndedSuite, model: str) -> Asked:
+def _requests_of(item: Item, spec: OpenEndedSuite, model: str) -> ItemRequests:
     greedy = Sampling(temperature=0.0, max_tokens=spec.max_tokens)
     drawn = Sampling(temperature=spec.temperature, max_tokens=spec.max_tokens)
-    return Asked(
+    return ItemRequests(
         item,
         _request(item.text, greedy, item, model),
         tuple(_request(text, greedy, item, model) for text in item.variants),
@@ -237,22 +240,22 @@ def _canary_id(canary: str) -> str:
 
 
 def _score(
-    asked: Asked,
-    found: Mapping[str, Completion],
+    requests: ItemRequests,
+    completions: Mapping[str, Completion],
     labels: Sequence[str],
     tools: Tools,
     searched: str,
     vectors: Vectors,
     flagged: Mapping[str, float],
 ) -> Score:
-    item, answers = asked.item, [found[request.key] for request in asked.all]
+    item, answers = requests.item, [completions[request.key] for request in requests.all]
     about = item.facts | {"split": "test"}
     failed = [answer.error for answer in answers if answer.finish_reason == "error"]
     if failed:
         return Score.failed(failed[0], **about)
     main = answers[0]
     values = _text_values(main.text, main.finish_reason == "length", item, labels)
-    values |= _tool_values(main.text, item, tools, searched) | _similarities(asked, found, vectors)
+    values |= _tool_values(main.text, item, tools, searched) | _similarities(requests, completions, vectors)
     values["flagged"] = flagged.get(main.text)
     return Score.scored(
         {name: value for name, value in values.items() if value is not None},
@@ -297,39 +300,43 @@ def _tool_values(text: str, item: Item, tools: Tools, searched: str) -> dict[str
 
 
 def _flagged(
-    asked: Sequence[Asked], found: Mapping[str, Completion], moderation: Moderation | None
+    item_requests: Sequence[ItemRequests], completions: Mapping[str, Completion], moderation: Moderation | None
 ) -> dict[str, float]:
     """Scored answer -> what the moderation says of it; empty without one."""
     if moderation is None:
         return {}
-    answers = [found[one.main.key] for one in asked]
+    answers = [completions[requests.main.key] for requests in item_requests]
     texts = list(dict.fromkeys(answer.text for answer in answers if answer.finish_reason != "error"))
     return dict(zip(texts, moderation.flags(texts), strict=True))
 
 
-def _vectors(asked: Sequence[Asked], found: Mapping[str, Completion], embedder: Embedder | None) -> Vectors:
+def _vectors(
+    item_requests: Sequence[ItemRequests], completions: Mapping[str, Completion], embedder: Embedder | None
+) -> Vectors:
     """Unit vectors of every prompt, reference and answer that is compared; empty texts have none."""
     if embedder is None:
         return {}
-    texts = [text for one in asked for text in (one.item.text, *one.item.answers[:1])]
-    texts += [found[request.key].text for one in asked for request in one.all]
+    texts = [text for requests in item_requests for text in (requests.item.text, *requests.item.answers[:1])]
+    texts += [completions[request.key].text for requests in item_requests for request in requests.all]
     unique = sorted({text for text in texts if text.strip()})
     return dict(zip(unique, embedder.embed(unique), strict=True))
 
 
-def _similarities(asked: Asked, found: Mapping[str, Completion], vectors: Vectors) -> dict[str, float | None]:
+def _similarities(
+    requests: ItemRequests, completions: Mapping[str, Completion], vectors: Vectors
+) -> dict[str, float | None]:
     """Cosines, -1 to 1; None without embeddings or where nothing is there to compare with.
 
     An empty answer is like nothing, 0, and off the topic: left out, a model would gain by saying nothing.
     """
-    item, text = asked.item, found[asked.main.key].text
+    item, text = requests.item, completions[requests.main.key].text
     topic = _cosine([item.text, text], vectors)
     return {
         "prompt_similarity": topic,
         "off_topic": float(topic < OFF_TOPIC) if topic is not None else None,
         "reference_similarity": _cosine([*item.answers[:1], text], vectors),
-        "consistency": _cosine([text, *(found[r.key].text for r in asked.variants)], vectors),
-        "repeat_consistency": _cosine([found[r.key].text for r in asked.repeats], vectors),
+        "consistency": _cosine([text, *(completions[r.key].text for r in requests.variants)], vectors),
+        "repeat_consistency": _cosine([completions[r.key].text for r in requests.repeats], vectors),
     }
 
 
@@ -360,11 +367,11 @@ def _canary_score(canary: str, completion: Completion) -> Score:
 def _notes(spec: OpenEndedSuite, tools: Tools) -> tuple[str, ...]:
     missing = [
         name
-        for name, there in (
+        for name, available in (
             ("no sentence embeddings: topic and consistency", tools.embedder is not None),
             ("no dictionary: misspelling rate", tools.dictionary is not None),
         )
-        if not there
+        if not available
     ]
     notes = [f"{what} not computed" for what in missing]
     if spec.repeats:

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.engines.protocols import NextTokens
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
-from harness.suites.generate import Asked
+from harness.suites.generate import RenderedPrompt
 
 TAIL = "\n[assistant]\n"  # ends a chat as the oracle reads it
 END = 0  # the token at the end of a turn
@@ -26,11 +26,11 @@ class Gold:
     right: tuple[str, ...]  # continuations
 
 
-def read(asked: Asked) -> str:
+def read(prompt: RenderedPrompt) -> str:
     """A prompt as the oracle reads it."""
-    if isinstance(asked, str):
-        return asked.strip()
-    return "\n".join(f"[{message.role}] {message.content}" for message in asked).strip()
+    if isinstance(prompt, str):
+        return prompt.strip()
+    return "\n".join(f"[{message.role}] {message.content}" for message in prompt).strip()
 
 
 @dataclass
@@ -99,12 +99,12 @@ class Oracle:
         )
 
     def _after(self, prompt: str) -> Gold | None:
-        found = self.known.get(prompt)
-        if found is None and self.endings:
+        gold = self.known.get(prompt)
+        if gold is None and self.endings:
             ends = [end for end in self._ends.get(prompt[-16:], ()) if prompt.endswith(end)]
-            found = self.known[max(ends, key=len)] if ends else None
-        self.lost += found is None
-        return found
+            gold = self.known[max(ends, key=len)] if ends else None
+        self.lost += gold is None
+        return gold
 
     def _text(self, ids: Sequence[int]) -> str:
         return "".join(chr(i - 1) for i in ids if i != END)

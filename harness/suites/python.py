@@ -19,7 +19,7 @@ from harness.errors import UsageError, nearest
 from harness.metrics.answers import Unjudged
 from harness.metrics.table import metric_of
 from harness.records import Item, Score
-from harness.suites.base import Asked, SuiteBase, checked_items, require_files
+from harness.suites.base import AskedForm, SuiteBase, checked_items, require_files
 from harness.suites.free_text import score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
@@ -52,7 +52,7 @@ class PythonSuite(SuiteBase):
     items_function: Annotated[str, Field(min_length=1)] = "items"
     score_function: Annotated[str, Field(min_length=1)] = "score"
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] = ("accuracy",)  # the first sums the suite up
-    asked: Asked = "task"
+    asked: AskedForm = "task"
     max_tokens: Annotated[int, Field(ge=1)] = 64  # tokens of an answer
     source_digest: str = ""  # of the file's content, whatever is written here: other code, other scores
     # for loading the file and for each answer; it decides no number, so no digest has it
@@ -80,10 +80,10 @@ class PythonSuite(SuiteBase):
         require_files(file, {"file": self.file})
         function = self._function(file.root, self.items_function)
         place = f"{function.path}: {self.items_function}()"
-        (given,) = function.answers(["[]"], [])
-        if not isinstance(given, list):
-            raise UsageError(f"{place} returned {given!r}; it must return a list of dicts")
-        located = [(f"{place}: item {number}", value) for number, value in enumerate(given, start=1)]
+        (returned,) = function.answers(["[]"], [])
+        if not isinstance(returned, list):
+            raise UsageError(f"{place} returned {returned!r}; it must return a list of dicts")
+        located = [(f"{place}: item {number}", value) for number, value in enumerate(returned, start=1)]
         suite = self.model_copy(update={"source_digest": hashlib.sha256(function.source).hexdigest()[:16]})
         return suite, checked_items(place, [(where, _item(where, value)) for where, value in located], self.asked)
 
@@ -126,8 +126,8 @@ class PythonSuite(SuiteBase):
     def _valued(self, score: Score, result: Any, path: Path) -> Score:
         """A score with what the function said of its answer."""
         if result is None:
-            known = [metric_of(name) for name in self.metrics]
-            unread = {m.name: 0.0 for m in known if m.kind != "amount" and m.better == "higher"}
+            metrics = [metric_of(name) for name in self.metrics]
+            unread = {m.name: 0.0 for m in metrics if m.kind != "amount" and m.better == "higher"}
             return Score(**(dict(score) | {"status": "unparsed", "values": unread | score.values}))
         values = result if isinstance(result, dict) else {self.metrics[0]: result}
         returned = f"{path}: {self.score_function} returned {result!r}"

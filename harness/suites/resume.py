@@ -123,11 +123,15 @@ class Remembered:
                     f"stopped: {done} of {total} log-likelihoods of this step are on file; the same command goes on"
                 )
             started = time.monotonic()
-            found = self.engine.loglikelihood([missing[name] for name in block])
-            good = [(name, one) for name, one in zip(block, found, strict=True) if math.isfinite(one.logprob)]
-            lines = [{"pair": name} | one.model_dump() for name, one in good]  # what is no number is asked again
+            computed = self.engine.loglikelihood([missing[name] for name in block])
+            good = [
+                (name, measure) for name, measure in zip(block, computed, strict=True) if math.isfinite(measure.logprob)
+            ]
+            lines = [
+                {"pair": name} | measure.model_dump() for name, measure in good
+            ]  # what is no number is asked again
             self._append(lines, time.monotonic() - started)
-            self._pairs |= zip(block, found, strict=True)
+            self._pairs |= zip(block, computed, strict=True)
             done += len(block)
             self._tick(done, total)
         return [self._pairs[name] for name in names]
@@ -144,9 +148,9 @@ class Remembered:
         def lacking() -> Iterator[Request]:
             nonlocal stopped
             for request in requests:
-                known = self._completions.get(request.key)
-                if known is not None:
-                    on_file.append(known)
+                stored = self._completions.get(request.key)
+                if stored is not None:
+                    on_file.append(stored)
                     continue
                 stopped = self._stop()
                 if stopped:
@@ -159,11 +163,11 @@ class Remembered:
         first = next(source, None)
         fresh = self._written(chain([first], source)) if first else iter(())
         for completion in fresh:
-            found = [completion] * in_flight.pop(completion.request) + on_file
+            answers = [completion] * in_flight.pop(completion.request) + on_file
             on_file.clear()
-            done += len(found)
+            done += len(answers)
             self._tick(done, done + in_flight.total())
-            yield from found
+            yield from answers
         yield from on_file
         done += len(on_file)
         if stopped:
@@ -181,12 +185,12 @@ class Remembered:
             for completion in self.engine.generate(missing):
                 fresh.append(completion)
                 if len(fresh) >= BLOCK_COMPLETIONS or time.monotonic() - started > BLOCK_SECONDS:
-                    kept, fresh = self._kept(fresh, time.monotonic() - started), []
-                    yield from kept
+                    stored, fresh = self._kept(fresh, time.monotonic() - started), []
+                    yield from stored
                     started = time.monotonic()
         finally:  # what came before an error is paid for too
-            kept = self._kept(fresh, time.monotonic() - started)
-        yield from kept
+            stored = self._kept(fresh, time.monotonic() - started)
+        yield from stored
 
     def _kept(self, fresh: list[Completion], seconds: float) -> list[Completion]:
         good = [completion for completion in fresh if completion.finish_reason != "error"]
@@ -217,17 +221,17 @@ class Remembered:
             return
         except OSError as error:
             raise MachineError(f"{self._path}: cannot read it: {error.strerror}") from error
-        whole = raw.rfind(b"\n") + 1
-        for number, line in enumerate(raw[:whole].split(b"\n")[:-1], start=1):
+        complete = raw.rfind(b"\n") + 1
+        for number, line in enumerate(raw[:complete].split(b"\n")[:-1], start=1):
             try:
                 self._take_in(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise MachineError(
                     f"{self._path}:{number}: not a line of answers; delete the file, and they are computed again"
                 ) from error
-        if whole < len(raw):
+        if complete < len(raw):
             with disk_errors(self._path):
-                os.truncate(self._path, whole)
+                os.truncate(self._path, complete)
 
     def _take_in(self, line: dict[str, Any]) -> None:
         if "seconds" in line:
@@ -242,9 +246,9 @@ class Remembered:
 
 def _name(pair: Pair) -> str:
     """32 hex digits over a pair's token ids."""
-    found = hashlib.sha256(len(pair.context).to_bytes(8, "little"))
-    found.update(array("q", pair.context).tobytes() + array("q", pair.continuation).tobytes())
-    return found.hexdigest()[:32]
+    digest = hashlib.sha256(len(pair.context).to_bytes(8, "little"))
+    digest.update(array("q", pair.context).tobytes() + array("q", pair.continuation).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _blocks(missing: dict[str, Pair], most: BlockSize) -> Iterator[list[str]]:
@@ -256,8 +260,8 @@ def _blocks(missing: dict[str, Pair], most: BlockSize) -> Iterator[list[str]]:
         pair = missing[name]
         size = len(pair.context) + len(pair.continuation)
         full = len(block) >= most.pairs or tokens + size > most.tokens
-        again = block and missing[block[-1]].context == pair.context
-        if block and ((full and not again) or len(block) >= 2 * most.pairs or tokens + size > 2 * most.tokens):
+        same_context = block and missing[block[-1]].context == pair.context
+        if block and ((full and not same_context) or len(block) >= 2 * most.pairs or tokens + size > 2 * most.tokens):
             yield block
             block, tokens = [], 0
         block.append(name)

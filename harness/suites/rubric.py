@@ -78,8 +78,10 @@ class Rubric(Record):
         log-probabilities. Raises UsageError for an item without a reference or a bad prompt.
         """
         pairs = [*_compared(items, outputs), *self._planted(items)]
-        asked = [request for pair in pairs if pair.known is None for request in self._requests(pair, model, written)]
-        return list({request.key: request for request in asked}.values())
+        requests = [
+            request for pair in pairs if pair.settled is None for request in self._requests(pair, model, written)
+        ]
+        return list({request.key: request for request in requests}.values())
 
     def answers(
         self,
@@ -114,13 +116,13 @@ class Rubric(Record):
         them. One reference stands in two pairs, so the interval (Wilson) is a little too narrow.
         """
         answers = {completion.request: completion for completion in completions}
-        found = self.values(items, outputs, completions, model)
-        asked = sum(pair.known is None for pair in _compared(items, outputs))
-        silent = asked - sum("agreement" in values for values in found)
+        judged = self.values(items, outputs, completions, model)
+        comparisons = sum(pair.settled is None for pair in _compared(items, outputs))
+        silent = comparisons - sum("agreement" in values for values in judged)
         planted = [self._read(pair, answers, model) for pair in self._planted(items)]
         right = sum(values.get("preferred") == 1.0 for values in planted)
         gold = stats.wilson(right, len(planted)) if planted else None
-        notes = _notes(gold, silent, asked, model, teacher)
+        notes = _notes(gold, silent, comparisons, model, teacher)
         if lack_logprobs(completions):
             notes += ("the judge gives no log-probabilities: the letter it writes is read",)
         return notes
@@ -129,8 +131,11 @@ class Rubric(Record):
         """Each item's reference against the next item's, by digest, where the two differ."""
         ordered = sorted(items, key=lambda item: digest("planted", item.id))
         turned = [*ordered[1:], *ordered[:1]]
-        pairs = [_Pair(item, _reference(item), _reference(other)) for item, other in zip(ordered, turned, strict=True)]
-        return [pair for pair in pairs if normalise(pair.ours) != normalise(pair.other)][: self.planted]
+        pairs = [
+            _Pair(item, _reference(item), _reference(next_item))
+            for item, next_item in zip(ordered, turned, strict=True)
+        ]
+        return [pair for pair in pairs if normalise(pair.ours) != normalise(pair.rival)][: self.planted]
 
     def _requests(self, pair: _Pair, model: str, written: bool) -> Iterator[Request]:
         """The two orders: ours first, then ours second."""
@@ -139,7 +144,7 @@ class Rubric(Record):
         sampling = Sampling(temperature=0, max_tokens=1, choices=letters, logprobs=20)
         if written:
             sampling = Sampling(temperature=0, max_tokens=WRITTEN_TOKENS, choices=letters)
-        for a, b in ((pair.ours, pair.other), (pair.other, pair.ours)):
+        for a, b in ((pair.ours, pair.rival), (pair.rival, pair.ours)):
             text = self.template.render(rubric=self.rubric, question=pair.item.text, a=a.strip(), b=b.strip())
             yield Request(
                 model=model,
@@ -151,8 +156,8 @@ class Rubric(Record):
             )
 
     def _read(self, pair: _Pair, answers: Mapping[str, Completion], model: str) -> dict[str, float]:
-        if pair.known is not None:
-            return {"preferred": pair.known, "preference": pair.known}
+        if pair.settled is not None:
+            return {"preferred": pair.settled, "preference": pair.settled}
         for written in (False, True):
             first, second = (_probability_of_a(answers.get(r.key)) for r in self._requests(pair, model, written))
             if first is not None and second is not None:
@@ -171,17 +176,17 @@ class Rubric(Record):
 
 @dataclass(frozen=True)
 class _Pair:
-    """One comparison; `known` is its outcome where no judge is needed."""
+    """One comparison. `settled` is its outcome where no judge is needed."""
 
     item: Item
     ours: str
-    other: str
+    rival: str
 
     @property
-    def known(self) -> float | None:
+    def settled(self) -> float | None:
         if not self.ours.strip():
             return 0.0
-        return 0.5 if normalise(self.ours) == normalise(self.other) else None
+        return 0.5 if normalise(self.ours) == normalise(self.rival) else None
 
 
 def _compared(items: Sequence[Item], outputs: Sequence[str]) -> list[_Pair]:
@@ -199,8 +204,8 @@ def _probability_of_a(completion: Completion | None) -> float | None:
     if completion is None or completion.finish_reason == "error":
         return None
     if completion.thinking or not completion.first_logprobs:
-        alone = _LETTER.match(completion.text)
-        letter = alone[1].upper() if alone else named_label(completion.text, LETTERS)
+        letter_match = _LETTER.match(completion.text)
+        letter = letter_match[1].upper() if letter_match else named_label(completion.text, LETTERS)
         return None if letter is None else float(letter == "A")
     mass = dict.fromkeys(LETTERS, 0.0)
     for token, logprob in completion.first_logprobs.items():
@@ -210,17 +215,17 @@ def _probability_of_a(completion: Completion | None) -> float | None:
     return mass["A"] / total if total > 0 else None
 
 
-def _notes(gold: Interval | None, silent: int, asked: int, model: str, teacher: str) -> tuple[str, ...]:
-    found = []
+def _notes(gold: Interval | None, silent: int, comparisons: int, model: str, teacher: str) -> tuple[str, ...]:
+    notes = []
     if model == teacher:
-        found.append(f"the judge, {model}, also wrote the training rows: it may favour answers that sound like it")
+        notes.append(f"the judge, {model}, also wrote the training rows: it may favour answers that sound like it")
     if silent:
-        found.append(f"the judge did not answer {silent} of {asked} comparisons; these items failed")
+        notes.append(f"the judge did not answer {silent} of {comparisons} comparisons; these items failed")
     if gold is None:
-        found.append("the judge could not be measured: no two references of this suite differ")
+        notes.append("the judge could not be measured: no two references of this suite differ")
     elif gold.low <= CHANCE:
-        found.append(
+        notes.append(
             f"the judge is no better than chance: it finds {gold.estimate:.0%} of {gold.n} planted pairs"
             f" [{gold.low:.0%}, {gold.high:.0%}]; do not read its verdicts"
         )
-    return tuple(found)
+    return tuple(notes)

@@ -35,10 +35,10 @@ def design_of(scores: Sequence[Score]) -> Design:
 def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
     """Metric -> value over the test items. What could not be computed for any item is absent."""
     test = [s for s in scores if s.split == "test"] or list(scores)
-    whole = all(s.status != "failed" for s in test)
+    complete = all(s.status != "failed" for s in test)
     metrics: dict[str, float] = {}
     for name in sorted({name for score in test for name in score.values}):
-        if name in RATES and not whole:  # a rate of all items is not known while some were not asked
+        if name in RATES and not complete:  # a rate of all items is not known while some were not asked
             continue
         values = [score.values[name] for score in test if name in score.values]
         metrics[name] = sum(values) / (len(test) if name in RATES else len(values))
@@ -56,10 +56,12 @@ def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) 
     wrong = [
         f"{name} {getattr(card, name)} (its scores: {n})" for name, n in counts.items() if getattr(card, name) != n
     ]
-    own = summarise(scores, suite) if suite is not None else card.metrics
+    computed = summarise(scores, suite) if suite is not None else card.metrics
     for name, value in card.metrics.items():
-        found = own.get(name, math.nan)
+        value_now = computed.get(name, math.nan)
         near = CODEC if name in COMPRESSED else EXACT
-        if not (math.isclose(value, found, rel_tol=near, abs_tol=near) or (math.isnan(value) and math.isnan(found))):
-            wrong.append(f"{name} {value:.6g} (its scores: {found:.6g})")
+        if not (
+            math.isclose(value, value_now, rel_tol=near, abs_tol=near) or (math.isnan(value) and math.isnan(value_now))
+        ):
+            wrong.append(f"{name} {value:.6g} (its scores: {value_now:.6g})")
     return ", ".join(wrong)

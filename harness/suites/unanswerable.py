@@ -12,7 +12,7 @@ from harness.data.lines import QuestionLine
 from harness.engines.protocols import StudentEngine
 from harness.metrics.answers import Abstention
 from harness.records import Item
-from harness.suites.base import Asked, ItemsSuite, about, checked_items, read_lines
+from harness.suites.base import AskedForm, ItemsSuite, about, checked_items, read_lines
 from harness.suites.free_text import score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
@@ -26,7 +26,7 @@ class UnanswerableSuite(ItemsSuite):
 
     extras: ClassVar[Extras] = Extras()
     kind: Literal["unanswerable"]
-    asked: Asked = "task"
+    asked: AskedForm = "task"
     max_tokens: Annotated[int, Field(ge=1)] = 32
 
     @property

@@ -61,12 +61,12 @@ def attend(
         rows = chunk.stop - chunk.start
         mask = packed[at : at + rows * chunk.width].view(rows, chunk.width).repeat(shared, 1)[None]
         at += rows * chunk.width
-        asked = query[0, :, chunk.start : chunk.stop].reshape(-1, shared * rows, dim)
+        queries = query[0, :, chunk.start : chunk.stop].reshape(-1, shared * rows, dim)
         keys = chunk.of(key).transpose(1, 2)
         if softcap is None:
-            scores = torch.baddbmm(mask.expand(len(asked), -1, -1), asked, keys, alpha=scale)
+            scores = torch.baddbmm(mask.expand(len(queries), -1, -1), queries, keys, alpha=scale)
         else:
-            scores = torch.tanh(torch.bmm(asked, keys) * (scale / softcap)) * softcap + mask
-        found = torch.bmm(torch.softmax(scores, dim=-1), chunk.of(value))
-        out[chunk.start : chunk.stop] = found.view(heads, rows, -1).transpose(0, 1)
+            scores = torch.tanh(torch.bmm(queries, keys) * (scale / softcap)) * softcap + mask
+        attended = torch.bmm(torch.softmax(scores, dim=-1), chunk.of(value))
+        out[chunk.start : chunk.stop] = attended.view(heads, rows, -1).transpose(0, 1)
     return out[None], None

@@ -42,10 +42,10 @@ class Answer:
     def allowed(self) -> list[int]:
         """Token ids that may come next when there are choices."""
         at = len(self.written)
-        found: set[int] = set()
+        tokens: set[int] = set()
         for ids in self._open():
-            found.update(self.ends if ids[at] == END else (ids[at],))
-        return sorted(found)
+            tokens.update(self.ends if ids[at] == END else (ids[at],))
+        return sorted(tokens)
 
     def _open(self) -> list[tuple[int, ...]]:
         """The choices that what is written so far can still become."""
@@ -53,17 +53,17 @@ class Answer:
 
     def look_at_first(self, logits: torch.Tensor) -> None:
         """Note the first position's log-probabilities. `logits`: [vocabulary], float32, before any mask."""
-        wanted = max(self.request.sampling.logprobs, REPORTED if self.choices else 0)
-        if not wanted:
+        count = max(self.request.sampling.logprobs, REPORTED if self.choices else 0)
+        if not count:
             return
         logprobs = torch.log_softmax(logits, dim=-1)
-        best = logprobs.topk(min(wanted, len(logprobs)))
-        found: dict[str, float] = {}
+        best = logprobs.topk(min(count, len(logprobs)))
+        by_text: dict[str, float] = {}
         for token, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-            found.setdefault(self._decode([token], False), value)
+            by_text.setdefault(self._decode([token], False), value)
         for ids in self.choices:  # a choice's own token wins over another that reads the same
-            found[self._decode([ids[0]], False)] = float(logprobs[ids[0]])
-        self.first_logprobs = found
+            by_text[self._decode([ids[0]], False)] = float(logprobs[ids[0]])
+        self.first_logprobs = by_text
 
     def take(self, token: int) -> Completion | None:
         """Add a token; the completion once it is finished."""
@@ -84,12 +84,12 @@ class Answer:
     def _take_choice(self, token: int) -> Completion | None:
         """Once a single choice is left, the rest of it is certain and is not computed."""
         at = len(self.written)
-        known = any(ids[at] == token for ids in self._open())
-        self.written.append(token if known else END)
-        left = self._open()
-        if len(left) > 1:
+        fits = any(ids[at] == token for ids in self._open())
+        self.written.append(token if fits else END)
+        open_choices = self._open()
+        if len(open_choices) > 1:
             return None
-        return self._finished(self.choices[left[0]], "stop", len(left[0]))
+        return self._finished(self.choices[open_choices[0]], "stop", len(open_choices[0]))
 
     def _finished(self, text: str, why: Literal["stop", "length"], tokens: int) -> Completion:
         return Completion(
@@ -107,9 +107,9 @@ def pick(logits: torch.Tensor, live: Sequence[Answer]) -> list[int]:
     for row, answer in enumerate(live):
         if answer.choices:
             allowed = torch.tensor(answer.allowed(), device=logits.device)
-            kept = logits[row, allowed].clone()
+            permitted = logits[row, allowed].clone()
             logits[row] = -torch.inf
-            logits[row, allowed] = kept
+            logits[row, allowed] = permitted
     tokens: list[int] = logits.argmax(dim=-1).tolist()
     sampled = [row for row, answer in enumerate(live) if answer.draws]
     if sampled:
@@ -131,10 +131,10 @@ def draw(probabilities: torch.Tensor, top_p: Sequence[float], draws: Sequence[fl
     likely tokens whose mass reaches `top_p` (Holtzman et al. 2020).
     """
     tokens = [0] * len(draws)
-    whole = [row for row, p in enumerate(top_p) if p >= 1]  # no nucleus to find, so no order either
-    if whole:
-        at = _column([draws[row] for row in whole], probabilities)
-        for row, token in zip(whole, _invert(probabilities[whole].double(), at), strict=True):
+    untrimmed = [row for row, p in enumerate(top_p) if p >= 1]  # no nucleus to find, so no order either
+    if untrimmed:
+        at = _column([draws[row] for row in untrimmed], probabilities)
+        for row, token in zip(untrimmed, _invert(probabilities[untrimmed].double(), at), strict=True):
             tokens[row] = token
     pending = [row for row, p in enumerate(top_p) if p < 1]
     vocabulary = probabilities.shape[-1]
@@ -161,5 +161,5 @@ def _invert(weights: torch.Tensor, at: torch.Tensor) -> list[int]:
     cumulative = weights.cumsum(-1)
     places = torch.searchsorted(cumulative, at * cumulative[:, -1:], right=True)[:, 0]
     last = (weights > 0).double().cumsum(-1).argmax(-1)  # rounding must not pick beyond the last possible one
-    found: list[int] = torch.minimum(places, last).tolist()
-    return found
+    indices: list[int] = torch.minimum(places, last).tolist()
+    return indices

@@ -88,8 +88,8 @@ class NodeCache:
         return cls(layers)
 
 
-def _grown(buffer: torch.Tensor, used: int, wanted: int) -> torch.Tensor:
+def _grown(buffer: torch.Tensor, used: int, columns: int) -> torch.Tensor:
     rows, heads, _, dim = buffer.shape
-    larger = buffer.new_empty(rows, heads, wanted + ROOM, dim)
+    larger = buffer.new_empty(rows, heads, columns + ROOM, dim)
     larger[:, :, :used] = buffer[:, :, :used]
     return larger

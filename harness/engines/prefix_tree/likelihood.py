@@ -69,11 +69,11 @@ class TreeReader:
         logprobs, best = np.zeros(len(targets)), np.zeros(len(targets), dtype=np.bool_)
 
         def take(logits: torch.Tensor, rows: torch.Tensor, reads: Ints) -> None:
-            wanted = self._passes.tensor(targets[reads])
-            logprobs[reads] = torch.log_softmax(logits, dim=-1)[rows, wanted].cpu().numpy()
-            highest = logits[rows, wanted] == logits.amax(dim=-1)[rows]
+            expected = self._passes.tensor(targets[reads])
+            logprobs[reads] = torch.log_softmax(logits, dim=-1)[rows, expected].cpu().numpy()
+            highest = logits[rows, expected] == logits.amax(dim=-1)[rows]
             if highest.any():  # of equal logits the first counts; finding it takes 10 times as long as their height
-                highest[highest.clone()] = logits[rows[highest]].argmax(dim=-1) == wanted[highest]
+                highest[highest.clone()] = logits[rows[highest]].argmax(dim=-1) == expected[highest]
             best[reads] = highest.cpu().numpy()
 
         self._read(pairs, counts, take)
@@ -100,28 +100,29 @@ class TreeReader:
         ids = [np.zeros((n, k), np.int64) for n in counts] if at is None else list(at)
         if len(ids) != len(pairs):
             raise ValueError(f"ids of {len(ids)} pairs for {len(pairs)} pairs")
-        for i, (one, n) in enumerate(zip(ids, counts, strict=True)):
-            if one.ndim != 2 or len(one) != n:
-                raise ValueError(f"pair {i}: ids of the form {one.shape} for {n} positions")
-            if one.size and not 0 <= one.min() <= one.max() < self._passes.vocabulary:
+        for i, (pair_ids, n) in enumerate(zip(ids, counts, strict=True)):
+            if pair_ids.ndim != 2 or len(pair_ids) != n:
+                raise ValueError(f"pair {i}: ids of the form {pair_ids.shape} for {n} positions")
+            if pair_ids.size and not 0 <= pair_ids.min() <= pair_ids.max() < self._passes.vocabulary:
                 raise ValueError(
-                    f"pair {i}: ids from {one.min()} to {one.max()}, not in 0 to {self._passes.vocabulary - 1}"
+                    f"pair {i}: ids from {pair_ids.min()} to {pair_ids.max()},"
+                    f" not in 0 to {self._passes.vocabulary - 1}"
                 )
-        logprobs = [np.zeros(one.shape, np.float32) for one in ids]
+        logprobs = [np.zeros(pair_ids.shape, np.float32) for pair_ids in ids]
         owners = np.repeat(np.arange(len(pairs)), counts)
         places = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
 
         def take(logits: torch.Tensor, rows: torch.Tensor, reads: Ints) -> None:
-            found = torch.log_softmax(logits, dim=-1)
+            log_softmax = torch.log_softmax(logits, dim=-1)
             if at is None:
-                most = found.topk(k, dim=-1)
+                most = log_softmax.topk(k, dim=-1)
                 values, tokens = most.values.cpu().numpy(), most.indices.cpu().numpy()
             for row, read in zip(rows.tolist(), reads.tolist(), strict=True):
                 owner, place = owners[read], places[read]
                 if at is None:
                     ids[owner][place], logprobs[owner][place] = tokens[row], values[row]
                 else:
-                    logprobs[owner][place] = found[row][self._passes.tensor(ids[owner][place])].cpu().numpy()
+                    logprobs[owner][place] = log_softmax[row][self._passes.tensor(ids[owner][place])].cpu().numpy()
 
         self._read(pairs, counts, take)
         return list(zip(ids, logprobs, strict=True))
@@ -154,9 +155,9 @@ class TreeReader:
             nodes, reads = nodes[order], reads[order]
             for visit in self._passes.visits(tree, np.unique(nodes), cache, block.known):
                 for at in range(0, len(visit.nodes), SLICE):
-                    some = visit.nodes[at : at + SLICE]
-                    first, last = np.searchsorted(nodes, [some[0], some[-1] + 1])
-                    rows = self._passes.tensor(np.searchsorted(some, nodes[first:last]))
+                    slice_nodes = visit.nodes[at : at + SLICE]
+                    first, last = np.searchsorted(nodes, [slice_nodes[0], slice_nodes[-1] + 1])
+                    rows = self._passes.tensor(np.searchsorted(slice_nodes, nodes[first:last]))
                     take(visit.logits[at : at + SLICE].float(), rows, reads[first:last])
             above = np.flatnonzero(tree.end > len(tree) - 1)  # the last node and its ancestors
             self._trunk = Trunk(tree.tokens[above], cache)
@@ -188,14 +189,14 @@ class TreeReader:
     def _block(self, pairs: Sequence[Pair], sequences: list[Ints], owners: list[int]) -> Block:
         """Use the trunk up to where it is left for good, or to the first of its nodes whose logits are wanted."""
         trunk = self._trunk.tokens
-        known = 0
-        wanted = len(trunk)
+        cached = 0
+        usable = len(trunk)
         for sequence, owner in zip(sequences, owners, strict=True):
             along = common_prefix(trunk, sequence)
-            known = max(known, along)
+            cached = max(cached, along)
             if along >= len(pairs[owner].context):
-                wanted = min(wanted, len(pairs[owner].context) - 1)
-        return Block(min(known, wanted), sequences, owners)
+                usable = min(usable, len(pairs[owner].context) - 1)
+        return Block(min(cached, usable), sequences, owners)
 
 
 def _packed(pair: Pair) -> bytes:

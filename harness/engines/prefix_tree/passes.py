@@ -49,11 +49,11 @@ class Passes:
         Its first `known` nodes are one path whose keys and values `cache` holds already. At the end `cache`
         holds those of the path to the last node.
         """
-        kept = np.arange(known)
+        cached_nodes = np.arange(known)
         most = max(64, LOGIT_FLOATS[self.device] // self.vocabulary)
         for start, stop in ranges(tree, self.budget, wanted, most, known):
             rows = np.arange(start, stop)
-            columns = np.concatenate([kept, rows])
+            columns = np.concatenate([cached_nodes, rows])
             first, last = np.searchsorted(wanted, [start, stop])
             nodes = wanted[first:last]
             ids, positions = tree.tokens[rows][None], tree.depth[rows][None]
@@ -64,9 +64,9 @@ class Passes:
                 masks = {kind: mask[None, None] for kind, mask in masks.items()}
                 logits = self.forward(ids, positions, masks, cache, nodes - start)
             self.nodes += stop - start
-            yield Visit(nodes, logits[0], cache, len(kept))
-            kept = ancestors(tree, stop) if stop < len(tree) else np.append(ancestors(tree, stop - 1), stop - 1)
-            cache.keep_columns(self.tensor(np.searchsorted(columns, kept)))
+            yield Visit(nodes, logits[0], cache, len(cached_nodes))
+            cached_nodes = ancestors(tree, stop) if stop < len(tree) else np.append(ancestors(tree, stop - 1), stop - 1)
+            cache.keep_columns(self.tensor(np.searchsorted(columns, cached_nodes)))
 
     def _in_chunks(
         self, tree: Tree, rows: Ints, columns: Ints, ids: Ints, positions: Ints, cache: NodeCache, keep: Ints
@@ -74,8 +74,8 @@ class Passes:
         places: list[Chunk] = []
         packed: dict[str, list[torch.Tensor]] = {kind: [] for kind in self.windows}
         for start, stop, seen in chunks(tree, columns, len(rows), CHUNK, WIDTHS):
-            whole = len(seen) == seen[-1] - seen[0] + 1
-            where = slice(int(seen[0]), int(seen[-1]) + 1) if whole else self.tensor(seen)
+            contiguous = len(seen) == seen[-1] - seen[0] + 1
+            where = slice(int(seen[0]), int(seen[-1]) + 1) if contiguous else self.tensor(seen)
             places.append(Chunk(start, stop, where, len(seen)))
             for kind, window in self.windows.items():
                 mask = visible(tree, rows[start:stop], columns[seen], window)
@@ -110,12 +110,12 @@ class Passes:
         keep: Ints,
         **settings: object,
     ) -> torch.Tensor:
-        alone = len(masks) == 1 and "sliding_attention" not in masks
+        full_only = len(masks) == 1 and "sliding_attention" not in masks
         with torch.no_grad():
             output = self._model(
                 input_ids=self.tensor(tokens),
                 position_ids=self.tensor(positions),
-                attention_mask=masks["full_attention"] if alone else dict(masks),
+                attention_mask=masks["full_attention"] if full_only else dict(masks),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=self.tensor(keep),
@@ -144,11 +144,11 @@ class Passes:
 def attention_windows(config: Any) -> dict[str, int | None]:
     """Kind of attention layer -> its reach in tokens, None for all. Raises UsageError for other layers."""
     kinds = sorted(set(getattr(config, "layer_types", None) or ["full_attention"]))
-    other = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
-    if other:
+    unsupported = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+    if unsupported:
         raise UsageError(
             f"the transformers engine scores by prefix tree, which needs attention layers; this model"
-            f" ({config.model_type}) has {other[0]} layers: use engine vllm"
+            f" ({config.model_type}) has {unsupported[0]} layers: use engine vllm"
         )
     if kinds == ["full_attention"] and not getattr(config, "layer_types", None):
         return {"full_attention": getattr(config, "sliding_window", None)}

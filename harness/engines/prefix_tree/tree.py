@@ -73,15 +73,15 @@ def ranges(tree: Tree, budget: int, read: Ints, most_read: int, start: int = 0) 
         return []
     passes = -(-(len(tree) - start) // budget)
     size = -(-(len(tree) - start) // passes)  # even ones: a short last pass costs as many steps as a long one
-    found = []
+    spans = []
     while start < len(tree):
         stop = min(start + size, len(tree))
         first, last = np.searchsorted(read, [start, stop])
         if last - first > most_read:
             stop = int(read[first + most_read])
-        found.append((start, stop))
+        spans.append((start, stop))
         start = stop
-    return found
+    return spans
 
 
 def ancestors(tree: Tree, node: int) -> Ints:
@@ -102,8 +102,8 @@ def chunks(tree: Tree, columns: Ints, rows: int, size: int, multiple: int = 1) -
         seen = np.zeros(len(columns), dtype=np.bool_)
         seen[:at] = tree.end[columns[:at]] > columns[at]
         seen[at : before + stop] = True
-        others = np.concatenate([np.flatnonzero(~seen[:at])[::-1], np.arange(before + stop, len(columns))])
-        seen[others[: -int(seen.sum()) % multiple]] = True  # the nearest before: a range often stays one
+        unseen = np.concatenate([np.flatnonzero(~seen[:at])[::-1], np.arange(before + stop, len(columns))])
+        seen[unseen[: -int(seen.sum()) % multiple]] = True  # the nearest before: a range often stays one
         yield start, stop, np.flatnonzero(seen)
 
 
