@@ -43,7 +43,7 @@ def rows_source(run: Run) -> str:
 
 
 def guarded_suites(run: Run) -> dict[str, str]:
-    """The suites that rows are checked against, each with a digest of its texts; empty without such a filter.
+    """The suites that rows are checked against, each with a digest of its texts. Empty without such a filter.
 
     The digest of a public benchmark is empty where its rows are not at hand.
     """
@@ -53,7 +53,7 @@ def guarded_suites(run: Run) -> dict[str, str]:
 
 
 def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """(suite -> digest, benchmarks whose rows are gone); such a benchmark keeps its digest from `before`.
+    """(suite -> digest, benchmarks whose rows are gone). Such a benchmark keeps its digest from `before`.
 
     Rows that cannot be checked once more are no reason to make them again.
     """
@@ -81,7 +81,7 @@ def students_source(run: Run) -> str:
 
 
 def scores_source(run: Run) -> str:
-    """How were these scores made? 64 hex digits: the students, and how models are asked; suites have their own."""
+    """How were these scores made? 64 hex digits: the students, and how models are asked. Suites have their own."""
     untuned = [run.prompts.untuned.digest, run.task.untuned_form]
     return digest("scores", students_source(run), untuned, identity(run.file.eval, run.root, CARDS))
 

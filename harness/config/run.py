@@ -1,4 +1,4 @@
-"""Run files, task files and suite files as typed models; everything wrong is said at load, before anything is spent.
+"""Run files, task files and suite files as typed models. Everything wrong is said at load, before anything is spent.
 
 All paths in them are relative to the project: the folder that holds `runs/`.
 """

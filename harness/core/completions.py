@@ -16,7 +16,7 @@ MOST_STARTS = 256  # brackets tried as the beginning of a JSON value
 
 
 def without_thinking(text: str) -> str:
-    """The answer in a completion; the text itself where there is no thinking in it, '' where there is nothing else.
+    """The answer in a completion: its text without the thinking, or '' where there is nothing else.
 
     Taken away are whole blocks (`<think>...</think>`), what stands before a lone closing mark (chat templates may
     have written the opening one), and what follows an opening mark that is never closed.

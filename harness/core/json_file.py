@@ -41,7 +41,7 @@ def read_bytes(path: Path, what: str = "") -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, without the byte order mark some editors begin it with; every line ends with \\n.
+    """A text file in UTF-8, without the byte order mark some editors begin it with. Every line ends with \\n.
 
     Raises UsageError as `read_bytes`, or naming the first byte that is not UTF-8.
     """
@@ -101,7 +101,7 @@ def check_values(value: Any, place: str) -> None:
 
 
 def as_text(value: Any) -> Any:
-    """A number as the text that writes it; a nested value as JSON; the rest as it is."""
+    """A number as the text that writes it, a nested value as JSON, and any other value as it is."""
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, dict | list):

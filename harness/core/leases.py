@@ -34,7 +34,7 @@ class Holder:
 
 
 def claim(db: sqlite3.Connection, keys: Sequence[str], holder: Holder) -> set[str]:
-    """Take the leases of those `keys` that are neither stored nor held by a living process; returns these keys."""
+    """Take the leases of those `keys` that are neither stored nor held by a living process. Returns these keys."""
     now, taken = time.time(), set()
     for key in keys:
         if db.execute("SELECT 1 FROM calls WHERE key = ?", (key,)).fetchone():
@@ -77,7 +77,7 @@ class Heartbeat:
 
 
 def _living(held: tuple[bytes, bytes, int, bytes, float], holder: Holder, now: float) -> bool:
-    """Whether another process still asks; a lease of the holder itself is its own to take again."""
+    """Whether another process still asks. A lease of the holder itself is its own to take again."""
     owner, machine, pid, started, expires = held
     if owner.decode(errors="replace") == holder.owner or expires < now or expires > now + 2 * LEASE_SECONDS:
         return False
@@ -94,7 +94,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, as its system counts it; '' where no such process runs."""
+    """When a process began, as its system counts it, or '' where no such process runs."""
     with suppress(OSError, IndexError):
         after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return "" if after_name[0] in "ZX" else after_name[19]  # a zombie asks nothing any more

@@ -47,7 +47,7 @@ def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 
 
 def fenced(text: str) -> str:
-    """Plain text as a code block; lines that could be read as HTML, or could end the block, follow it escaped."""
+    """Plain text as a code block. Lines that could be read as HTML, or could end the block, follow it escaped."""
     lines = text.splitlines()
     odd = [line for line in lines if set(line) & set("<>&`~") or not line.isprintable()]
     block = "\n".join(line for line in lines if line not in odd)

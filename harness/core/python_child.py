@@ -1,4 +1,4 @@
-"""Runs a user's function in a process of its own, for python_file.py; started by its path, needs nothing of ours.
+"""Runs a user's function in a process of its own, for python_file.py. Started by its path, it imports nothing of ours.
 
 argv: two file descriptors. From the first come lines of JSON: a task {path, source, name, sys_path, parent, spread},
 then one argument a line, or with `spread` a list of the arguments of one call. To the second go lines of JSON, each an
@@ -102,7 +102,7 @@ def said(error: BaseException) -> str:
 
 
 def line_of(error: BaseException, path: str) -> int:
-    """The line of the deepest frame of the user's file; 0 where it is in none."""
+    """The line of the deepest frame of the user's file, or 0 where it is in none."""
     lines = [frame.lineno or 0 for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return lines[-1] if lines else 0
 

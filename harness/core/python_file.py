@@ -54,7 +54,7 @@ class PythonFunction:
     spread: bool = False  # each argument is a list of the arguments of one call
 
     def answers(self, arguments: Sequence[str], shown: Sequence[str]) -> list[Any]:
-        """What the function returns for each of `arguments` (JSON texts), in order; one process answers all of them.
+        """What the function returns for each of `arguments` (JSON texts), in order. One process answers all of them.
 
         `shown` is what messages call the arguments. Without arguments the file is loaded and the function looked up.
         Raises UsageError naming file and line for whatever the function did instead of answering.
@@ -129,7 +129,7 @@ class _Conversation:
                 tell(f"{self.function.path.name} printed: {printable(self.printed).strip()}")
 
     def _hear(self, deadline: float) -> bool:
-        """Wait for a while; whether an answer came."""
+        """Wait for a while, and tell whether an answer came."""
         ended = self.child.process.poll() is not None  # asked first: what it wrote before its end is still read
         heard = self._listen([self.child.answers, self.child.printed], 0 if ended else TICK_S)
         *lines, self.received = self.received.split(b"\n")
@@ -143,7 +143,7 @@ class _Conversation:
         return bool(lines)
 
     def _listen(self, descriptors: list[int], wait_s: float) -> bool:
-        """Read what there is; whether there was an answer or a part of one."""
+        """Read what there is, and tell whether it was an answer or a part of one."""
         ready = wait(descriptors, wait_s)  # unlike select it takes any descriptor
         heard = False
         for descriptor in descriptors:
@@ -184,7 +184,7 @@ class _Conversation:
         raise UsageError(f"{self._place(message['line'])}: {what}{message['error']}")
 
     def _standing(self) -> int:
-        """The line of the user's file where its function stands now; 0 where the process does not say."""
+        """The line of the user's file where its function stands now, or 0 where the process does not say."""
         with suppress(ProcessLookupError):
             self.child.process.send_signal(signal.SIGUSR1)
         until = time.monotonic() + TRACE_S

@@ -64,12 +64,12 @@ def first_name(model: type[BaseModel], field: str) -> str:
 
 
 def new_name(model: type[BaseModel], field: str) -> str | None:
-    """What a field of another name is called now; None for one that never was."""
+    """What a field of another name is called now, or None for one that never was."""
     return {old: new for new, old in FIRST_NAMES.get(model.__name__, {}).items()}.get(field)
 
 
 def digested(value: BaseModel, without: Collection[str] = ()) -> dict[str, Any]:
-    """A record as the plain data that its digest is taken over; `without` names fields of it that do not count."""
+    """A record as the plain data that its digest is taken over. `without` names fields of it that do not count."""
     plain: dict[str, Any] = value.model_dump(mode="json", exclude=set(without))
     _forget_defaults(plain, value)
     return plain

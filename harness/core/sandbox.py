@@ -109,13 +109,13 @@ class Sandbox(jinja2.Environment):
     context_class = MeteredContext
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """A key of a dict, or what a loop says of itself; undefined for everything else."""
+        """A key of a dict, or what a loop says of itself. Undefined for everything else."""
         if isinstance(obj, LoopContext) and attribute in LOOP_FIELDS:
             return getattr(obj, attribute)
         return self.getitem(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """An item of a dict, a list or a text; undefined where there is none."""
+        """An item of a dict, a list or a text. Undefined where there is none."""
         try:
             if isinstance(obj, dict) or (isinstance(obj, list | tuple | str) and isinstance(argument, int)):
                 return obj[argument]
@@ -169,7 +169,7 @@ class Sandbox(jinja2.Environment):
 
 
 def environment() -> Sandbox:
-    """An environment for one template. Its filters and tests charge for their operands; it has no globals."""
+    """An environment for one template. Its filters and tests charge for their operands. It has no globals."""
     sandbox = Sandbox(
         undefined=Missing,
         autoescape=False,
@@ -319,7 +319,7 @@ def _value(context: MeteredContext, value: Any) -> Any:
 
 @pass_context
 def _each(context: MeteredContext, values: Any, weight: int) -> Any:
-    """What a loop goes over; every round is paid before the first."""
+    """What a loop goes over. Every round is paid before the first."""
     _require_defined(values)
     if not isinstance(values, str | list | tuple | dict):
         raise jinja2.TemplateRuntimeError(f"{_kind(values)} is nothing to loop over")

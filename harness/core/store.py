@@ -1,6 +1,6 @@
 """Files that survive a power cut: atomic writes, JSONL, stage manifests, locks.
 
-A file is written to a temporary name, fsynced and renamed; a stage's manifest is written last. Whatever
+A file is written to a temporary name, fsynced and renamed. A stage's manifest is written last. Whatever
 has no manifest, or one whose inputs differ, is done again.
 """
 
@@ -115,7 +115,7 @@ class Manifest(Record):
     seal: str = ""  # digest of all the rest
 
     def sealed(self) -> str:
-        """The seal of an untouched manifest; a field at its default is left out, so that adding one breaks none."""
+        """The seal of an untouched manifest. A field at its default is left out, so that adding one breaks none."""
         return digest("manifest", self.model_dump(mode="json", exclude={"seal"}, exclude_defaults=True))
 
 
@@ -126,12 +126,12 @@ def content_digest(path: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """16 hex digits over a file; '' where there is none."""
+    """16 hex digits over a file, or '' where there is none."""
     return content_digest(path)[:16] if path.is_file() else ""
 
 
 def read_manifest(folder: Path, name: str = "manifest.json") -> Manifest | None:
-    """The manifest of a stage's folder; None where it is missing, edited, damaged or of another version."""
+    """The manifest of a stage's folder, or None where it is missing, edited, damaged or of another version."""
     path = folder / name
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
@@ -147,7 +147,7 @@ def write_manifest(
     content: Callable[[Path], str] = file_digest,
     name: str = "manifest.json",
 ) -> None:
-    """Seal a stage's folder and what it wrote there; `content` gives the digest of a file."""
+    """Seal a stage's folder and what it wrote there. `content` gives the digest of a file."""
     files = {str(path.relative_to(folder)): content(path) for path in outputs}
     record = manifest.model_copy(update={"outputs": files})
     record = record.model_copy(update={"seal": record.sealed()})
@@ -211,7 +211,7 @@ def unseal(folder: Path) -> None:
 
 
 def made_folders(folder: Path) -> list[Path]:
-    """Make a folder and its parents; returns those that were not there before, the deepest first."""
+    """Make a folder and its parents. Returns those that were not there before, the deepest first."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
@@ -247,7 +247,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def _lock_file(path: Path, what: str) -> TextIO:
-    """The open file, locked; one that its last holder removed meanwhile locks nothing."""
+    """The open file, locked. One that its last holder removed meanwhile locks nothing."""
     while True:
         with disk_errors(path), ExitStack() as opened:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ NO_NUMBERS = {f"{sign}{word}" for sign in ("", "-", "+") for word in ("nan", "Na
 
 
 def read_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
-    """(where it stands, columns) of every row of a file in one of FORMATS; lines that cannot be read are noted.
+    """(where it stands, columns) of every row of a file in one of FORMATS. Lines that cannot be read are noted.
 
     Raises UsageError for a file that cannot be read at all, and for two columns of one name.
     """
@@ -65,7 +65,7 @@ def _json_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 
 
 def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
-    """Rows under a header; an empty cell is no value."""
+    """Rows under a header. An empty cell is no value."""
     csv.field_size_limit(MAX_CELL)
     # lines end where files say so, not at each of the characters that str.splitlines takes for an end
     reader = csv.reader(io.StringIO(read_text(path)), strict=True)
@@ -89,7 +89,7 @@ def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 
 
 def _cell(text: str) -> str | float:
-    """The text of a cell; 'nan' and 'inf' become floats, so that they are refused as not finite."""
+    """The text of a cell. 'nan' and 'inf' become floats, so that they are refused as not finite."""
     return float(text) if text in NO_NUMBERS else text
 
 

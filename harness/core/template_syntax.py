@@ -65,7 +65,7 @@ def _check(node: Any, depth: int, loops: int) -> None:
 
 
 def _charged(node: Any, weight: int) -> Any:
-    """The node, its own operation replaced by a filter that charges for it; `weight` is what one round costs."""
+    """The node, its own operation replaced by a filter that charges for it. `weight` is what one round costs."""
 
     def through(name: str, value: Any, args: Iterable[Any] = (), call: Any = None) -> nodes.Filter:
         more = (call.kwargs, call.dyn_args, call.dyn_kwargs) if call else ([], None, None)

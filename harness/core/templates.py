@@ -69,7 +69,7 @@ def load(path: Path) -> Template:
 
 
 def compile_template(path: Path, source: str) -> Template:
-    """Compile a template from its text; `path` is for messages. Raises as `load`."""
+    """Compile a template from its text. `path` is for messages. Raises as `load`."""
     if len(source) > MAX_SOURCE:
         raise UsageError(f"{path}: {len(source)} characters; a template has at most {MAX_SOURCE}")
     for number, line in enumerate(source.split("\n"), start=1):

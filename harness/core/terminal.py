@@ -25,14 +25,14 @@ Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens
 
 
 class Terminal:
-    """Plain lines to stdout; progress to stderr: a bar on a terminal, a line now and then in a log."""
+    """Plain lines to stdout. Progress to stderr: a bar on a terminal, a line now and then in a log."""
 
     def __init__(self) -> None:
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False)
 
     def say(self, text: str = "") -> None:
-        """Print text as it is; nothing in it is read as markup or as a terminal command."""
+        """Print text as it is. Nothing in it is read as markup or as a terminal command."""
         # a closed pipe (rich answers with SystemExit), a terminal that is gone: work goes on, its exit code stands
         with suppress(SystemExit, OSError):
             self._out.print(printable(text), markup=False, emoji=False)
@@ -43,7 +43,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
-        """Show how far work is; the block calls what it is given with (done, note)."""
+        """Show how far work is. The block calls what it is given with (done, note)."""
         if self._err.is_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
@@ -109,7 +109,7 @@ def clean_up_on_signals() -> None:
 
 
 class Stop:
-    """Turns the first Ctrl-C into a flag that work looks at; the second one ends the process at once."""
+    """Turns the first Ctrl-C into a flag that work looks at. The second one ends the process at once."""
 
     def __init__(self) -> None:
         self._since: float | None = None

@@ -71,7 +71,7 @@ _LONG_MINUS = re.compile(r"(?<!\w)[—―](?=\.?\d)")
 
 
 class _Plain(dict[int, str]):
-    """For str.translate: a character in its plain form. Hidden characters go; digits of any script are 0 to 9."""
+    """For str.translate: a character in its plain form. Hidden characters go. Digits of any script are 0 to 9."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -113,7 +113,7 @@ _VALUELESS = "|´¨˜¯¸©®™"  # symbols by their category that do not
 
 
 class _Bare(dict[int, str]):
-    """For str.translate: letters, digits and what may carry value stay; other punctuation becomes a space."""
+    """For str.translate: letters, digits and what may carry value stay. Other punctuation becomes a space."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -186,12 +186,12 @@ def _without(mark: str) -> Callable[[re.Match[str]], str]:
 
 
 def words(text: str) -> list[str]:
-    """The normalised words of `text`, in order; a Han or Kana character counts as a word of its own."""
+    """The normalised words of `text`, in order. A Han or Kana character counts as a word of its own."""
     return _WORD.findall(normalise(text))
 
 
 def named_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label an answer gives: it is the label, or the only label among its words; else None.
+    """The label an answer gives: it is the label, or the only label among its words, else None.
 
     Generous on purpose: an untuned model that writes "Topic: billing." has answered. Of labels inside one another, such
     as `bike` and `bike theft`, the longest one that the answer says is meant.
@@ -210,19 +210,19 @@ def named_label(text: str, labels: Sequence[str]) -> str | None:
 
 
 def ngrams(items: Sequence[T], n: int) -> list[tuple[T, ...]]:
-    """All runs of `n` consecutive items, in order; empty when there are fewer than `n`."""
+    """All runs of `n` consecutive items, in order. Empty when there are fewer than `n`."""
     return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
 
 def shingles(text: str, n: int = SHINGLE) -> Shingles:
     """The set of character n-grams of the normalised text, with one space before and after it.
 
-    A text shorter than that is its own single shingle; only an empty text has none.
+    A text shorter than that is its own single shingle. Only an empty text has none.
 
     Four characters, because the texts here are short. On 275 help messages of 7 to 16 words, changed by a
     program, a Jaccard index of 0.8 catches 96% of single typos, 99% of plurals, 90% of one word left
-    out, 56% of one word replaced and 7% of two replaced, and no shuffled text; two different messages reach
-    0.48 at most. Five characters catch 88, 94, 79, 38 and 3%; words with word pairs miss 60% of the typos.
+    out, 56% of one word replaced and 7% of two replaced, and no shuffled text. Two different messages reach
+    0.48 at most. Five characters catch 88, 94, 79, 38 and 3%. Words with word pairs miss 60% of the typos.
     """
     clean = normalise(text)
     padded = f" {clean} "
@@ -232,7 +232,7 @@ def shingles(text: str, n: int = SHINGLE) -> Shingles:
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
-    """Shared elements over all elements, 0 to 1; two empty sets are alike."""
+    """Shared elements over all elements, 0 to 1. Two empty sets are alike."""
     if not a and not b:
         return 1.0
     shared = len(a & b)

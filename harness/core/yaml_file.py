@@ -1,6 +1,6 @@
 """YAML files into typed models, with errors that name file, line, key, value and what is allowed.
 
-Plain values only; duplicate keys are errors; files above 1 MB or of more than 50,000 nodes are refused.
+Plain values only. Duplicate keys are errors. Files above 1 MB or of more than 50,000 nodes are refused.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def load(path: Path) -> Document:
 
 
 def _read(text: str, place: Callable[[int], str]) -> Document:
-    """The document of a YAML text; `place` says where a line of it stands."""
+    """The document of a YAML text. `place` says where a line of it stands."""
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -254,7 +254,7 @@ def _model_at(model: type[BaseModel], location: tuple[str | int, ...]) -> type[B
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The values of its discriminator that pick a model from a union; () for one that stands alone."""
+    """The values of its discriminator that pick a model from a union, or () for one that stands alone."""
     discriminator = model.model_fields.get("kind") or model.model_fields.get("engine")
     return get_args(discriminator.annotation) if discriminator else ()
 

@@ -66,11 +66,11 @@ def read_items(
 ) -> list[tuple[str, M]]:
     """(where it stands, record) of every row, in order.
 
-    `fields` maps a field of `model` to a column, `tags` names columns whose values become tags; dots lead into
-    nested columns. `alike`: other name of a field -> the field. `place` is where `source` is named, and as what;
+    `fields` maps a field of `model` to a column, `tags` names columns whose values become tags. Dots lead into
+    nested columns. `alike`: other name of a field -> the field. `place` is where `source` is named, and as what.
     `mapping` is how `fields` are written there.
     Raises UsageError naming file, line or row, field, value and the nearest column for every row that is wrong or
-    that `check` refuses; for a library that is not installed it says how to get it.
+    that `check` refuses. For a library that is not installed it says how to get it.
     """
     fields = {alike.get(name, name): column for name, column in fields.items()}
     unknown = [name for name in fields if name not in model.model_fields]
@@ -103,7 +103,7 @@ def locate(
     model: type[Record] = Texts,
     fields: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Located]:
-    """(where it stands, columns) of every row of a file or hub dataset; lines that cannot be read are noted.
+    """(where it stands, columns) of every row of a file or hub dataset. Lines that cannot be read are noted.
 
     `model` and `fields` say which columns of a hub dataset are wanted as numbers. Raises UsageError for a source that
     cannot be read at all.
@@ -193,7 +193,7 @@ def _column(name: str, fields: Mapping[str, str]) -> str:
 
 
 def column_at(row: Mapping[str, Any], path: str, what: str) -> Any:
-    """The value of a column; dots lead inwards, through a list by its index. Raises UsageError."""
+    """The value of a column. Dots lead inwards, through a list by its index. Raises UsageError."""
     if path in row:
         return row[path]
     current: Any = row
@@ -254,7 +254,7 @@ def _hub_rows(source: HubItems, model: type[Record], fields: Mapping[str, str], 
 
 
 def dataset_rows(rows: Any, title: str, model: type[Record], fields: Mapping[str, str]) -> Iterator[Located]:
-    """(where it stands, columns) of a `datasets.Dataset`; a class is given by its name where a field takes text."""
+    """(where it stands, columns) of a `datasets.Dataset`. A class is given by its name where a field takes text."""
     names = {column: feature.names for column, feature in rows.features.items() if hasattr(feature, "int2str")}
     worded = {column for column in names if not _is_number(column, model, fields)}
     for number, row in enumerate(rows, start=1):

@@ -107,7 +107,7 @@ def path_of(file: AnySource) -> str:
 
 
 def local_path(file: AnySource) -> str | None:
-    """The path of a source that is a file of the project; None for a hub dataset."""
+    """The path of a source that is a file of the project, or None for a hub dataset."""
     source = _source_of(file)
     return source if isinstance(source, str) else None
 
@@ -196,7 +196,7 @@ def example_of(columns: Mapping[str, Any], shape: Shape, where: str) -> Example:
 
 
 def _mapped(row: Mapping[str, Any], mapping: Mapping[str, str], where: str) -> Mapping[str, Any]:
-    """A row with its columns called as `mapping` says; columns that it does not name are left out."""
+    """A row with its columns called as `mapping` says. Columns that it does not name are left out."""
     if not mapping:
         return row
     named = {name: column_at(row, column, f"{where}: {name}") for name, column in mapping.items()}

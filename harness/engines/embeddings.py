@@ -44,13 +44,13 @@ def minilm_folder(package: str = PACKAGE, inside: str = FOLDER) -> Path:
 
 
 class MiniLM:
-    """The loaded model, in float32. A text is read up to its first 128 tokens (about 100 words); the rest is not.
+    """The loaded model, in float32. A text is read up to its first 128 tokens (about 100 words). The rest is not.
 
     What else is in the batch changes a number by rounding only, less than 1e-5.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Load from a folder of config, tokenizer and safetensors; nothing is fetched. Raises MachineError."""
+        """Load from a folder of config, tokenizer and safetensors. Nothing is fetched. Raises MachineError."""
         logging.disable_progress_bar()
         try:
             self._tokenizer = load(AutoTokenizer, folder.name, folder)

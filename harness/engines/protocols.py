@@ -70,7 +70,7 @@ class Generator(Protocol):
     """Writes text."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield completions as they finish, in any order; pull a bounded number of requests ahead."""
+        """Yield completions as they finish, in any order. Pull a bounded number of requests ahead."""
         ...
 
 

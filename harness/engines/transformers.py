@@ -1,6 +1,6 @@
 """Transformers as an engine, on CPU or CUDA: log-likelihoods by prefix tree, and plain batched generation.
 
-What sequences share is computed once in both: see `tree`. Nothing here is tuned for serving; vLLM is.
+What sequences share is computed once in both: see `tree`. Nothing here is tuned for serving, as vLLM is.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class TransformersEngine:
         batch_tokens: int = 2048,
         dtype: str = "bfloat16",
     ) -> None:
-        """Load weights and tokenizer. `batch_tokens`: nodes of one pass at most; memory, not results.
+        """Load weights and tokenizer. `batch_tokens`: nodes of one pass at most, for memory alone.
 
-        An adapter is merged where the merged model still answers alike; `notes` says when it is not.
+        An adapter is merged where the merged model still answers alike. `notes` says when it is not.
         Raises UsageError for a folder or device that cannot be used, MachineError when memory runs out.
         """
         self.device = device_of(device)
@@ -136,7 +136,7 @@ class TransformersEngine:
     # --- measuring -----------------------------------------------------------------------------------------
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        """Log-probabilities (nats) of continuations by prefix tree; same order as `pairs`.
+        """Log-probabilities (nats) of continuations by prefix tree. Same order as `pairs`.
 
         What one call computed last is not computed again by the next: see `likelihood`, also for the memory.
         Raises ValueError naming the index of a pair with an empty context or one longer than `max_length`.
@@ -161,7 +161,7 @@ class TransformersEngine:
     # --- generation ----------------------------------------------------------------------------------------
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Answer requests in batches, short prompts first; yields each answer when it is finished.
+        """Answer requests in batches, short prompts first. Yields each answer when it is finished.
 
         What cannot be asked (a prompt longer than the context) is an error completion. A JSON schema guides nothing
         here: the model writes what it writes.
@@ -214,7 +214,7 @@ class TransformersEngine:
             yield batch
 
     def _write(self, live: list[Answer]) -> Iterator[Completion]:
-        """Write one batch to its end; finished answers leave it at once."""
+        """Write one batch to its end. Finished answers leave it at once."""
         cache, logits = self._prefill([answer.prompt for answer in live])
         lengths = np.array([len(answer.prompt) for answer in live])
         padding = cache.length - lengths  # columns before a prompt's first token

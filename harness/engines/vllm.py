@@ -1,4 +1,4 @@
-"""vLLM inside this process, on a GPU or on CPU cores; completions stream out as they finish.
+"""vLLM inside this process, on a GPU or on CPU cores. Completions stream out as they finish.
 
 Several LoRA adapters answer in one engine: `adapters` maps a request's `model` to the one that answers it.
 
@@ -9,7 +9,7 @@ What was learnt about vLLM 0.32 on CPU, measured with a 135M model on two cores:
 - It shares the key-value cache of equal beginnings in whole blocks, of 128 tokens on CPU by default: short
   prompts would share nothing. In blocks of 32, 28% of the tokens of 90-token list prompts were not computed
   again, and a generated token cost a tenth less.
-- 64, 128 or 256 requests in flight cost the same there, within 3%; the default is for GPUs.
+- 64, 128 or 256 requests in flight cost the same there, within 3%. The default is for GPUs.
 - Its CPU kernels give a request without an adapter the last adapter slot (vllm-project/vllm#48421): beside
   adapters the base would answer as one of them. One slot more than there are adapters stays empty, and is it.
 - Log-probabilities under guided choice come after the mask: over all that may come first they sum to one. The
@@ -65,7 +65,7 @@ class VLLMEngine:
     `model` is a folder of safetensors. `max_model_len` bounds prompt and completion together (tokens).
     `gpu_memory_utilization` is the share of a GPU's memory it may take. On CPU the cache takes VLLM_CPU_KVCACHE_SPACE
     GiB.
-    `adapters` maps `Request.model` to a folder as PEFT saves it, or to None for the base; without it, the
+    `adapters` maps `Request.model` to a folder as PEFT saves it, or to None for the base. Without it, the
     base answers everything, whatever its name. Raises UsageError for a folder that holds no such thing,
     MachineError when vLLM is missing or cannot load the model.
     """
@@ -120,7 +120,7 @@ class VLLMEngine:
         self._lora = {name: loras[folder] if folder else None for name, folder in self._adapters.items()}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield one completion per request as it finishes; one call at a time.
+        """Yield one completion per request as it finishes. One call at a time.
 
         The same requests in the same order get the same texts on the same machine. Raises UsageError for a
         model that `adapters` does not name and for a chat where the model has no chat template,
@@ -170,7 +170,7 @@ class VLLMEngine:
             yield from chain([first], requests)
 
     def _submit(self, request: Request, in_flight: dict[str, Request]) -> str:
-        """Hand one request to vLLM; returns why it cannot be asked, or ''."""
+        """Hand one request to vLLM. Returns why it cannot be asked, or ''."""
         lora = self._adapter(request.model)
         tokens = self._tokens(request)
         if len(tokens) >= self._max_model_len:
@@ -196,7 +196,7 @@ class VLLMEngine:
         return self._lora[model]
 
     def _tokens(self, request: Request) -> list[int]:
-        """Token ids of the prompt; a chat is read as training and scoring read it."""
+        """Token ids of the prompt. A chat is read as training and scoring read it."""
         if not request.messages:
             return list(self._tokenizer.encode(request.prompt, verbose=False))  # a long one is refused by us
         if not getattr(self._tokenizer, "chat_template", None):
@@ -238,7 +238,7 @@ class FirstTokens:
         self._found: dict[tuple[str, ...], list[int]] = {}
 
     def of(self, choices: tuple[str, ...]) -> list[int]:
-        """Ids of the tokens that begin one of `choices`, the longest first; at most MOST_FIRST_TOKENS."""
+        """Ids of the tokens that begin one of `choices`, the longest first, and at most MOST_FIRST_TOKENS."""
         if not self._ids:
             for i, spelt in enumerate(self._spell()):
                 self._ids.setdefault(spelt, []).append(i)
@@ -250,7 +250,7 @@ class FirstTokens:
         return self._found[choices]
 
     def logprobs(self, sampling: Sampling, positions: Sequence[Mapping[int, Logprob]] | None) -> dict[str, float]:
-        """Token text -> log-probability at the first position; {} where none was asked for."""
+        """Token text -> log-probability at the first position, or {} where none was asked for."""
         by_text: dict[str, float] = {}
         if not sampling.logprobs or not positions:
             return by_text
@@ -368,7 +368,7 @@ def _load(vllm: ModuleType, settings: Mapping[str, Any]) -> LLMEngine:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep import-time warnings of vLLM and torch off the terminal; errors are raised all the same."""
+    """Keep import-time warnings of vLLM and torch off the terminal. Errors are raised all the same."""
     before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

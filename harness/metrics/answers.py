@@ -35,7 +35,7 @@ class AnswerScorer(Protocol):
 
     @property
     def end(self) -> str:
-        """What closes an answer when a plain text is continued, '' for nothing; a chat has its end of turn."""
+        """What closes an answer when a plain text is continued, '' for nothing. A chat has its end of turn."""
         ...
 
     def problem(self, answer: str) -> str:
@@ -43,7 +43,7 @@ class AnswerScorer(Protocol):
         ...
 
     def score(self, output: str, item: Item) -> dict[str, float] | None:
-        """Values, each 0 to 1, named as in `unread`; None for an answer that cannot be read."""
+        """Values, each 0 to 1, named as in `unread`, or None for an answer that cannot be read."""
         ...
 
 
@@ -134,7 +134,7 @@ def _matches(match: Match, output: str, gold: str) -> bool:
 
 
 class TextAnswer(Record):
-    """A short text; the best over the accepted answers counts, measure by measure."""
+    """A short text. The best over the accepted answers counts, measure by measure."""
 
     end: ClassVar[str] = "\n"
     kind: Literal["text"] = "text"
@@ -169,7 +169,7 @@ class TextAnswer(Record):
 def numbers(text: str, decimal: Literal["point", "comma"] = "point") -> list[float]:
     """The finite numbers in a text, in order: 1,234.5 with a decimal point is 1.234,5 with a decimal comma.
 
-    A sign counts where no letter or digit stands before it ("3-4" is 3 and 4); a unit may follow at once. 1/2 and ½
+    A sign counts where no letter or digit stands before it ("3-4" is 3 and 4). A unit may follow at once. 1/2 and ½
     are 0.5, 2 1/2 is 2.5, 10^3 and 10³ are 1000, 1.5 × 10^3 is 1500, 1 234 is 1234. A time of day has none.
     """
     group, point = (",", ".") if decimal == "point" else (".", ",")
@@ -178,7 +178,7 @@ def numbers(text: str, decimal: Literal["point", "comma"] = "point") -> list[flo
 
 
 def _value(match: re.Match[str], group: str, point: str) -> float | None:
-    """What one match of `_pattern` is worth; None for what no float holds."""
+    """What one match of `_pattern` is worth, or None for what no float holds."""
     part = match.groupdict()
     sign = -1.0 if part["sign"] == "-" else 1.0
     try:
@@ -225,7 +225,7 @@ class NumberAnswer(Record):
         return "" if many == 1 else f"{answer!r} holds {many} numbers, where one is wanted (decimal {self.decimal})"
 
     def score(self, output: str, item: Item) -> dict[str, float] | None:
-        """As AnswerScorer; None without a number."""
+        """As AnswerScorer, or None without a number."""
         number = self._read(output)
         if number is None:
             return None

@@ -18,7 +18,7 @@ from harness.records import Item
 
 
 class JsonAnswer(Record):
-    """A JSON value against a schema; right when it is valid and every field is."""
+    """A JSON value against a schema. It is right when it is valid and every field is."""
 
     end: ClassVar[str] = "\n\n"  # an empty line: JSON may have many lines
     kind: Literal["json"] = "json"
@@ -44,7 +44,7 @@ class JsonAnswer(Record):
         return dict.fromkeys(("accuracy", "valid", *(f"field_{name}" for name in self.fields)), 0.0)
 
     def problem(self, answer: str) -> str:
-        """As AnswerScorer; whether the schema allows it is not looked at where jsonschema is not installed."""
+        """As AnswerScorer. Whether the schema allows it is not looked at where jsonschema is not installed."""
         try:
             value = parse_json(answer, "in it")
         except UsageError as error:
@@ -57,9 +57,9 @@ class JsonAnswer(Record):
         return f"{answer!r} is not what the schema allows: {first.message}" if first else ""
 
     def score(self, output: str, item: Item) -> dict[str, float] | None:
-        """As AnswerScorer; None where there is no JSON. Of several accepted answers the one with most right counts.
+        """As AnswerScorer, or None where there is no JSON. Of several accepted answers the one with most right counts.
 
-        Texts are equal without case and punctuation; numbers by value; true is not 1. Raises UsageError when
+        Texts are equal without case and punctuation, numbers by value, and true is not 1. Raises UsageError when
         jsonschema is not installed.
         """
         value = find_json(output)

@@ -33,7 +33,7 @@ def corpus(texts: Sequence[str]) -> str:
 
 
 def copied_span(text: str, searched: str) -> Span | None:
-    """The longest run of words of `text` that stands in a text of `searched` (from `corpus`); None for no words.
+    """The longest run of words of `text` that stands in a text of `searched` (from `corpus`), or None for no words.
 
     Case and punctuation do not count. Copying word for word is what Carlini et al. 2023 (Quantifying memorization
     across neural language models) count. Every start is only asked for a longer run than the best so far, so

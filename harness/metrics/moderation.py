@@ -22,7 +22,7 @@ FORM = "True or False, or a number from 0 (fine) to 1 (not fit to show)"
 
 
 class PythonModeration(Record):
-    """A function of the project that judges one answer; it has all the rights of the harness."""
+    """A function of the project that judges one answer. It has all the rights of the harness."""
 
     file: Annotated[str, Field(min_length=1)]  # relative to the project
     function: Annotated[str, Field(min_length=1)] = "flag"
@@ -41,7 +41,7 @@ class Moderation:
 def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
     """A list (a text file of words and phrases, one a line, # for remarks) or a Python function.
 
-    Raises UsageError naming file and line; `flags` does too, for what the function raised or returned.
+    Raises UsageError naming file and line. `flags` does too, for what the function raised or returned.
     """
     if isinstance(spec, PythonModeration):
         path = root / spec.file
@@ -59,7 +59,7 @@ def load_moderation(spec: str | PythonModeration, root: Path) -> Moderation:
 
 
 def word_list(lines: list[str], place: Path) -> Callable[[str], float]:
-    """1.0 for a text that holds one of the words or phrases, whole; case and punctuation do not count."""
+    """1.0 for a text that holds one of the words or phrases, whole. Case and punctuation do not count."""
     phrases = [normalise(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not phrases:
         raise UsageError(f"{place}: there are no words in it; one word or phrase to a line, # begins a remark")

@@ -25,7 +25,7 @@ LEAST_REST = 1e-6  # below this the probability of all unlisted tokens is roundi
 
 
 def rep_n(text: str, n: int) -> float | None:
-    """Share of word n-grams that repeat an earlier one, 0 to 1; None for a text shorter than n words.
+    """Share of word n-grams that repeat an earlier one, 0 to 1, or None for a text shorter than n words.
 
     1 - distinct / all, the seq-rep-n of Welleck et al. 2020 (Neural text generation with unlikelihood
     training), over words instead of tokens.
@@ -35,7 +35,7 @@ def rep_n(text: str, n: int) -> float | None:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float | None:
-    """Distinct word n-grams over all of them, across texts, 0 to 1 (Li et al. 2016); None without any."""
+    """Distinct word n-grams over all of them, across texts, 0 to 1 (Li et al. 2016), or None without any."""
     grams = [gram for text in texts for gram in ngrams(text.split(), n)]
     return len(set(grams)) / len(grams) if grams else None
 
@@ -49,7 +49,7 @@ class Span:
 
 
 def longest_repeat(text: str) -> Span | None:
-    """The longest run of words that stands in the text twice; None for a text of no words.
+    """The longest run of words that stands in the text twice, or None for a text of no words.
 
     The two may overlap (the longest repeated substring of Gusfield 1997, "Algorithms on strings, trees and
     sequences", 7.11), so the share of a text that loops to its end tends to 1. A prefix of a repeated run is
@@ -67,9 +67,9 @@ def longest_repeat(text: str) -> Span | None:
 
 
 def loop_length(text: str) -> int | None:
-    """Words of the cycle in which a text ends, the shortest such; None when it ends in none.
+    """Words of the cycle in which a text ends, the shortest such, or None when it ends in none.
 
-    The cycle stands at the end three times or more, over at least six words; the last word may be broken off,
+    The cycle stands at the end three times or more, over at least six words. The last word may be broken off,
     as it is when the limit of tokens cuts a loop. Holtzman et al. 2020 (The curious case of neural text
     degeneration) describe such loops: once in one, greedy decoding rarely leaves it.
     """
@@ -86,7 +86,7 @@ def loop_length(text: str) -> int | None:
 
 
 def compression_ratio(text: str) -> float | None:
-    """Bytes of the text (UTF-8) over its bytes after zlib (level 9); higher repeats more; None for no text.
+    """Bytes of the text (UTF-8) over its bytes after zlib (level 9). Repetition makes it higher. None for no text.
 
     Shaib et al. 2024 (Standardizing the measurement of text diversity) find that it tells about what the slower
     n-gram overlaps do. Short texts lie below 1 and longer ones compress better: compare like lengths only.
@@ -107,10 +107,10 @@ def collapsed(text: str, labels: Sequence[str]) -> bool:
 
 
 def token_kl(student: Sequence[NextTokens], base: Sequence[NextTokens]) -> list[float]:
-    """Per item the mean over positions of KL(student || base) in nats, each from below; 0 or more.
+    """Per item the mean over positions of KL(student || base) in nats, each a lower bound of 0 or more.
 
     Both models are compared over a partition of the vocabulary: the tokens that the base lists, one by one, and
-    all others as one. Merging outcomes can only lower a divergence (the data-processing inequality; Cover and
+    all others as one. Merging outcomes can only lower a divergence (the data-processing inequality, Cover and
     Thomas 2006, "Elements of information theory", 2.8), so this is a lower bound of the full one. Where the
     others together have less than 1e-6 they count as 1e-6: what is left there is rounding.
 

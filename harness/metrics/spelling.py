@@ -1,6 +1,6 @@
 """Misspelt words of an English text: lower-case words that no dictionary knows.
 
-The dictionary is pyspellchecker's, American and made of film subtitles; the British forms of its words count as
+The dictionary is pyspellchecker's, American and made of film subtitles. The British forms of its words count as
 known, and some words that are younger than it. Nothing is corrected: a word is looked up, which is fast.
 """
 
@@ -86,12 +86,12 @@ class Spelling:
 
     @property
     def rate(self) -> float | None:
-        """Misspelt over checked, 0 to 1; None when no word was checked."""
+        """Misspelt over checked, 0 to 1, or None when no word was checked."""
         return len(self.misspelt) / self.checked if self.checked else None
 
 
 def english() -> frozenset[str]:
-    """The known words, about 160,000, with and without their accents (a third of a second; load it once).
+    """The known words, about 160,000, with and without their accents (loading takes a third of a second).
 
     Raises MachineError when pyspellchecker is not installed.
     """
@@ -107,10 +107,10 @@ def english() -> frozenset[str]:
 
 
 def spelling(text: str, dictionary: frozenset[str], also: frozenset[str] = frozenset()) -> Spelling:
-    """Look up every lower-case word of the prose in `text`; `also` are words right here (those of the prompt).
+    """Look up every lower-case word of the prose in `text`. `also` are words right here (those of the prompt).
 
     Left out: words with a capital (a name, an abbreviation, the first of a sentence, which may be a name), with a
-    digit or of one letter; code, addresses, identifiers and whatever stands in quotes. Parts of a word with a
+    digit or of one letter, code, addresses, identifiers and whatever stands in quotes. Parts of a word with a
     hyphen are looked up each.
     """
     checked = [w for w in _prose(text) if len(w) > 1 and w == w.lower() and w.replace("'", "").isalpha()]

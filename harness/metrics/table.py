@@ -189,7 +189,7 @@ METRICS = {
 
 
 def metric_of(name: str) -> Metric:
-    """What is known of a metric. A field of JSON answers is a share; one in no table an amount, and more is better."""
+    """What is known of a metric. A field of JSON answers is a share. One in no table is an amount, higher better."""
     kind: Literal["share", "amount"] = "share" if name.startswith("field_") else "amount"
     return METRICS.get(name) or Metric(name, name.replace("_", " "), kind)
 

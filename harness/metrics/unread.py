@@ -11,7 +11,7 @@ SHOWN = 60  # characters of an example
 
 
 def unread(scores: Sequence[Score], choice: Choice | None = None) -> str:
-    """What a reader must know before believing a card; empty where most answers could be read."""
+    """What a reader must know before believing a card. Empty where most answers could be read."""
     answered = [score for score in scores if score.status != "failed"]
     empty = [score for score in answered if _is_empty(score)]
     odd = [score for score in answered if score.status == "unparsed" and not _is_empty(score)]

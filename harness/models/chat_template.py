@@ -114,7 +114,7 @@ def left_out(chat: Chat, messages: Sequence[Message]) -> list[str]:
 
 
 def tokenize_row(chat: Chat, row: Row) -> TokenizedRow:
-    """The row's ids, and where its answer starts; ends with the stop token, never cut.
+    """The row's ids, and where its answer starts. They end with the stop token and are never cut.
 
     Raises UsageError naming the row when the template's prompt is no prefix of the whole conversation,
     when something else than the answer follows it, or when no stop token does.
@@ -171,7 +171,7 @@ def tokenize_chat(chat: Chat, messages: Sequence[Message], what: str) -> tuple[t
 
 
 def _end(chat: Chat, where: str, ids: Sequence[int], answer_start: int) -> int:
-    """The place after the first stop token of the answer; only white space may follow it."""
+    """The place after the first stop token of the answer. Only white space may follow it."""
     ends = [i for i in range(answer_start, len(ids)) if ids[i] in chat.stops]
     if not ends:
         last = chat.tokenizer.decode(ids[-1:])

@@ -1,4 +1,4 @@
-"""What a person sets for an endpoint: address, key, proxies. Checked before anything is sent; no secret is shown."""
+"""What a person sets for an endpoint: address, key, proxies. Checked before anything is sent. No secret is shown."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def address_problem(base_url: str) -> str:
 
 
 def endpoint_path(address: httpx2.URL, path: str) -> httpx2.URL:
-    """The URL of one of an endpoint's paths; the query of its address (Azure's api-version) stays behind the path."""
+    """The URL of one of an endpoint's paths. The query of its address (Azure's api-version) stays behind the path."""
     base, mark, query = address.raw_path.partition(b"?")
     return address.copy_with(raw_path=base.rstrip(b"/") + b"/" + path.encode() + mark + query, fragment=None)
 
 
 def api_key(environ: Mapping[str, str], name: str) -> str | None:
-    """The key that the environment variable `name` holds; None without one.
+    """The key that the environment variable `name` holds, or None without one.
 
     Raises UsageError, which names the variable and never the key, for what cannot be sent in a header.
     """

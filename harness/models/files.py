@@ -59,7 +59,7 @@ def check_adapter(folder: Path) -> dict[str, Any]:
 def load(kind: Any, name: str, folder: Path, **settings: Any) -> Any:
     """What `kind.from_pretrained` of transformers makes of a folder: nothing is fetched, no code of its own is run.
 
-    Raises UsageError naming the model when its files are wrong; a lack of memory is raised as it is.
+    Raises UsageError naming the model when its files are wrong. A lack of memory is raised as it is.
     """
     try:
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
@@ -83,7 +83,7 @@ def read_settings(what: str, path: Path) -> dict[str, Any]:
 
 
 def text_settings(what: str, path: Path) -> dict[str, Any]:
-    """Settings of a text model; what `text_config` says, in a model of several parts, before what stands beside it.
+    """Settings of a text model. In one of several parts `text_config` goes before what stands beside it.
 
     Raises UsageError as `read_settings`.
     """
@@ -95,7 +95,7 @@ def text_settings(what: str, path: Path) -> dict[str, Any]:
 
 
 def text_number(what: str, path: Path, name: str) -> int | None:
-    """A whole number among the settings of a text model; None without it. Raises UsageError for anything else."""
+    """A whole number among the settings of a text model, or None without it. Raises UsageError for anything else."""
     value = text_settings(what, path).get(name)
     if value is not None and type(value) is not int:
         raise UsageError(f"{what}: {path}: {name}: {_shown(value)}: it must be a whole number")
@@ -103,7 +103,7 @@ def text_number(what: str, path: Path, name: str) -> int | None:
 
 
 def token_ids(what: str, path: Path, name: str) -> list[int]:
-    """The ids that a setting names, one or a list; empty without it. Raises UsageError for anything else."""
+    """The ids that a setting names, one or a list. Empty without it. Raises UsageError for anything else."""
     value = text_settings(what, path).get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if any(type(token) is not int for token in ids):

@@ -54,7 +54,7 @@ def resolve(name: str, cache: Path, revision: str | None = None, root: Path = Pa
 
     A local folder is seen from `root`, the project, and may lie outside it: nothing but safetensors is read there.
 
-    A bundled model is converted into `cache`/models once (about 10 s); after that torch is not imported.
+    A bundled model is converted into `cache`/models once (about 10 s). After that torch is not imported.
     `revision` is a hub commit, branch or tag. Raises UsageError for a name or folder that cannot be used,
     MachineError when the hub or the bundled package cannot be reached.
     """
@@ -107,7 +107,7 @@ def _local(name: str, folder: Path, cache: Path) -> Model:
 
 
 def _weights_digest(folder: Path, cache: Path) -> str:
-    """64 hex digits over the files that decide what the model computes; kept by their sizes and times."""
+    """64 hex digits over the files that decide what the model computes. It is kept by their sizes and times."""
     files = sorted({path for pattern in WANTED for path in folder.glob(pattern)})
     seen = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     note = cache / "models" / "digests" / f"{digest(str(folder.resolve()))[:32]}.json"

@@ -46,7 +46,7 @@ class Ledger:
 
 
 class Unanswerable(Exception):
-    """One request cannot be put to this model; says why."""
+    """One request cannot be put to this model. The message says why."""
 
 
 def bridge(engine: StudentEngine, ledger: Ledger, model: str = "student") -> Any:
@@ -123,7 +123,7 @@ def _rolling(engine: StudentEngine, ledger: Ledger, requests: Sequence[Instance]
 def _prepared(
     ledger: Ledger, requests: Sequence[Instance], pairs: Callable[[Instance], list[Pair]]
 ) -> list[list[Pair]]:
-    """The pairs of each request; none for a document of which any request cannot be asked."""
+    """The pairs of each request. None for a document of which any request cannot be asked."""
     pairs_by_request: list[list[Pair]] = []
     for request in requests:
         try:

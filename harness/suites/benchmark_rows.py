@@ -1,7 +1,7 @@
 """Where a public benchmark's definition and rows come from: lm-evaluation-harness, and the hub or a folder.
 
 Rows come from the folder that the environment variable HARNESS_BENCHMARKS names, as JSON lines called
-NAME_SPLIT.jsonl where NAME is the hub dataset's configuration or the dataset itself; else from the hub.
+NAME_SPLIT.jsonl where NAME is the hub dataset's configuration or the dataset itself, else from the hub.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCAL = "_local"  # ends the name of a task whose rows are the folder's: the lib
 
 
 class NotReachable(Exception):
-    """The benchmark's rows are neither in the local folder nor on a hub that answers; says why."""
+    """The benchmark's rows are neither in the local folder nor on a hub that answers. The message says why."""
 
 
 def benchmark_tasks(suite: BenchmarkSuite) -> list[Task]:
@@ -134,7 +134,7 @@ def _leaves(manager: TaskManager, name: str) -> list[str]:
 
 @contextmanager
 def _library_seeds() -> Iterator[None]:
-    """The library's own random seeds while tasks load, since some shuffle their choices then; put back after."""
+    """The library's own random seeds while tasks load, since some shuffle choices then. They are put back after."""
     import numpy as np
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
@@ -184,7 +184,7 @@ def _where(config: dict[str, Any]) -> str:
 
 
 def _local_files(config: dict[str, Any]) -> dict[str, Path]:
-    """Split -> its file in the local folder; none when the rows to be scored are not there."""
+    """Split -> its file in the local folder. None when the rows to be scored are not there."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder or not config.get("dataset_path"):
         return {}
@@ -203,7 +203,7 @@ def _local_files(config: dict[str, Any]) -> dict[str, Path]:
 def _load_local(
     manager: TaskManager, config: dict[str, Any], suite: BenchmarkSuite, rows: Mapping[str, list[dict[str, Any]]]
 ) -> list[Task]:
-    """The task over rows of the folder; rows that name a `subject` are narrowed to the task's own.
+    """The task over rows of the folder. Rows that name a `subject` are narrowed to the task's own.
 
     Raises NotReachable when the rows that examples come from are absent and the suite names no way out.
     """
@@ -239,7 +239,7 @@ def _load_local(
 
 
 def _source_of_shots(config: dict[str, Any]) -> str | None:
-    """The split that examples are drawn from; None when the task file brings its own."""
+    """The split that examples are drawn from, or None when the task file brings its own."""
     settings = config.get("fewshot_config") or {}
     if settings.get("samples"):
         return None

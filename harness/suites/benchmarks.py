@@ -1,4 +1,4 @@
-"""Public benchmarks: lm-evaluation-harness supplies task, prompt and metric; our engine answers.
+"""Public benchmarks: lm-evaluation-harness supplies task, prompt and metric. Our engine answers.
 
 The library's own loop (0.4.13) counts what could not be asked as wrong, and numbers the documents of a subset by
 their place in it. So its tasks build the requests and judge the answers here, one document at a time.
@@ -77,7 +77,7 @@ def score_benchmark(
     """One score per chosen document, in the order of `chosen_documents`, with the task's own metrics as values.
 
     `model` names the weights in requests for text. A document that cannot be asked, measured or judged is failed
-    and says why, also when the engine fails; UsageError and Interrupted pass through.
+    and says why, also when the engine fails. UsageError and Interrupted pass through.
     """
     documents = chosen_documents(tasks, suite.limit)
     ledger = Ledger()
@@ -148,7 +148,7 @@ def _question(task: Task, index: int, chat: Any | None) -> Question:
 
 
 def _right(task: Task, document: Mapping[str, Any], choices: Sequence[str]) -> tuple[int, ...]:
-    """Which choices are right; none where only the task's own metric knows. Raises ValueError for a bad label."""
+    """Which choices are right. None where only the task's own metric knows. Raises ValueError for a bad label."""
     if not choices:
         return ()
     if task.config.process_results is not None:
@@ -163,7 +163,7 @@ def _right(task: Task, document: Mapping[str, Any], choices: Sequence[str]) -> t
 
 
 def _ask(lm: Any, questions: Sequence[Question]) -> None:
-    """Put all requests to the model, those of one kind together; answers land in the requests."""
+    """Put all requests to the model, those of one kind together. Answers land in the requests."""
     kinds: dict[str, list[Instance]] = {}
     for question in questions:
         for request in question.requests:
@@ -267,7 +267,7 @@ def _answer(question: Question) -> dict[str, Any]:
 
 
 def _group(question: Question) -> str:
-    """Names the passage a document shares with others; '' where its task has none."""
+    """Names the passage a document shares with others, or '' where its task has none."""
     document = question.document
     shared = next((document[name] for name in PASSAGES if isinstance(document.get(name), str) and document[name]), "")
     return digest("passage", shared)[:16] if shared else ""
@@ -283,7 +283,7 @@ def _stratum(task: str, benchmark: str) -> str:
 
 
 def _chance(questions: Sequence[Question]) -> float | None:
-    """What guessing gets: the mean share of right choices; None where answers are not choices."""
+    """What guessing gets: the mean share of right choices, or None where answers are not choices."""
     askable = [question for question in questions if not question.error]
     if not askable or any(not question.choices for question in askable):
         return None

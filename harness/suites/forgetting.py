@@ -1,7 +1,7 @@
 """How far a student has moved from its base, token by token, on text that the base itself wrote.
 
-Accuracy moves in steps and needs many items; this moves with every weight. The base answers the open prompts
-once; base and student then read the same answers, and at each token what they expect next is compared.
+Accuracy moves in steps and needs many items. This moves with every weight. The base answers the open prompts
+once. Base and student then read the same answers, and at each token what they expect next is compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOP = 256  # the base's likeliest tokens that are compared one by one; all other
 
 
 def reading_pairs(items: Sequence[Item], base: Sequence[Score], engine: StudentEngine) -> list[Pair | None]:
-    """Each open prompt with the base's answer as token ids; None where the base wrote nothing."""
+    """Each open prompt with the base's answer as token ids, or None where the base wrote nothing."""
     outputs = {score.item: score.output for score in base}
     pairs: list[Pair | None] = []
     for item in items:
@@ -56,7 +56,7 @@ def store_expected(path: Path, items: Sequence[Item], pairs: Sequence[Pair | Non
 
 
 def load_expected(path: Path) -> dict[str, NextTokens]:
-    """What `store_expected` wrote, by item id; items without an answer are not in it."""
+    """What `store_expected` wrote, by item id. Items without an answer are not in it."""
     with path.open("rb") as file, np.load(file) as stored:
         ends = np.cumsum(stored["positions"])[:-1]
         ids, logprobs = np.split(stored["ids"], ends), np.split(stored["logprobs"], ends)
@@ -73,7 +73,7 @@ def is_whole(path: Path) -> bool:
 
 
 def moved(path: Path, items: Sequence[Item], pairs: Sequence[Pair | None], engine: StudentEngine) -> dict[str, float]:
-    """item id -> mean KL divergence (nats per token) of the student from its base, a lower bound; see `token_kl`."""
+    """item id -> mean KL divergence (nats per token) of the student from its base, a lower bound. See `token_kl`."""
     expected = load_expected(path)
     readable = [
         (item, pair) for item, pair in zip(items, pairs, strict=True) if pair is not None and item.id in expected

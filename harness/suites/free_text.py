@@ -70,10 +70,10 @@ def score_written(
     scorer: AnswerScorer,
     ending: Ending = ENDING,
 ) -> list[Score]:
-    """One score per item, same order; `prompt` gives a chat to answer, or a plain text to continue to its `ending`.
+    """One score per item, same order. `prompt` gives a chat to answer, or a plain text to continue to its `ending`.
 
     Values are the scorer's, and `gold_nll` (nats: minus the log-likelihood of the first accepted answer and its
-    stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong; an item longer than the context
+    stop), `empty`, `stop_rate`, `words`. An answer that cannot be read is wrong. An item longer than the context
     and a call that failed are failed, not wrong.
     """
     prompts = [prompt(item) for item in items]

@@ -61,7 +61,7 @@ def answer_ids(engine: StudentEngine, prompt: RenderedPrompt, label: str, ending
 
 
 def request_for(prompt: RenderedPrompt, model: str, sampling: Sampling, row: str) -> Request:
-    """An answer to what is asked, be it a chat or a plain text; `row` says for which item."""
+    """An answer to what is asked, be it a chat or a plain text. `row` says for which item."""
     return Request(
         model=model,
         prompt=prompt if isinstance(prompt, str) else "",
@@ -74,7 +74,7 @@ def request_for(prompt: RenderedPrompt, model: str, sampling: Sampling, row: str
 def ask(
     prompts: Mapping[int, RenderedPrompt], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
 ) -> dict[int, Completion]:
-    """The greedy answers, by the same numbers; equal prompts are asked once. `stop` is for plain texts."""
+    """The greedy answers, by the same numbers. Equal prompts are asked once. `stop` is for plain texts."""
     numbers: dict[str, list[int]] = {}
     requests: dict[str, Request] = {}
     for i, prompt in prompts.items():

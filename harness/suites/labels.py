@@ -105,7 +105,7 @@ def score_labels(
     max_tokens: int,
     ending: Ending = ENDING,
 ) -> list[Score]:
-    """One score per item, same order; an item longer than the context fails by name.
+    """One score per item, same order. An item longer than the context fails by name.
 
     The log-likelihood of a label is the sum over its tokens and its stop. Where one label is
     what greedy decoding would write, that label is the generated answer and nothing needs generating.

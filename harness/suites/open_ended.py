@@ -1,7 +1,7 @@
 """Instructions answered in free text: does it repeat itself, stop, run long, stay on topic, spell, recite?
 
 Nothing is ever chosen on these items, so all of them are test. Every number is one of a single item, so that
-its distribution is known and two students pair item by item; `suite_metrics` adds those of all answers together.
+its distribution is known and two students pair item by item. `suite_metrics` adds those of all answers together.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def score_open_ended(
     """One score per item, same order, then one per canary. The instruction is the only turn.
 
     What is scored is the greedy answer. The item's variants are answered greedily too, and `repeats` more answers
-    are drawn at `temperature`; an item is failed if any of its answers failed. Tokens are those of all of them.
+    are drawn at `temperature`. An item is failed if any of its answers failed. Tokens are those of all of them.
     """
     tools = tools or Tools()
     item_requests = [_requests_of(item, spec, model) for item in items]
@@ -178,7 +178,7 @@ def score_open_ended(
 
 
 def suite_metrics(scores: Sequence[Score]) -> dict[str, float]:
-    """Numbers of all answers together; empty when none was scored. Canaries do not count.
+    """Numbers of all answers together. Empty when none was scored. Canaries do not count.
 
     distinct_1 to distinct_3 across outputs, words_p50 and words_p95 (linear between answers), cut_share (answers
     that hit the limit of tokens, 0 to 1), compression_all (the ratio of all answers as one text, Shaib et al. 2024:
@@ -302,7 +302,7 @@ def _tool_values(text: str, item: Item, tools: Tools, searched: str) -> dict[str
 def _flagged(
     item_requests: Sequence[ItemRequests], completions: Mapping[str, Completion], moderation: Moderation | None
 ) -> dict[str, float]:
-    """Scored answer -> what the moderation says of it; empty without one."""
+    """Scored answer -> what the moderation says of it. Empty without one."""
     if moderation is None:
         return {}
     answers = [completions[requests.main.key] for requests in item_requests]
@@ -313,7 +313,7 @@ def _flagged(
 def _vectors(
     item_requests: Sequence[ItemRequests], completions: Mapping[str, Completion], embedder: Embedder | None
 ) -> Vectors:
-    """Unit vectors of every prompt, reference and answer that is compared; empty texts have none."""
+    """Unit vectors of every prompt, reference and answer that is compared. Empty texts have none."""
     if embedder is None:
         return {}
     texts = [text for requests in item_requests for text in (requests.item.text, *requests.item.answers[:1])]
@@ -325,7 +325,7 @@ def _vectors(
 def _similarities(
     requests: ItemRequests, completions: Mapping[str, Completion], vectors: Vectors
 ) -> dict[str, float | None]:
-    """Cosines, -1 to 1; None without embeddings or where nothing is there to compare with.
+    """Cosines, -1 to 1, or None without embeddings or where nothing is there to compare with.
 
     An empty answer is like nothing, 0, and off the topic: left out, a model would gain by saying nothing.
     """
@@ -341,7 +341,7 @@ def _similarities(
 
 
 def _cosine(texts: Sequence[str], vectors: Vectors) -> float | None:
-    """The mean over all pairs of texts, a pair with an empty one 0; None without vectors, or unless there are two."""
+    """The mean over all pairs of texts, a pair with an empty one 0, or None without vectors or two texts."""
     if len(texts) < 2 or not vectors:
         return None
     pairs = [
@@ -351,7 +351,7 @@ def _cosine(texts: Sequence[str], vectors: Vectors) -> float | None:
 
 
 def _canary_score(canary: str, completion: Completion) -> Score:
-    """1 where the student completed the secret; it is no item of the suite, and tagged so."""
+    """1 where the student completed the secret. It is no item of the suite, and is tagged so."""
     about: dict[str, Any] = {"item": _canary_id(canary), "split": "test", "tags": (CANARY,)}
     if completion.finish_reason == "error":
         return Score.failed(completion.error, **about)

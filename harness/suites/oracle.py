@@ -1,6 +1,6 @@
 """A student that knows the answers, and one that is silent: what a suite proves its scorers with.
 
-No model is behind it. It speaks the protocol of a student's engine; its tokens are characters.
+No model is behind it. It speaks the protocol of a student's engine. Its tokens are characters.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def read(prompt: RenderedPrompt) -> str:
 
 @dataclass
 class Oracle:
-    """A StudentEngine that knows the right answers; its tokens are characters.
+    """A StudentEngine that knows the right answers. Its tokens are characters.
 
-    `known` maps prompts to what is right after them; with `endings` a prompt need only end in one of them, as one
+    `known` maps prompts to what is right after them. With `endings` a prompt need only end in one of them, as one
     with examples does. A silent oracle finds wrong choices likelier and writes nothing.
     """
 

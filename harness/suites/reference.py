@@ -11,7 +11,7 @@ GRID = [(analyzer, c) for analyzer in ("word", "char_wb") for c in (1.0, 10.0, 1
 
 
 def score_reference(rows: Sequence[Row], items: Sequence[Item], random_seed: int) -> list[Score]:
-    """Train on `rows`, answer `items`; its settings (n-grams, C) are chosen on the dev items, so it is at its best.
+    """Train on `rows`, answer `items`. Its settings (n-grams, C) are chosen on the dev items, so it is at its best.
 
     Rows that all have one label give that label to every item.
     """

@@ -37,7 +37,7 @@ Tick = Callable[[int, int], None]  # (done, total) of one call, what was on file
 
 @dataclass(frozen=True)
 class BlockSize:
-    """The most that is measured between two saves; pairs with one context stay together up to twice as much."""
+    """The most that is measured between two saves. Pairs with one context stay together up to twice as much."""
 
     pairs: int = 256
     tokens: int = 65_536
@@ -58,7 +58,7 @@ class Remembered:
         tick: Tick = _no_tick,
         blocks: BlockSize = BlockSize(),
     ) -> None:
-        """`path`: the file of one student, of its weights and nothing else; `stop` is asked between blocks.
+        """`path`: the file of one student, of its weights and nothing else. `stop` is asked between blocks.
 
         Raises MachineError for a file that cannot be read, or that is not one of these.
         """
@@ -79,17 +79,17 @@ class Remembered:
         return self._engine
 
     def release(self) -> None:
-        """Let go of the inner engine; it is opened again when something is missing."""
+        """Let go of the inner engine. It is opened again when something is missing."""
         self._engine = None
 
     @property
     def seconds(self) -> float:
-        """What computing all answers on file took, over all commands; opening the engine not counted."""
+        """What computing all answers on file took, over all commands, without opening the engine."""
         return self._seconds
 
     @property
     def notes(self) -> Sequence[str]:
-        """As the inner engine's, which it opens; so do the four below."""
+        """As the inner engine's, which it opens. So do the four below."""
         return self.engine.notes
 
     @property
@@ -112,7 +112,7 @@ class Remembered:
     # --- what is remembered --------------------------------------------------------------------------------
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        """One answer per pair, same order; equal pairs are asked once. Raises Interrupted between blocks."""
+        """One answer per pair, same order. Equal pairs are asked once. Raises Interrupted between blocks."""
         names = [_name(pair) for pair in pairs]
         missing = {name: pair for name, pair in zip(names, pairs, strict=True) if name not in self._pairs}
         done, total = len(set(names)) - len(missing), len(set(names))
@@ -139,7 +139,7 @@ class Remembered:
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """As records.Generator: equal requests are asked once, what is on file is not asked, errors are not kept.
 
-        Once `stop` says so nothing more is asked; what is in flight is finished and kept, then Interrupted raised.
+        Once `stop` says so nothing more is asked. What is in flight is finished and kept, then Interrupted raised.
         """
         on_file: list[Completion] = []
         in_flight: Counter[str] = Counter()
@@ -174,11 +174,11 @@ class Remembered:
             raise Interrupted(f"stopped: {done} answers of this step are on file; the same command goes on")
 
     def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
-        """As the inner engine's; not remembered, since it is large and soon computed."""
+        """As the inner engine's. They are not stored, since it is large and soon computed."""
         return self.engine.next_tokens(pairs, k, at)
 
     def _written(self, missing: Iterable[Request]) -> Iterator[Completion]:
-        """The inner engine's answers, each on disk before it is passed on; those of some seconds go together."""
+        """The inner engine's answers, each on disk before it is passed on. Those of some seconds go together."""
         fresh: list[Completion] = []
         started = time.monotonic()
         try:
@@ -252,7 +252,7 @@ def _name(pair: Pair) -> str:
 
 
 def _blocks(missing: dict[str, Pair], most: BlockSize) -> Iterator[list[str]]:
-    """Names in order of their contexts, so that blocks share their beginnings; no context in two without need."""
+    """Names in order of their contexts, so that blocks share their beginnings. No context is in two without need."""
     order = sorted(missing, key=lambda name: (missing[name].context, missing[name].continuation))
     block: list[str] = []
     tokens = 0

@@ -1,6 +1,6 @@
 """Free text judged by a model: the student's answer against the item's reference, asked in both orders.
 
-The judge picks "A" or "B" and is read by the probabilities of the two, so that nothing it writes is parsed; only where
+The judge picks "A" or "B" and is read by the probabilities of the two, so that nothing it writes is parsed. Only where
 an engine gives no log-probabilities, the letter it writes is read. Judges
 lean to a position (Zheng et al. 2023, "Judging LLM-as-a-judge with MT-Bench and Chatbot Arena"): an answer wins
 only where it wins from both. Whether the judge can judge at all is measured on planted pairs, an item's own
@@ -49,7 +49,7 @@ Which answer is better by the rule, A or B? Reply with the letter only.
 
 
 class Rubric(Record):
-    """How free text is judged; a suite file holds it as `rubric`. The reference is an item's first answer."""
+    """How free text is judged. A suite file holds it as `rubric`. The reference is an item's first answer."""
 
     kind: Literal["rubric"] = "rubric"
     rubric: Annotated[str, Field(min_length=1)]  # what makes one answer better than another, in words
@@ -72,9 +72,9 @@ class Rubric(Record):
         return compile_template(Path("prompt"), self.prompt)
 
     def ask(self, items: Sequence[Item], outputs: Sequence[str], model: str, *, written: bool = False) -> list[Request]:
-        """What the judge must answer: comparisons of `outputs` (one per item), then planted ones; equal ones once.
+        """What the judge must answer: comparisons of `outputs` (one per item), then planted ones, equal ones once.
 
-        `model` is the judge's identity; `written` asks for the letter in writing, for an engine without
+        `model` is the judge's identity. `written` asks for the letter in writing, for an engine without
         log-probabilities. Raises UsageError for an item without a reference or a bad prompt.
         """
         pairs = [*_compared(items, outputs), *self._planted(items)]
@@ -90,7 +90,7 @@ class Rubric(Record):
         model: str,
         answer: Callable[[Sequence[Request]], list[Completion]],
     ) -> list[Completion]:
-        """What the judge answers to `ask(...)`, asked by `answer`; in writing if the first lack log-probabilities."""
+        """What the judge answers to `ask(...)`, asked by `answer`, in writing if the first lack log-probabilities."""
         requests = self.ask(items, outputs, model)
         if lack_logprobs(answer(requests[:PROBES])):
             requests = self.ask(items, outputs, model, written=True)
@@ -112,7 +112,7 @@ class Rubric(Record):
     ) -> tuple[str, ...]:
         """What a reader must know of the judge. `teacher` is the identity of the model that wrote the rows.
 
-        A planted pair counts as right when its right answer wins from both positions; the denominator is all of
+        A planted pair counts as right when its right answer wins from both positions. The denominator is all of
         them. One reference stands in two pairs, so the interval (Wilson) is a little too narrow.
         """
         answers = {completion.request: completion for completion in completions}
@@ -200,7 +200,7 @@ def _reference(item: Item) -> str:
 
 
 def _probability_of_a(completion: Completion | None) -> float | None:
-    """The probability of A among the two letters; None when the judge was not reached or gives neither."""
+    """The probability of A among the two letters, or None when the judge was not reached or gives neither."""
     if completion is None or completion.finish_reason == "error":
         return None
     if completion.thinking or not completion.first_logprobs:

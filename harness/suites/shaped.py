@@ -21,7 +21,7 @@ CONVERSATIONS = {"messages", "conversations"}
 
 
 def shape_of_items(suite: ItemsSuite, file: SuiteFile, asked: str) -> Shape | None:
-    """The shape that a suite's items are read by; None where each is a single text. Raises UsageError."""
+    """The shape that a suite's items are read by, or None where each is a single text. Raises UsageError."""
     if asked != "task" or suite.fields:
         return None
     shape = file.shape or Shape()

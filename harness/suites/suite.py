@@ -66,7 +66,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Resources:
-    """What scoring may take beside the student; what is slow to load is loaded when it is called for."""
+    """What scoring may take beside the student. What is slow to load is loaded when it is called for."""
 
     root: Path = Path()  # the project
     labels: tuple[str, ...] = ()  # the task's
@@ -220,12 +220,12 @@ class Suite:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The task's labels, where an answer names one; else none."""
+        """The task's labels, where an answer names one, else none."""
         return self.items[0].choices if self.of_task and self.items else ()
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that occur as gold, where an answer names one; else none."""
+        """The labels that occur as gold, where an answer names one, else none."""
         return tuple(sorted({item.choices[item.gold] for item in self.items if item.gold is not None and self.choices}))
 
     @property

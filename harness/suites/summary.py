@@ -23,7 +23,7 @@ def absent(metric: str) -> float:
 
 
 def value_of(score: Score, metric: str) -> float:
-    """A metric of one item, `absent` where it has none; NaN of an item that failed: nobody answered it."""
+    """A metric of one item, `absent` where it has none. NaN of an item that failed: nobody answered it."""
     return math.nan if score.status == "failed" else score.values.get(metric, absent(metric))
 
 
@@ -46,7 +46,7 @@ def summarise(scores: Sequence[Score], suite: Suite) -> dict[str, float]:
 
 
 def disagreement(card: Scorecard, scores: Sequence[Score], suite: Suite | None) -> str:
-    """What a card says of its own scores that they do not bear out, in words; empty where there is nothing.
+    """What a card says of its own scores that they do not bear out, in words. Empty where there is nothing.
 
     Its metrics are judged where `suite` is the one that was scored. A metric that the card lacks is no disagreement:
     a later version may compute more.

@@ -1,6 +1,6 @@
 """Attention over prefix-tree nodes in chunks, each over the columns it can see: what transformers calls on CPU.
 
-The library's fused attention computes every node against every column and masks most of it away; over the
+The library's fused attention computes every node against every column and masks most of it away. Over the
 nodes of several questions that took as long as all the rest of the model together.
 """
 

@@ -1,4 +1,4 @@
-"""How the next token is picked, and when an answer is finished; apart from any model."""
+"""How the next token is picked, and when an answer is finished, apart from any model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Answer:
         ends: tuple[int, ...],
         decode: Decode,
     ) -> None:
-        """`limit`: tokens it may have; `choices`: ids, closed by END -> text; `ends`: ids that end a turn."""
+        """`limit`: tokens it may have. `choices`: ids, closed by END -> text. `ends`: ids that end a turn."""
         self.request, self.prompt, self.limit = request, prompt, limit
         self.choices, self.ends, self._decode = choices, ends, decode
         self.written: list[int] = []
@@ -66,7 +66,7 @@ class Answer:
         self.first_logprobs = by_text
 
     def take(self, token: int) -> Completion | None:
-        """Add a token; the completion once it is finished."""
+        """Add a token, and return the completion once it is finished."""
         if self.choices:
             return self._take_choice(token)
         self.written.append(token)
@@ -103,7 +103,7 @@ class Answer:
 
 
 def pick(logits: torch.Tensor, live: Sequence[Answer]) -> list[int]:
-    """The next token of each answer. `logits`: [answers, vocabulary], float32; guided rows are masked."""
+    """The next token of each answer. `logits`: [answers, vocabulary], float32. Guided rows are masked."""
     for row, answer in enumerate(live):
         if answer.choices:
             allowed = torch.tensor(answer.allowed(), device=logits.device)
@@ -127,7 +127,7 @@ def pick(logits: torch.Tensor, live: Sequence[Answer]) -> list[int]:
 def draw(probabilities: torch.Tensor, top_p: Sequence[float], draws: Sequence[float]) -> list[int]:
     """One token per row by inverting the cumulative distribution of its nucleus.
 
-    `probabilities`: [rows, vocabulary]; `draws`: uniform in [0, 1). The nucleus is the smallest set of most
+    `probabilities`: [rows, vocabulary]. `draws`: uniform in [0, 1). The nucleus is the smallest set of most
     likely tokens whose mass reaches `top_p` (Holtzman et al. 2020).
     """
     tokens = [0] * len(draws)

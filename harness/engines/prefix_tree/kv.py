@@ -35,7 +35,7 @@ class NodeCache:
         *args: object,
         **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add columns to a layer; returns all of its keys and values."""
+        """Add columns to a layer. Returns all of its keys and values."""
         if layer_idx == len(self._layers):
             self._layers.append((key_states, value_states))
             self._lengths.append(key_states.shape[2])

@@ -1,7 +1,7 @@
 """What a model expects of continuations, read off prefix trees that are run block by block.
 
 Memory, whatever the number of pairs: keys and values of one path (at most `max_length` columns) and of one pass
-(`budget` nodes), so (max_length + budget) x layers x 2 x key heads x dim x bytes of a number; besides those
+(`budget` nodes), so (max_length + budget) x layers x 2 x key heads x dim x bytes of a number. Besides those
 LOGIT_FLOATS numbers of logits, SLICE of their rows in float32, and on this side of the device four bytes per
 token of the pairs and the tree of one block (BLOCK_PASSES x budget nodes and one sequence).
 
@@ -60,7 +60,7 @@ class TreeReader:
     # --- what is asked -------------------------------------------------------------------------------------
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        """Log-probabilities (nats) of continuations; same order as `pairs`.
+        """Log-probabilities (nats) of continuations. Same order as `pairs`.
 
         Raises ValueError naming the index of a pair with an empty context or one longer than the model's.
         """
@@ -140,7 +140,7 @@ class TreeReader:
         return np.array([len(pair.continuation) for pair in pairs], dtype=np.int64)
 
     def _read(self, pairs: Sequence[Pair], counts: Ints, take: Take) -> None:
-        """Give `take` the logits before every token of every continuation; reads count these tokens in order."""
+        """Give `take` the logits before every token of every continuation. Reads count these tokens in order."""
         first_read = np.cumsum(counts) - counts
         for block in self._blocks(pairs):
             trunk, self._trunk = self._trunk, Trunk(np.empty(0, np.int64), NodeCache())  # gone if this fails

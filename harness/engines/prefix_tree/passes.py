@@ -29,7 +29,7 @@ class Visit(NamedTuple):
 
 
 class Passes:
-    """Runs a model; `nodes` counts the tree nodes it has run."""
+    """Runs a model. `nodes` counts the tree nodes it has run."""
 
     def __init__(self, model: Any, device: Literal["cpu", "cuda"], budget: int) -> None:
         """`budget`: nodes of one pass at most. Raises UsageError for a model with other than attention layers."""
@@ -96,7 +96,7 @@ class Passes:
         cache: NodeCache,
         keep: Ints,
     ) -> torch.Tensor:
-        """Logits [rows, kept, vocabulary] of tokens [rows, n]; masks are additive [rows, 1, n, columns]."""
+        """Logits [rows, kept, vocabulary] of tokens [rows, n]. Masks are additive [rows, 1, n, columns]."""
         fused = self._fused and (self.device == "cuda" or tokens.shape[1] > 1)
         self._attend("sdpa" if fused else "eager")
         return self._run(tokens, positions, masks, cache, keep)

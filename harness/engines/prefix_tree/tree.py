@@ -32,9 +32,9 @@ class Tree:
 
 
 def grow(sequences: Sequence[Sequence[int] | Ints], starts: Sequence[int], order: Sequence[int] | None = None) -> Tree:
-    """The tree of `sequences`; of each one's path only the nodes from position `starts[i]` on are kept.
+    """The tree of `sequences`. Of each one's path only the nodes from position `starts[i]` on are kept.
 
-    Equal sequences share all nodes; one that is the prefix of another adds none. `order` is a depth-first
+    Equal sequences share all nodes. One that is the prefix of another adds none. `order` is a depth-first
     order of the sequences, by default the sorted one.
     """
     if order is None:
@@ -93,7 +93,7 @@ def chunks(tree: Tree, columns: Ints, rows: int, size: int, multiple: int = 1) -
     """The last `rows` nodes of `columns` in chunks of at most `size`: (first row, last row + 1, seen).
 
     `seen` are the places in `columns` that any of the chunk's rows attends to: the ancestors of its first node,
-    and the chunk itself; and as many others, where there are, as make their number a multiple of `multiple`.
+    and the chunk itself, and as many others, where there are, as make their number a multiple of `multiple`.
     """
     before = len(columns) - rows
     for start in range(0, rows, size):
