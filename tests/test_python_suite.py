@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pytest
 import yaml
@@ -13,19 +14,24 @@ from harness.commands.validate import prove
 from harness.config.load import load_run
 from harness.core.terminal import Stop
 from harness.data.examples import Shape
+from harness.data.lines import AnswerLine
+from harness.engines.protocols import StudentEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
-from harness.records import Score
+from harness.records import Item, Score
 from harness.report.stage import report
+from harness.suites.base import ItemsSuite, read_lines
 from harness.suites.free_text import plain_prompt
-from harness.suites.generate import Ending
+from harness.suites.generate import Ending, Prompt, ask
 from harness.suites.kinds import AnySuite, load_suite
 from harness.suites.oracle import Gold, Oracle, read
-from harness.suites.suite import Resources, Suite, SuiteKind
+from harness.suites.outcome import Outcome
+from harness.suites.suite import AskedAs, Extras, Requests, Resources, Suite, SuiteFile, SuiteKind
+from harness.suites.summary import summarise
 from harness.train.stage import train
 from tests.project import Quiet, WordEmbedder, no_judge, write_project
 
@@ -155,6 +161,54 @@ def test_every_kind_answers_what_a_stage_may_ask() -> None:
     for kind in get_args(AnySuite):
         named = {*dir(kind), *kind.model_fields}
         assert asked <= named, f"{kind.__name__} lacks {sorted(asked - named)}"
+
+
+class StartsSuite(ItemsSuite):
+    """A kind of suite that stands in no list: right is an answer that starts as the reference does."""
+
+    extras: ClassVar[Extras] = Extras()
+    asked: ClassVar[AskedAs] = "plain"
+    item_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    kind: Literal["starts"] = "starts"
+    max_tokens: int = 8
+
+    def load(self, file: SuiteFile) -> tuple[StartsSuite, tuple[Item, ...]]:
+        lines = read_lines(self, file, AnswerLine)
+        return self, tuple(Item(text=line.question, answers=line.right) for _, line in lines)
+
+    def gold(self, item: Item) -> tuple[str, ...]:
+        return item.answers
+
+    def requests(self, items: Sequence[Item]) -> Requests:
+        return Requests(str(len(items)), answers=len(items))
+
+    def score(
+        self,
+        items: Sequence[Item],
+        prompt: Prompt,
+        ending: Ending,
+        engine: StudentEngine,
+        model: str,
+        resources: Resources,
+    ) -> Outcome:
+        answers = ask({i: prompt(item) for i, item in enumerate(items)}, engine, model, self.max_tokens, ending.stop)
+        right = [answers[i].text[:1] == item.answers[0][:1] for i, item in enumerate(items)]
+        return Outcome(
+            tuple(Score.scored({"accuracy": float(r)}, **i.facts) for i, r in zip(items, right, strict=True))
+        )
+
+
+def test_a_kind_from_outside_is_four_methods(tmp_path: Path) -> None:
+    (tmp_path / "i.jsonl").write_text("".join(f'{{"question": "{n}?", "answer": "{n}"}}\n' for n in range(9)))
+    place = lambda key: f"s.yaml: {key}"  # noqa: E731
+    noted = {"items": "i.jsonl", "changes": {"1": "2026-11-26: first version"}}
+    spec, items = StartsSuite.model_validate(noted).load(SuiteFile(tmp_path, place, None, None))
+    suite = Suite("starts", spec, items)
+    assert (suite.primary, len(suite.items), suite.of_task, suite.rubric) == ("accuracy", 9, False, None)
+    assert suite.digest != Suite("starts", spec, items[1:]).digest
+    assert prove({"starts": suite}, None, Quiet(), tmp_path) == []
+    scores = [Score.scored({"accuracy": float(i > 2)}, **item.facts) for i, item in enumerate(items)]
+    assert 0 < summarise(scores, suite)["accuracy"] < 1
 
 
 def test_eval_scores_it_like_any_other(tmp_path: Path, tiny_model: Path) -> None:
