@@ -245,7 +245,9 @@ def test_bless_counts_passages(gate: Stored) -> None:
     gate.bless()  # as items, they are enough
     gate.items(group=lambda i: f"passage {i // 8}")
     gate.store(*whole)
-    with pytest.raises(UsageError, match=r"about \d{3,4} test items with changes as large as between its kin"):
+    with pytest.raises(
+        UsageError, match=r"about \d{3,4} test items with changes as large as to the most similar student"
+    ):
         gate.bless()
     gate.items(group=lambda i: f"passage {i // 100}")
     gate.store(*whole)
@@ -309,7 +311,7 @@ def test_bless_refuses_too_few_items_without_any_kin_and_real_values_too(gate: S
         gate.bless()
     gate.suite(limits={"words": {"margin": 0.1, "better": "lower"}})
     gate.store(longer(0.1), longer(2.0))
-    with pytest.raises(UsageError, match="with changes as large as between its kin"):
+    with pytest.raises(UsageError, match="with changes as large as to the most similar student"):
         gate.bless()
 
 
@@ -361,7 +363,10 @@ def test_a_metric_without_values_per_item(gate: Stored) -> None:
     gate.suite(limits={"macro_f1": {"min": 0.99}})
     assert gate.check() == 1
     gate.suite(limits={"acuracy": {"margin": 0.1}})
-    refused(gate, "did you mean 'accuracy'?")
+    with pytest.raises(UsageError, match=r"suites/shop\.yaml:\d+: limits: 'acuracy' .*did you mean 'accuracy'\?"):
+        gate.run()  # when the run file is loaded, before anything is trained
+    gate.suite(limits={"brevity": {"margin": 0.1}})
+    refused(gate, "'brevity' is no metric of this suite", "allowed: accuracy")
     gate.suite(limits={"words": {"margin": 0.1, "better": "lower"}})
     refused(gate, "blessed without words", "harness bless shop")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from harness.stats.classification import macro_f1, per_label
+from harness.stats.classification import macro_f1, macro_f1_values, per_label
 
 GOLD = ["a", "a", "a", "b", "b", "z"]
 SAID = ["a", "b", "", "b", "a", "a"]
@@ -23,19 +24,25 @@ def test_per_label_by_hand() -> None:
     assert found.macro_f1 == pytest.approx(5 / 18)
 
 
-def test_per_label_equals_scikit_learn() -> None:
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcz"), st.sampled_from(["a", "b", "c", "d", ""])), min_size=1, max_size=30))
+def test_per_label_equals_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-    rng, labels = np.random.default_rng(0), ["a", "b", "c", "d"]
-    gold, said = ([str(x) for x in rng.choice(labels[:3], 200)] for _ in range(2))
+    gold, said = ([str(name) for name in side] for side in zip(*pairs, strict=True))
+    labels = ["a", "b", "c", "d"]
     found = per_label(gold, said, labels)
     precision, recall, f1, support = precision_recall_fscore_support(gold, said, labels=labels, zero_division=0)
     assert [x.precision for x in found.labels] == pytest.approx(precision.tolist())
     assert [x.recall for x in found.labels] == pytest.approx(recall.tolist())
     assert [x.f1 for x in found.labels] == pytest.approx(f1.tolist())
     assert [x.gold for x in found.labels] == support.tolist()
-    assert found.confusion[:, :4].tolist() == confusion_matrix(gold, said, labels=labels).tolist()
-    assert macro_f1(gold, said, labels) == pytest.approx(float(np.mean(f1)))
+    table = confusion_matrix(gold, said, labels=[*labels, "z", ""])
+    assert found.confusion[:, :4].tolist() == table[:4, :4].tolist()
+    assert found.confusion[:, 4].tolist() == table[:4, 4:].sum(axis=1).tolist()
+    macro = f1_score(gold, said, labels=labels, average="macro", zero_division=0)
+    assert macro_f1(gold, said, labels) == pytest.approx(macro)
+    assert macro_f1_values(gold, said, labels).mean() == pytest.approx(macro)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.check.candidate import shipped
+from harness.check.candidate import candidate_scores
 from harness.check.compare import HEADS, asked, comparable, compare, side
 from harness.config.load import load_run
 from harness.config.run import Run
@@ -155,9 +155,8 @@ def test_one_suite_asked_in_two_ways_is_not_called_two_versions(
 
 
 def test_a_suite_is_comparable_with_itself(two: Stored) -> None:
-    run = load(two, "shop")
     one = side("shop", lambda name: load(two, name))
-    found = shipped(one.results, one.cells, "shop", run)
+    found = candidate_scores(one.results, one.cells, "shop")
     assert comparable(found, found, False, Terminal())
 
 

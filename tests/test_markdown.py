@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from harness.core.aligned import aligned
+from harness.core.aligned import aligned, fitted
 from harness.core.markdown import Strong, escaped, fenced, table
 
 READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -92,3 +92,19 @@ def test_plain_columns_are_as_wide_as_their_longest_cell() -> None:
     assert aligned(rows).splitlines() == ["a    bb", "ccc  d", "e", "e"]
     assert aligned(rows[:2], right=(1,), indent="  ") == "  a    bb\n  ccc   d"
     assert aligned([]) == ""
+
+
+def test_columns_wider_than_a_terminal_become_paragraphs() -> None:
+    heads, rows = (
+        ("suite", "difference", "verdict"),
+        [("shop", "+0.01 [-0.02, +0.04]", "pass"), ("talk", "-", "failed")],
+    )
+    assert fitted(heads, rows, None) == fitted(heads, rows, 80) == aligned([heads, *rows])
+    assert fitted(heads, rows, 36).splitlines() == [
+        "suite shop,",
+        "  difference +0.01 [-0.02, +0.04],",
+        "  verdict pass",
+        "suite talk, difference -,",
+        "  verdict failed",
+    ]
+    assert all(len(line) <= 20 for line in fitted(heads, rows[1:], 20).splitlines())

@@ -76,7 +76,7 @@ class BaselineSuite(Record):
             raise ValueError(f"{len(raw)} bytes of ids, which are {ID_BYTES} bytes each")
         return [raw[i : i + ID_BYTES].hex() for i in range(0, len(raw), ID_BYTES)]
 
-    def scores(self, metric: str) -> ScoreMatrix:
+    def matrix(self, metric: str) -> ScoreMatrix:
         """The blessed values of a metric, one row per random seed."""
         return ScoreMatrix(self.metrics[metric].values(self.items), tuple(self.item_ids()))
 

@@ -12,8 +12,8 @@ import numpy as np
 from harness import stats
 from harness.check import rules
 from harness.check.baseline import Baseline, BaselineMetric, BaselineSuite, Column, baseline_path, pack_ids
-from harness.check.candidate import Shipped
-from harness.check.limits import has_values, question_of, stored
+from harness.check.candidate import CandidateScores
+from harness.check.limits import ShipScores, ship_scores
 from harness.check.rules import Evidence
 from harness.config.run import Run
 from harness.config.ship import ship_cells
@@ -22,6 +22,7 @@ from harness.core.store import write_json
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.results import Results
+from harness.records import Cell
 from harness.report.analysis import arms, matrix
 from harness.stats import binary, clusters, power
 from harness.stats.design import INDEPENDENT
@@ -37,9 +38,8 @@ def bless(run: Run, terminal: Terminal) -> Path:
     few for its own margin.
     """
     path = baseline_path(run.root, run.name)
-    there = stored(run)
-    results, found = there.results, there.scored
-    for name, why in there.not_run.items():
+    ship = ship_scores(run)
+    for name, why in ship.not_run.items():
         terminal.say(f"left out: the suite {name} was not run: {why}")
     status = changed_files(run.root)
     if status is None:
@@ -51,22 +51,23 @@ def bless(run: Run, terminal: Terminal) -> Path:
             f"{run.root}: {len(changed)} uncommitted change{'s' if len(changed) > 1 else ''}"
             f" ({', '.join(changed[:5])}): a baseline must name what it was made from; commit them first"
         )
-    for name, one in found.items():
-        if one.failed:
-            raise UsageError(f"{name}: {one.failed} items failed; a baseline needs them all: make eval RUN={run.name}")
-        for metric, limit in run.suites[name].spec.limits.items():
-            has_values(one, metric, limit)
-    short = [line for name, one in found.items() for line in too_few(run, results, run.suites[name], one)]
-    if short:
-        raise UsageError("these limits could not be decided by their own items:\n  " + "\n  ".join(short))
-    first = next(iter(found.values()))
+    undecidable = []
+    for name, scores in ship.by_suite.items():
+        if scores.failed:
+            raise UsageError(
+                f"{name}: {scores.failed} items failed; a baseline needs them all: make eval RUN={run.name}"
+            )
+        undecidable += _undecidable_limits(ship, run.suites[name], scores, ship_cells(run)[0])
+    if undecidable:
+        raise UsageError("these limits could not be decided by their own items:\n  " + "\n  ".join(undecidable))
+    cards = next(iter(ship.by_suite.values())).cards
     baseline = Baseline(
         run=run.name,
-        student=first.student,
-        question=question_of(run),
-        student_keys={str(card.cell.random_seed if card.cell else 0): card.student_key for card in first.cards},
-        environment=results.manifest.environment,
-        suites={name: _blessed(run.suites[name], one) for name, one in found.items()},
+        student=ship.student,
+        question=ship.question,
+        student_keys={str(card.cell.random_seed if card.cell else 0): card.student_key for card in cards},
+        environment=ship.results.manifest.environment,
+        suites={name: _blessed(run.suites[name], scores) for name, scores in ship.by_suite.items()},
     )
     baseline = baseline.model_copy(update={"digest": baseline.sealed()})
     replaced = " (replaces the one there was)" if path.is_file() else ""
@@ -74,44 +75,43 @@ def bless(run: Run, terminal: Terminal) -> Path:
     terminal.say(
         f"blessed {baseline.student} as the baseline of {run.name}{replaced}, asking about {baseline.question}:"
     )
-    for name, one in found.items():
-        metrics = baseline.suites[name].metrics
-        limits = run.suites[name].spec.limits
-        numbers = ", ".join(f"{m} {metrics[m].mean if m in metrics else one.cards[0].metrics[m]:.3f}" for m in limits)
-        terminal.say(f"  {name}: {len(one.ids)} test items, {numbers}")
+    for name, scores in ship.by_suite.items():
+        means = scores.cards[0].metrics | {m: blessed.mean for m, blessed in baseline.suites[name].metrics.items()}
+        numbers = ", ".join(f"{metric} {means[metric]:.3f}" for metric in run.suites[name].spec.limits)
+        terminal.say(f"  {name}: {len(scores.ids)} test items, {numbers}")
     terminal.say(f"wrote {path.relative_to(run.root)} ({path.stat().st_size / 1024:.0f} KiB): commit it")
     return path
 
 
-def too_few(run: Run, results: Results, suite: Suite, one: Shipped) -> list[str]:
-    """The limits on the change that this suite's items, or the recipe's seeds, could not decide, and what it takes.
+def _undecidable_limits(ship: ShipScores, suite: Suite, scores: CandidateScores, cell: Cell) -> list[str]:
+    """The margins that this suite's items, or the recipe's seeds, could not decide, and what would decide them.
 
-    Items are judged by how far the ship student is from its nearest kin in the run (another random seed, else the
-    next size; without kin, by the fewest changes there can be): a change of that kind that changes nothing on the
-    whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread and by
-    what their items leave unsure of a difference between two of them.
+    Items are judged by how far the ship student is from the most similar student in the run (another random seed,
+    else the next size; without one, by the fewest changes there can be): a change of that kind that changes nothing on
+    the whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread and
+    by what their items leave unsure of a difference between two of them.
     """
-    found = []
+    lines = []
     for metric, limit in suite.spec.limits.items():
-        scores = one.scores(metric)
-        if not np.isfinite(scores.values).any():  # a number of all answers together, which has no margin
+        matrix = scores.matrix(metric)
+        if not np.isfinite(matrix.values).any():  # a number of all answers together, which has no margin
             continue
         margins = [] if limit.margin is None else [limit.margin]
         if limit.margin_share is not None:
-            margins.append(limit.margin_share * abs(float(np.nanmean(scores.values))))
+            margins.append(limit.margin_share * abs(float(np.nanmean(matrix.values))))
         margin = min(margins, default=0.0)
         if not margin:
             continue
         place = f"suites/{suite.name}.yaml: limits: {metric}: a margin of {margin:.3g} needs"
-        if question_of(run) == "this recipe":
-            found += _too_few_seeds(place, scores, margin)
+        if ship.question == "this recipe":
+            lines += _too_few_seeds(place, matrix, margin)
         else:
-            now = scores.of_seeds([0])
-            kin = _kin(run, results, suite.name, metric)
+            now = matrix.of_seeds([0])
+            similar = _most_similar(ship.results, suite.name, metric, cell)
             unchanged = replace(now, design=INDEPENDENT)  # the fewest changes there can be
-            evidence = Evidence(unchanged, unchanged) if kin is None else Evidence(kin, now)
-            found += _too_few_items(place, evidence, margin)
-    return found
+            evidence = Evidence(unchanged, unchanged) if similar is None else Evidence(similar, now)
+            lines += _too_few_items(place, evidence, margin)
+    return lines
 
 
 def _too_few_seeds(place: str, scores: ScoreMatrix, margin: float) -> list[str]:
@@ -159,13 +159,13 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
         decided = first_true(lambda wider: wanted(wider) <= items, margin, 0.999)
         how = f"with {100 * max(changing, margin):.0f}% of them changing"
     else:
-        found = evidence.difference("these weights")
-        if found is None:
+        change = evidence.difference("these weights")
+        if change is None:
             return [f"{place} more items, or more passages that they stand in; there are {items} items"]
-        interval = found.interval(rules.LEVEL)
+        interval = change.interval(rules.LEVEL)
         needed = math.ceil(power.items_needed_from(interval, margin) * items / interval.n)  # n counts passages
         decided = margin * math.sqrt(needed / items)
-        how = "with changes as large as between its kin"
+        how = "with changes as large as to the most similar student"
     if needed <= items:
         return []
     return [
@@ -174,36 +174,34 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     ]
 
 
-def _kin(run: Run, results: Results, suite: str, metric: str) -> ScoreMatrix | None:
-    """The scores of the student nearest to the ship one: another random seed, the next size, the base."""
-    cell = ship_cells(run)[0]
-    own = [a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot"]
-    same = [a for a in own if (a.data, a.size) == (cell.data, cell.size)]
-    for arm in same:
-        values = matrix(results, arm, metric, "test")
-        others = [i for i, card in enumerate(arm.cards) if card.cell and card.cell.random_seed != cell.random_seed]
-        if others:
-            return values.of_seeds(others[:1])
-    rest = [a for a in own if a not in same and a.data in (cell.data, "")]
-    if not rest:
+def _most_similar(results: Results, suite: str, metric: str, cell: Cell) -> ScoreMatrix | None:
+    """The scores of the student most similar to a cell: another random seed, else the next size, else the base."""
+    student = [a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot"]
+    same_size = [arm for arm in student if (arm.data, arm.size) == (cell.data, cell.size)]
+    for arm in same_size:
+        seeds = [i for i, card in enumerate(arm.cards) if card.cell and card.cell.random_seed != cell.random_seed]
+        if seeds:
+            return matrix(results, arm, metric, "test").of_seeds(seeds[:1])
+    sizes = [arm for arm in student if arm not in same_size and arm.data in (cell.data, "")]
+    if not sizes:
         return None
-    nearest_size = min(rest, key=lambda a: (abs(np.log2(max(a.size, 1) / max(cell.size, 1))), -a.size))
+    nearest_size = min(sizes, key=lambda a: (abs(np.log2(max(a.size, 1) / max(cell.size, 1))), -a.size))
     return matrix(results, nearest_size, metric, "test").of_seeds([0])
 
 
-def _blessed(suite: Suite, one: Shipped) -> BaselineSuite:
+def _blessed(suite: Suite, scores: CandidateScores) -> BaselineSuite:
     """Every metric whose values are 0 or 1, and every metric with a limit: what a later check may ask for."""
     metrics: dict[str, BaselineMetric] = {}
-    for metric in one.metrics:
-        values = one.scores(metric).values
+    for metric in scores.metrics:
+        values = scores.matrix(metric).values
         if binary(values) or metric in suite.spec.limits:
             mean = float(f"{np.nanmean(values):.6g}")
             metrics[metric] = BaselineMetric(mean=mean, columns=tuple(Column.pack(row) for row in values))
     return BaselineSuite(
         version=suite.spec.version,
-        suite_digest=one.cards[0].suite_digest,
-        asked=one.cards[0].asked,
-        items=len(one.ids),
-        ids=pack_ids(one.ids),
+        suite_digest=scores.cards[0].suite_digest,
+        asked=scores.cards[0].asked,
+        items=len(scores.ids),
+        ids=pack_ids(scores.ids),
         metrics=metrics,
     )

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from harness import stats
 from harness.check import formats
-from harness.check.candidate import Shipped, shipped
+from harness.check.candidate import CandidateScores, candidate_scores
 from harness.check.rescore import noise_of_mean
 from harness.check.rules import widened
 from harness.config.run import Run
 from harness.config.ship import ship_cells
-from harness.core.aligned import aligned
+from harness.core.aligned import fitted
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
 from harness.eval.results import Results, resolve_student, results_of
@@ -43,13 +43,17 @@ class Side:
         """Whether it was never tuned, so that no random seed touches it."""
         return all(cell.size == 0 for cell in self.cells)
 
-    def on(self, suite: str) -> Shipped | None:
+    def on(self, suite: str) -> CandidateScores | None:
         """Its scores on a suite; None where it has none."""
         if any(self.results.card(suite, cell.name, self.prompting) is None for cell in self.cells):
             return None
-        return shipped(self.results, self.cells, suite, self.run, self.prompting)
+        return candidate_scores(self.results, self.cells, suite, self.prompting)
 
-    def reads(self, scored: Shipped) -> str:
+    def limits(self, suite: str) -> tuple[str, ...]:
+        """The metrics that its run's suite file sets limits on."""
+        return tuple(self.run.suites[suite].spec.limits) if suite in self.run.suites else ()
+
+    def reads(self, scored: CandidateScores) -> str:
         """The metric that it is read by on a suite, as the report reads it; the suite's primary one mostly."""
         suite, cell = self.run.suites.get(scored.suite), self.cells[0]
         primary = suite.primary if suite else "accuracy"
@@ -84,7 +88,7 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
     terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
-    terminal.say(aligned([HEADS, *rows]))
+    terminal.say(fitted(HEADS, rows, terminal.width))
     terminal.say(
         "min. detectable: the minimum detectable difference, found with a power of 0.8;"
         " -: no value changed, or too few to estimate it"
@@ -135,7 +139,7 @@ def _asked_alike(left: Side, right: Side, suite: str) -> bool:
     return not of_task or (left.is_base, left.prompting) == (right.is_base, right.prompting)
 
 
-def _tell_changes(suite: str, sides: Sequence[tuple[Side, Shipped]], terminal: Terminal) -> None:
+def _tell_changes(suite: str, sides: Sequence[tuple[Side, CandidateScores]], terminal: Terminal) -> None:
     """Say where a run's suite is another one now than it was scored with."""
     for run in {side.run.name: side.run for side, scored in sides if _changed(side, scored)}.values():
         terminal.say(
@@ -144,12 +148,14 @@ def _tell_changes(suite: str, sides: Sequence[tuple[Side, Shipped]], terminal: T
         )
 
 
-def _changed(side: Side, scored: Shipped) -> bool:
+def _changed(side: Side, scored: CandidateScores) -> bool:
     suite = side.run.suites.get(scored.suite)
     return suite is not None and suite.digest != scored.cards[0].suite_digest
 
 
-def comparable(one: Shipped, other: Shipped, common: bool, terminal: Terminal, alike: bool = True) -> bool:
+def comparable(
+    one: CandidateScores, other: CandidateScores, common: bool, terminal: Terminal, alike: bool = True
+) -> bool:
     """Whether both have test items to compare. Says why not where the suite differs and `common` is false.
 
     `alike`: whether both should have been asked in one way.
@@ -177,29 +183,36 @@ def negated(found: Estimate) -> Estimate:
     return replace(found, value=-found.value, ends=ends)
 
 
-def _noise(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str]) -> float:
+def _noise(left: Side, right: Side, one: CandidateScores, other: CandidateScores, metrics: tuple[str, str]) -> float:
     """Standard deviation of the difference that scoring alone makes, where `harness rescore` has measured it."""
     sides = zip((left, right), (one, other), metrics, strict=True)
     return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored, metric in sides))
 
 
-def _rows(left: Side, right: Side, one: Shipped, other: Shipped) -> list[tuple[str, ...]]:
+def _rows(left: Side, right: Side, one: CandidateScores, other: CandidateScores) -> list[tuple[str, ...]]:
     """Every metric of one suite as cells under HEADS: what sums it up first, then all that is watched or limited."""
     reads = (left.reads(one), right.reads(other))
     likely = [side for side, metric in zip("AB", reads, strict=True) if metric == "choice_accuracy"]
     how = f" ({' and '.join(likely)} by log-likelihood)" if likely else ""
     primary = "accuracy" if likely else reads[0]
     rows = [_row(left, right, one, other, reads, f"{primary}{how}")]
-    watched = dict.fromkeys((*WATCHED, *_limits(left.run, one.suite), *_limits(right.run, one.suite)))
+    watched = dict.fromkeys((*WATCHED, *left.limits(one.suite), *right.limits(one.suite)))
     for metric in watched:
         if metric != primary and metric in one.metrics and metric in other.metrics:
             rows.append(_row(left, right, one, other, (metric, metric), metric))
     return rows
 
 
-def _row(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[str, str], name: str) -> tuple[str, ...]:
+def _row(
+    left: Side,
+    right: Side,
+    one: CandidateScores,
+    other: CandidateScores,
+    metrics: tuple[str, str],
+    name: str,
+) -> tuple[str, ...]:
     """One line as cells under HEADS; the interval is the report's own, for this pair alone."""
-    before, now = align_complete(one.scores(metrics[0]), other.scores(metrics[1]))
+    before, now = align_complete(one.matrix(metrics[0]), other.matrix(metrics[1]))
     turned = right.is_base and not left.is_base  # the side that no random seed touches comes second here
     pair, varies = ((before, now) if turned else (now, before)), not (left.is_base or right.is_base)
     seed = left.run.file.random_seed
@@ -217,11 +230,6 @@ def _row(left: Side, right: Side, one: Shipped, other: Shipped, metrics: tuple[s
         str(len(now.items)),
         _detectable(found.interval(0.95), before, now) if found else "-",
     )
-
-
-def _limits(run: Run, suite: str) -> Sequence[str]:
-    """The metrics that a run's suite file sets limits on."""
-    return tuple(run.suites[suite].spec.limits) if suite in run.suites else ()
 
 
 def _detectable(interval: Interval, before: ScoreMatrix, now: ScoreMatrix) -> str:

@@ -92,7 +92,7 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
         for i in range(1, passes + 1)
     ]
     own = [suite for suite in run.suites.values() if suite.items]
-    cards = {suite.name: _card(run, results, suite, cell) for suite in own}
+    cards = {suite.name: _card(results, suite, cell) for suite in own}
     stored = {name: results.scores(card) for name, card in cards.items()}
     found: dict[str, SuiteNoise] = {}
     with terminal.progress("rescore", len(own) * passes) as advance:
@@ -187,12 +187,12 @@ def _metric(values: Floats) -> MetricNoise | None:
     )
 
 
-def _card(run: Run, results: Results, suite: Suite, cell: Cell) -> Scorecard:
+def _card(results: Results, suite: Suite, cell: Cell) -> Scorecard:
     card = results.card(suite.name, cell.name, "zero_shot")
     if card is None:
-        raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {suite.name}; make eval RUN={run.name}")
+        raise UsageError(f"{results.folder}: no stored scores of {cell.name} on {suite.name}; {results.command}")
     if card.suite_digest != suite.digest:
-        raise UsageError(f"suites/{suite.name}.yaml changed since it was scored; make eval RUN={run.name}")
+        raise UsageError(f"suites/{suite.name}.yaml changed since it was scored; {results.command}")
     return card
 
 

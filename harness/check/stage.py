@@ -11,23 +11,23 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.check import formats, rules
 from harness.check.baseline import Baseline, BaselineSuite, baseline_path, read_baseline, shortened
-from harness.check.candidate import Shipped
-from harness.check.limits import has_values, of_all_together, question_of, rules_of, stored
+from harness.check.candidate import CandidateScores
+from harness.check.limits import of_all_answers, rules_of, ship_scores
 from harness.check.rescore import noise_of_mean
 from harness.check.rules import Decision, Evidence, Rule
-from harness.config.run import Run
-from harness.core.aligned import aligned
+from harness.config.run import Run, Ship
+from harness.core.aligned import fitted
 from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
 from harness.errors import MachineError, UsageError
 from harness.stats.contrasts import Question
-from harness.stats.score_matrix import align
-from harness.suites.suite import Limit, Suite
+from harness.stats.score_matrix import ScoreMatrix, align
+from harness.suites.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,14 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
     suite or other items than were blessed.
     """
     options = options or Options()
-    _writable(options)
+    _require_writable(options)
     baseline, student, decisions = decisions_of(run, options.common, terminal)
     same = ", the same weights" if any(d.shade == "the same weights" for d in decisions) else ""
+    question = decisions[0].question
+    varies = "test items vary" if question == "these weights" else "test items and random seeds vary"
     terminal.say(f"check {run.name}: {student} against the baseline, {baseline.student}{same}")
-    terminal.say(
-        f"question: {decisions[0].question} ({_what_varies(decisions[0].question)}); difference: now minus baseline,"
-        " [one-sided 95% bounds]"
-    )
-    terminal.say(aligned([formats.HEADS, *map(formats.row, decisions)]))
+    terminal.say(f"question: {question} ({varies}); difference: now minus baseline, [one-sided 95% bounds]")
+    terminal.say(fitted(formats.HEADS, [formats.row(d) for d in decisions], terminal.width))
     for d in decisions:
         if d.note:
             terminal.say(f"{d.rule.suite} {d.rule.metric} {d.limit}: {d.note}")
@@ -65,7 +64,7 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
         path = str(baseline_path(run.root, run.name).relative_to(run.root))
         for line in formats.workflow_commands(path, decisions, options.unsure):
             terminal.say(line)
-    unwritten = _write(run, student, decisions, options)
+    unwritten = _write(run.name, student, decisions, options)
     if unwritten:  # a verdict stands whether or not it could be written down everywhere
         terminal.warn(f"the verdict could not be written everywhere: {'; '.join(unwritten)}")
     code = formats.exit_code(decisions, options.unsure)
@@ -76,144 +75,122 @@ def check(run: Run, terminal: Terminal, options: Options | None = None) -> int:
 def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, str, list[Decision]]:
     """The baseline, the student's name and a decision per rule, in the order of the suite files."""
     baseline = read_baseline(run.root, run.name)
-    there = stored(run)
-    found = there.scored
+    ship = ship_scores(run)
+    question = ship.question
     if baseline.run != run.name:
         raise UsageError(f"runs/{run.name}.baseline.json: it is the baseline of the run {baseline.run}")
-    for name, why in there.not_run.items():
+    for name, why in ship.not_run.items():
         if name in baseline.suites:
             raise UsageError(f"the baseline holds the suite {name}, and eval could not run it: {why}")
         terminal.say(f"not checked: the suite {name} was not run: {why}")
-    question = question_of(run)
     if question != baseline.question:
         terminal.say(f"the baseline was blessed to ask about {baseline.question}; ship now asks about {question}")
+    weights = run.file.ship if question == "these weights" else None
     paired: list[tuple[Rule, Evidence]] = []
-    failed: list[Decision] = []
-    plain: list[Decision] = []
-    for name, one in found.items():
-        then = baseline.suites.get(name)
-        if then is None:
+    unpaired: list[Decision] = []
+    for name, scores in ship.by_suite.items():
+        suite, blessed = run.suites[name], baseline.suites.get(name)
+        if blessed is None:
             raise UsageError(
                 f"runs/{run.name}.baseline.json: it does not hold the suite {name} (it has"
                 f" {', '.join(baseline.suites)}): harness bless {run.name}"
             )
-        _require_comparable(run, run.suites[name], one, then, common, terminal)
-        if one.failed:
-            note = f"{one.failed} items failed: make eval RUN={run.name}"
-            failed += [
-                Decision(rule, "failed", question, 0, len(one.ids), note=note) for rule in rules_of(run.suites[name])
-            ]
-            continue
-        for rule in rules_of(run.suites[name]):
-            if of_all_together(one, rule.metric):
-                plain.append(_compared(rule, one, question))
+        changes = _changes(suite, scores, blessed)
+        if changes:
+            terminal.say(_shared_items(run.name, suite.name, changes, scores, blessed, common))
+        for rule in rules_of(suite):
+            if scores.failed:
+                note = f"{scores.failed} items failed: make eval RUN={run.name}"
+                unpaired.append(Decision(rule, "failed", question, 0, len(scores.ids), note=note))
+            elif of_all_answers(scores, rule.metric):
+                unpaired.append(_without_interval(rule, scores, question))
             else:
-                paired.append((rule, _evidence(run, baseline, then, one, rule)))
-    decided = rules.decide(paired, question) + plain + failed
-    order = list(found)
-    decided.sort(key=lambda d: order.index(d.rule.suite))
-    return baseline, next(iter(found.values())).student, decided
+                before = _blessed_scores(baseline, blessed, rule, weights)
+                before, now = align(before, scores.matrix(rule.metric).renamed(shortened(scores.ids)))
+                noise = math.sqrt(2) * noise_of_mean(run.folder, scores.cards, rule.metric)  # of two scorings
+                same = {card.student_key for card in scores.cards} <= set(baseline.student_keys.values())
+                paired.append((rule, Evidence(before, now, noise, same, run.file.random_seed)))
+    decisions = rules.decide(paired, question) + unpaired
+    order = list(ship.by_suite)
+    decisions.sort(key=lambda decision: order.index(decision.rule.suite))
+    return baseline, ship.student, decisions
 
 
-def _what_varies(question: Question) -> str:
-    return "test items vary" if question == "these weights" else "test items and random seeds vary"
-
-
-def _compared(rule: Rule, one: Shipped, question: Question) -> Decision:
+def _without_interval(rule: Rule, scores: CandidateScores, question: Question) -> Decision:
     """A number of all answers together against min or max: as it is, since one number has no interval."""
-    has_values(one, rule.metric, Limit.model_validate({rule.bound: rule.limit}))
-    now = sum(card.metrics[rule.metric] for card in one.cards) / len(one.cards)
+    now = sum(card.metrics[rule.metric] for card in scores.cards) / len(scores.cards)
     good = now >= rule.limit if rule.bound == "min" else now <= rule.limit
     note = "a number of all answers together: compared as it is, without an interval"
-    items = len(one.ids)
+    items = len(scores.ids)
     return Decision(rule, "pass" if good else "regressed", question, items, items, now=now, note=note)
 
 
-def _require_comparable(
-    run: Run, suite: Suite, one: Shipped, then: BaselineSuite, common: bool, terminal: Terminal
-) -> None:
-    """Raises UsageError where suite or items are not those that were blessed, unless `common` and some are shared."""
-    changed = _what_changed(suite, one, then)
-    if not changed:
-        return
-    place = f"suites/{suite.name}.yaml"
+def _shared_items(
+    run_name: str, suite: str, changes: str, scores: CandidateScores, blessed: BaselineSuite, common: bool
+) -> str:
+    """What a comparison of the shared items leaves out. Raises UsageError unless `common`, and where none is shared."""
+    place = f"suites/{suite}.yaml: {changes}"
     if not common:
         raise UsageError(
-            f"{place}: {changed}; scores of different suites do not compare. Accept the new one with: harness bless"
-            f" {run.name}; or compare on the shared items only: harness check {run.name} --common"
+            f"{place}; scores of different suites do not compare. Accept the new one with: harness bless"
+            f" {run_name}; or compare on the shared items only: harness check {run_name} --common"
         )
-    mine, theirs = set(shortened(one.ids)), set(then.item_ids())
-    if not mine & theirs:
-        raise UsageError(f"{place}: {changed}, and no test item is left that both have: harness bless {run.name}")
-    terminal.say(
-        f"{place}: {changed}. Compared on the {len(mine & theirs)} items that both have:"
-        f" {len(theirs - mine)} blessed ones are gone, {len(mine - theirs)} are new"
+    now, before = set(shortened(scores.ids)), set(blessed.item_ids())
+    if not now & before:
+        raise UsageError(f"{place}, and no test item is left that both have: harness bless {run_name}")
+    return (
+        f"{place}. Compared on the {len(now & before)} items that both have:"
+        f" {len(before - now)} blessed ones are gone, {len(now - before)} are new"
     )
 
 
-def _what_changed(suite: Suite, one: Shipped, then: BaselineSuite) -> str:
-    """In words; empty when nothing did."""
-    spec, card = suite.spec, one.cards[0]
-    mine, theirs = set(shortened(one.ids)), set(then.item_ids())
-    gone, new = sorted(theirs - mine), sorted(mine - theirs)
-    words = [f"{len(gone)} blessed items have no test score now ({_some(gone)})"] if gone else []
-    words += [f"{len(new)} items are new ({_some(new)})"] if new else []
-    items = "".join(f"; {word}" for word in words)
-    if then.version != spec.version:
+def _changes(suite: Suite, scores: CandidateScores, blessed: BaselineSuite) -> str:
+    """What changed in a suite since it was blessed, in words. Empty when nothing did."""
+    spec, card = suite.spec, scores.cards[0]
+    now, before = set(shortened(scores.ids)), set(blessed.item_ids())
+    gone, new = sorted(before - now), sorted(now - before)
+    items = f"; {len(gone)} blessed items have no test score now ({_first(gone)})" if gone else ""
+    items += f"; {len(new)} items are new ({_first(new)})" if new else ""
+    if blessed.version != spec.version:
         note = spec.changes.get(str(spec.version))
-        said = f" ({note})" if note else ""
-        return f"version {then.version} was blessed, this is version {spec.version}{said}{items}"
-    if then.suite_digest != card.suite_digest:
+        reason = f" ({note})" if note else ""
+        return f"version {blessed.version} was blessed, this is version {spec.version}{reason}{items}"
+    if blessed.suite_digest != card.suite_digest:
         return (
-            f"its rules or items changed under the same version {spec.version} (digest {then.suite_digest} blessed,"
+            f"its rules or items changed under the same version {spec.version} (digest {blessed.suite_digest} blessed,"
             f" {card.suite_digest} now){items}"
         )
-    if then.asked != card.asked:
-        return f"it was asked differently: {_asked(then.asked)} when it was blessed, {_asked(card.asked)} now{items}"
-    return f"{then.items} test items were blessed, {len(mine)} are scored now{items}" if items else ""
+    if blessed.asked != card.asked:
+        then, today = ("; ".join(notes) or "as its file says" for notes in (blessed.asked, card.asked))
+        return f"it was asked differently: {then} when it was blessed, {today} now{items}"
+    return f"{blessed.items} test items were blessed, {len(now)} are scored now{items}" if items else ""
 
 
-def _some(ids: Sequence[str]) -> str:
+def _first(ids: Sequence[str]) -> str:
+    """The first five of some ids."""
     return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
 
 
-def _asked(notes: Sequence[str]) -> str:
-    return "; ".join(notes) or "as its file says"
+def _blessed_scores(baseline: Baseline, blessed: BaselineSuite, rule: Rule, weights: Ship | None) -> ScoreMatrix:
+    """The blessed scores of a rule's metric: all random seeds, or of several the one that `weights` names.
 
-
-def _evidence(run: Run, baseline: Baseline, then: BaselineSuite, one: Shipped, rule: Rule) -> Evidence:
-    if rule.metric not in then.metrics:
-        has_values(one, rule.metric)
+    Raises UsageError for a metric or a random seed that was not blessed.
+    """
+    file = f"runs/{baseline.run}.baseline.json"
+    if rule.metric not in blessed.metrics:
+        raise UsageError(f"{file}: {rule.suite} was blessed without {rule.metric}: harness bless {baseline.run}")
+    before, seeds = blessed.matrix(rule.metric), list(baseline.student_keys)
+    if weights is None or len(seeds) == 1:
+        return before
+    if str(weights.random_seed) not in seeds:
         raise UsageError(
-            f"runs/{run.name}.baseline.json: {one.suite} was blessed without {rule.metric}: harness bless {run.name}"
+            f"{file}: it holds the random seeds {', '.join(seeds)}, ship asks about the weights of"
+            f" {weights.random_seed}; ship: {{question: recipe}} asks about them all"
         )
-    before, now = then.scores(rule.metric), one.scores(rule.metric)
-    if question_of(run) == "these weights" and before.seeds > 1:
-        before = before.of_seeds([_blessed_seed(run, baseline)])
-    before, now = align(before, replace(now, items=shortened(now.items)))
-    keys = {card.student_key for card in one.cards}
-    return Evidence(
-        before,
-        now,
-        math.sqrt(2) * noise_of_mean(run.folder, one.cards, rule.metric),  # of a difference of two scorings
-        same=keys <= set(baseline.student_keys.values()),
-        random_seed=run.file.random_seed,
-    )
+    return before.of_seeds([seeds.index(str(weights.random_seed))])
 
 
-def _blessed_seed(run: Run, baseline: Baseline) -> int:
-    """Of several blessed random seeds the one that ship names. Raises UsageError when it was not blessed."""
-    ship, seeds = run.file.ship, list(baseline.student_keys)
-    wanted = str(ship.random_seed) if ship else ""
-    if wanted not in seeds:
-        raise UsageError(
-            f"runs/{run.name}.baseline.json: it holds the random seeds {', '.join(seeds)}, ship asks about the weights"
-            f" of {wanted or 'none'}; ship: {{question: recipe}} asks about them all"
-        )
-    return seeds.index(wanted)
-
-
-def _writable(options: Options) -> None:
+def _require_writable(options: Options) -> None:
     """Raises UsageError, before anything is decided, for a path that can be no file. Missing folders are made."""
     for name, path in (("junit", options.junit), ("json", options.json)):
         if path is None:
@@ -225,13 +202,13 @@ def _writable(options: Options) -> None:
             raise UsageError(f"--{name} {path}: {above} cannot be written to")
 
 
-def _write(run: Run, student: str, decisions: Sequence[Decision], options: Options) -> list[str]:
-    """Write the forms that CI reads, where they were asked for; returns what could not be written, and why."""
-    told = (run.name, student, decisions, options.unsure)
+def _write(run_name: str, student: str, decisions: Sequence[Decision], options: Options) -> list[str]:
+    """Write the forms that CI reads, where options name a file. Returns what could not be written, and why."""
+    verdict = (run_name, student, decisions, options.unsure)
     forms: list[tuple[Path | None, Callable[[Path], None]]] = [
-        (options.junit, lambda path: _put(path, formats.junit(*told))),
-        (options.json, lambda path: _put(path, formats.as_json(*told))),
-        (options.summary, lambda path: _add(path, lambda room: formats.markdown(*told, room))),
+        (options.junit, lambda path: _put(path, formats.junit(*verdict))),
+        (options.json, lambda path: _put(path, formats.as_json(*verdict))),
+        (options.summary, lambda path: _add(path, lambda room: formats.markdown(*verdict, room))),
     ]
     unwritten = []
     for path, write in forms:

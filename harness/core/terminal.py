@@ -37,6 +37,11 @@ class Terminal:
         with suppress(SystemExit, OSError):
             self._out.print(printable(text), markup=False, emoji=False)
 
+    @property
+    def width(self) -> int | None:
+        """Characters of a line. None where the output is no terminal, so that no line needs to fit."""
+        return self._out.width if self._out.is_terminal else None
+
     def warn(self, text: str) -> None:
         """Print to stderr what went wrong without changing the outcome."""
         tell(f"harness: warning: {text}")

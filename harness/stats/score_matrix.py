@@ -62,6 +62,10 @@ class ScoreMatrix:
         """The random seeds in the rows with these indices."""
         return replace(self, values=self.values[list(rows)])
 
+    def renamed(self, items: tuple[str, ...]) -> ScoreMatrix:
+        """The same columns under other ids."""
+        return replace(self, items=items)
+
     def zeros(self) -> ScoreMatrix:
         """The same items with a score of 0 each, in one row."""
         return replace(self, values=np.zeros((1, len(self.items))))

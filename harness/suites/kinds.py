@@ -12,12 +12,14 @@ python        questions answered in writing: items and scores by functions in a 
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 from harness.core import yaml_file
 from harness.data.examples import Shape
 from harness.errors import UsageError, nearest
+from harness.metrics.table import METRICS
 from harness.suites.answers import AnswersSuite
 from harness.suites.benchmark import BenchmarkSuite
 from harness.suites.choice import ChoiceSuite
@@ -27,6 +29,8 @@ from harness.suites.open_ended import OpenEndedSuite
 from harness.suites.python import PythonSuite
 from harness.suites.suite import Suite, SuiteFile
 from harness.suites.unanswerable import UnanswerableSuite
+
+MISSPELT = 0.85  # likeness to a metric's name from which another name is taken for a slip
 
 # A new kind joins here, and nowhere else.
 AnySuite = (
@@ -58,6 +62,14 @@ def load_suite(path: Path, root: Path, shape: Shape | None, limit: int | None = 
             f"{document.place(('primary',))}: primary: {spec.primary!r} is no metric of its items"
             f"{nearest(spec.primary, spec.item_metrics)}; allowed: {', '.join(spec.item_metrics)}"
         )
+    names = {*spec.item_metrics, *METRICS}
+    for metric in spec.limits:  # other names are told from a misspelt one only by what scoring finds
+        close = [] if metric in names else get_close_matches(metric, sorted(names), n=1, cutoff=MISSPELT)
+        if close:
+            raise UsageError(
+                f"{document.place(('limits', metric))}: limits: {metric!r} is no metric of this suite"
+                f" (did you mean {close[0]!r}?); its items have: {', '.join(spec.item_metrics)}"
+            )
     return Suite(path.stem, spec, items)
 
 

@@ -38,8 +38,8 @@ def verdict(before: Sequence[Side], now: Sequence[Side], suite: str, question: Q
     rules = rules_of(before[0].run.suites[suite])
     found = []
     for rule in rules:
-        a = np.concatenate([one.scores(rule.metric).values for one in then if one])
-        b = np.concatenate([one.scores(rule.metric).values for one in later if one])
+        a = np.concatenate([one.matrix(rule.metric).values for one in then if one])
+        b = np.concatenate([one.matrix(rule.metric).values for one in later if one])
         found.append((rule, Evidence(ScoreMatrix.numbered(a), ScoreMatrix.numbered(b))))
     return overall(decide(found, question))
 
