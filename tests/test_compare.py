@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.check.candidate import candidate_scores
-from harness.check.compare import HEADS, asked, comparable, compare, side
+from harness.check.compare import HEADS, comparable, compare, paired_sides, side
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Terminal
@@ -111,7 +111,7 @@ def test_with_few_seeds_those_that_both_have_are_compared(two: Stored, capsys: p
     assert of(f"shop:{STUDENT}.filtered.12") == (0, 1, 2, 3)
     lone = side(f"shop:{STUDENT}.filtered.12.s3", lambda run: load(two, run))
     pair = side(f"shop:{STUDENT}.filtered.4", lambda run: load(two, run))
-    left, right, question = asked(lone, pair)  # none in common: as they are
+    left, right, question = paired_sides(lone, pair)  # none in common: as they are
     assert ([len(left.cells), len(right.cells)], question) == ([1, 2], "these weights")
 
 

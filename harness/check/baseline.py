@@ -42,10 +42,10 @@ class Column(Record):
             if packed.size != -(-items // 8):
                 raise ValueError(f"{packed.size} bytes for {items} items")
             return np.unpackbits(packed, count=items).astype(np.float64)
-        found = np.array([float("nan") if word == "-" else float(word) for word in self.values.split()])
-        if found.size != items:
-            raise ValueError(f"{found.size} values for {items} items")
-        return found
+        values = np.array([float("nan") if word == "-" else float(word) for word in self.values.split()])
+        if values.size != items:
+            raise ValueError(f"{values.size} values for {items} items")
+        return values
 
 
 class BaselineMetric(Record):
@@ -118,39 +118,39 @@ def read_baseline(root: Path, name: str) -> Baseline:
     path = baseline_path(root, name)
     if not path.is_file():
         raise UsageError(f"{path.relative_to(root)}: there is no baseline yet: harness bless {name}")
-    again = f"restore it from git, or: harness bless {name}"
+    remedy = f"restore it from git, or: harness bless {name}"
     try:
         stored = read_json(path)
     except UsageError as error:
-        raise UsageError(f"{error}: a truncated or edited baseline; {again}") from error
+        raise UsageError(f"{error}: a truncated or edited baseline; {remedy}") from error
     if isinstance(stored, dict) and stored.get("format") != BASELINE_FORMAT:
-        found = stored.get("format")
-        raise UsageError(f"{path}: format {found!r}; this harness reads format {BASELINE_FORMAT}; {again}")
+        version = stored.get("format")
+        raise UsageError(f"{path}: format {version!r}; this harness reads format {BASELINE_FORMAT}; {remedy}")
     try:
         baseline = Baseline.model_validate(stored)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"{path}: {where}: {first['msg']}: a truncated or edited baseline; {again}") from error
+        raise UsageError(f"{path}: {where}: {first['msg']}: a truncated or edited baseline; {remedy}") from error
     if baseline.digest != baseline.sealed():
         raise UsageError(
             f"{path}: it was edited: it says digest {baseline.digest[:16]}, its content has"
-            f" {baseline.sealed()[:16]}; {again}"
+            f" {baseline.sealed()[:16]}; {remedy}"
         )
-    _columns_fit(path, baseline, again)
+    _columns_fit(path, baseline, remedy)
     return baseline
 
 
-def _columns_fit(path: Path, baseline: Baseline, again: str) -> None:
+def _columns_fit(path: Path, baseline: Baseline, remedy: str) -> None:
     """A sealed file can still have been written wrong: a column per student, a value for every item."""
     for name, suite in baseline.suites.items():
         try:
             if len(suite.item_ids()) != suite.items:
                 raise ValueError(f"{len(suite.item_ids())} ids for {suite.items} items")
-            for metric, found in suite.metrics.items():
-                if len(found.values(suite.items)) != len(baseline.student_keys):
+            for metric, blessed in suite.metrics.items():
+                if len(blessed.values(suite.items)) != len(baseline.student_keys):
                     raise ValueError(
-                        f"{metric}: {len(found.columns)} columns for {len(baseline.student_keys)} students"
+                        f"{metric}: {len(blessed.columns)} columns for {len(baseline.student_keys)} students"
                     )
         except (ValueError, binascii.Error) as error:
-            raise UsageError(f"{path}: {name}: {error}; not a whole baseline; {again}") from error
+            raise UsageError(f"{path}: {name}: {error}; not a whole baseline; {remedy}") from error

@@ -140,7 +140,7 @@ def _items_error(scores: ScoreMatrix) -> float | None:
     units = clusters.units(scores.values, scores.design)
     if units is None or units.shape[1] < 2:
         return None
-    variances = [float((one - other).var(ddof=1)) for one, other in combinations(units, 2)]
+    variances = [float((first - second).var(ddof=1)) for first, second in combinations(units, 2)]
     return math.sqrt(sum(variances) / len(variances) / units.shape[1])
 
 
@@ -151,12 +151,12 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
     if binary(before.values) and binary(now.values) and now.design == INDEPENDENT:
         changing = float((now.values != before.values).mean())
 
-        def wanted(margin: float) -> int:
+        def items_for(margin: float) -> int:
             flips = min(1.0, max(changing, margin))
             return power.items_needed(flips, min(margin, 0.999), rules.LEVEL)
 
-        needed = wanted(margin)
-        decided = first_true(lambda wider: wanted(wider) <= items, margin, 0.999)
+        needed = items_for(margin)
+        decided = first_true(lambda wider: items_for(wider) <= items, margin, 0.999)
         how = f"with {100 * max(changing, margin):.0f}% of them changing"
     else:
         change = evidence.difference("these weights")

@@ -72,22 +72,22 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     With three seeds a side, or against a base, the question is about the recipe; else about these weights, and then
     of the seeds that both have. Raises UsageError for a student nobody has, and where no suite can be compared.
     """
-    left, right, question = asked(side(a, load), side(b, load))
+    side_a, side_b, question = paired_sides(side(a, load), side(b, load))
     rows: list[tuple[str, ...]] = []
-    for suite in dict.fromkeys(card.suite for card in left.results.cards):
-        one, other = left.on(suite), right.on(suite)
-        if one is None or other is None:
+    for suite in dict.fromkeys(card.suite for card in side_a.results.cards):
+        scores_a, scores_b = side_a.on(suite), side_b.on(suite)
+        if scores_a is None or scores_b is None:
             continue
-        failed = one.failed + other.failed
+        failed = scores_a.failed + scores_b.failed
         if failed:
             terminal.say(f"{suite}: not compared: {failed} items failed; make eval again")
             continue
-        if comparable(one, other, common, terminal, _asked_alike(left, right, suite)):
-            _tell_changes(suite, ((left, one), (right, other)), terminal)
-            rows += _rows(left, right, one, other)
+        if comparable(scores_a, scores_b, common, terminal, _asked_alike(side_a, side_b, suite)):
+            _tell_changes(suite, ((side_a, scores_a), (side_b, scores_b)), terminal)
+            rows += _rows(side_a, side_b, scores_a, scores_b)
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
-    terminal.say(f"A: {a} ({_names(left)})\nB: {b} ({_names(right)})\nquestion: {question}")
+    terminal.say(f"A: {a} ({_names(side_a)})\nB: {b} ({_names(side_b)})\nquestion: {question}")
     terminal.say(fitted(HEADS, rows, terminal.width))
     terminal.say(
         "min. detectable: the minimum detectable difference, found with a power of 0.8;"
@@ -95,19 +95,19 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     )
 
 
-def asked(left: Side, right: Side) -> tuple[Side, Side, Question]:
+def paired_sides(side_a: Side, side_b: Side) -> tuple[Side, Side, Question]:
     """The sides as they can be compared, and what about: the recipe where both have seeds enough."""
-    enough = [one.is_base or len(one.cells) >= stats.MIN_SEEDS for one in (left, right)]
-    if all(enough) and not (left.is_base and right.is_base):
-        return left, right, "this recipe"
-    both = {cell.random_seed for cell in left.cells} & {cell.random_seed for cell in right.cells}
-    if not both or left.is_base or right.is_base:
-        return left, right, "these weights"
+    enough = [side.is_base or len(side.cells) >= stats.MIN_SEEDS for side in (side_a, side_b)]
+    if all(enough) and not (side_a.is_base and side_b.is_base):
+        return side_a, side_b, "this recipe"
+    both = {cell.random_seed for cell in side_a.cells} & {cell.random_seed for cell in side_b.cells}
+    if not both or side_a.is_base or side_b.is_base:
+        return side_a, side_b, "these weights"
 
-    def only(one: Side) -> Side:
-        return replace(one, cells=tuple(cell for cell in one.cells if cell.random_seed in both))
+    def only(side: Side) -> Side:
+        return replace(side, cells=tuple(cell for cell in side.cells if cell.random_seed in both))
 
-    return only(left), only(right), "these weights"
+    return only(side_a), only(side_b), "these weights"
 
 
 def side(name: str, load: Callable[[str], Run]) -> Side:
@@ -121,22 +121,22 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     ways = {card.prompting for card in results.cards}
     student, prompting = (before, way) if before and way in ways else (student, "zero_shot")
     cells = {card.cell.name: card.cell for card in results.cards if card.cell is not None}
-    seedless = {found: found.removesuffix(f".s{cell.random_seed}") for found, cell in cells.items()}
+    seedless = {cell_name: cell_name.removesuffix(f".s{cell.random_seed}") for cell_name, cell in cells.items()}
     try:
         meant = resolve_student(student, (*cells, *seedless.values()))
     except UsageError as error:
         raise UsageError(f"{name}: run {run_name}: {error}") from error
-    own = [cell for found, cell in cells.items() if meant in (found, seedless[found])]
-    asked_as = {card.prompting for card in results.cards if card.cell in own}
+    meant_cells = [cell for cell_name, cell in cells.items() if meant in (cell_name, seedless[cell_name])]
+    asked_as = {card.prompting for card in results.cards if card.cell in meant_cells}
     if prompting == "zero_shot" and prompting not in asked_as:  # the cheap reference is not asked at all
         prompting = sorted(asked_as)[0]
-    return Side(run, results, tuple(sorted(own, key=lambda cell: cell.random_seed)), prompting)
+    return Side(run, results, tuple(sorted(meant_cells, key=lambda cell: cell.random_seed)), prompting)
 
 
-def _asked_alike(left: Side, right: Side, suite: str) -> bool:
+def _asked_alike(side_a: Side, side_b: Side, suite: str) -> bool:
     """Whether both are asked in one form, so that notes on how must agree; what nobody tuned is asked its own way."""
-    of_task = suite in left.run.suites and left.run.suites[suite].of_task
-    return not of_task or (left.is_base, left.prompting) == (right.is_base, right.prompting)
+    of_task = suite in side_a.run.suites and side_a.run.suites[suite].of_task
+    return not of_task or (side_a.is_base, side_a.prompting) == (side_b.is_base, side_b.prompting)
 
 
 def _tell_changes(suite: str, sides: Sequence[tuple[Side, CandidateScores]], terminal: Terminal) -> None:
@@ -154,81 +154,84 @@ def _changed(side: Side, scored: CandidateScores) -> bool:
 
 
 def comparable(
-    one: CandidateScores, other: CandidateScores, common: bool, terminal: Terminal, alike: bool = True
+    scores_a: CandidateScores, scores_b: CandidateScores, common: bool, terminal: Terminal, alike: bool = True
 ) -> bool:
     """Whether both have test items to compare. Says why not where the suite differs and `common` is false.
 
     `alike`: whether both should have been asked in one way.
     """
-    same_notes = not alike or one.cards[0].notes == other.cards[0].notes
-    digests = [scored.cards[0].suite_digest for scored in (one, other)]
-    if len(set(digests)) == 1 and same_notes and one.ids == other.ids:
-        return bool(one.ids)
-    shared = len(set(one.ids) & set(other.ids))
+    same_notes = not alike or scores_a.cards[0].notes == scores_b.cards[0].notes
+    digests = [scored.cards[0].suite_digest for scored in (scores_a, scores_b)]
+    if len(set(digests)) == 1 and same_notes and scores_a.ids == scores_b.ids:
+        return bool(scores_a.ids)
+    shared = len(set(scores_a.ids) & set(scores_b.ids))
     how = f"has two versions ({' and '.join(digests)})" if len(set(digests)) > 1 else "was asked in two ways"
     if not common:
-        terminal.say(f"{one.suite}: not compared: it {how}; --common compares the {shared} items that both have")
+        terminal.say(f"{scores_a.suite}: not compared: it {how}; --common compares the {shared} items that both have")
         return False
-    terminal.say(f"{one.suite}: it {how}; compared on the {shared} items that both have")
+    terminal.say(f"{scores_a.suite}: it {how}; compared on the {shared} items that both have")
     return shared > 0
 
 
-def negated(found: Estimate) -> Estimate:
+def negated(estimate: Estimate) -> Estimate:
     """The same difference the other way round."""
 
     def ends(level: float) -> tuple[float, float]:
-        low, high = found.ends(level)
+        low, high = estimate.ends(level)
         return -high, -low
 
-    return replace(found, value=-found.value, ends=ends)
+    return replace(estimate, value=-estimate.value, ends=ends)
 
 
-def _noise(left: Side, right: Side, one: CandidateScores, other: CandidateScores, metrics: tuple[str, str]) -> float:
+def _noise(
+    side_a: Side, side_b: Side, scores_a: CandidateScores, scores_b: CandidateScores, metrics: tuple[str, str]
+) -> float:
     """Standard deviation of the difference that scoring alone makes, where `harness rescore` has measured it."""
-    sides = zip((left, right), (one, other), metrics, strict=True)
+    sides = zip((side_a, side_b), (scores_a, scores_b), metrics, strict=True)
     return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored, metric in sides))
 
 
-def _rows(left: Side, right: Side, one: CandidateScores, other: CandidateScores) -> list[tuple[str, ...]]:
+def _rows(side_a: Side, side_b: Side, scores_a: CandidateScores, scores_b: CandidateScores) -> list[tuple[str, ...]]:
     """Every metric of one suite as cells under HEADS: what sums it up first, then all that is watched or limited."""
-    reads = (left.reads(one), right.reads(other))
+    reads = (side_a.reads(scores_a), side_b.reads(scores_b))
     likely = [side for side, metric in zip("AB", reads, strict=True) if metric == "choice_accuracy"]
     how = f" ({' and '.join(likely)} by log-likelihood)" if likely else ""
     primary = "accuracy" if likely else reads[0]
-    rows = [_row(left, right, one, other, reads, f"{primary}{how}")]
-    watched = dict.fromkeys((*WATCHED, *left.limits(one.suite), *right.limits(one.suite)))
+    rows = [_row(side_a, side_b, scores_a, scores_b, reads, f"{primary}{how}")]
+    watched = dict.fromkeys((*WATCHED, *side_a.limits(scores_a.suite), *side_b.limits(scores_a.suite)))
     for metric in watched:
-        if metric != primary and metric in one.metrics and metric in other.metrics:
-            rows.append(_row(left, right, one, other, (metric, metric), metric))
+        if metric != primary and metric in scores_a.metrics and metric in scores_b.metrics:
+            rows.append(_row(side_a, side_b, scores_a, scores_b, (metric, metric), metric))
     return rows
 
 
 def _row(
-    left: Side,
-    right: Side,
-    one: CandidateScores,
-    other: CandidateScores,
+    side_a: Side,
+    side_b: Side,
+    scores_a: CandidateScores,
+    scores_b: CandidateScores,
     metrics: tuple[str, str],
     name: str,
 ) -> tuple[str, ...]:
     """One line as cells under HEADS; the interval is the report's own, for this pair alone."""
-    before, now = align_complete(one.matrix(metrics[0]), other.matrix(metrics[1]))
-    turned = right.is_base and not left.is_base  # the side that no random seed touches comes second here
-    pair, varies = ((before, now) if turned else (now, before)), not (left.is_base or right.is_base)
-    seed = left.run.file.random_seed
+    before, now = align_complete(scores_a.matrix(metrics[0]), scores_b.matrix(metrics[1]))
+    turned = side_b.is_base and not side_a.is_base  # the side that no random seed touches comes second here
+    pair, varies = ((before, now) if turned else (now, before)), not (side_a.is_base or side_b.is_base)
+    seed = side_a.run.file.random_seed
     contrast = contrasts.difference(*pair, random_seed=seed, b_varies=varies) if len(now.items) > 1 else None
-    found = contrast.estimate if contrast else None
-    if contrast and found:
-        noise = 0.0 if contrast.recipe else _noise(left, right, one, other, metrics)  # seeds hold the noise already
-        found = widened(negated(found) if turned else found, noise)
+    estimate = contrast.estimate if contrast else None
+    if contrast and estimate:
+        # the seeds of a recipe, each scored by itself, hold the noise already
+        noise = 0.0 if contrast.recipe else _noise(side_a, side_b, scores_a, scores_b, metrics)
+        estimate = widened(negated(estimate) if turned else estimate, noise)
     return (
-        one.suite,
+        scores_a.suite,
         name,
         formats.number(before.mean if now.items else None),
         formats.number(now.mean if now.items else None),
-        formats.interval(found.interval(0.95) if found else None),
+        formats.interval(estimate.interval(0.95) if estimate else None),
         str(len(now.items)),
-        _detectable(found.interval(0.95), before, now) if found else "-",
+        _detectable(estimate.interval(0.95), before, now) if estimate else "-",
     )
 
 
@@ -238,5 +241,5 @@ def _detectable(interval: Interval, before: ScoreMatrix, now: ScoreMatrix) -> st
     return "-" if detectable is None else f"{detectable:.3f}"
 
 
-def _names(one: Side) -> str:
-    return ", ".join(cell.name for cell in one.cells)
+def _names(side: Side) -> str:
+    return ", ".join(cell.name for cell in side.cells)

@@ -51,14 +51,14 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def interval(found: Interval | None) -> str:
+def interval(difference: Interval | None) -> str:
     """An estimate with its ends, or a dash."""
-    return f"{found.estimate:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else "-"
+    return f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]" if difference else "-"
 
 
 def as_json(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
     """Everything, for programs: one object with the overall verdict, the exit code and every decision."""
-    found = {
+    result = {
         "run": run,
         "student": student,
         "question": decisions[0].question,
@@ -85,7 +85,7 @@ def as_json(run: str, student: str, decisions: Sequence[Decision], unsure: Unsur
             for d in decisions
         ],
     }
-    return json.dumps(found, indent=1) + "\n"
+    return json.dumps(result, indent=1) + "\n"
 
 
 def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
@@ -94,13 +94,13 @@ def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure)
     by_suite: dict[str, list[Decision]] = {}
     for decision in decisions:
         by_suite.setdefault(decision.rule.suite, []).append(decision)
-    for name, own in by_suite.items():
-        counts = {word: sum(_outcome(d, unsure) == word for d in own) for word in ("failure", "error", "skipped")}
+    for name, of_suite in by_suite.items():
+        counts = {word: sum(_outcome(d, unsure) == word for d in of_suite) for word in ("failure", "error", "skipped")}
         suite = ElementTree.SubElement(
-            root, "testsuite", name=_plain(name), tests=str(len(own)), failures=str(counts["failure"]),
+            root, "testsuite", name=_plain(name), tests=str(len(of_suite)), failures=str(counts["failure"]),
             errors=str(counts["error"]), skipped=str(counts["skipped"]),
         )  # fmt: skip
-        for d in own:
+        for d in of_suite:
             title = _plain(f"{d.rule.metric} {d.limit}")
             case = ElementTree.SubElement(suite, "testcase", classname=_plain(f"{run}.{name}"), name=title, time="0")
             properties = ElementTree.SubElement(case, "properties")
@@ -118,8 +118,8 @@ def junit(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure)
             outcome = _outcome(d, unsure)
             if outcome:
                 ElementTree.SubElement(case, outcome, message=_plain(_message(d)))
-            said = f"{verdict(d)}; question: {d.question}; {interval(d.difference)}"  # what viewers show of a pass
-            ElementTree.SubElement(case, "system-out").text = said
+            summary = f"{verdict(d)}; question: {d.question}; {interval(d.difference)}"  # what viewers show of a pass
+            ElementTree.SubElement(case, "system-out").text = summary
     ElementTree.indent(root)
     raw: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return raw.decode() + "\n"
@@ -172,8 +172,8 @@ def _outcome(decision: Decision, unsure: Unsure) -> str:
 
 
 def _message(d: Decision) -> str:
-    said = f"{d.verdict}: {d.rule.suite} {d.rule.metric} {d.limit}, now minus before {interval(d.difference)}"
-    return f"{said}; {d.note}" if d.note else said
+    text = f"{d.verdict}: {d.rule.suite} {d.rule.metric} {d.limit}, now minus before {interval(d.difference)}"
+    return f"{text}; {d.note}" if d.note else text
 
 
 def _plain(text: str) -> str:

@@ -70,5 +70,5 @@ class RuleItem(pytest.Item):
         from harness.core.text import printable
 
         d = self.decision
-        said = f"{d.verdict}: {self.student}, {d.rule.suite} {d.rule.metric} {d.limit}: {interval(d.difference)}"
-        return printable(f"{said} ({d.question}); {d.note}" if d.note else f"{said} ({d.question})")
+        text = f"{d.verdict}: {self.student}, {d.rule.suite} {d.rule.metric} {d.limit}: {interval(d.difference)}"
+        return printable(f"{text} ({d.question}); {d.note}" if d.note else f"{text} ({d.question})")

@@ -84,31 +84,31 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
     Public benchmarks are left out: their items' order is the library's. Raises UsageError without a ship section,
     without stored scores of it, or where a suite changed since.
     """
-    cell, *others = ship_cells(run)
+    cell, *further_cells = ship_cells(run)
     results = results_of(run)
     batch = run.file.eval.batch_tokens
     plan = [
         Pass(random_seed=run.file.random_seed + i, batch_tokens=max(64, min(batch, CPU_NODES) >> i))
         for i in range(1, passes + 1)
     ]
-    own = [suite for suite in run.suites.values() if suite.items]
-    cards = {suite.name: _card(results, suite, cell) for suite in own}
+    suites = [suite for suite in run.suites.values() if suite.items]
+    cards = {suite.name: _card(results, suite, cell) for suite in suites}
     stored = {name: results.scores(card) for name, card in cards.items()}
-    found: dict[str, SuiteNoise] = {}
-    with terminal.progress("rescore", len(own) * passes) as advance:
-        for place, suite in enumerate(own):
-            again = []
+    measured: dict[str, SuiteNoise] = {}
+    with terminal.progress("rescore", len(suites) * passes) as advance:
+        for place, suite in enumerate(suites):
+            repeats = []
             for i, how in enumerate(plan):
                 advance(place * passes + i, suite.name)
-                again.append(rescore(shuffled(suite, how.random_seed), how.batch_tokens))
-            found[suite.name] = measure(cards[suite.name], stored[suite.name], again)
-        advance(len(own) * passes, "")
-    floor = NoiseFile(student=cell.name, batch_tokens=batch, passes=tuple(plan), suites=found)
+                repeats.append(rescore(shuffled(suite, how.random_seed), how.batch_tokens))
+            measured[suite.name] = measure(cards[suite.name], stored[suite.name], repeats)
+        advance(len(suites) * passes, "")
+    floor = NoiseFile(student=cell.name, batch_tokens=batch, passes=tuple(plan), suites=measured)
     floor = floor.model_copy(update={"digest": floor.sealed()})
     write_json(run.folder / "eval" / FILE, floor.model_dump(mode="json"))
     terminal.say(_table(floor))
-    if others:
-        terminal.say(f"  measured on the first of {len(others) + 1} random seeds")
+    if further_cells:
+        terminal.say(f"  measured on the first of {len(further_cells) + 1} random seeds")
     terminal.say(f"rescore: {(run.folder / 'eval' / FILE).relative_to(run.root)}")
     return floor
 
@@ -128,15 +128,15 @@ def noise_floor(run_folder: Path, card_key: str) -> dict[str, float] | None:
     if not path.is_file():
         return None
     with remade_by(f"harness rescore {run_folder.name}"):
-        found: Any = read_json(path)
+        content: Any = read_json(path)
     try:
-        stored = NoiseFile.model_validate(found)
+        stored = NoiseFile.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{path}: not a noise floor of this version: harness rescore {run_folder.name}") from error
     if stored.digest != stored.sealed():
         raise UsageError(f"{path} was edited or damaged; harness rescore {run_folder.name} makes it again")
-    own = next((suite for suite in stored.suites.values() if suite.card == card_key), None)
-    return {name: metric.deviation for name, metric in own.metrics.items()} if own else None
+    of_card = next((suite for suite in stored.suites.values() if suite.card == card_key), None)
+    return {name: metric.deviation for name, metric in of_card.metrics.items()} if of_card else None
 
 
 def shuffled(suite: Suite, random_seed: int) -> Suite:
@@ -146,12 +146,12 @@ def shuffled(suite: Suite, random_seed: int) -> Suite:
     return replace(suite, items=tuple(items))
 
 
-def measure(card: Scorecard, stored: Sequence[Score], again: Sequence[Sequence[Score]]) -> SuiteNoise:
+def measure(card: Scorecard, stored: Sequence[Score], repeats: Sequence[Sequence[Score]]) -> SuiteNoise:
     """What changed between the stored scores of a card and those of each pass, on the test items.
 
     Raises UsageError when a pass scored other items.
     """
-    passes = [{s.item: s for s in scores if s.split == "test"} for scores in (stored, *again)]
+    passes = [{s.item: s for s in scores if s.split == "test"} for scores in (stored, *repeats)]
     ids = sorted(passes[0])
     for scores in passes[1:]:
         if sorted(scores) != ids:
@@ -162,8 +162,8 @@ def measure(card: Scorecard, stored: Sequence[Score], again: Sequence[Sequence[S
     failed = sum(any(scores[item].status == "failed" for scores in passes) for item in ids)
     values = {name: [[value_of(scores[item], name) for item in ids] for scores in passes] for name in names}
     metrics = {name: _metric(np.array(rows)) for name, rows in values.items()}
-    found = {name: metric for name, metric in metrics.items() if metric is not None}
-    return SuiteNoise(card=card.key, items=len(ids), failed=failed, metrics=found)
+    measured = {name: metric for name, metric in metrics.items() if metric is not None}
+    return SuiteNoise(card=card.key, items=len(ids), failed=failed, metrics=measured)
 
 
 def _metric(values: Floats) -> MetricNoise | None:
@@ -172,13 +172,13 @@ def _metric(values: Floats) -> MetricNoise | None:
     A value that comes or goes between passes is a change.
     """
     finite = np.isfinite(values)
-    there = finite.all(axis=0)
-    if not there.any():
+    complete = finite.all(axis=0)
+    if not complete.any():
         return None
-    moved = np.abs(values[:, there] - values[0, there]).max(axis=0) > SAME
-    came_or_went = int((finite.any(axis=0) & ~there).sum())
+    moved = np.abs(values[:, complete] - values[0, complete]).max(axis=0) > SAME
+    came_or_went = int((finite.any(axis=0) & ~complete).sum())
     items = int(finite.any(axis=0).sum())
-    means = values[:, there].mean(axis=1)
+    means = values[:, complete].mean(axis=1)
     return MetricNoise(
         items=items,
         changed=(int(moved.sum()) + came_or_went) / items,
@@ -196,20 +196,20 @@ def _card(results: Results, suite: Suite, cell: Cell) -> Scorecard:
     return card
 
 
-def _table(found: NoiseFile) -> str:
+def _table(floor: NoiseFile) -> str:
     """One line per metric."""
-    batches = ", ".join(str(one.batch_tokens) for one in found.passes)
+    batches = ", ".join(str(repeat.batch_tokens) for repeat in floor.passes)
     lines = [
-        f"noise floor of {found.student}: {len(found.passes)} passes, items shuffled, {batches} tree nodes a pass"
-        f" (stored: {found.batch_tokens})"
+        f"noise floor of {floor.student}: {len(floor.passes)} passes, items shuffled, {batches} tree nodes a pass"
+        f" (stored: {floor.batch_tokens})"
     ]
-    for name, suite in found.suites.items():
+    for name, suite in floor.suites.items():
         failed = f", {suite.failed} failed in some pass" if suite.failed else ""
         lines.append(f"  {name}: {suite.items} test items{failed}")
-        for metric, one in suite.metrics.items():
-            furthest = max(one.differences, key=abs, default=0.0)
+        for metric, metric_noise in suite.metrics.items():
+            furthest = max(metric_noise.differences, key=abs, default=0.0)
             lines.append(
-                f"    {metric:<20} {one.changed:6.1%} of items changed; mean moved by up to {furthest:+.4g};"
-                f" standard deviation between passes {one.deviation:.4g}"
+                f"    {metric:<20} {metric_noise.changed:6.1%} of items changed; mean moved by up to {furthest:+.4g};"
+                f" standard deviation between passes {metric_noise.deviation:.4g}"
             )
     return "\n".join(lines)

@@ -140,41 +140,41 @@ def overall(decisions: Sequence[Decision]) -> Verdict:
     return next((verdict for verdict in order if verdict in verdicts), "pass")
 
 
-def widened(found: Estimate, noise: float) -> Estimate:
+def widened(estimate: Estimate, noise: float) -> Estimate:
     """An estimate whose ends take in the noise of scoring, as an independent normal error."""
     if not noise:
-        return found
+        return estimate
 
     def ends(level: float) -> tuple[float, float]:
-        low, high = found.ends(level)
-        more = quantile(level) * noise
-        return found.value - math.hypot(found.value - low, more), found.value + math.hypot(high - found.value, more)
+        low, high = estimate.ends(level)
+        value, more = estimate.value, quantile(level) * noise
+        return value - math.hypot(value - low, more), value + math.hypot(high - value, more)
 
-    return replace(found, method=f"{found.method}, with the noise of scoring", ends=ends)
+    return replace(estimate, method=f"{estimate.method}, with the noise of scoring", ends=ends)
 
 
 def _draft(rule: Rule, evidence: Evidence, question: Question) -> Decision:
     """A decision before adjustment: a regression that may still be taken back."""
     before, now = (side.mean if side.complete.any() else None for side in (evidence.before, evidence.now))
     change = evidence.difference(question)
-    found = evidence.value(question) if rule.bound in ("min", "max") else change
+    estimate = evidence.value(question) if rule.bound in ("min", "max") else change
     items = len(evidence.paired[0].items)
     interval = change.interval(LEVEL) if change else None
     draft = Decision(rule, "inconclusive", question, items, len(evidence.now.items), before, now, interval)
     enough = question == "these weights" or evidence.now.seeds >= stats.MIN_SEEDS
     if evidence.unchanged and enough and rule.bound in ("margin", "margin_share"):
         return replace(draft, verdict="pass", shade="the same weights")
-    if found is None:
+    if estimate is None:
         return replace(draft, note=_why_unknown(evidence, question))
     line, good_above = _line(rule, before or 0.0)
-    interval, tails = found.interval(LEVEL), found.p(line)
+    interval, tails = estimate.interval(LEVEL), estimate.p(line)
     inside = interval.low > line if good_above else interval.high < line
     if not inside:
-        note = _why_undecided(found, interval, line, question)
+        note = _why_undecided(estimate, interval, line, question)
         return replace(draft, p=tails.below if good_above else tails.above, note=note)
     if evidence.lost > LOST_SHARE * evidence.before.complete.sum():
         return replace(draft, note=f"{evidence.lost} items that had a value have none now")
-    shade = _shade(found.interval(0.95), line, good_above) if rule.bound in ("margin", "margin_share") else ""
+    shade = _shade(estimate.interval(0.95), line, good_above) if rule.bound in ("margin", "margin_share") else ""
     return replace(draft, verdict="pass", shade=shade)
 
 
@@ -196,9 +196,9 @@ def _line(rule: Rule, before: float) -> tuple[float, bool]:
     return (-margin, True) if rule.better == "higher" else (margin, False)
 
 
-def _shade(found: Interval, line: float, good_above: bool) -> str:
+def _shade(interval: Interval, line: float, good_above: bool) -> str:
     """What a pass says beyond "not worse by more than the margin", from the two-sided 95% interval."""
-    low, high = (found.low, found.high) if good_above else (-found.high, -found.low)
+    low, high = (interval.low, interval.high) if good_above else (-interval.high, -interval.low)
     if low > 0:
         return "improved"
     if high < 0:
@@ -213,14 +213,14 @@ def _why_unknown(evidence: Evidence, question: Question) -> str:
     return "too few items, or too few passages, have values on both sides"
 
 
-def _why_undecided(found: Estimate, interval: Interval, line: float, question: Question) -> str:
+def _why_undecided(estimate: Estimate, interval: Interval, line: float, question: Question) -> str:
     """What keeps a rule from a verdict, and what would bring one were the truth what was found."""
     text = f"[{interval.low:+.4f}, {interval.high:+.4f}] reaches across {line:+.4g}"
-    distance = abs(found.value - line)
+    distance = abs(estimate.value - line)
     if question == "this recipe":
         return f"{text}; more random seeds or items would tell"
     if distance < 1e-9 or interval.low == interval.high:
         return text
     needed = power.items_needed_from(interval, distance)
-    units = "clusters of items" if " clusters" in found.method else "items"
+    units = "clusters of items" if " clusters" in estimate.method else "items"
     return f"{text}; about {needed} {units} would tell, were they all like these" if needed < MOST_ITEMS else text

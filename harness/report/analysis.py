@@ -51,8 +51,8 @@ class Arm:
         if self.kind == "base":
             return f"{self.student} untuned, {self.prompting.replace('_', '-')}"
         data = self.data.replace("_", " ")
-        who = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
-        return f"{who}, {self.size} rows ({data})"
+        model = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
+        return f"{model}, {self.size} rows ({data})"
 
     @property
     def complete(self) -> bool:
@@ -80,9 +80,9 @@ def arms(results: Results, suite: str) -> list[Arm]:
         if card.suite == suite and card.cell is not None:
             data = card.cell.data if card.cell.size else ""
             grouped.setdefault((card.cell.student, data, card.cell.size, card.prompting), []).append(card)
-    found = [Arm(*key, cards=tuple(cards)) for key, cards in grouped.items()]
+    suite_arms = [Arm(*key, cards=tuple(cards)) for key, cards in grouped.items()]
     rank = {"base": 0, "reference": 1, "student": 2}
-    return sorted(found, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.prompting))
+    return sorted(suite_arms, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.prompting))
 
 
 @dataclass(frozen=True)
@@ -99,20 +99,20 @@ class Sheet:
 
     def column(self, metric: str) -> Floats:
         """A metric's values, as `value_of` says; also of a metric that no item has."""
-        found = self.values.get(metric)
-        return np.where(self.failed, math.nan, absent(metric)) if found is None else found
+        values = self.values.get(metric)
+        return np.where(self.failed, math.nan, absent(metric)) if values is None else values
 
 
 def sheet(results: Results, card: Scorecard, split: Split) -> Sheet:
     """The columns of a card, kept with the results once they were read."""
-    found = results.sheets.get((card.key, split))
-    if found is None:
+    columns = results.sheets.get((card.key, split))
+    if columns is None:
         scores = sorted(results.scores(card), key=lambda score: score.item)
         for part in ("dev", "test"):
             results.sheets[card.key, part] = _sheet([score for score in scores if score.split == part])
-        found = results.sheets[card.key, split]
-    assert isinstance(found, Sheet)
-    return found
+        columns = results.sheets[card.key, split]
+    assert isinstance(columns, Sheet)
+    return columns
 
 
 def _sheet(scores: Sequence[Score]) -> Sheet:
@@ -131,7 +131,7 @@ def _sheet(scores: Sequence[Score]) -> Sheet:
 def matrix(results: Results, arm: Arm, metric: str, split: Split) -> ScoreMatrix:
     """An arm's values of a metric, items in the order of their ids. A missing value is as `value_of` says."""
     sheets = [sheet(results, card, split) for card in arm.cards]
-    values = np.array([one.column(metric) for one in sheets], dtype=float)
+    values = np.array([columns.column(metric) for columns in sheets], dtype=float)
     return ScoreMatrix(values, sheets[0].items, sheets[0].design)
 
 
@@ -207,8 +207,8 @@ class Point:
 
 def untuned(arms_: Sequence[Arm], student: str) -> Arm | None:
     """The zero-shot base of a student, which its tuned arms are paired with."""
-    found = (a for a in arms_ if a.kind == "base" and a.student == student and a.prompting == "zero_shot")
-    return next(found, None)
+    bases = (a for a in arms_ if a.kind == "base" and a.student == student and a.prompting == "zero_shot")
+    return next(bases, None)
 
 
 def curve(

@@ -30,8 +30,8 @@ def learning_curve(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9.5, 5.2), dpi=130)
-    said = f"tuned on {data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {points[-1].size}"
-    _curve(axes, points, f"{student} on {suite}", 11, markersize=5, linewidth=1.8, capsize=4, zorder=3, label=said)
+    label = f"tuned on {data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {points[-1].size}"
+    _curve(axes, points, f"{student} on {suite}", 11, markersize=5, linewidth=1.8, capsize=4, zorder=3, label=label)
     if any(len(p.seeds) > 1 for p in points):
         dots = [(p.size, seed) for p in points for seed in p.seeds]
         rows, levels = zip(*dots, strict=True)
@@ -69,8 +69,8 @@ def _colour(line: Line) -> str:
 
 def _plain(text: str) -> str:
     """Text that matplotlib draws as it is: a dollar would begin a formula, an underscore hides a line's label."""
-    shown = printable(text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+    drawn = printable(text).replace("$", r"\$")
+    return f" {drawn}" if drawn.startswith("_") else drawn
 
 
 def _wrapped(text: str) -> str:

@@ -104,8 +104,8 @@ class Headline:
         """The alternatives that a claim against the strongest does not hold for."""
         if self.verdict != "better":
             return ""
-        left = [a.reading.title for a in self.alternatives[1:] if a.verdict != "better"]
-        return f" Not shown to be better than {'; '.join(left)}." if left else ""
+        undecided = [a.reading.title for a in self.alternatives[1:] if a.verdict != "better"]
+        return f" Not shown to be better than {'; '.join(undecided)}." if undecided else ""
 
 
 def reading(results: Results, arm: Arm, primary: str) -> Reading:
@@ -114,11 +114,11 @@ def reading(results: Results, arm: Arm, primary: str) -> Reading:
     An untuned model under accuracy may be read by log-likelihood instead: whichever does better on dev items, for it
     was never shown the form of an answer.
     """
-    other = "choice_accuracy"
-    if arm.kind != "base" or primary != "accuracy" or not has(results, arm, other, "dev"):
+    likelihood = "choice_accuracy"
+    if arm.kind != "base" or primary != "accuracy" or not has(results, arm, likelihood, "dev"):
         return Reading(arm, primary)
-    written, likely = (matrix(results, arm, metric, "dev").mean for metric in (primary, other))
-    return Reading(arm, other if likely > written else primary)
+    written, likely = (matrix(results, arm, metric, "dev").mean for metric in (primary, likelihood))
+    return Reading(arm, likelihood if likely > written else primary)
 
 
 def headline(
@@ -126,32 +126,34 @@ def headline(
     metric: str = "accuracy",
 ) -> Headline | str:  # fmt: skip
     """The largest size against the alternatives; or why there is no headline, and how to get one."""
-    own = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)]
-    if not own:
+    tuned = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)]
+    if not tuned:
         return f"No headline: no student tuned on {data.replace('_', ' ')} rows was scored; see train.sizes and train."
-    arm = max(own, key=lambda a: a.size)
+    arm = max(tuned, key=lambda a: a.size)
     if not has(results, arm, metric):
         return f"No headline: no answer of {arm.title} has a value of {wording.title(metric)}; see the notes."
     rivals = [reading(results, a, metric) for a in arms_ if _is_alternative(a, arm)]
-    known = [
+    comparable = [
         r for r in rivals if has(results, r.arm, r.metric) and matrix(results, r.arm, r.metric, "dev").complete.any()
     ]
-    if not known:
+    if not comparable:
         return (
             "No headline: there is nothing to compare with. train.sizes: 0 scores the untuned model, train.data:"
             " seeds_only a student tuned on the seeds alone, eval.reference a classifier (for labels)."
         )
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    on_dev = [matrix(results, r.arm, r.metric, "dev").scaled(sign) for r in known]
-    kept = within_chance(on_dev, random_seed)
-    level = 1 - (1 - LEVEL) / len(kept)
+    on_dev = [matrix(results, r.arm, r.metric, "dev").scaled(sign) for r in comparable]
+    candidates = within_chance(on_dev, random_seed)
+    level = 1 - (1 - LEVEL) / len(candidates)
     a = matrix(results, arm, metric, "test")
-    found = [_alternative(results, Reading(arm, metric), known[place], random_seed, level) for place in kept]
-    found.sort(key=lambda one: math.inf if math.isnan(one.value) else -sign * one.value)
-    rival = found[0].reading
+    alternatives = [
+        _alternative(results, Reading(arm, metric), comparable[place], random_seed, level) for place in candidates
+    ]
+    alternatives.sort(key=lambda alternative: math.inf if math.isnan(alternative.value) else -sign * alternative.value)
+    rival = alternatives[0].reading
     both = len(align_complete(a, matrix(results, rival.arm, rival.metric, "test"))[0].items)
-    alone = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
-    return Headline(Reading(arm, metric), a.mean, tuple(found), both, alone)
+    pair = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
+    return Headline(Reading(arm, metric), a.mean, tuple(alternatives), both, pair)
 
 
 def within_chance(on_dev: Sequence[ScoreMatrix], random_seed: int) -> list[int]:
@@ -162,31 +164,31 @@ def within_chance(on_dev: Sequence[ScoreMatrix], random_seed: int) -> list[int]:
     """
     means = [scores.mean for scores in on_dev]
     best = max(range(len(means)), key=lambda place: -math.inf if math.isnan(means[place]) else means[place])
-    kept = []
+    places = []
     for place, scores in enumerate(on_dev):
         a, b = (side.seed_mean() for side in align_complete(on_dev[best], scores))
         comparable = len(a.items) > 1 and place != best
-        found = contrasts.difference(a, b, random_seed=random_seed) if comparable else None
-        if found is None or found.estimate is None or found.estimate.p(0.0).above >= DROPPED:
-            kept.append(place)
-    return kept
+        contrast = contrasts.difference(a, b, random_seed=random_seed) if comparable else None
+        if contrast is None or contrast.estimate is None or contrast.estimate.p(0.0).above >= DROPPED:
+            places.append(place)
+    return places
 
 
-def _alternative(results: Results, own: Reading, rival: Reading, random_seed: int, level: float) -> Alternative:
-    a, b = (matrix(results, r.arm, r.metric, "test") for r in (own, rival))
+def _alternative(results: Results, tuned: Reading, rival: Reading, random_seed: int, level: float) -> Alternative:
+    a, b = (matrix(results, r.arm, r.metric, "test") for r in (tuned, rival))
     varies = rival.arm.kind != "base"
     return Alternative(rival, b.mean, difference(a, b, random_seed, b_varies=varies, level=level))
 
 
-def _is_alternative(other: Arm, arm: Arm) -> bool:
+def _is_alternative(rival: Arm, arm: Arm) -> bool:
     """What one would do instead: ask the untuned model, tune on the seeds alone, or not use a model at all."""
-    if other is arm:
+    if rival is arm:
         return False
-    if other.kind == "base":
-        return other.student == arm.student
-    if other.kind == "student":
-        return other.student == arm.student and other.data == "seeds_only"
-    return other.data == "seeds_only" or (other.data, other.size) == (arm.data, arm.size)
+    if rival.kind == "base":
+        return rival.student == arm.student
+    if rival.kind == "student":
+        return rival.student == arm.student and rival.data == "seeds_only"
+    return rival.data == "seeds_only" or (rival.data, rival.size) == (arm.data, arm.size)
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,14 @@ class Line:
     @property
     def label(self) -> str:
         """What the legend says, with the number."""
-        said = wording.value(self.reading.metric, self.value)
-        return f"{self.reading.title}: {said}{' (strongest alternative)' if self.strongest else ''}"
+        number = wording.value(self.reading.metric, self.value)
+        return f"{self.reading.title}: {number}{' (strongest alternative)' if self.strongest else ''}"
 
 
 def lines(results: Results, arms_: Sequence[Arm], student: str, primary: str, answer: Headline | str) -> list[Line]:
     """What does not change with size: the untuned model in each prompting, what the seeds alone give."""
     rival = answer.rival.reading if isinstance(answer, Headline) else None
-    found = []
+    drawn = []
     for arm in arms_:
         seeds = arm.data == "seeds_only" and (arm.kind == "reference" or arm.student == student)
         read = reading(results, arm, primary)
@@ -215,5 +217,5 @@ def lines(results: Results, arms_: Sequence[Arm], student: str, primary: str, an
             continue
         value = matrix(results, arm, read.metric, "test").mean
         if has(results, arm, read.metric) and not math.isnan(value):
-            found.append(Line(read, value, read == rival))
-    return found
+            drawn.append(Line(read, value, read == rival))
+    return drawn

@@ -61,7 +61,7 @@ class Change:
 
 def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[str] = WATCHED) -> list[Change]:
     """Every tuned arm against its untuned base, each metric on the items where both have a value."""
-    found = []
+    rows = []
     all_arms = arms(results, suite)
     for arm in (a for a in all_arms if a.kind == "student"):
         base = untuned(all_arms, arm.student)
@@ -77,8 +77,8 @@ def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[st
             if len(after.items) < 2:  # e.g. repetition, when no answer is long enough to repeat anything
                 continue
             d = difference(after, before, random_seed, b_varies=False)
-            found.append(Change(suite, metric, arm, before.mean, after.mean, d))
-    return found
+            rows.append(Change(suite, metric, arm, before.mean, after.mean, d))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class Panel:
     points: tuple[PanelPoint, ...]
 
 
-def panels(found: Sequence[Change], student: str, data: str) -> list[Panel]:
+def panels(rows: Sequence[Change], student: str, data: str) -> list[Panel]:
     """Forgetting curves of one student on one kind of data, by suite and metric."""
     grouped: dict[tuple[str, str], list[Change]] = {}
-    for change in found:
+    for change in rows:
         if (change.arm.student, change.arm.data) == (student, data):
             grouped.setdefault((change.suite, change.metric), []).append(change)
-    made = []
-    for (suite, metric), own in grouped.items():
-        own.sort(key=lambda change: change.arm.size)
+    drawn = []
+    for (suite, metric), by_size in grouped.items():
+        by_size.sort(key=lambda change: change.arm.size)
         least = -1.0 if "similarity" in metric else 0.0  # a cosine may be negative
         most = 1.0 if wording.bounded(metric) else math.inf
         points = tuple(
@@ -120,11 +120,11 @@ def panels(found: Sequence[Change], student: str, data: str) -> list[Panel]:
                 min(c.after, max(least, c.before + c.difference.interval.low)),
                 max(c.after, min(most, c.before + c.difference.interval.high)),
             )
-            for c in own
+            for c in by_size
         )
-        guess = own[0].arm.cards[0].chance if metric in ("accuracy", "gold_probability") else None
-        made.append(Panel(suite, metric, own[0].before, guess, points))
-    return made
+        guess = by_size[0].arm.cards[0].chance if metric in ("accuracy", "gold_probability") else None
+        drawn.append(Panel(suite, metric, by_size[0].before, guess, points))
+    return drawn
 
 
 # --- in words -------------------------------------------------------------------------------------------------
@@ -168,9 +168,9 @@ def _suite(name: str, rows: Sequence[Change]) -> str:
     by_arm: dict[str, list[str]] = {}
     for change in (c for c in rows if not c.moved):
         by_arm.setdefault(change.arm.title, []).append(_unmoved(change))
-    for title, found in by_arm.items():
-        said = f"No change found, {title} (in brackets the minimum detectable difference):"
-        lines.append(markdown.escaped(f"{said} {', '.join(found)}.") + "\n")
+    for title, metrics in by_arm.items():
+        opening = f"No change found, {title} (in brackets the minimum detectable difference):"
+        lines.append(markdown.escaped(f"{opening} {', '.join(metrics)}.") + "\n")
     return "\n".join(lines)
 
 
@@ -189,10 +189,10 @@ def _unmoved(c: Change) -> str:
 
 def _row(c: Change) -> list[str]:
     i = c.difference.interval
-    said = markdown.Strong(c.verdict) if c.broke else c.verdict
+    verdict = markdown.Strong(c.verdict) if c.broke else c.verdict
     change = f"{i.estimate:+.3f} [{i.low:+.3f}, {i.high:+.3f}]"
-    known = metric_of(c.metric)
-    return [known.title, known.meaning, c.arm.title, f"{c.before:.3f}", f"{c.after:.3f}", change, said]
+    metric = metric_of(c.metric)
+    return [metric.title, metric.meaning, c.arm.title, f"{c.before:.3f}", f"{c.after:.3f}", change, verdict]
 
 
 def _alike(a: Change, b: Change) -> bool:

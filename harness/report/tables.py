@@ -35,11 +35,11 @@ SPREAD = (
 WHOLE = ("distinct_1", "distinct_2", "distinct_3", "compression_all", "cut_share")
 
 
-def share(found: Interval) -> str:
+def share(interval: Interval) -> str:
     """A value with its interval."""
-    if math.isinf(found.low):
-        return f"{found.estimate:.3f} (interval not estimable)"
-    return f"{found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    if math.isinf(interval.low):
+        return f"{interval.estimate:.3f} (interval not estimable)"
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def interval_of(scores: ScoreMatrix, bounded: bool = False) -> Interval:
@@ -62,25 +62,27 @@ def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
     return interval_of(matrix(results, arm, metric, "test"), wording.bounded(metric))
 
 
-def main(results: Results, found: Sequence[Arm], primary: str, answer: Headline | str, labels: Sequence[str]) -> str:
+def main(
+    results: Results, suite_arms: Sequence[Arm], primary: str, answer: Headline | str, labels: Sequence[str]
+) -> str:
     """One line per arm with what sums the suite up first, in bold what the headline compares; then all intervals."""
-    if not found:
+    if not suite_arms:
         return ""
-    columns = [name for name in dict.fromkeys((primary, *COLUMNS)) if _in_table(results, found, name, labels)]
+    columns = [name for name in dict.fromkeys((primary, *COLUMNS)) if _in_table(results, suite_arms, name, labels)]
     compared = {(r.arm.title, r.metric) for r in _compared(answer)}
     rows, widths = [], []
-    for arm in found:
+    for arm in suite_arms:
         intervals = [_interval(results, arm, name, labels) for name in columns]
         cells = []
         for name, interval in zip(columns, intervals, strict=True):
             first = name == primary or (arm.title, name) in compared
-            cells.append(_cell(arm, name, interval, whole=first, strong=(arm.title, name) in compared))
+            cells.append(_cell(arm, name, interval, with_interval=first, strong=(arm.title, name) in compared))
         unparsed = str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards)))
         rows.append([arm.title, *cells, unparsed])
-        widths.append([arm.title, *(_ends(name, one) for name, one in zip(columns, intervals, strict=True))])
+        widths.append([arm.title, *(_ends(name, interval) for name, interval in zip(columns, intervals, strict=True))])
     heads = [HEADS.get(name, wording.title(name)) for name in columns]
     text = table(["asked", *heads, "unparsed"], rows)
-    count = len(sheet(results, found[0].cards[0], "test").failed)
+    count = len(sheet(results, suite_arms[0].cards[0], "test").failed)
     about = (
         f"{count} test items; rates divide by all of them. Unparsed counts all items, dev too. Bold: what the headline"
         " compares. Every interval is a 95% one of its own number alone; the headline's is of the paired difference."
@@ -92,15 +94,15 @@ def _compared(answer: Headline | str) -> list[Reading]:
     return [answer.reading, answer.rival.reading] if isinstance(answer, Headline) else []
 
 
-def _in_table(results: Results, found: Sequence[Arm], name: str, labels: Sequence[str]) -> bool:
-    return bool(labels) if name == "macro_f1" else any(has(results, arm, name) for arm in found)
+def _in_table(results: Results, suite_arms: Sequence[Arm], name: str, labels: Sequence[str]) -> bool:
+    return bool(labels) if name == "macro_f1" else any(has(results, arm, name) for arm in suite_arms)
 
 
 def _interval(results: Results, arm: Arm, name: str, labels: Sequence[str]) -> Interval | None:
     """A column's number of an arm; None where it has none."""
     if name == "macro_f1":
-        known = arm.metric(name) is not None
-        return interval_of(_f1_values(results, arm, labels), bounded=True) if known else None
+        has_macro_f1 = arm.metric(name) is not None
+        return interval_of(_f1_values(results, arm, labels), bounded=True) if has_macro_f1 else None
     return value_interval(results, arm, name) if has(results, arm, name) else None
 
 
@@ -108,38 +110,40 @@ def _f1_values(results: Results, arm: Arm, labels: Sequence[str]) -> ScoreMatrix
     """What each item adds to macro-F1, so that the mean is macro-F1."""
     sheets = [sheet(results, card, "test") for card in arm.cards]
     rows = [
-        classification.macro_f1_values(one.gold, [named_label(output, labels) or "" for output in one.outputs], labels)
-        for one in sheets
+        classification.macro_f1_values(
+            columns.gold, [named_label(output, labels) or "" for output in columns.outputs], labels
+        )
+        for columns in sheets
     ]
     return ScoreMatrix(np.array(rows), sheets[0].items, sheets[0].design)
 
 
-def _cell(arm: Arm, name: str, found: Interval | None, whole: bool, strong: bool) -> str:
+def _cell(arm: Arm, name: str, interval: Interval | None, with_interval: bool, strong: bool) -> str:
     """A number, with its interval where it is what counts."""
-    if found is None:
+    if interval is None:
         return ""
-    if whole and not arm.complete:
+    if with_interval and not arm.complete:
         return "incomplete"
-    said = f"{found.estimate:.1f}" if name == "words" else f"{found.estimate:.3f}"
-    text = share(found) if whole else said
+    number = f"{interval.estimate:.1f}" if name == "words" else f"{interval.estimate:.3f}"
+    text = share(interval) if with_interval else number
     return Strong(text) if strong else text
 
 
-def _ends(name: str, found: Interval | None) -> str:
+def _ends(name: str, interval: Interval | None) -> str:
     """An interval alone."""
-    if found is None:
+    if interval is None:
         return ""
-    if math.isinf(found.low):
+    if math.isinf(interval.low):
         return "not estimable"
     digits = 1 if name == "words" else 3
-    return f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
-def other_suite(results: Results, found: Sequence[Arm], primary: str) -> str:
+def other_suite(results: Results, suite_arms: Sequence[Arm], primary: str) -> str:
     """A line per arm of a suite that is not the task's own."""
     heads = ("asked", wording.title(primary), "chance", "p(gold)", "prompt tokens", "seconds an item")
     rows = []
-    for arm in found:
+    for arm in suite_arms:
         items = sum(card.items for card in arm.cards)
         guess = arm.cards[0].chance
         value, gold = (
@@ -159,32 +163,34 @@ def other_suite(results: Results, found: Sequence[Arm], primary: str) -> str:
     return table(heads, rows)
 
 
-def distributions(results: Results, found: Sequence[Arm]) -> str:
+def distributions(results: Results, suite_arms: Sequence[Arm]) -> str:
     """How numbers about free text spread over the answers, untuned and at the largest size of each kind of data."""
-    largest = [a for a in found if a.kind == "student" and a.size == max(b.size for b in found if b.data == a.data)]
-    shown = [a for a in found if a.kind == "base"] + largest
+    largest = [
+        a for a in suite_arms if a.kind == "student" and a.size == max(b.size for b in suite_arms if b.data == a.data)
+    ]
+    columns = [a for a in suite_arms if a.kind == "base"] + largest
     rows = []
     for metric in SPREAD:
         row = [wording.title(metric)]
-        for arm in shown:
+        for arm in columns:
             scores = matrix(results, arm, metric, "test").values
-            known = scores[np.isfinite(scores)]
-            spread = np.percentile(known, [5, 50, 95]) if known.size else ()
+            finite = scores[np.isfinite(scores)]
+            spread = np.percentile(finite, [5, 50, 95]) if finite.size else ()
             row.append(" / ".join(f"{value:.3g}" for value in spread))
         if any(row[1:]):
             rows.append(row)
-    whole = []
+    totals = []
     for metric in WHOLE:
-        values = [arm.metric(metric) for arm in shown]
+        values = [arm.metric(metric) for arm in columns]
         if any(value is not None for value in values):
-            whole.append([wording.title(metric), *("" if v is None else f"{v:.3g}" for v in values)])
-    return table(("5% / 50% / 95% of the answers, then of all together", *(a.title for a in shown)), [*rows, *whole])
+            totals.append([wording.title(metric), *("" if v is None else f"{v:.3g}" for v in values)])
+    return table(("5% / 50% / 95% of the answers, then of all together", *(a.title for a in columns)), [*rows, *totals])
 
 
-def costs(found: Sequence[Arm]) -> str:
+def costs(suite_arms: Sequence[Arm]) -> str:
     """What an answer takes, for each arm: prompt tokens, tokens written, seconds, tokens a second."""
     rows = []
-    for arm in found:
+    for arm in suite_arms:
         items = sum(card.items for card in arm.cards)
         seconds = sum(card.seconds for card in arm.cards)
         read, written = sum(card.prompt_tokens for card in arm.cards), sum(card.answer_tokens for card in arm.cards)
@@ -197,22 +203,22 @@ def costs(found: Sequence[Arm]) -> str:
 def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
     """Precision, recall and F1 of every label on test items, over all random seeds, and the commonest confusions."""
     sheets = [sheet(results, card, "test") for card in arm.cards]
-    gold = [name for one in sheets for name in one.gold]
-    said = [named_label(output, labels) or "" for one in sheets for output in one.outputs]
+    gold = [name for columns in sheets for name in columns.gold]
+    predicted = [named_label(output, labels) or "" for columns in sheets for output in columns.outputs]
     # a passage, or an item that several random seeds answered, counts once
-    clusters = [name for one in sheets for name in one.design.clusters or one.items]
+    clusters = [name for columns in sheets for name in columns.design.clusters or columns.items]
     design = Design.from_names(clusters, [""] * len(clusters))
-    found = classification.per_label(gold, said, labels)
+    scores = classification.per_label(gold, predicted, labels)
     rows = []
-    for label in found.labels:
-        values = classification.label_values(gold, said, label.label)
-        rows.append([label.label, str(label.gold), *(_of_label(one, design) for one in values)])
+    for label in scores.labels:
+        values = classification.label_values(gold, predicted, label.label)
+        rows.append([label.label, str(label.gold), *(_of_label(per_item, design) for per_item in values)])
     text = table(("label", "items", "precision", "recall", "F1"), rows)
-    confused = [f"{gold} as {taken or 'no label'} {n}" for gold, taken, n in found.confused()[:MOST_CONFUSED]]
+    confused = [f"{gold} as {taken or 'no label'} {n}" for gold, taken, n in scores.confused()[:MOST_CONFUSED]]
     if not confused:
         return text
-    names = [label.label for label in found.labels]
-    matrix_rows = [[name, *map(str, row)] for name, row in zip(names, found.confusion.tolist(), strict=True)]
+    names = [label.label for label in scores.labels]
+    matrix_rows = [[name, *map(str, row)] for name, row in zip(names, scores.confusion.tolist(), strict=True)]
     counts = table(("is / taken for", *names, "no label"), matrix_rows)
     most = escaped(f"Most often confused: {', '.join(confused)}.")
     return f"{text}\n\n{most}\n\n{counts}"
@@ -225,17 +231,17 @@ def _of_label(values: Floats, design: Design) -> str:
     return share(interval_of(ScoreMatrix.numbered(values, design), bounded=True))
 
 
-def by_tag(results: Results, shown: Sequence[Arm], metric: str) -> str:
+def by_tag(results: Results, compared: Sequence[Arm], metric: str) -> str:
     """A metric for each tag of the test items, one column an arm; empty where no item has a tag."""
-    if not shown:
+    if not compared:
         return ""
-    tagged = sheet(results, shown[0].cards[0], "test").tags
+    tagged = sheet(results, compared[0].cards[0], "test").tags
     rows = []
     for tag in sorted({tag for tags in tagged for tag in tags}):
-        kept = np.array([tag in tags for tags in tagged])
-        row = [tag, str(int(kept.sum()))]
-        for arm in shown:
-            scores = matrix(results, arm, metric, "test").select(kept)
+        has_tag = np.array([tag in tags for tags in tagged])
+        row = [tag, str(int(has_tag.sum()))]
+        for arm in compared:
+            scores = matrix(results, arm, metric, "test").select(has_tag)
             row.append(share(interval_of(scores, wording.bounded(metric))) if scores.complete.any() else "")
         rows.append(row)
-    return table(("tag", "items", *(arm.title for arm in shown)), rows) if rows else ""
+    return table(("tag", "items", *(arm.title for arm in compared)), rows) if rows else ""

@@ -17,12 +17,12 @@ def bounded(metric: str) -> bool:
 
 def value(metric: str, mean: float, items: int | None = None) -> str:
     """A mean in words: "64.0% of 342 test items right", "token F1 0.412 over 60 test items"; "62.0%" without items."""
-    known = metric_of(metric)
+    entry = metric_of(metric)
     if items is None:
-        return f"{100 * mean:.1f}%" if known.verb else f"{mean:.3f}"
-    if known.verb:
-        return f"{100 * mean:.1f}% of {items} test items {known.verb}"
-    return f"{known.title} {mean:.3f} over {items} test items"
+        return f"{100 * mean:.1f}%" if entry.verb else f"{mean:.3f}"
+    if entry.verb:
+        return f"{100 * mean:.1f}% of {items} test items {entry.verb}"
+    return f"{entry.title} {mean:.3f} over {items} test items"
 
 
 def change(metric: str, estimate: float, low: float, high: float) -> str:

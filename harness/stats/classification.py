@@ -56,9 +56,9 @@ class PerLabel:
     def confused(self) -> list[tuple[str, str, int]]:
         """(gold, predicted, items) of every mistake, most frequent first; "" is an answer without a label."""
         names = [label.label for label in self.labels]
-        said = [*names, ""]
-        found = [(names[i], said[j], int(n)) for (i, j), n in np.ndenumerate(self.confusion) if n and i != j]
-        return sorted(found, key=lambda pair: (-pair[2], pair[0], pair[1]))
+        columns = [*names, ""]
+        mistakes = [(names[i], columns[j], int(n)) for (i, j), n in np.ndenumerate(self.confusion) if n and i != j]
+        return sorted(mistakes, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
 def per_label(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> PerLabel:
@@ -93,26 +93,28 @@ def macro_f1_values(gold: Sequence[str], predicted: Sequence[str], labels: Seque
     averaged F1 and macro-averaged F1 scores"): so every interval of a mean serves, with clusters and strata too.
     Raises as `per_label`.
     """
-    found = per_label(gold, predicted, labels)
-    values = np.full(len(gold), found.macro_f1)
-    for label in found.labels:
-        values += (_f1_values(gold, predicted, label) - label.f1) / len(found.labels)
+    scores = per_label(gold, predicted, labels)
+    values = np.full(len(gold), scores.macro_f1)
+    for label in scores.labels:
+        values += (_f1_values(gold, predicted, label) - label.f1) / len(scores.labels)
     return values
 
 
 def label_values(gold: Sequence[str], predicted: Sequence[str], label: str) -> tuple[Floats, Floats, Floats]:
     """One number per item for precision, recall and F1 of a label, whose means they are; NaN where it has no part."""
-    has, given = (np.array([name == label for name in names]) for names in (gold, predicted))
-    hits = (has & given).astype(np.float64)
-    score = LabelScore(label, int(has.sum()), int(given.sum()), int(hits.sum()))
-    f1 = _f1_values(gold, predicted, score) if has.any() or given.any() else np.full(len(gold), np.nan)
-    return np.where(given, hits, np.nan), np.where(has, hits, np.nan), f1
+    is_gold, is_predicted = (np.array([name == label for name in names]) for names in (gold, predicted))
+    hits = (is_gold & is_predicted).astype(np.float64)
+    score = LabelScore(label, int(is_gold.sum()), int(is_predicted.sum()), int(hits.sum()))
+    f1 = _f1_values(gold, predicted, score) if is_gold.any() or is_predicted.any() else np.full(len(gold), np.nan)
+    return np.where(is_predicted, hits, np.nan), np.where(is_gold, hits, np.nan), f1
 
 
 def _f1_values(gold: Sequence[str], predicted: Sequence[str], score: LabelScore) -> Floats:
     """F1 of a label, linearised: F1 + (2 hit - F1 (gold + predicted)) n / (all gold + all predicted)."""
-    has, given = (np.array([name == score.label for name in names], dtype=np.float64) for names in (gold, predicted))
+    is_gold, is_predicted = (
+        np.array([name == score.label for name in names], dtype=np.float64) for names in (gold, predicted)
+    )
     total = score.gold + score.predicted
     if not total:
         return np.zeros(len(gold))
-    return np.asarray(score.f1 + (2 * has * given - score.f1 * (has + given)) * len(gold) / total)
+    return np.asarray(score.f1 + (2 * is_gold * is_predicted - score.f1 * (is_gold + is_predicted)) * len(gold) / total)

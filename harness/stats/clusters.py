@@ -229,10 +229,10 @@ def _codes(names: Names, items: int) -> tuple[Codes, dict[str, int]]:
 def _collapsed(subject: Codes, names: Sequence[str]) -> Codes:
     """Each cluster's stratum, from 0 on in the order of names, where strata of one cluster are put together."""
     counts = np.bincount(subject, minlength=len(names))
-    left = sorted((i for i in range(len(names)) if counts[i] > 1), key=lambda i: names[i])
+    several = sorted((i for i in range(len(names)) if counts[i] > 1), key=lambda i: names[i])
     # several left alone are a stratum of their own; a single one joins the first
-    home = np.full(len(names), len(left) if (counts == 1).sum() > 1 else 0)
-    home[left] = np.arange(len(left))
+    home = np.full(len(names), len(several) if (counts == 1).sum() > 1 else 0)
+    home[several] = np.arange(len(several))
     return np.asarray(home[subject], dtype=np.int64)
 
 

@@ -118,20 +118,20 @@ def slope_per_doubling(
     slopes = np.einsum("k,ski->si", weights, values)
     unit = float(weights[weights > 0].sum()) if binary(values) else None
     sides = (slopes,) if len(slopes) >= MIN_SEEDS else (slopes.mean(axis=0, keepdims=True),)
-    found = _contrast(sides, slopes.mean(axis=0), unit, random_seed, design)
-    if found.estimate is None:
+    contrast = _contrast(sides, slopes.mean(axis=0), unit, random_seed, design)
+    if contrast.estimate is None:
         return None
-    interval = found.estimate.interval(level)
+    interval = contrast.estimate.interval(level)
     verdict: SlopeVerdict = "rises" if interval.low > 0 else "falls" if interval.high < 0 else "no measurable slope"
-    if not found.enough(level):
+    if not contrast.enough(level):
         verdict = "inconclusive"
     return Slope(
         interval=interval,
         verdict=verdict,
-        question=found.question,
-        changed=found.changed,
-        units=found.units,
-        unit=found.unit,
+        question=contrast.question,
+        changed=contrast.changed,
+        units=contrast.units,
+        unit=contrast.unit,
     )
 
 
@@ -233,17 +233,17 @@ def _by_cluster(changes: Floats, design: Design) -> Floats:
     return np.bincount([places[name] for name in names], weights=changes) * len(places) / changes.size
 
 
-def _held(found: Estimate | None, changes: Floats, design: Design, recipe: bool) -> Contrast:
+def _held(estimate: Estimate | None, changes: Floats, design: Design, recipe: bool) -> Contrast:
     """Its ends let out to 0 at every level at which too few units changed for an exact test."""
     by_cluster = _by_cluster(changes, design)
     changed, units = int((np.abs(by_cluster) > UNCHANGED).sum()), by_cluster.size
     unit: Unit = "items" if design.clusters is None else "passages"
-    if found is None:
+    if estimate is None:
         return Contrast(None, changed, units, unit, recipe)
-    inner = found.ends
+    inner = estimate.ends
 
     def ends(at: float) -> tuple[float, float]:
         low, high = inner(at)
         return (low, high) if changed >= fewest_changed(at) else (min(low, 0.0), max(high, 0.0))
 
-    return Contrast(replace(found, ends=ends), changed, units, unit, recipe)
+    return Contrast(replace(estimate, ends=ends), changed, units, unit, recipe)

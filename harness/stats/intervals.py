@@ -193,8 +193,8 @@ def auc_interval(
     draws: list[Floats] = []
     for counts in _resamples(n, random_seed):
         pairs = (counts @ ups) * (counts @ downs)
-        kept = pairs > 0  # a draw without either kind has no AUC
-        draws.append(((counts @ won) * counts).sum(axis=1)[kept] / pairs[kept])
+        both_kinds = pairs > 0  # a draw without either kind has no AUC
+        draws.append(((counts @ won) * counts).sum(axis=1)[both_kinds] / pairs[both_kinds])
     return _around(estimate, np.concatenate(draws) - estimate, "bootstrap over groups", n, level)
 
 
@@ -209,12 +209,12 @@ def minimum_detectable_difference(n: int, flips_share: float, level: float = 0.9
         raise ValueError(f"n={n}, flips_share={flips_share}, level={level}")
     z_level = quantile(level)
 
-    def found(difference: float) -> bool:
+    def is_found(difference: float) -> bool:
         needed = z_level * math.sqrt(flips_share) + Z_POWER * math.sqrt(flips_share - difference**2)
         return difference * math.sqrt(n) >= needed
 
     # power grows with the difference up to the flips there are, so the bound is where it first suffices
-    return first_true(found, 0.0, flips_share) if flips_share and found(flips_share) else None
+    return first_true(is_found, 0.0, flips_share) if flips_share and is_found(flips_share) else None
 
 
 def _between(estimate: float, low: float, high: float, method: str, n: int, level: float) -> Interval:

@@ -92,15 +92,15 @@ class Scaling(Record):
         if self.law is None:
             raise ValueError(f"no law to predict with: {self.sentence}")
         law, smallest = LAWS[self.law], min(self.sizes)
-        found = [_reached(law, inner, smallest, self.furthest, target) for inner in self.draws]
-        first, ordered = found[0], sorted(found[1:])
+        reached = [_reached(law, inner, smallest, self.furthest, target) for inner in self.draws]
+        first, ordered = reached[0], sorted(reached[1:])
         skipped = int((1 - LEVEL) / 2 * len(ordered))
         low, high = min(first, ordered[skipped]), max(first, ordered[-1 - skipped])
         rows, least, most = (int(n) if math.isfinite(n) else None for n in (first, low, high))
         beyond = f"more than {self.furthest}"
-        said = f"about {rows}" if rows is not None else beyond
+        expected = f"about {rows}" if rows is not None else beyond
         sentence = (
-            f"a loss of {target:.4g} takes {said} rows"
+            f"a loss of {target:.4g} takes {expected} rows"
             f" ({least if least is not None else beyond} to {most if most is not None else beyond})"
         )
         return Reach(target=target, rows=rows, low=least, high=most, sentence=sentence)
@@ -162,56 +162,58 @@ def fit_scaling(sizes: Sequence[int], nll: ArrayLike, random_seed: int) -> Scali
         raise ValueError(f"sizes {rows} do not go with finite losses of shape {values.shape}")
     if len(rows) < 2 or min(rows) < 1 or rows != sorted(set(rows)):
         raise ValueError(f"sizes {rows}: want two or more, above 0, growing")
-    found = slope_per_doubling(rows, values, random_seed)
-    assert found is not None  # of two independent items or more there always is one
-    slope = found.interval
+    change = slope_per_doubling(rows, values, random_seed)
+    assert change is not None  # of two independent items or more there always is one
+    slope = change.interval
     verdict: Verdict = "rises" if slope.low > 0 else "falls" if slope.high < 0 else "no measurable slope"
     words = f"{slope.estimate:+.3g} nats per doubling of rows [{slope.low:+.3g}, {slope.high:+.3g}]"
-    known = Scaling(sizes=tuple(rows), seeds=len(values), verdict=verdict, sentence=f"{verdict}: {words}", slope=slope)
+    scaling = Scaling(
+        sizes=tuple(rows), seeds=len(values), verdict=verdict, sentence=f"{verdict}: {words}", slope=slope
+    )
     if len(rows) < MIN_SIZES or len(values) < MIN_SEEDS:
         why = f"a law takes {MIN_SIZES} sizes and {MIN_SEEDS} random seeds, here {len(rows)} and {len(values)}"
-        return known.model_copy(update={"sentence": f"{known.sentence}; {why}"})
+        return scaling.model_copy(update={"sentence": f"{scaling.sentence}; {why}"})
     if verdict != "falls":
-        return known.model_copy(update={"sentence": f"{known.sentence}; the laws describe a falling loss"})
-    return _with_law(known, values, random_seed)
+        return scaling.model_copy(update={"sentence": f"{scaling.sentence}; the laws describe a falling loss"})
+    return _with_law(scaling, values, random_seed)
 
 
-def _with_law(known: Scaling, values: Floats, random_seed: int) -> Scaling:
+def _with_law(scaling: Scaling, values: Floats, random_seed: int) -> Scaling:
     """The law with the smallest AICc, its bootstrap and its predictions; or "not estimable", with why."""
-    x = np.asarray(known.sizes, dtype=np.float64) / min(known.sizes)
+    x = np.asarray(scaling.sizes, dtype=np.float64) / min(scaling.sizes)
     means, errors = _spread(values)
     fits: dict[Name, tuple[LawFit, Floats]] = {}
     for law in LAWS.values():
-        fits[law.name] = _fit(law, x, means, errors, known)
-    shown = tuple(fit for fit, _ in fits.values())
-    usable = [fit for fit in shown if fit.aicc is not None]
-    reasons = "; ".join(f"{fit.law}: {fit.note}" for fit in shown if fit.note)
+        fits[law.name] = _fit(law, x, means, errors, scaling)
+    tried = tuple(fit for fit, _ in fits.values())
+    usable = [fit for fit in tried if fit.aicc is not None]
+    reasons = "; ".join(f"{fit.law}: {fit.note}" for fit in tried if fit.note)
     if not usable:
-        words = f"not estimable ({reasons}); {known.sentence}"
-        return known.model_copy(update={"verdict": "not estimable", "sentence": words, "fits": shown})
+        words = f"not estimable ({reasons}); {scaling.sentence}"
+        return scaling.model_copy(update={"verdict": "not estimable", "sentence": words, "fits": tried})
     best = min(usable, key=lambda fit: fit.aicc if fit.aicc is not None else math.inf)
     law, inner = LAWS[best.law], fits[best.law][1]
     draws, bound = [tuple(float(v) for v in inner)], 0
     for drawn in _means(values, random_seed):
-        again = _solve(law, x, drawn, errors, (inner[1:-1],))
-        draws.append(tuple(float(v) for v in again))
-        bound += bool(_at_bound(law, again))
+        refitted = _solve(law, x, drawn, errors, (inner[1:-1],))
+        draws.append(tuple(float(v) for v in refitted))
+        bound += bool(_at_bound(law, refitted))
     if bound > DRAWS / 2:
         words = f"not estimable ({best.law}: {bound} of {DRAWS} bootstrap fits have a parameter at its bound)"
-        return known.model_copy(update={"verdict": "not estimable", "sentence": words, "fits": shown})
-    chosen = known.model_copy(update={"law": best.law, "fits": shown, "draws": tuple(draws)})
-    places = (*known.sizes, 2 * max(known.sizes), known.furthest)
+        return scaling.model_copy(update={"verdict": "not estimable", "sentence": words, "fits": tried})
+    chosen = scaling.model_copy(update={"law": best.law, "fits": tried, "draws": tuple(draws)})
+    places = (*scaling.sizes, 2 * max(scaling.sizes), scaling.furthest)
     predictions = tuple((n, chosen.predict(n)) for n in places)
     last = predictions[-1][1]
     numbers = ", ".join(f"{name} = {value:.3g}" for name, value in best.parameters.items())
     words = (
-        f"{known.sentence}; {best.law} law with {numbers}; at {known.furthest} rows {last.estimate:.3g}"
+        f"{scaling.sentence}; {best.law} law with {numbers}; at {scaling.furthest} rows {last.estimate:.3g}"
         f" [{last.low:.3g}, {last.high:.3g}]{'; ' + reasons if reasons else ''}"
     )
     return chosen.model_copy(update={"predictions": predictions, "sentence": words})
 
 
-def _fit(law: _Law, x: Floats, means: Floats, errors: Floats, known: Scaling) -> tuple[LawFit, Floats]:
+def _fit(law: _Law, x: Floats, means: Floats, errors: Floats, scaling: Scaling) -> tuple[LawFit, Floats]:
     """The best of all starts, with AICc or the reason why there is none."""
     from scipy.special import fdtrc
 
@@ -221,16 +223,16 @@ def _fit(law: _Law, x: Floats, means: Floats, errors: Floats, known: Scaling) ->
         return LawFit(law=law.name, note=note), np.empty(0)
     inner = _solve(law, x, means, errors, [np.asarray(shape) for shape in law.shapes])
     chi = float((((law.loss(inner, x) - means) / errors) ** 2).sum())
-    found = LawFit(law=law.name, parameters=law.outer(inner, min(known.sizes)), chi_squared=chi)
+    fit = LawFit(law=law.name, parameters=law.outer(inner, min(scaling.sizes)), chi_squared=chi)
     names = _at_bound(law, inner)
     if names:
-        return found.model_copy(update={"note": f"{', '.join(names)} at the bound of what is allowed"}), inner
-    if fdtrc(n - k, n * (known.seeds - 1), chi / (n - k)) < MISFIT:
+        return fit.model_copy(update={"note": f"{', '.join(names)} at the bound of what is allowed"}), inner
+    if fdtrc(n - k, n * (scaling.seeds - 1), chi / (n - k)) < MISFIT:
         note = f"does not fit: chi-squared {chi:.3g} with {n - k} degrees of freedom"
-        return found.model_copy(update={"note": note}), inner
+        return fit.model_copy(update={"note": note}), inner
     note = "the floor E is not told from 0" if inner[-1] <= AT_BOUND * float(means.min()) else ""
     aicc = chi + 2 * k + 2 * k * (k + 1) / (n - k - 1)
-    return found.model_copy(update={"aicc": aicc, "note": note}), inner
+    return fit.model_copy(update={"aicc": aicc, "note": note}), inner
 
 
 def _inner(law: _Law, shape: Floats, x: Floats, means: Floats, errors: Floats) -> Floats:
@@ -252,31 +254,31 @@ def _solve(law: _Law, x: Floats, means: Floats, errors: Floats, shapes: Sequence
     """
     from scipy.optimize import least_squares
 
-    def left(shape: Floats) -> Floats:
+    def residuals(shape: Floats) -> Floats:
         return np.asarray((law.loss(_inner(law, shape, x, means, errors), x) - means) / errors)
 
     bounds = (np.array(law.low), np.array(law.high))
-    found = [least_squares(left, np.clip(shape, *bounds), bounds=bounds, method="dogbox") for shape in shapes]
-    best = min(found, key=lambda result: float(result.cost))
+    solutions = [least_squares(residuals, np.clip(shape, *bounds), bounds=bounds, method="dogbox") for shape in shapes]
+    best = min(solutions, key=lambda result: float(result.cost))
     return _inner(law, np.asarray(best.x), x, means, errors)
 
 
 def _at_bound(law: _Law, inner: Floats) -> list[str]:
     """Which shape parameters are not measured, because they ran to what is allowed."""
     names = ("b",) if law.name == "power" else ("beta", "D_t")
-    found = []
+    at_bound = []
     for name, value, low, high in zip(names, inner[1:-1], law.low, law.high, strict=True):
         if min(value - low, high - value) <= AT_BOUND * (high - low):
-            found.append(name)
-    return found
+            at_bound.append(name)
+    return at_bound
 
 
 def _spread(values: Floats) -> tuple[Floats, Floats]:
     """Means per size over seeds and items, and the standard errors that weigh them."""
     runs = values.mean(axis=2)
     means = runs.mean(axis=0)
-    own = runs.var(axis=0, ddof=1)
-    variance = (own + own.mean()) / 2 / len(runs)
+    of_size = runs.var(axis=0, ddof=1)
+    variance = (of_size + of_size.mean()) / 2 / len(runs)
     return means, np.sqrt(np.maximum(variance, (1e-5 * np.abs(means).max() + 1e-12) ** 2))
 
 
@@ -315,13 +317,13 @@ def _reached(law: _Law, inner: Sequence[float], smallest: int, furthest: int, ta
     """The fewest rows at which the law is at `target` or below; infinite when not by `furthest`."""
     parameters = np.asarray(inner)
 
-    def there(rows: int) -> bool:
+    def is_reached(rows: int) -> bool:
         return float(law.loss(parameters, np.array([rows / smallest]))[0]) <= target
 
-    if not there(furthest):
+    if not is_reached(furthest):
         return math.inf
     low, high = smallest - 1, furthest
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if there(middle) else (middle, high)
+        low, high = (low, middle) if is_reached(middle) else (middle, high)
     return float(high)
