@@ -82,7 +82,7 @@ class BaselineSuite(Record):
 
 
 class Baseline(Record):
-    """What runs/NAME.baseline.json holds; `digest` is over all the rest."""
+    """What runs/NAME.baseline.json holds. `digest` is over all other fields."""
 
     format: int = BASELINE_FORMAT
     run: str

@@ -87,9 +87,9 @@ def _undecidable_limits(ship: ShipScores, suite: Suite, scores: CandidateScores,
     """The margins that this suite's items, or the recipe's seeds, could not decide, and what would decide them.
 
     Items are judged by how far the ship student is from the most similar student in the run (another random seed,
-    else the next size; without one, by the fewest changes there can be): a change of that kind that changes nothing on
-    the whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own spread and
-    by what their items leave unsure of a difference between two of them.
+    else the next size), or without one by the fewest changes there can be. A change of that kind that changes nothing
+    on the whole must be found inside the margin with a power of 0.8. A recipe's seeds are judged by their own
+    spread and by what their items leave unsure of a difference between two of them.
     """
     lines = []
     for metric, limit in suite.spec.limits.items():

@@ -44,7 +44,7 @@ class Side:
         return all(cell.size == 0 for cell in self.cells)
 
     def on(self, suite: str) -> CandidateScores | None:
-        """Its scores on a suite; None where it has none."""
+        """Its scores on a suite, or None where it has none."""
         if any(self.results.card(suite, cell.name, self.prompting) is None for cell in self.cells):
             return None
         return candidate_scores(self.results, self.cells, suite, self.prompting)
@@ -54,7 +54,7 @@ class Side:
         return tuple(self.run.suites[suite].spec.limits) if suite in self.run.suites else ()
 
     def reads(self, scored: CandidateScores) -> str:
-        """The metric that it is read by on a suite, as the report reads it; the suite's primary one mostly."""
+        """The metric that it is read by on a suite, as in the report. Mostly the suite's primary one."""
         suite, cell = self.run.suites.get(scored.suite), self.cells[0]
         primary = suite.primary if suite else "accuracy"
         if suite is None or not suite.of_task:
@@ -67,9 +67,9 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
     """Print how B differs from A on every suite that both were scored on.
 
     `a`, `b`: RUN (its ship student), RUN:STUDENT (a cell's name), or RUN:STUDENT without the random seed at its
-    end (all its seeds); resolve_student says which part of a name is enough. RUN:STUDENT@PROMPTING is an untuned
+    end (all its seeds). resolve_student says which part of a name is enough. RUN:STUDENT@PROMPTING is an untuned
     model asked otherwise than zero_shot. What sums a suite up comes first, each side read as the report reads it.
-    With three seeds a side, or against a base, the question is about the recipe; else about these weights, and then
+    With three seeds a side, or against a base, the question is about the recipe, else about these weights, and then
     of the seeds that both have. Raises UsageError for a student nobody has, and where no suite can be compared.
     """
     side_a, side_b, question = paired_sides(side(a, load), side(b, load))
@@ -134,7 +134,7 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
 
 
 def _asked_alike(side_a: Side, side_b: Side, suite: str) -> bool:
-    """Whether both are asked in one form, so that notes on how must agree; what nobody tuned is asked its own way."""
+    """Whether both are asked in one form, so that notes on how must agree. An untuned model has its own form."""
     of_task = suite in side_a.run.suites and side_a.run.suites[suite].of_task
     return not of_task or (side_a.is_base, side_a.prompting) == (side_b.is_base, side_b.prompting)
 
@@ -213,7 +213,7 @@ def _row(
     metrics: tuple[str, str],
     name: str,
 ) -> tuple[str, ...]:
-    """One line as cells under HEADS; the interval is the report's own, for this pair alone."""
+    """One line as cells under HEADS. The interval is that of the report for this pair alone."""
     before, now = align_complete(scores_a.matrix(metrics[0]), scores_b.matrix(metrics[1]))
     turned = side_b.is_base and not side_a.is_base  # the side that no random seed touches comes second here
     pair, varies = ((before, now) if turned else (now, before)), not (side_a.is_base or side_b.is_base)

@@ -140,7 +140,7 @@ def markdown(run: str, student: str, decisions: Sequence[Decision], unsure: Unsu
 
 
 def _within(head: str, parts: Sequence[str], limit: int) -> str:
-    """As many parts as fit; nothing where not even the head does."""
+    """As many parts as fit. Empty where not even the head fits."""
     if len(head.encode()) > limit - REST_BYTES:
         return ""
     text, size = [head], len(head.encode())

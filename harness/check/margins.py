@@ -16,7 +16,7 @@ HEADS = ("items that change", "items, these weights", "items, this recipe", "ran
 def table(margin: float, flips: Sequence[float], seed_spread: float) -> str:
     """Per share of changing items: what shows, with a power of 0.8, that nothing got worse by the margin.
 
-    "These weights" needs items alone; "this recipe" is given twice as many, and the seeds it then needs.
+    "These weights" needs items alone. "This recipe" is given twice as many, and the seeds it then needs.
     Raises UsageError for a margin or share outside (0, 1), or a negative spread.
     """
     if not 1e-4 <= margin < 1:

@@ -1,6 +1,6 @@
 """The noise floor: one student scored again, items in another order and in other batches. Nothing should change.
 
-Sums of floats depend on their order, so a batch of another make-up can tip a greedy choice; on a GPU that has
+Sums of floats depend on their order, so a batch of another make-up can tip a greedy choice. On a GPU that has
 moved accuracy by more than a point. `harness check` and `harness compare` widen their intervals by what is found here.
 """
 
@@ -79,7 +79,7 @@ class NoiseFile(Record):
 
 
 def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) -> NoiseFile:
-    """Score the ship student `passes` times again on the run's own suites; print and store what changed.
+    """Score the ship student `passes` times again on the run's own suites. Print and store what changed.
 
     Public benchmarks are left out: their items' order is the library's. Raises UsageError without a ship section,
     without stored scores of it, or where a suite changed since.
@@ -114,13 +114,13 @@ def noise(run: Run, rescore: Rescore, terminal: Terminal, passes: int = PASSES) 
 
 
 def noise_of_mean(run_folder: Path, cards: Sequence[Scorecard], metric: str) -> float:
-    """Standard deviation of a metric's mean over cards (random seeds) from scoring alone; 0 where nobody measured."""
+    """Standard deviation of a metric's mean over cards (random seeds) from scoring alone. 0 where not measured."""
     floors = [(noise_floor(run_folder, card.key) or {}).get(metric, 0.0) for card in cards]
     return math.hypot(*floors) / len(floors)
 
 
 def noise_floor(run_folder: Path, card_key: str) -> dict[str, float] | None:
-    """Metric -> standard deviation of its mean over repeated scoring; None where this card's was not measured.
+    """Metric -> standard deviation of its mean over repeated scoring. None where it was not measured.
 
     Raises UsageError for a file that was edited or damaged, or is of another version.
     """

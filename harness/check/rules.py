@@ -1,6 +1,6 @@
-"""The rules of the gate: what two sets of scores on the same items allow one to say. Pure; no files.
+"""The rules of the gate: what two sets of scores on the same items allow one to say. Pure, without files.
 
-A difference is now minus before. Its interval has 95% at each end alone; noise of the scoring itself, where it was
+A difference is now minus before. Its interval has 95% at each end alone. Noise of the scoring itself, where it was
 measured, is added to its width (a recipe's seeds, each scored by itself, hold it already). Below, the difference
 is turned so that more is better.
 
@@ -9,11 +9,11 @@ is turned so that more is better.
     min, max   likewise, on the value itself against the limit
     otherwise  inconclusive
 
-A pass by margin says more where it can: `improved`, the two-sided 95% interval is above zero; `equivalent`, it
-lies inside plus and minus the margin; `worse, within the margin`, it is below zero, and surely not by more than
+A pass by margin says more where it can: `improved` where the two-sided 95% interval is above zero, `equivalent` where
+it lies inside plus and minus the margin, `worse, within the margin` where it is below zero, and surely not by more than
 the margin. Two that are one student and score alike on every item pass any margin, however few the items. Every
 rule must pass for a check to pass, so passing needs no adjustment (intersection-union test,
-Berger 1982); one regression fails it, so regressions are adjusted (Holm 1979).
+Berger 1982). One regression fails it, so regressions are adjusted (Holm 1979).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Evidence:
         return self.same and bool(np.array_equal(self.before.values, self.now.values, equal_nan=True))
 
     def difference(self, question: Question) -> Estimate | None:
-        """Now minus before; None when it cannot be estimated: too few seeds, items or passages."""
+        """Now minus before. None when it cannot be estimated: too few seeds, items or passages."""
         now, before = self.paired
         if not now.items:
             return None
@@ -93,7 +93,7 @@ class Evidence:
         return widened(estimate, self.noise) if estimate else None
 
     def value(self, question: Question) -> Estimate | None:
-        """The value now; None as `difference`."""
+        """The value now. None as `difference`."""
         now = self.now.select(self.now.complete)
         if not now.items:
             return None
@@ -127,7 +127,7 @@ class Decision:
 
 
 def decide(rules: Sequence[tuple[Rule, Evidence]], question: Question) -> list[Decision]:
-    """A decision per rule, same order; regressions adjusted over all of them."""
+    """A decision per rule, in the same order. Regressions are adjusted over all of them."""
     drafts = [_draft(rule, evidence, question) for rule, evidence in rules]
     adjusted = power.holm([1.0 if draft.p is None else draft.p for draft in drafts])
     return [_settled(draft, p) for draft, p in zip(drafts, adjusted, strict=True)]

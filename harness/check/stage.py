@@ -1,6 +1,6 @@
 """The gate: `check` compares the ship student's stored scores with the blessed ones (harness.check.bless).
 
-Items are paired by id, on the test split only; the rules are harness.check.rules'. `ship: {question: recipe}` asks
+Items are paired by id, on the test split only. The rules are in harness.check.rules. `ship: {question: recipe}` asks
 about the recipe: all random seeds of the cell are blessed and compared, and fewer than three a side cannot tell. Else
 the question is about these weights. A card with failed items is a failure of the tool, never a verdict about the
 student. Works on stored scores, without torch.
@@ -223,7 +223,7 @@ def _write(run_name: str, student: str, decisions: Sequence[Decision], options: 
 
 
 def _put(path: Path, text: str) -> None:
-    """Write a whole file; into what is no plain file (a pipe, /dev/stdout), without taking its place."""
+    """Replace a file atomically. What is no plain file (a pipe, /dev/stdout) is written into."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, encoding="utf-8")
     else:
@@ -231,7 +231,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _add(path: Path, text: Callable[[int], str]) -> None:
-    """Add to the system's own file, which others add to as well; `text` is given the bytes that are left."""
+    """Append to the CI system's file. `text` is given the bytes that are left in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(text(formats.SUMMARY_BYTES - (path.stat().st_size if path.is_file() else 0)))

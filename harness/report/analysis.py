@@ -1,8 +1,7 @@
 """From stored scores to what a report compares: arms, their values, differences, curves.
 
-An arm is one way to get an answer: a model, its data and size, and how it is asked; its random seeds are the
-rows of a matrix whose columns are items. Everything claimed is on test items; what to compare with is chosen
-on dev items.
+An arm is one way to get an answer: a model, its data and size, and how it is asked. Its random seeds are the rows of a
+matrix whose columns are items. Every claim is about test items. What to compare with is chosen on dev items.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Arm:
         return all(card.complete for card in self.cards)
 
     def metric(self, name: str) -> float | None:
-        """The mean of a card metric over random seeds; None when a card lacks it."""
+        """The mean of a card metric over random seeds. None when a card lacks it."""
         values = [card.metrics[name] for card in self.cards if name in card.metrics]
         return sum(values) / len(values) if len(values) == len(self.cards) else None
 
@@ -98,7 +97,7 @@ class Sheet:
     outputs: tuple[str, ...]
 
     def column(self, metric: str) -> Floats:
-        """A metric's values, as `value_of` says; also of a metric that no item has."""
+        """A metric's values as `value_of` says, also of a metric that no item has."""
         values = self.values.get(metric)
         return np.where(self.failed, math.nan, absent(metric)) if values is None else values
 
@@ -154,7 +153,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says; nothing where too few units changed for an exact test to tell a direction."""
+        """What the interval says. Inconclusive where too few units changed for an exact test to tell a direction."""
         if math.isinf(self.interval.low):
             return "not estimable"
         if self.changed < contrasts.fewest_changed(self.interval.level):

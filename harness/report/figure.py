@@ -20,9 +20,9 @@ def learning_curve(
     student: str, suite: str, points: Sequence[Point], reference: Sequence[tuple[int, float]], across: Sequence[Line],
     chance: float | None, caption: str, data: str, metric: str,
 ) -> bytes:  # fmt: skip
-    """A PNG: rows of one kind of data as points with intervals and seeds as dots; alternatives as lines.
+    """A PNG: rows of one kind of data as points with intervals, seeds as dots, alternatives as lines.
 
-    `reference`: (rows, value) of the cheap reference on the same rows; `across`: what does not change with rows.
+    `reference`: (rows, value) of the cheap reference on the same rows. `across`: what does not change with rows.
     """
     import matplotlib
 
@@ -128,7 +128,7 @@ def _chance(axes: Any, chance: float, label: str) -> None:
 
 
 def _png(figure: Any) -> bytes:
-    """The picture as a file's content; without date or version, so that the same scores give the same file."""
+    """The picture as a file's content, without date or version, so that the same scores give the same file."""
     from matplotlib import pyplot
 
     buffer = BytesIO()

@@ -3,7 +3,7 @@
 Every arm is read one way (`reading`). Dev items say which alternatives are within chance of the best: those that a
 paired test does not call worse than it, one-sided at DROPPED. Test items name the strongest of these, which favours
 the alternative, and give the difference. Its interval allows for having looked at all of them: each of k differences
-has its interval at the level 1 - 0.05 / k (Bonferroni; Dunn 1961, "Multiple comparisons among means"), so that all
+has its interval at the level 1 - 0.05 / k (Bonferroni, Dunn 1961, "Multiple comparisons among means"), so that all
 hold together with 95%, whichever is named. tests/bench/bench_headline.py prints how often they do.
 """
 
@@ -125,7 +125,7 @@ def headline(
     results: Results, arms_: Sequence[Arm], student: str, random_seed: int, data: str = "filtered",
     metric: str = "accuracy",
 ) -> Headline | str:  # fmt: skip
-    """The largest size against the alternatives; or why there is no headline, and how to get one."""
+    """The largest size against the alternatives, or why there is no headline and how to get one."""
     tuned = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)]
     if not tuned:
         return f"No headline: no student tuned on {data.replace('_', ' ')} rows was scored; see train.sizes and train."

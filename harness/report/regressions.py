@@ -53,7 +53,7 @@ class Change:
 
     @property
     def order(self) -> tuple[bool, bool, float]:
-        """What broke first, then what else is worth a look; the surest of a kind first."""
+        """Regressions first, then metrics with a good direction, the surest of a kind first."""
         i = self.difference.interval
         width = max(i.high - i.low, 1e-12)
         return (not self.broke, self.metric not in NEUTRAL, -abs(i.estimate) / width)

@@ -65,7 +65,7 @@ def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
 def main(
     results: Results, suite_arms: Sequence[Arm], primary: str, answer: Headline | str, labels: Sequence[str]
 ) -> str:
-    """One line per arm with what sums the suite up first, in bold what the headline compares; then all intervals."""
+    """A table of the arms' metrics, the primary one first, in bold what the headline compares, then all intervals."""
     if not suite_arms:
         return ""
     columns = [name for name in dict.fromkeys((primary, *COLUMNS)) if _in_table(results, suite_arms, name, labels)]
@@ -99,7 +99,7 @@ def _in_table(results: Results, suite_arms: Sequence[Arm], name: str, labels: Se
 
 
 def _interval(results: Results, arm: Arm, name: str, labels: Sequence[str]) -> Interval | None:
-    """A column's number of an arm; None where it has none."""
+    """An arm's value of a column with its interval, or None."""
     if name == "macro_f1":
         has_macro_f1 = arm.metric(name) is not None
         return interval_of(_f1_values(results, arm, labels), bounded=True) if has_macro_f1 else None
@@ -225,14 +225,14 @@ def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
 
 
 def _of_label(values: Floats, design: Design) -> str:
-    """One number of a label; 0 without an interval where nothing was given it, so that nothing varies."""
+    """One number of a label. 0 without an interval where no item counts for it, so that nothing varies."""
     if not np.nansum(values):
         return "0.000"
     return share(interval_of(ScoreMatrix.numbered(values, design), bounded=True))
 
 
 def by_tag(results: Results, compared: Sequence[Arm], metric: str) -> str:
-    """A metric for each tag of the test items, one column an arm; empty where no item has a tag."""
+    """A metric for each tag of the test items, one column an arm. Empty where no item has a tag."""
     if not compared:
         return ""
     tagged = sheet(results, compared[0].cards[0], "test").tags

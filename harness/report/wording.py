@@ -16,7 +16,7 @@ def bounded(metric: str) -> bool:
 
 
 def value(metric: str, mean: float, items: int | None = None) -> str:
-    """A mean in words: "64.0% of 342 test items right", "token F1 0.412 over 60 test items"; "62.0%" without items."""
+    """A mean in words: "64.0% of 342 test items right", "token F1 0.412 over 60 test items", or "62.0%"."""
     entry = metric_of(metric)
     if items is None:
         return f"{100 * mean:.1f}%" if entry.verb else f"{mean:.3f}"

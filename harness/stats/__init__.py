@@ -1,4 +1,4 @@
-"""Intervals, paired differences, clusters, power, laws: arrays in, numbers out; every random draw takes a seed."""
+"""Intervals, paired differences, clusters, power, laws: arrays in, numbers out. Every random draw takes a seed."""
 
 from harness.stats.intervals import (
     LARGE,

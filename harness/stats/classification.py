@@ -54,7 +54,7 @@ class PerLabel:
         return sum(label.f1 for label in self.labels) / len(self.labels)
 
     def confused(self) -> list[tuple[str, str, int]]:
-        """(gold, predicted, items) of every mistake, most frequent first; "" is an answer without a label."""
+        """(gold, predicted, items) of every mistake, most frequent first. "" is an answer without a label."""
         names = [label.label for label in self.labels]
         columns = [*names, ""]
         mistakes = [(names[i], columns[j], int(n)) for (i, j), n in np.ndenumerate(self.confusion) if n and i != j]
@@ -65,7 +65,7 @@ def per_label(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
     """Precision, recall and F1 of each of `labels`, and the confusion matrix.
 
     `gold`, `predicted`: one per item, same order. A prediction outside `labels` (an unparsed answer) misses
-    its gold label and counts for none; an item whose gold is outside `labels` counts against what it was given.
+    its gold label and counts for none. An item whose gold is outside `labels` counts against what it was given.
     Raises ValueError for different lengths, no items, no labels or a label named twice.
     """
     if len(gold) != len(predicted) or not gold or not labels or len(set(labels)) != len(labels):
@@ -82,14 +82,14 @@ def per_label(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[st
 
 
 def macro_f1(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> float:
-    """The mean over `labels` of F1; 0 for a label that is neither gold nor predicted. Raises as `per_label`."""
+    """The mean over `labels` of F1, 0 for a label that is neither gold nor predicted. Raises as `per_label`."""
     return per_label(gold, predicted, labels).macro_f1
 
 
 def macro_f1_values(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> Floats:
     """One number per item whose mean is macro-F1, and whose spread is that of macro-F1 over samples of items.
 
-    Macro-F1 linearised at what was found (the delta method; Takahashi et al. 2022, "Confidence interval for micro-
+    Macro-F1 linearised at the estimate (the delta method, Takahashi et al. 2022, "Confidence interval for micro-
     averaged F1 and macro-averaged F1 scores"): so every interval of a mean serves, with clusters and strata too.
     Raises as `per_label`.
     """
@@ -101,7 +101,7 @@ def macro_f1_values(gold: Sequence[str], predicted: Sequence[str], labels: Seque
 
 
 def label_values(gold: Sequence[str], predicted: Sequence[str], label: str) -> tuple[Floats, Floats, Floats]:
-    """One number per item for precision, recall and F1 of a label, whose means they are; NaN where it has no part."""
+    """One number per item for precision, recall and F1 of a label, whose means they are. NaN where it has no part."""
     is_gold, is_predicted = (np.array([name == label for name in names]) for names in (gold, predicted))
     hits = (is_gold & is_predicted).astype(np.float64)
     score = LabelScore(label, int(is_gold.sum()), int(is_predicted.sum()), int(hits.sum()))

@@ -4,23 +4,23 @@
 clustered and stratified items into units that a function for independent items may take.
 
     items            0/1 scores                                   real scores
-    independent      Wilson; paired: Tango                        bootstrap, BCa; normal above 10,000
+    independent      Wilson, paired: Tango                        bootstrap, BCa, normal above 10,000
     clusters         the same at the effective number of items,   cluster t (ratio estimator)
                      with t of G - 1 degrees of freedom
     strata           the same, G - L degrees of freedom           stratified t, fixed shares
 
 Cluster t: the variance of a mean is G / (G - 1) times the sum over clusters of squared sums of residuals, over
-n squared (Cochran 1977, section 9A; Cameron and Miller 2015; for language models Miller 2024, "Adding error
+n squared (Cochran 1977, section 9A, Cameron and Miller 2015, for language models Miller 2024, "Adding error
 bars to evals"). Strata: the shares of the subjects are fixed by the suite, so that only what varies within them
 counts (Cochran 1977, section 5.4). L subjects with one cluster each say nothing of their spread: they are put
 together as one subject, which overstates the variance a little (collapsed strata: Cochran 1977, section 5A.12).
 
 0/1 scores take the variance's ratio to that of independent items (the design effect) and put n divided by it into
-the score interval, with t for the normal quantile (Korn and Graubard 1998; Franco et al. 2019): a plain t has no
-width where nothing changed and passes a margin too easily where little did; both are in bench_intervals.py. What
+the score interval, with t for the normal quantile (Korn and Graubard 1998, Franco et al. 2019): a plain t has no
+width where nothing changed and passes a margin too easily where little did. Both are in bench_intervals.py. What
 is left: when whole passages flip together (correlation 0.3, 30 passages), a drop of the margin still passed 8% of
 the time instead of 5% (bench_gate_statistics.py).
-Clusters never count for more than their items; where all items agree, each cluster counts as one item.
+Clusters never count for more than their items. Where all items agree, each cluster counts as one item.
 
 Below MIN_GROUPS clusters (with strata: MIN_GROUPS - 1 degrees of freedom) nothing is estimable: None.
 """
@@ -160,7 +160,7 @@ class _EffectiveSample:
 
 
 def _effective_sample(x: Floats, design: Design) -> _EffectiveSample | None:
-    """The effective number of items of `x`; None for too few clusters."""
+    """The effective number of items of `x`. None for too few clusters."""
     layout = _layout(x.size, design)
     if layout.plain:
         return _EffectiveSample(x.size, x.size, math.inf, "")
@@ -219,7 +219,7 @@ def _layout(items: int, design: Design) -> _Layout:
 
 
 def _codes(names: Names, items: int) -> tuple[Codes, dict[str, int]]:
-    """Each item's name as a number, and the numbers; all alike where there are no names."""
+    """Each item's name as a number, and the numbers. One number for all where there are no names."""
     if names is None:
         return np.zeros(items, dtype=np.int64), {"": 0}
     places = {name: i for i, name in enumerate(dict.fromkeys(names))}

@@ -4,7 +4,7 @@ A bootstrap of 46 items of which 2 changed draws those 2 again and again, and ne
 changed. Its nominal 95% interval of a slope covered 34% to 97% in simulation (20 to 100 items, rates of 3% to 95%).
 Here two items more are imagined, one that changed each way as far as an item can: the adjusted interval of Bonett
 and Price (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-data"; Agresti and Min 2005 for the idea), with t tails, and for any linear contrast of sizes in place of a difference.
+data", after Agresti and Min 2005), with t tails, and for any linear contrast of sizes in place of a difference.
 It covers 93% or more in all of these, and more the fewer items change (tests/bench/bench_contrasts.py prints both).
 
 No interval excludes 0 where fewer units changed than an exact sign test could reject with (Conover 1999, section
@@ -167,7 +167,7 @@ def _contrast(
     random_seed: int,
     design: Design,
 ) -> Contrast:
-    """The sum over sides of their means; `unit`: the largest change of one item, where scores are 0/1."""
+    """The sum over sides of their means. `unit`: the largest change of one item, where scores are 0/1."""
     recipe = len(sides[0]) >= MIN_SEEDS
     if changes.size < 2:
         return _held(None, changes, design, recipe)

@@ -1,8 +1,8 @@
-"""Intervals and paired differences. Pure: arrays in, numbers out; every random draw takes a seed.
+"""Intervals and paired differences. Pure: arrays in, numbers out. Every random draw takes a seed.
 
 "These weights": two trained students are compared, only the items vary. "This recipe": training again would
 give other weights, so items and random seeds both vary. Items are independent here (harness/stats/clusters.py has
-those that are not); a difference is always a minus b; both sides are in the
+those that are not). A difference is always a minus b. Both sides are in the
 same item order. Equal real values on all items give an interval of no width. The table of simulated coverage
 is printed by tests/bench/bench_intervals.py, the seconds for 100,000 items by bench_scorecards.py.
 """
@@ -122,7 +122,7 @@ def mcnemar_mid_p(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def mean_estimate(values: ArrayLike, random_seed: int) -> Estimate:
-    """The mean of real values over items: BCa bootstrap (Efron 1987), normal above LARGE items; drawn once.
+    """The mean of real values over items: BCa bootstrap (Efron 1987), normal above LARGE items, drawn once.
 
     `values`: shape (items,), no NaN. Widened to t tails and n - 1, as Hesterberg (2015) does for few items.
     Raises ValueError for fewer than two values or for NaN.
@@ -202,7 +202,7 @@ def minimum_detectable_difference(n: int, flips_share: float, level: float = 0.9
     """The smallest true difference of two paired rates that `n` items find with probability POWER.
 
     `flips_share`: share of items on which the two students differ, in either direction. Solves the sample
-    size formula of Miettinen (1968; also Connor 1987) for the difference. None when even flips that all go
+    size formula of Miettinen (1968, also Connor 1987) for the difference. None when even flips that all go
     one way would not be found. Raises ValueError for no items, and for shares or levels that cannot be.
     """
     if n < 1 or not 0 <= flips_share <= 1 or not 0 < level < 1:
@@ -218,7 +218,7 @@ def minimum_detectable_difference(n: int, flips_share: float, level: float = 0.9
 
 
 def _between(estimate: float, low: float, high: float, method: str, n: int, level: float) -> Interval:
-    """An interval; its ends are not let past the estimate, neither by rounding nor by a skewed bootstrap."""
+    """An interval whose ends are not let past the estimate, neither by rounding nor by a skewed bootstrap."""
     low, high = min(low, estimate), max(high, estimate)
     return Interval(estimate=estimate, low=low, high=high, method=method, n=n, level=level)
 
@@ -230,7 +230,7 @@ def _around(estimate: float, shifts: Floats, method: str, n: int, level: float) 
 
 
 def binary(values: Floats) -> bool:
-    """Whether all of them are 0 or 1; NaN is neither."""
+    """Whether all of them are 0 or 1. NaN is neither."""
     return bool(((values == 0) | (values == 1)).all())
 
 
@@ -278,7 +278,7 @@ def _bca(shifts: Floats, acceleration: float, level: float) -> tuple[float, floa
 def crossed_variance(sides: Sequence[Floats]) -> tuple[float, float]:
     """The unbiased variance of the sum over sides of their means, and Satterthwaite's (1946) degrees of freedom.
 
-    `sides`: shape (seeds, items) each, items shared, seeds each side's own; a side with one row has no seed variance.
+    `sides`: shape (seeds, items) each, items shared, seeds each side's own. A side with one row has no seed variance.
     """
     n = sides[0].shape[1]
     if n < 2:
@@ -337,6 +337,6 @@ def crossed_estimate(sides: Sequence[Floats], random_seed: int) -> Estimate:
 
 
 def _wins(above: Floats, below: Floats) -> Floats:
-    """For each score of `above`, how many of `below` it beats, ties half; shape of `above`."""
+    """For each score of `above`, how many of `below` it beats, ties half. Shape of `above`."""
     ranked = np.sort(below)
     return (np.searchsorted(ranked, above, "left") + np.searchsorted(ranked, above, "right")) / 2

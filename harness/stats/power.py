@@ -36,7 +36,7 @@ def minimum_detectable_by_width(interval: Interval) -> float:
     For what has a standard error (real, clustered, stratified, recipes): half the width is the quantile times the
     error, and finding a difference takes the power's quantile more (Cohen 1988, chapter 2). On average over t
     intervals that is within 1% of what the noncentral t asks for, from 4 degrees of freedom on (a power of 0.794
-    or more instead of 0.8; with 2 degrees 0.777). For 0/1 scores of independent items
+    or more instead of 0.8, with 2 degrees 0.777). For 0/1 scores of independent items
     `stats.minimum_detectable_difference` knows more.
     """
     return (interval.high - interval.low) / 2 * (1 + Z_POWER / quantile(interval.level))
@@ -70,7 +70,7 @@ def items_needed_from(interval: Interval, difference: float) -> int:
 def seeds_needed(seed_spread: float, items_error: float, difference: float, level: float) -> int | None:
     """The smallest number of random seeds a side, at least MIN_SEEDS, with which a recipe's difference is found.
 
-    `seed_spread`: standard deviation of a recipe's score over training runs; `items_error`: standard error of
+    `seed_spread`: standard deviation of a recipe's score over training runs. `items_error`: standard error of
     the difference that the items alone leave, which no seed takes away. Variance: items_error^2 + 2 seed_spread^2 /
     seeds, with t tails of 2 (seeds - 1) degrees of freedom on the seeds' part (Satterthwaite 1946). None when no
     number up to MOST_SEEDS suffices: more items are needed.

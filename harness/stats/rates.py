@@ -17,14 +17,14 @@ def quantile(level: float) -> float:
 
 
 def wilson_ends(rate: float, n: float, z: float) -> tuple[float, float]:
-    """Wilson's (1927) ends of a rate for a normal (or t) quantile `z`; `n` may be an effective number of items."""
+    """Wilson's (1927) ends of a rate for a normal (or t) quantile `z`. `n` may be an effective number of items."""
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def tango_ends(wins: float, losses: float, n: float, z: float) -> tuple[float, float]:
-    """Tango's (1998) ends for a normal (or t) quantile `z`; counts may be scaled to an effective number of items."""
+    """Tango's (1998) ends for a normal (or t) quantile `z`. Counts may be scaled to an effective number of items."""
     return -_tango_high(losses, wins, n, z), _tango_high(wins, losses, n, z)
 
 
@@ -47,7 +47,7 @@ def _tango_high(wins: float, losses: float, n: float, z: float) -> float:
 
 
 def first_true(test: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `test` turns true between `low` and `high`, by halving; `high` when it never does."""
+    """Where `test` turns true between `low` and `high`, by halving. `high` when it never does."""
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (low, middle) if test(middle) else (middle, high)

@@ -1,14 +1,14 @@
 """How held-out loss falls with rows: a power law or a rectified law, or the answer that neither can be told.
 
-    power       L(D) = A D^-b + E                  (Hestness et al. 2017; Kaplan et al. 2020)
+    power       L(D) = A D^-b + E                  (Hestness et al. 2017, Kaplan et al. 2020)
     rectified   L(D) = B / (D_t + D^beta) + E      (Lin et al. 2024: a flat start before the power law sets in)
 
 L is the mean negative log-likelihood of gold answers (nats), D the rows, E the floor. Fitted to the means per
 size by weighted least squares from several fixed starts. Weights: one over the variance of the mean over random
 seeds, each size's own averaged with that of all sizes, since three seeds say little of one (Smyth 2004). That
-variance is known to the fit, so that AIC = chi-squared + 2 k; AICc adds 2 k (k + 1) / (n - k - 1) for n sizes
+variance is known to the fit, so that AIC = chi-squared + 2 k. AICc adds 2 k (k + 1) / (n - k - 1) for n sizes
 (Hurvich and Tsai 1989) and does not exist for n <= k + 1: six sizes are needed for the rectified law, five for
-the other. A law that leaves more than the spread of seeds explains (an F test of its chi-squared) is out; of the
+the other. A law that leaves more than the spread of seeds explains (an F test of its chi-squared) is out. Of the
 others the one with the smaller AICc is kept. Nothing is said beyond MOST times the largest size.
 """
 
@@ -39,7 +39,7 @@ AT_BOUND = 1e-3  # of the range between its bounds: a parameter so near to one i
 
 
 class LawFit(Record):
-    """One law on one set of means; without `aicc` it cannot be chosen, and `note` says why."""
+    """One law on one set of means. Without `aicc` it cannot be chosen, and `note` says why."""
 
     law: Name
     parameters: dict[str, float] = {}  # A, b, E or B, D_t, beta, E
@@ -49,7 +49,7 @@ class LawFit(Record):
 
 
 class Reach(Record):
-    """The rows at which the law reaches a loss; None for "not within MOST times the largest size"."""
+    """The rows at which the law reaches a loss. None for "not within MOST times the largest size"."""
 
     target: float
     rows: int | None
@@ -149,9 +149,9 @@ LAWS: dict[Name, _Law] = {
 
 
 def fit_scaling(sizes: Sequence[int], nll: ArrayLike, random_seed: int) -> Scaling:
-    """The curve of `nll`, shape (seeds, sizes, items), over `sizes` (rows, above 0, growing); two items or more.
+    """The curve of `nll`, shape (seeds, sizes, items), over `sizes` (rows, above 0, growing), with two items or more.
 
-    Below MIN_SIZES sizes or MIN_SEEDS random seeds only the slope per doubling; without one that can be told from
+    Below MIN_SIZES sizes or MIN_SEEDS random seeds only the slope per doubling. Without one that can be told from
     zero no law either. "not estimable": no law fits, or a parameter (or half of its bootstrap fits) lies at its
     bound. Intervals: seeds and items reweighted, `_means`, and the law fitted again.
     Raises ValueError for shapes that do not match or values that are not finite.
@@ -179,7 +179,7 @@ def fit_scaling(sizes: Sequence[int], nll: ArrayLike, random_seed: int) -> Scali
 
 
 def _with_law(scaling: Scaling, values: Floats, random_seed: int) -> Scaling:
-    """The law with the smallest AICc, its bootstrap and its predictions; or "not estimable", with why."""
+    """The law with the smallest AICc, its bootstrap and its predictions, or "not estimable" with the reason."""
     x = np.asarray(scaling.sizes, dtype=np.float64) / min(scaling.sizes)
     means, errors = _spread(values)
     fits: dict[Name, tuple[LawFit, Floats]] = {}
@@ -250,7 +250,7 @@ def _inner(law: _Law, shape: Floats, x: Floats, means: Floats, errors: Floats) -
 def _solve(law: _Law, x: Floats, means: Floats, errors: Floats, shapes: Sequence[Floats]) -> Floats:
     """The inner parameters with the least weighted squares over all starts.
 
-    Only the shape is searched; size and floor follow from it (variable projection: Golub and Pereyra 1973).
+    Only the shape is searched. Size and floor follow from it (variable projection: Golub and Pereyra 1973).
     """
     from scipy.optimize import least_squares
 
@@ -286,7 +286,7 @@ def _means(values: Floats, random_seed: int) -> list[Floats]:
     """DRAWS sets of means per size: random seeds and items reweighted.
 
     Whole seeds get Dirichlet weights (Rubin 1981), rescaled to the unbiased variance and widened to the t tails of
-    seeds - 1 degrees of freedom; items are drawn with replacement.
+    seeds - 1 degrees of freedom. Items are drawn with replacement.
     """
     from scipy.special import stdtrit
 
@@ -314,7 +314,7 @@ def _interval(law: _Law, draws: Sequence[Sequence[float]], smallest: int, rows: 
 
 
 def _reached(law: _Law, inner: Sequence[float], smallest: int, furthest: int, target: float) -> float:
-    """The fewest rows at which the law is at `target` or below; infinite when not by `furthest`."""
+    """The fewest rows at which the law is at `target` or below. Infinite when not by `furthest`."""
     parameters = np.asarray(inner)
 
     def is_reached(rows: int) -> bool:
