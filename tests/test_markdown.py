@@ -100,7 +100,7 @@ def test_columns_wider_than_a_terminal_become_paragraphs() -> None:
         [("shop", "+0.01 [-0.02, +0.04]", "pass"), ("talk", "-", "failed")],
     )
     assert fitted(heads, rows, None) == fitted(heads, rows, 80) == aligned([heads, *rows])
-    assert fitted(heads, rows, 36).splitlines() == [
+    assert fitted(heads, rows, 35).splitlines() == [
         "suite shop,",
         "  difference +0.01 [-0.02, +0.04],",
         "  verdict pass",
