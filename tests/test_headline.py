@@ -117,7 +117,7 @@ def test_every_alternative_within_chance_of_the_best_on_dev_is_looked_at(tmp_pat
     assert found.rival.value == max(a.value for a in found.alternatives)
     assert "strongest of the 2 alternatives within chance of the best on dev" in text
     assert "allowing for 2 alternatives" in text
-    wide, alone = found.rival.difference.interval, found.alone.interval
+    wide, alone = found.rival.difference.interval, found.unadjusted.interval
     assert wide.level == pytest.approx(0.975)
     assert wide.low < alone.low < alone.high < wide.high
 
@@ -171,7 +171,7 @@ def test_a_recipe_beside_a_single_training_is_no_claim_about_recipes(tmp_path: P
         results = load_results(run.folder)
         found = headline(results, arms(results, "shop"), "tiny", 0)
         assert isinstance(found, Headline)
-        return {found.alone.question, *(one.difference.question for one in found.alternatives)}
+        return {found.unadjusted.question, *(one.difference.question for one in found.alternatives)}
 
     lone = ("shop", reference(12, "seeds_only"), labelled(0.6, 4))
     assert questions(lone) == {"these weights"}

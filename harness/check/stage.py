@@ -138,10 +138,9 @@ def _shared_items(
     now, before = set(shortened(scores.ids)), set(blessed.item_ids())
     if not now & before:
         raise UsageError(f"{place}, and no test item is left that both have: harness bless {run_name}")
-    return (
-        f"{place}. Compared on the {len(now & before)} items that both have:"
-        f" {len(before - now)} blessed ones are gone, {len(now - before)} are new"
-    )
+    counts = ((len(before - now), "blessed ones are gone"), (len(now - before), "are new"))
+    left_out = ", ".join(f"{count} {what}" for count, what in counts if count)
+    return f"{place}. Compared on the {len(now & before)} items that both have{left_out and f': {left_out}'}"
 
 
 def _changes(suite: Suite, scores: CandidateScores, blessed: BaselineSuite) -> str:

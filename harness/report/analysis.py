@@ -163,8 +163,8 @@ class Difference:
         return "worse" if self.interval.high < 0 else "no difference found"
 
     @property
-    def said(self) -> str:
-        """The verdict, with what more it takes to understand it."""
+    def words(self) -> str:
+        """The verdict, with the number of changed units where they are too few."""
         few = f"inconclusive, only {self.changed} of {self.units} {self.unit} changed"
         return few if self.verdict == "inconclusive" else self.verdict
 

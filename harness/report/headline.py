@@ -50,7 +50,7 @@ class Alternative:
     def verdict(self) -> str:
         """Whether the largest size is better or worse, by which way the metric is good."""
         turned = {"better": "worse", "worse": "better"} if self.reading.metric in LOWER_IS_BETTER else {}
-        return turned.get(self.difference.verdict, self.difference.said)
+        return turned.get(self.difference.verdict, self.difference.words)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Headline:
     value: float
     alternatives: tuple[Alternative, ...]
     items: int  # test items that both have a value of
-    alone: Difference  # to the strongest, at 95% for this pair alone: what `harness compare` prints
+    unadjusted: Difference  # to the strongest, at 95% for this pair alone: what `harness compare` prints
 
     @property
     def rival(self) -> Alternative:
@@ -74,38 +74,42 @@ class Headline:
         return self.rival.verdict
 
     def sentence(self) -> str:
-        """The answer in words, whatever it says."""
-        d, metric, k = self.rival.difference, self.reading.metric, len(self.alternatives)
-        named = self.rival.reading.title
-        which = "best alternative" if k == 1 else f"strongest of the {k} alternatives within chance of the best on dev"
+        """The answer in words, whatever the verdict."""
+        difference, metric, count = self.rival.difference, self.reading.metric, len(self.alternatives)
+        which = "best alternative"
+        if count > 1:
+            which = f"strongest of the {count} alternatives within chance of the best on dev"
         values = (
-            f"{self.reading.arm.title}: {wording.value(metric, self.value, self.items)}; {which}, {named}:"
-            f" {wording.value(self.rival.reading.metric, self.rival.value)}."
+            f"{self.reading.arm.title}: {wording.value(metric, self.value, self.items)}; {which},"
+            f" {self.rival.reading.title}: {wording.value(self.rival.reading.metric, self.rival.value)}."
         )
-        if not (self.reading.arm.complete and all(a.reading.arm.complete for a in self.alternatives)):
-            cards = [card for r in (self.reading, *(a.reading for a in self.alternatives)) for card in r.arm.cards]
-            most = max(card.failed for card in cards)
-            failed = f"{most} of {cards[0].items} items failed, and the cards are incomplete"
-            return f"No verdict: {failed}. On the others, {values}"
-        if d.verdict == "not estimable":
+        arms_ = [self.reading.arm, *(alternative.reading.arm for alternative in self.alternatives)]
+        if not all(arm.complete for arm in arms_):
+            cards = [card for arm in arms_ for card in arm.cards]
+            failed = max(card.failed for card in cards)
+            return (
+                f"No verdict: {failed} of {cards[0].items} items failed, and the cards are incomplete. On the others,"
+                f" {values}"
+            )
+        if difference.verdict == "not estimable":
             return f"{values} The difference is not estimable: too few items, or too few passages."
-        i = d.interval
-        allowing = f", allowing for {k} alternatives" if k > 1 else ""
-        p = "" if d.p is None else f"; mid-p McNemar{f' times {k}' if k > 1 else ''}: p = {min(1.0, k * d.p):.2g}"
-        detectable = d.minimum_detectable
-        smallest = "none, too few items changed" if detectable is None else wording.amount(metric, detectable)
-        change = wording.change(metric, i.estimate, i.low, i.high)
-        return (
-            f"{values} Difference {change} (95%{allowing}{p}), asking about {d.question}: {self.verdict}."
-            f"{self._others()} Minimum detectable difference (power 0.8): {smallest}."
-        )
-
-    def _others(self) -> str:
-        """The alternatives that a claim against the strongest does not hold for."""
-        if self.verdict != "better":
-            return ""
+        interval, adjusted = difference.interval, f", allowing for {count} alternatives" if count > 1 else ""
+        p = "" if difference.p is None else f"; mid-p McNemar: p = {difference.p:.2g}"
+        if difference.p is not None and count > 1:
+            p = f"; mid-p McNemar times {count}: p = {min(1.0, count * difference.p):.2g}"
+        change = wording.change(metric, interval.estimate, interval.low, interval.high)
         undecided = [a.reading.title for a in self.alternatives[1:] if a.verdict != "better"]
-        return f" Not shown to be better than {'; '.join(undecided)}." if undecided else ""
+        claimed = self.verdict == "better" and undecided
+        exceptions = f" Not shown to be better than {'; '.join(undecided)}." if claimed else ""
+        detectable = (
+            " No minimum detectable difference can be given: too few items changed."
+            if difference.minimum_detectable is None
+            else f" Minimum detectable difference (power 0.8): {wording.amount(metric, difference.minimum_detectable)}."
+        )
+        return (
+            f"{values} Difference {change} (95%{adjusted}{p}), asking about {difference.question}: {self.verdict}."
+            f"{exceptions}{detectable}"
+        )
 
 
 def reading(results: Results, arm: Arm, primary: str) -> Reading:

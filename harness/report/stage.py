@@ -140,7 +140,7 @@ def _regressions(
         parts.append(regressions.section(changes))
         parts.append(
             "The largest size of each kind of data; the figure shows the others. Every interval is a 95% one of its"
-            f" own: of {count} comparisons about {count / 20:.0f} would seem to have changed by chance alone.\n"
+            f" own: of {count} comparisons about {count / 20:.2g} would seem to have changed by chance alone.\n"
         )
     return "\n".join(parts) + "\n"
 

@@ -83,7 +83,7 @@ def _alternatives(answer: Headline, run_name: str) -> list[str]:
             + escaped(f"{'; '.join(values)}.")
             + "\n"
         )
-    interval = answer.alone.interval
+    interval = answer.unadjusted.interval
     if math.isfinite(interval.low):
         change = wording.change(answer.reading.metric, interval.estimate, interval.low, interval.high)
         pair = [f"'{run_name}:{name_of(reading.arm)}'" for reading in (answer.rival.reading, answer.reading)]
