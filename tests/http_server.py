@@ -62,6 +62,7 @@ class Endpoint:
     hang_s: float = 30.0
     delay_s: float = 0.0  # before each good answer
     guided: bool = True  # choices are honoured
+    longest: int | None = None  # characters of a body; longer ones are refused
     no_logprobs: bool = False  # they are left out, asked for or not
     base_url: str = ""  # set while serving
     posts: list[dict[str, Any]] = field(default_factory=list)  # bodies, as they came
@@ -91,6 +92,8 @@ class Endpoint:
             return _error(404, f"The model {asked['model']} does not exist.")
         if fault != "ok":
             return self._fail(fault, headers)
+        if self.longest is not None and len(body) > self.longest:
+            return _error(400, "This model's maximum context length is exceeded.")
         time.sleep(self.delay_s)
         return Answer(content=self._complete(asked, chat, headers.get("idempotency-key", "")))
 
