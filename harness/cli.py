@@ -232,28 +232,35 @@ def rescore(
     ] = "transformers",
 ) -> None:
     """Score the ship student again, in another order and batch size or in another engine: what changes by itself?"""
+    from harness.config.ship import ship_cells
+
     loaded, terminal = _load(run, settings), Terminal()
     if engine not in ("transformers", "vllm"):
         raise UsageError(f"--engine {engine}: it must be transformers or vllm")
+    ship, *_ = ship_cells(loaded)
     if dry_run:
         from harness.commands.dry_run import describe_parity, describe_rescoring
         from harness.commands.parity import compared_suite
-        from harness.config.ship import ship_cells
 
-        cell, *_ = ship_cells(loaded)
         if engine == "vllm":
-            terminal.say(describe_parity(cell, compared_suite(loaded.suites, run), run))
+            terminal.say(describe_parity(ship, compared_suite(loaded.suites, loaded.name), loaded.name))
         else:
-            terminal.say(describe_rescoring(cell, loaded.suites.values(), run))
+            terminal.say(describe_rescoring(ship, loaded.suites.values(), loaded.name))
     elif engine == "vllm":
         from harness.commands.parity import parity
 
         parity(loaded, openers(loaded).student, vllm_of(loaded.file.teacher), terminal)
     else:
         from harness.check.rescore import noise
-        from harness.eval.runner import rescorer
+        from harness.eval.plan import plan_scoring
+        from harness.eval.runner import Scorer, rescorer
 
-        noise(loaded, rescorer(loaded, lambda tokens: openers(loaded, tokens), terminal), terminal)
+        scoring = plan_scoring(loaded)
+
+        def scorer_for(batch_tokens: int) -> Scorer:
+            return Scorer(scoring, loaded.root, loaded.cache, openers(loaded, batch_tokens), terminal, Stop())
+
+        noise(loaded, rescorer(scoring.student(ship, loaded.name), scorer_for), terminal)
 
 
 @app.command()

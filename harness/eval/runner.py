@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config.run import Run
-from harness.config.ship import ship_cells
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import Interrupted
 from harness.eval.candidates import Candidate
-from harness.eval.plan import EvalPlan, PlannedCard, base_of, plan_scoring
+from harness.eval.plan import EvalPlan, PlannedCard, base_of
 from harness.eval.prompt_search import choose
 from harness.eval.prompting import ANSWER_ROOM, asker_for
 from harness.metrics.spelling import english
@@ -211,19 +209,14 @@ def _with_forgetting(scorer: Scorer, card: PlannedCard, engine: StudentEngine, o
     return replace(outcome, scores=scores)
 
 
-def rescorer(
-    run: Run, openers_for: Callable[[int], Openers], terminal: Terminal
-) -> Callable[[Suite, int], Sequence[Score]]:
-    """Scores the ship student on a suite once more, with another number of tokens in a batch. Nothing is stored."""
-    (cell, *_), plan = ship_cells(run), plan_scoring(run)
-    candidate = plan.student(cell, run.name)
+def rescorer(candidate: Candidate, scorer_for: Callable[[int], Scorer]) -> Callable[[Suite, int], Sequence[Score]]:
+    """Scores a candidate on a suite once more, with another number of tokens in a batch. Nothing is stored."""
     scorers: dict[int, Scorer] = {}
 
     def rescore(suite: Suite, batch_tokens: int) -> Sequence[Score]:
         if batch_tokens not in scorers:
             scorers.clear()  # one student in memory at a time
-            openers = openers_for(batch_tokens)
-            scorers[batch_tokens] = Scorer(plan, run.root, run.cache, openers, terminal, Stop())
+            scorers[batch_tokens] = scorer_for(batch_tokens)
         scorer = scorers[batch_tokens]
         return score_suite(scorer, PlannedCard(candidate, suite, key=""), scorer.engine(candidate)).scores
 
