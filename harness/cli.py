@@ -217,9 +217,9 @@ def errors(
     student: Student = None,
 ) -> None:
     """Wrong items by cause, with the answers of the base, of every size and of the seeds alone side by side."""
-    from harness.commands.error_analysis import mistakes
+    from harness.commands.error_analysis import analyse_errors
 
-    mistakes(_load(run, settings), suite, student, Terminal())
+    analyse_errors(_load(run, settings), suite, student, Terminal())
 
 
 @app.command()
@@ -269,7 +269,7 @@ def suites(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run's, with its students.")] = None,
 ) -> None:
     """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
-    from harness.commands.validate import prove as prove_all
+    from harness.commands.validate import validate_suites
     from harness.config.load import load_suites
     from harness.core.aligned import aligned
 
@@ -285,7 +285,7 @@ def suites(
         rows = [(n, s.spec.kind, f"version {s.spec.version}, {sizes[n]}") for n, s in suite_by_name.items()]
         terminal.say(aligned(rows))
         return
-    problems = prove_all(suite_by_name, loaded, terminal, loaded.root if loaded else Path.cwd())
+    problems = validate_suites(suite_by_name, loaded, terminal, loaded.root if loaded else Path.cwd())
     wrong = [problem for problem in problems if problem.wrong]
     if wrong:
         raise UsageError(f"{len(wrong)} problems in {len({p.suite for p in wrong})} suites")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.commands.error_analysis import CAUSES, WrongItems, _plain, causes, is_wrong, mistakes, study
+from harness.commands.error_analysis import CAUSES, WrongItems, _plain, analyse_errors, causes, is_wrong, study
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Terminal
@@ -121,7 +121,7 @@ def test_a_student_is_named_by_a_part_of_its_name(run: Run, capsys: pytest.Captu
     write_cards(run, [(shop, SHIP, right(shop)), (shop, SMALL, small), (shop, BASE, right(shop)), (shop, SEEDS, seeds)])
     counts = {}
     for name in (None, "seeds_only", "filtered.4", "tiny.base", "tiny.filtered.12.s0"):
-        (found,) = mistakes(run, "shop", name, Terminal())
+        (found,) = analyse_errors(run, "shop", name, Terminal())
         counts[name] = (found.student, len(found.wrong))
     assert counts == {
         None: ("tiny, 12 rows (filtered)", 0),
@@ -131,9 +131,9 @@ def test_a_student_is_named_by_a_part_of_its_name(run: Run, capsys: pytest.Captu
         "tiny.filtered.12.s0": ("tiny, 12 rows (filtered)", 0),
     }
     with pytest.raises(UsageError, match=r"no student 'filtred\.4'"):
-        mistakes(run, "shop", "filtred.4", Terminal())
+        analyse_errors(run, "shop", "filtred.4", Terminal())
     with pytest.raises(UsageError, match=r"may be any of tiny\.filtered\.12\.s0, tiny\.filtered\.4\.s0"):
-        mistakes(run, "shop", "filtered", Terminal())
+        analyse_errors(run, "shop", "filtered", Terminal())
 
 
 WRITTEN = [
@@ -221,7 +221,7 @@ def test_the_file_holds_everything_and_nothing_that_runs(run: Run, capsys: pytes
     bad = "<script>alert(1)</script> | **bold** [x](http://evil) \x1b[31mred\x07 & `code`"
     _, scores = wrong(shop, [{"output": bad}, *[{"output": f"no idea {i}"} for i in range(5)]])
     write_cards(run, [(shop, SHIP, scores)])
-    mistakes(run, None, None, Terminal())
+    analyse_errors(run, None, None, Terminal())
     text = (run.folder / "eval" / "errors.md").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -237,15 +237,15 @@ def test_the_file_holds_everything_and_nothing_that_runs(run: Run, capsys: pytes
 
 def test_what_cannot_be_studied_says_why(run: Run) -> None:
     with pytest.raises(UsageError, match=r"no such suite \(did you mean 'shop'\?\); it has: shop, talk, facts"):
-        mistakes(run, "shp", None, Terminal())
+        analyse_errors(run, "shp", None, Terminal())
     with pytest.raises(UsageError, match="there are no stored scores; make eval RUN=shop"):
-        mistakes(run, None, None, Terminal())
+        analyse_errors(run, None, None, Terminal())
     shop = run.suites["shop"]
     write_cards(run, [(shop, BASE, right(shop))])
     with pytest.raises(UsageError, match=r"no stored scores of tiny\.filtered\.12\.s0 on shop"):
-        mistakes(run, "shop", None, Terminal())
+        analyse_errors(run, "shop", None, Terminal())
     with pytest.raises(UsageError, match="no stored scores of talk"):
-        mistakes(run, "talk", None, Terminal())
+        analyse_errors(run, "talk", None, Terminal())
 
 
 @given(st.text(max_size=80), st.booleans(), st.floats(0, 1), st.floats(0, 1))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness.augment.stage import augment
-from harness.commands.validate import prove
+from harness.commands.validate import validate_suites
 from harness.config.load import load_run
 from harness.core.terminal import Stop
 from harness.data.examples import Shape
@@ -149,9 +149,9 @@ def test_a_function_that_is_not_there_is_named_before_a_student_is_asked(tmp_pat
 def test_it_proves_itself_like_any_other(tmp_path: Path) -> None:
     noted: dict[str, Any] = {"changes": {"1": "2026-11-26: first version"}}
     suite = suite_of(tmp_path, **noted)
-    assert prove({"rhymes": suite}, None, Quiet(), tmp_path) == []
+    assert validate_suites({"rhymes": suite}, None, Quiet(), tmp_path) == []
     harsh = suite_of(tmp_path, RHYMES.replace('answer in item["answers"]', "False"), **noted)
-    problems = prove({"rhymes": harsh}, None, Quiet(), tmp_path)
+    problems = validate_suites({"rhymes": harsh}, None, Quiet(), tmp_path)
     assert [problem.item for problem in problems] == [item.id for item in harsh.items]
     assert problems[0].what == "plain: the right answer 'hat' scores accuracy 0"
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.check.compare import compare
 from harness.check.rescore import noise
-from harness.commands.error_analysis import mistakes
+from harness.commands.error_analysis import analyse_errors
 from harness.core.record import digest
 from harness.core.store import Manifest, finished, read_manifest, write_manifest
 from harness.core.terminal import Terminal
@@ -42,7 +42,7 @@ VERBS: dict[str, Callable[[Stored], object]] = {
     "compare": lambda gate: compare("shop", "shop", lambda name: gate.run(), False, Terminal()),
     "report": lambda gate: report(gate.run(), Terminal()),
     "show": lambda gate: show(gate.run(), Terminal()),
-    "errors": lambda gate: mistakes(gate.run(), None, None, Terminal()),
+    "errors": lambda gate: analyse_errors(gate.run(), None, None, Terminal()),
     "rescore": lambda gate: noise(gate.run(), lambda suite, batch: pytest.fail("nothing is scored"), Terminal()),
 }
 EDITS: dict[str, Callable[[Stored], object]] = {

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.commands.validate import CONTEXT, Problem, _not_wrong, prove
+from harness.commands.validate import CONTEXT, Problem, _not_wrong, validate_suites
 from harness.config.load import load_run, load_suites
 from harness.config.run import Run
 from harness.core.terminal import Terminal
@@ -41,7 +41,7 @@ COLOURS = ("red", "green", "blue")
 
 
 def problems(suite: Suite, run: Run | None = None) -> list[Problem]:
-    return prove({suite.name: suite}, run, Terminal())
+    return validate_suites({suite.name: suite}, run, Terminal())
 
 
 def labels_suite(items: Sequence[Item], **spec: Any) -> Suite:
@@ -72,7 +72,7 @@ def test_every_shipped_suite_proves_itself(
 ) -> None:
     monkeypatch.delenv("HARNESS_BENCHMARKS", raising=False)
     suites = load_suites(ROOT)
-    found = prove(suites, None, Terminal())
+    found = validate_suites(suites, None, Terminal())
     assert [str(problem) for problem in found if problem.wrong] == []
     unproven = {problem.suite for problem in found}
     assert unproven == {name for name, suite in suites.items() if isinstance(suite.spec, BenchmarkSuite)}
@@ -84,7 +84,7 @@ def test_every_shipped_suite_proves_itself(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # what the library's own tasks warn of is not ours
 def test_every_shipped_suite_with_its_prompts_tokenizer_and_benchmarks(run: Run, bundled_model: Path) -> None:
-    found = prove(load_suites(ROOT), with_student(run, bundled_model), Terminal())
+    found = validate_suites(load_suites(ROOT), with_student(run, bundled_model), Terminal())
     assert [str(problem) for problem in found if problem.wrong] == []
     rows = os.environ.get("HARNESS_BENCHMARKS")
     assert rows or not required("benchmarks"), "they must be there"
@@ -96,7 +96,7 @@ def test_every_shipped_suite_with_its_prompts_tokenizer_and_benchmarks(run: Run,
 
 def test_the_tasks_prompts_and_a_real_tokenizer(run: Run, tiny_model: Path) -> None:
     suites = {"helpdesk": replace(run.suites["helpdesk"], items=run.suites["helpdesk"].items[:60])}
-    assert prove(suites, with_student(run, tiny_model), Terminal()) == []
+    assert validate_suites(suites, with_student(run, tiny_model), Terminal()) == []
     spec = suites["helpdesk"].spec
     assert isinstance(spec, LabelsSuite)
     short = replace(suites["helpdesk"], spec=spec.model_copy(update={"max_tokens": 1}))

@@ -82,7 +82,7 @@ class WrongItems:
         return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def mistakes(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[WrongItems]:
+def analyse_errors(run: Run, suite: str | None, student: str | None, terminal: Terminal) -> list[WrongItems]:
     """Print the groups and write runs/NAME/eval/errors.md, for all suites of the run unless one is named.
 
     The student is `student` (a part of its name is enough), else the one that `ship` names, else the largest filtered

@@ -54,7 +54,9 @@ class Problem:
         return f"{place}: {'' if self.wrong else 'not proven: '}{self.what}"
 
 
-def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root: Path | None = None) -> list[Problem]:
+def validate_suites(
+    suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root: Path | None = None
+) -> list[Problem]:
     """Every problem of every suite, printed as it is found.
 
     A run gives the task's prompts and the students' tokenizers. Without one, items are asked as plain text and
@@ -62,9 +64,11 @@ def prove(suites: Mapping[str, Suite], run: Run | None, terminal: Terminal, root
     documents in which facts must stand.
     """
     root = root or Path()
-    rooms, problems = _rooms(run.file.train.students, run.cache, run.root, run.name) if run else ([_estimate()], [])
+    students, problems = [_estimate()], list[Problem]()
+    if run:
+        students, problems = _lengths(run.file.train.students, run.cache, run.root, run.name)
     for name, suite in suites.items():
-        of_suite = [*_notes(suite), *_items(suite, rooms, run, root)]
+        of_suite = [*_notes(suite), *_items(suite, students, run, root)]
         of_suite += [Problem(name, "", line) for line in suite.spec.extras.problems(suite.items, root)]
         wrong = sum(problem.wrong for problem in of_suite)
         size = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
@@ -102,9 +106,9 @@ def _notes(suite: Suite) -> Iterator[Problem]:
         yield Problem(suite.name, "", f"there is a note for version {extra!r}, and the suite is at version {version}")
 
 
-def _items(suite: Suite, rooms: Sequence[Room], run: Run | None, root: Path) -> Iterator[Problem]:
+def _items(suite: Suite, students: Sequence[Lengths], run: Run | None, root: Path) -> Iterator[Problem]:
     if isinstance(suite.spec, BenchmarkSuite):
-        yield from _benchmark(suite, suite.spec, rooms)
+        yield from _benchmark(suite, suite.spec, students)
         return
     yield from _duplicates(suite)
     sound: list[Item] = []
@@ -117,7 +121,7 @@ def _items(suite: Suite, rooms: Sequence[Room], run: Run | None, root: Path) -> 
     for how, (prompt, ending) in _prompts(suite, run).items():
         good: list[Item] = []
         for item in sound:
-            what = _unaskable(suite, item, prompt, rooms)
+            what = _unaskable(suite, item, prompt, students)
             if what:
                 yield Problem(suite.name, item.id, f"{how}: {what}")
             else:
@@ -163,28 +167,28 @@ def _prompts(suite: Suite, run: Run | None) -> dict[str, tuple[Prompt, Ending]]:
     }
 
 
-def _unaskable(suite: Suite, item: Item, prompt: Prompt, rooms: Sequence[Room]) -> str:
+def _unaskable(suite: Suite, item: Item, prompt: Prompt, students: Sequence[Lengths]) -> str:
     """Why an item cannot be asked: it does not render, or it or its answer does not fit. '' where it can."""
     try:
         question = prompt(item)
     except UsageError as error:
         return f"it does not render: {error}"
     limit = suite.spec.max_tokens
-    for room in rooms:
+    for student in students:
         try:
-            length = room.prompt(question)
+            length = student.prompt(question)
         except UsageError as error:
-            return f"{room.name}: {error}"
+            return f"{student.name}: {error}"
         answers = suite.spec.gold(item)
-        longest = max((room.text(answer) for answer in item.choices or answers), default=limit or 1)
-        if length + longest > room.context:
+        longest = max((student.text(answer) for answer in item.choices or answers), default=limit or 1)
+        if length + longest > student.context:
             return (
-                f"{room.name}: {length} tokens and {longest} of the answer are longer than the context of"
-                f" {room.context}"
+                f"{student.name}: {length} tokens and {longest} of the answer are longer than the context of"
+                f" {student.context}"
             )
-        needed = max(map(room.text, answers), default=0)
+        needed = max(map(student.text, answers), default=0)
         if limit is not None and needed > limit:
-            return f"{room.name}: a right answer takes {needed} tokens and max_tokens is {limit}"
+            return f"{student.name}: a right answer takes {needed} tokens and max_tokens is {limit}"
     return ""
 
 
@@ -234,7 +238,7 @@ def _not_wrong(suite: str, how: str, scores: Iterable[Score]) -> Iterator[Proble
             yield Problem(suite, score.item, f"{how}: an empty answer, wrong choices preferred, scores {above[0]}")
 
 
-def _benchmark(suite: Suite, spec: BenchmarkSuite, rooms: Sequence[Room]) -> Iterator[Problem]:
+def _benchmark(suite: Suite, spec: BenchmarkSuite, students: Sequence[Lengths]) -> Iterator[Problem]:
     """The same for a public benchmark, through lm-evaluation-harness, on its first documents by digest.
 
     What is right is read from the library's own rows, and judged by its own metric.
@@ -272,20 +276,20 @@ def _benchmark(suite: Suite, spec: BenchmarkSuite, rooms: Sequence[Room]) -> Ite
     silent = Oracle(right_answers, endings=True, silent=True)
     scores = benchmarks.score_benchmark(few, tasks, silent).scores
     yield from _not_wrong(suite.name, spec.benchmark, (s for s in scores if s.item in rights))
-    for room in rooms:
-        length = room.text(oracle.longest)
-        if length > room.context:
-            what = f"{room.name}: its longest prompt has {length} tokens, the context {room.context}"
+    for student in students:
+        length = student.text(oracle.longest)
+        if length > student.context:
+            what = f"{student.name}: its longest prompt has {length} tokens, the context {student.context}"
             what = f"{what}; such documents fail by name, take fewer examples"
-            yield Problem(suite.name, "", what, wrong=room.counted)
+            yield Problem(suite.name, "", what, wrong=student.counted)
 
 
 # --- lengths ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Room:
-    """How long things are to one student."""
+class Lengths:
+    """How long texts are to one student, in its own tokens."""
 
     name: str
     context: int  # tokens
@@ -294,28 +298,28 @@ class Room:
     counted: bool = True  # with the student's own tokenizer, not estimated
 
 
-def _rooms(students: Sequence[str], cache: Path, root: Path, run: str) -> tuple[list[Room], list[Problem]]:
+def _lengths(names: Sequence[str], cache: Path, root: Path, run: str) -> tuple[list[Lengths], list[Problem]]:
     """The run's students. One without a tokenizer is estimated, and named in a problem."""
-    rooms: list[Room] = []
+    students: list[Lengths] = []
     problems: list[Problem] = []
-    for student in students:
+    for name in names:
         try:
-            rooms.append(_room(student, resolve(student, cache, root=root).folder))
+            students.append(_lengths_of(name, resolve(name, cache, root=root).folder))
         except HarnessError as error:
-            rooms.append(_estimate())
-            what = f"lengths were estimated, not counted with the tokenizer of {student}: {error}"
+            students.append(_estimate())
+            what = f"lengths were estimated, not counted with the tokenizer of {name}: {error}"
             problems.append(Problem(run, "", what, wrong=False))
-    return rooms, problems
+    return students, problems
 
 
-def _room(student: str, folder: Path) -> Room:
+def _lengths_of(student: str, folder: Path) -> Lengths:
     chat = load_chat(student, folder)
     positions = text_number(student, folder / "config.json", "max_position_embeddings") or CONTEXT
 
     def text(of: str) -> int:
         return len(chat.tokenizer(of, verbose=False)["input_ids"])
 
-    return Room(
+    return Lengths(
         name=student,
         context=int(min(positions, chat.tokenizer.model_max_length)),
         prompt=lambda prompt: text(prompt) if isinstance(prompt, str) else len(prompt_ids(chat, prompt)),
@@ -323,11 +327,11 @@ def _room(student: str, folder: Path) -> Room:
     )
 
 
-def _estimate() -> Room:
+def _estimate() -> Lengths:
     def text(of: str) -> int:
         return -(-len(of) // CHARACTERS)
 
-    return Room(
+    return Lengths(
         f"at {CHARACTERS} characters a token",
         CONTEXT,
         lambda asked: text(asked if isinstance(asked, str) else read(asked)),

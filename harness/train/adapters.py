@@ -19,7 +19,7 @@ def seal_adapter(folder: Path, key: str) -> None:
     write_manifest(folder, Manifest(stage="cell", inputs=key), files, adapter_digest)
 
 
-def is_whole(folder: Path, key: str) -> bool:
+def is_intact(folder: Path, key: str) -> bool:
     """Whether a folder holds the adapter that was trained under `key`: every file of it, and no other weights."""
     manifest = finished(folder, key, adapter_digest)
     return manifest is not None and {path.name for path in folder.glob(WEIGHTS)} <= set(manifest.outputs)

@@ -18,7 +18,7 @@ from harness.data.examples import path_of
 from harness.errors import UsageError
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Row
-from harness.train.adapters import is_whole
+from harness.train.adapters import is_intact
 from harness.train.keys import BASE, cell_key
 from harness.train.sizes import nested, step_count
 
@@ -40,7 +40,7 @@ class GridCell:
     @property
     def trained(self) -> bool:
         """Whether its adapter is stored as training left it. An untuned base has none and needs none."""
-        return not self.rows or is_whole(self.folder, self.key)
+        return not self.rows or is_intact(self.folder, self.key)
 
 
 @dataclass(frozen=True)
