@@ -23,7 +23,7 @@ from harness.core.record import Record
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
-from harness.eval.results import results_of
+from harness.eval.current import results_of
 from harness.records import Score
 from harness.suites.suite import Suite
 from tests.project import Quiet, write_project

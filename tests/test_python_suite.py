@@ -206,7 +206,7 @@ def test_a_kind_from_outside_is_four_methods(tmp_path: Path) -> None:
     suite = Suite("starts", spec, items)
     assert (suite.primary, len(suite.items), suite.of_task, suite.rubric) == ("accuracy", 9, False, None)
     assert suite.digest != Suite("starts", spec, items[1:]).digest
-    assert prove({"starts": suite}, None, Quiet(), tmp_path) == []
+    assert validate_suites({"starts": suite}, None, Quiet(), tmp_path) == []
     scores = [Score.scored({"accuracy": float(i > 2)}, **item.facts) for i, item in enumerate(items)]
     assert 0 < summarise(scores, suite)["accuracy"] < 1
 

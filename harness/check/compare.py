@@ -16,7 +16,8 @@ from harness.config.ship import ship_cells
 from harness.core.aligned import fitted
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.eval.results import Results, resolve_student, results_of
+from harness.eval.current import results_of
+from harness.eval.results import Results, resolve_student
 from harness.records import Cell
 from harness.report.analysis import Arm
 from harness.report.headline import reading

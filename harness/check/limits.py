@@ -9,7 +9,8 @@ from harness.check.rules import Bound, Rule
 from harness.config.run import Run
 from harness.config.ship import ship_cells
 from harness.errors import UsageError, nearest
-from harness.eval.results import Results, require_current, results_of
+from harness.eval.current import require_current, results_of
+from harness.eval.results import Results
 from harness.metrics.table import metric_of
 from harness.stats.contrasts import Question
 from harness.suites.suite import Limit, Suite

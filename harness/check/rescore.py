@@ -23,7 +23,8 @@ from harness.core.record import FORMAT, Record, digest
 from harness.core.store import remade_by, write_json
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.eval.results import Results, results_of
+from harness.eval.current import results_of
+from harness.eval.results import Results
 from harness.records import Cell, Score, Scorecard
 from harness.stats import Floats
 from harness.suites.suite import Suite

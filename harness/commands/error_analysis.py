@@ -27,7 +27,8 @@ from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
 from harness.core.text import named_label, one_line
 from harness.errors import UsageError, nearest
-from harness.eval.results import Results, resolve_student, results_of
+from harness.eval.current import results_of
+from harness.eval.results import Results, resolve_student
 from harness.metrics.quality import loop_length, rep_n
 from harness.metrics.table import metric_of
 from harness.records import Cell, Item, Score, Scorecard

@@ -14,8 +14,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.config.inputs import scores_source, suite_source
-from harness.config.run import Run
 from harness.core.json_file import read_json, read_jsonl
 from harness.core.store import Manifest, remade_by, require_same, require_sealed
 from harness.errors import UsageError, nearest
@@ -112,29 +110,6 @@ def resolve_student(name: str, names: Iterable[str]) -> str:
         raise UsageError(f"the student {name!r} may be any of {', '.join(sorted(fitting))}: write more of its name")
     listed = ", ".join(students) or "none"
     raise UsageError(f"there is no student {name!r}{nearest(name, students)}; there are: {listed}")
-
-
-def results_of(run: Run) -> Results:
-    """The stored results of a run, made as its files say now.
-
-    Raises UsageError as `load_results`, and for scores of students that were made otherwise, or asked otherwise.
-    """
-    results = load_results(run.folder, run.suites)
-    if results.manifest.settings != scores_source(run):
-        raise UsageError(
-            f"{results.folder}: the stored scores are of students made or asked with other rows, templates, prompts or"
-            f" settings than runs/{run.name}.yaml has now: make augment train eval RUN={run.name}"
-        )
-    return results
-
-
-def require_current(results: Results, suite: Suite, root: Path) -> None:
-    """Raises UsageError for a suite that is not the one that was scored, down to the files that its rules name."""
-    if results.manifest.suites.get(suite.name) != suite_source(suite, root):
-        raise UsageError(
-            f"suites/{suite.name}.yaml: the suite, or a file that it names, changed since it was scored;"
-            f" make augment train eval RUN={results.run}"
-        )
 
 
 def load_results(run_folder: Path, suites: Mapping[str, Suite] | None = None) -> Results:

@@ -14,7 +14,8 @@ from harness.core.markdown import escaped, fenced
 from harness.core.store import Manifest, read_manifest, require_same, require_sealed, write_atomic, write_manifest
 from harness.core.terminal import Terminal
 from harness.errors import UsageError
-from harness.eval.results import Results, results_of
+from harness.eval.current import results_of
+from harness.eval.results import Results
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import arms
 from harness.report.student_section import file_name, main_data, student_section, tuned_arms
