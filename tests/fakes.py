@@ -111,23 +111,37 @@ class FakeStudent(FakeGenerator):
 
 
 class Passing:
-    """Passes requests on to another engine in another order; `notice` is called after each completion."""
+    """Passes requests on to another engine and keeps both sides.
 
-    def __init__(self, inner: Generator, order: Callable[[list[Request]], None] = lambda requests: None) -> None:
-        self.inner, self.order = inner, order
+    With `order` all requests are taken at once and put into another order. `notice` is told how many completions
+    there are, before each is given.
+    """
+
+    def __init__(
+        self,
+        inner: Generator,
+        notice: Callable[[int], None] = lambda completions: None,
+        order: Callable[[list[Request]], None] | None = None,
+    ) -> None:
+        self.inner, self.notice, self.order = inner, notice, order
         self.requests: list[Request] = []
         self.completed: list[str] = []
-        self.notice: Callable[[int], None] = lambda completed: None
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """As Generator."""
-        taken = list(requests)
-        self.requests += taken
-        self.order(taken)
+        taken: Iterable[Request] = self._kept(requests)
+        if self.order is not None:
+            taken = list(taken)
+            self.order(taken)
         for completion in self.inner.generate(taken):
             self.notice(len(self.completed) + 1)
             self.completed.append(completion.request)
             yield completion
+
+    def _kept(self, requests: Iterable[Request]) -> Iterator[Request]:
+        for request in requests:
+            self.requests.append(request)
+            yield request
 
 
 class Compass:
@@ -141,11 +155,15 @@ class Compass:
 
 
 class Pressed(Stop):
-    """A Ctrl-C pressed at the nth time somebody looks."""
+    """A Ctrl-C pressed at the nth time somebody looks, or by `press`."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: float = math.inf) -> None:
         super().__init__()
         self.left = at
+
+    def press(self) -> None:
+        """Press it now."""
+        self.left = 0
 
     def __call__(self) -> bool:
         """Count down."""

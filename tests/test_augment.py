@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,43 +20,37 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
-from harness.engines.protocols import Generator
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
-from harness.records import Completion, Request, Row
+from harness.records import Completion, Row
+from tests.fakes import Passing, Pressed
 from tests.process import COMMAND, harness
 from tests.project import Quiet, write_project
 
 TEACHER = "script@1"
 
 
-class Counting:
-    """Passes requests on in another order, and counts them."""
-
-    def __init__(self, inner: Generator, shuffle: int = 0, die_after: int | None = None) -> None:
-        self.inner, self.shuffle, self.die_after = inner, shuffle, die_after
-        self.asked: list[str] = []
-        self.purposes: set[str] = set()
-
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        taken = list(requests)
-        self.purposes |= {request.origin.purpose for request in taken}
-        random.Random(self.shuffle).shuffle(taken)
-        for completion in self.inner.generate(taken):
-            if self.die_after is not None and len(self.asked) >= self.die_after:
-                raise RuntimeError("killed")
-            self.asked.append(completion.request)
-            yield completion
-
-
 def load(root: Path, **changes: object) -> Run:
     return load_run(write_project(root, "nobody", **changes))
 
 
-def run_it(run: Run, shuffle: int = 0, die_after: int | None = None) -> tuple[Counting, Quiet, Funnel | None]:
-    engine = Counting(ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json"), shuffle, die_after)
-    terminal = Quiet()
+def scripted(run: Run, **settings: int) -> ScriptedEngine:
+    return ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json", **settings)
+
+
+def run_it(run: Run, shuffle: int = 0, die_after: float = math.inf) -> tuple[Passing, Quiet, Funnel | None]:
+    def die(completions: int) -> None:
+        if completions > die_after:
+            raise RuntimeError("killed")
+
+    engine, terminal = Passing(scripted(run), die, random.Random(shuffle).shuffle), Quiet()
     return engine, terminal, augment(run, TEACHER, lambda: engine, terminal, Stop())
+
+
+def pressing(run: Run, at: int, **settings: int) -> tuple[Passing, Pressed]:
+    """An engine during whose work Ctrl-C is pressed, at its nth completion."""
+    stop = Pressed()
+    return Passing(scripted(run, **settings), lambda completions: stop.press() if completions == at else None), stop
 
 
 def files(run: Run) -> dict[str, bytes]:
@@ -97,7 +91,7 @@ def test_killed_midway_it_goes_on_and_pays_only_what_was_not_committed(tmp_path:
     assert not (broken.folder / "augment" / "manifest.json").exists()
     again, _, _ = run_it(broken)
     assert files(whole) == files(broken)
-    assert len(again.asked) == len(paid.asked) - 40
+    assert len(again.completed) == len(paid.completed) - 40
 
 
 def test_again_with_nothing_changed_asks_nothing(tmp_path: Path) -> None:
@@ -105,7 +99,7 @@ def test_again_with_nothing_changed_asks_nothing(tmp_path: Path) -> None:
     run_it(run)
     engine, terminal, funnel = run_it(run)
     assert funnel is None
-    assert not engine.asked
+    assert not engine.completed
     assert "nothing to do" in terminal.said[0]
 
 
@@ -115,7 +109,7 @@ def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
     augment_section["filters"][1]["max_words"] = 9
     engine, _, funnel = run_it(load(tmp_path, augment={**augment_section, "max_requests_per_row": 2.5}))
     assert funnel is not None
-    assert not engine.asked
+    assert not engine.completed
     assert funnel.calls_paid == 0
 
 
@@ -134,7 +128,7 @@ def test_the_dry_run_counts_what_the_run_asks(tmp_path: Path) -> None:
     planned = describe_augment(run, TEACHER, words)
     engine, _, funnel = run_it(run)
     line = next(line for line in planned.splitlines() if line.strip().startswith("in all")).split()
-    assert int(line[2]) == len(engine.asked)
+    assert int(line[2]) == len(engine.completed)
     assert funnel is not None
     spent = funnel.prompt_tokens + funnel.completion_tokens
     assert abs(float(line[4]) - spent) < 0.2 * spent
@@ -163,7 +157,7 @@ def test_a_judge_that_cannot_tell_is_said_so_and_not_asked(tmp_path: Path) -> No
     assert any("not used" in said for said in terminal.said)
     assert funnel is not None
     assert funnel.dropped["judge"] == 0
-    assert engine.purposes == {"generate", "calibrate"}
+    assert {request.origin.purpose for request in engine.requests} == {"generate", "calibrate"}
 
 
 def test_too_few_rows_are_explained(tmp_path: Path) -> None:
@@ -188,41 +182,23 @@ def test_when_every_call_fails_nothing_is_written(tmp_path: Path) -> None:
 
 def test_stopping_keeps_what_was_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
     run = load(tmp_path)
-    stop = Stop()
-    inner = ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json", concurrency=8)
-    answered: list[str] = []
-
-    class Stopping:
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            for completion in inner.generate(requests):
-                answered.append(completion.request)
-                if len(answered) == 70:
-                    stop._since = 1e18
-                yield completion
-
+    stopped, stop = pressing(run, 70, concurrency=8)
     with pytest.raises(Interrupted, match="go on with: make augment RUN=shop"):
-        augment(run, TEACHER, Stopping, Quiet(), stop)
+        augment(run, TEACHER, lambda: stopped, Quiet(), stop)
     funnel = Funnel.model_validate_json((run.folder / "augment" / "funnel.json").read_text())
     assert funnel.pending > 0
     engine, _, _ = run_it(run)
     whole = load(tmp_path / "whole")
     paid, _, _ = run_it(whole)
     assert files(run) == files(whole)
-    assert len(engine.asked) == len(paid.asked) - len(answered)
+    assert len(engine.completed) == len(paid.completed) - len(stopped.completed)
 
 
 def test_a_stop_after_the_last_call_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
-    whole, run, stop = load(tmp_path / "whole"), load(tmp_path), Stop()
-    calls = len(run_it(whole)[0].asked)
+    whole, run = load(tmp_path / "whole"), load(tmp_path)
+    calls = len(run_it(whole)[0].completed)
 
-    class Last(Counting):
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            for completion in super().generate(requests):
-                if len(self.asked) == calls:
-                    stop._since = 1e18
-                yield completion
-
-    engine = Last(ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json"))
+    engine, stop = pressing(run, calls)
     with pytest.raises(Interrupted, match=r"every finished call is kept$"):
         augment(run, TEACHER, lambda: engine, Quiet(), stop)
     assert files(run) == files(whole)
@@ -237,7 +213,7 @@ def test_own_rows_need_no_teacher(tmp_path: Path) -> None:
     run = load_run(tmp_path / "runs/shop.yaml", settings)
     engine, _, funnel = run_it(run)
     assert funnel is not None
-    assert (funnel.kept, engine.asked) == (9, [])
+    assert (funnel.kept, engine.completed) == (9, [])
 
 
 def test_a_funnel_that_does_not_add_up_cannot_exist() -> None:
@@ -269,16 +245,7 @@ def test_a_plan_takes_no_more_memory_for_more_rows(tmp_path: Path) -> None:
 def test_memory_grows_with_what_was_asked(tmp_path: Path) -> None:
     """A run of ten million rows that is stopped after its first answers has made few requests."""
     run = load_run(write_project(tmp_path, "nobody"), ["augment.rows=10000000", "augment.filters=[]"])
-    stop, inner, made = Stop(), ScriptedEngine.from_file(run.root / "prompts/shop/teacher.json"), 0
-
-    class Stopping:
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            nonlocal made
-            for made, completion in enumerate(inner.generate(requests), start=1):
-                if made == 40:
-                    stop._since = 1e18
-                yield completion
-
+    engine, stop = pressing(run, 40)
     with pytest.raises(Interrupted, match="of 10000000 rows"):
-        augment(run, TEACHER, Stopping, Quiet(), stop)
-    assert 40 <= made < 100
+        augment(run, TEACHER, lambda: engine, Quiet(), stop)
+    assert 40 <= len(engine.requests) < 100
