@@ -107,13 +107,14 @@ def plan_scoring(run: Run) -> EvalPlan:
     answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in shots.rows))
     prompts = prompt_forms(run.task, run.prompts, one_line(answers))
     benchmarks = tuple(fingerprint() or scored_benchmarks(run.folder))
+    searched_rows = [row.id for row in shots.rows]
 
     def key(candidate: Candidate, suite: Suite) -> str:
         inputs = CardInputs(
             root=run.root,
             labels=tuple(run.task.labels),
             base_is_scored=base_of(candidates, candidate) is not None,
-            searched_rows=() if candidate.tuned else [row.id for row in shots.rows],
+            searched_rows=() if candidate.tuned else searched_rows,
             benchmark_rows=benchmarks,
         )
         return card_key(candidate, suite, prompts, shots, inputs, run.file.teacher)
