@@ -84,5 +84,5 @@ def first_line(error: BaseException) -> str:
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest allowed name, or '' when none is close."""
-    close = difflib.get_close_matches(name, [other for other in allowed if other != name], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, [candidate for candidate in allowed if candidate != name], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

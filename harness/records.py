@@ -317,8 +317,8 @@ class Way(Record):
     @property
     def words(self) -> str:
         """What people read."""
-        shown = f", {self.shots} example{'s' if self.shots > 1 else ''}" if self.shots else ""
-        return f"{FORMS[self.form]}{shown}"
+        examples = f", {self.shots} example{'s' if self.shots > 1 else ''}" if self.shots else ""
+        return f"{FORMS[self.form]}{examples}"
 
 
 class Trial(Record):

@@ -187,3 +187,14 @@ def test_two_equal_items_are_refused_with_both_places(tmp_path: Path) -> None:
     name = jsonl(tmp_path, [{"question": "a?", "answer": "b"}] * 2)
     with pytest.raises(UsageError, match=r"items.jsonl:2: the same item stands at .*items.jsonl:1"):
         suite(tmp_path, f"kind: answers\nitems: {name}\n")
+
+
+def test_tags_and_answers_of_a_task_with_fields_are_lists_in_a_csv_file_too(tmp_path: Path) -> None:
+    rows = [
+        {"document": f"d{i}", "question": "q?", "answers": '["a", "b"]', "tags": "plain", "group": i} for i in range(12)
+    ]
+    write(tmp_path / "i.csv", flat_csv(rows))
+    path = write(tmp_path / "suites/s.yaml", "kind: answers\nitems: i.csv\n")
+    item = load_suite(path, tmp_path, Shape(("document", "question"))).items[3]
+    assert (item.tags, item.answers, item.group) == (("plain",), ("a", "b"), "3")
+    assert item.fields == {"document": "d3", "question": "q?"}

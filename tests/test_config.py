@@ -35,7 +35,7 @@ def edited(root: Path, file: str, before: str, after: str) -> Path:
 BAD = [
     ("runs/shop.yaml", "epochs: 1", "epoch: 1", ["shop.yaml:", "train.epoch", "unknown key", "'epochs'", "min_steps"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: many", ["shop.yaml:", "train.epochs", "'many'", "integer"]),
-    ("runs/shop.yaml", "epochs: 1", "epochs: yes", ["shop.yaml:", "train.epochs", "a number is wanted"]),
+    ("runs/shop.yaml", "epochs: 1", "epochs: yes", ["shop.yaml:", "train.epochs", "expected a number"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: 0", ["train.epochs", "0", "greater than or equal to 1"]),
     ("runs/shop.yaml", "kind: duplicate", "kind: duplikate", ["augment.filters.2", "'duplikate'", "'duplicate'", "contamination"]),
     ("runs/shop.yaml", "kind: duplicate", "knd: duplicate", ["augment.filters.2", "'kind' is missing"]),

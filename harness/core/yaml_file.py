@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.core.json_file import check_values, read_text
@@ -172,9 +172,9 @@ def parse(model: type[M], document: Document, what: str) -> M:
     except ValidationError as error:
         lines = [_message(model, document, e) for e in error.errors(include_url=False)]
         raise UsageError("\n".join(dict.fromkeys(lines))) from error
-    for key in _truths_as_numbers(document.data, parsed):
+    for key in _truths_as_numbers(document.data, getattr(parsed, "root", parsed)):
         name = ".".join(map(str, key))
-        raise UsageError(f"{document.place(key)}: {name}: a number is wanted, and yes, no, true and false are none")
+        raise UsageError(f"{document.place(key)}: {name}: expected a number, not yes, no, true or false")
     return parsed
 
 
@@ -195,6 +195,7 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
     """One mistake as a sentence: place, key, value, what is allowed, nearest valid name."""
     location = _written(document.data, error["loc"], error["type"] == "missing")
     place, name = document.place(location), ".".join(str(part) for part in location) or "the file"
+    named = f"{name}: " if location else ""
     value = error.get("input")
     written = repr(value) if isinstance(value, str | int | float | bool | None) else type(value).__name__
     if error["type"] == "extra_forbidden":
@@ -212,14 +213,13 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
         tags = [t.strip().strip("'") for t in str(error["ctx"]["expected_tags"]).split(",")]
         tag, key = str(error["ctx"]["tag"]), str(error["ctx"]["discriminator"]).strip("'")
         place = document.place((*location, key))
-        return f"{place}: {name}: {key} {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
+        return f"{place}: {named}{key} {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
     if error["type"] == "union_tag_not_found":
-        return f"{place}: {name}: the key 'kind' is missing"
+        return f"{place}: {named}the key 'kind' is missing"
     text = TUPLE.sub("list", MAPPING.sub("a mapping of keys to values", error["msg"].removeprefix("Value error, ")))
     if error["type"] == "value_error":
-        named = (*location, *text.split()[0].rstrip(":").split("."))  # a rule over several keys names its own first
-        where = document.places.get(named, place)
-        return f"{where}: {name}: {text}" if location else f"{where}: {text}"
+        first_key = (*location, *text.split()[0].rstrip(":").split("."))  # a rule over several keys names its own first
+        return f"{document.places.get(first_key, place)}: {named}{text}"
     if error["type"] == "literal_error" and isinstance(value, str):
         options = [o.strip(" '") for o in str(error["ctx"]["expected"]).replace(" or ", ", ").split(",")]
         text += nearest(value, options)
@@ -241,7 +241,7 @@ def _written(data: Any, location: tuple[str | int, ...], missing: bool) -> Key:
 
 def _model_at(model: type[BaseModel], location: tuple[str | int, ...]) -> type[BaseModel] | None:
     """The model class that a location lies in, to list its fields."""
-    current: list[type[BaseModel]] = [model]
+    current = _models_in(model.model_fields["root"].annotation) if issubclass(model, RootModel) else [model]
     for part in location:
         following: list[type[BaseModel]] = []
         for candidate in current:

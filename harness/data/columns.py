@@ -220,15 +220,20 @@ def _kinds(annotation: Any) -> frozenset[type]:
 
 
 def _cell(value: Any, kinds: frozenset[type], where: str) -> Any:
-    """A cell as the field wants it: numbers as text, one text as a list of one, a list written as JSON read."""
+    """A cell as the field takes it: numbers as text, one text as a list of one, a list written as JSON read."""
     if tuple in kinds and str not in kinds:
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            with suppress(NotJson):  # then it is a text that begins with a bracket
-                value = parse_json(value, where)
-        return tuple(as_text(v) for v in _listed(value))
+        return listed_texts(value, where)
     if str in kinds and int not in kinds:
         return as_text(value)
     return value
+
+
+def listed_texts(value: Any, where: str) -> tuple[Any, ...]:
+    """The texts of a cell that holds a list, one text, or a list written as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(NotJson):  # then it is a text that begins with a bracket
+            value = parse_json(value, where)
+    return tuple(as_text(v) for v in _listed(value))
 
 
 def _listed(value: Any) -> list[Any]:

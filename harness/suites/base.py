@@ -45,7 +45,7 @@ def read_lines(
     return read_items(suite.items, file.root, line, suite.fields, suite.tags, place, check)
 
 
-def checked_items(source: str, located: Sequence[Located], asked: AskedAs) -> tuple[Item, ...]:
+def checked_items(source: str, located: Sequence[Located], asked_as: AskedAs) -> tuple[Item, ...]:
     """The items. Raises UsageError where there are none, where two are the same, or where a split is empty.
 
     `source` is what messages call the place they come from.
@@ -58,7 +58,7 @@ def checked_items(source: str, located: Sequence[Located], asked: AskedAs) -> tu
         if first.setdefault(item.id, place) != place:
             mistakes.note(f"{place}: the same item stands at {first[item.id]}")
     mistakes.check()
-    if asked == "task" and {item.split for _, item in located} != {"dev", "test"}:
+    if asked_as == "task" and {item.split for _, item in located} != {"dev", "test"}:
         raise UsageError(
             f"{source}: {len(located)} items are too few: a quarter of them, by digest, is for choosing"
             " (dev), and either part is empty"

@@ -28,7 +28,7 @@ def plain_prompt(item: Item) -> tuple[Message, ...]:
     return (Message(role="user", content=item.text),)
 
 
-def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer, asked: AskedAs) -> list[Located]:
+def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer, asked_as: AskedAs) -> list[Located]:
     """Questions with their accepted answers. Raises UsageError for an answer that `scorer` could never call right."""
 
     def check(place: str, line: AnswerLine) -> None:
@@ -36,7 +36,7 @@ def read_answered(suite: ItemsSuite, file: SuiteFile, scorer: AnswerScorer, aske
         if problem:
             raise UsageError(f"{place}: answer: {problem}")
 
-    shape = shape_of_items(suite, file, asked)
+    shape = shape_of_items(suite, file, asked_as)
     if shape is not None:
         return [_shaped(where, example, about, scorer) for where, example, about in shaped_examples(suite, file, shape)]
     lines = read_lines(suite, file, AnswerLine, check)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import get_args
+from typing import Annotated
+
+from pydantic import Field, RootModel
 
 from harness.core import yaml_file
 from harness.data.examples import Shape
@@ -44,9 +46,9 @@ AnySuite = (
     | PythonSuite
 )
 
-KINDS: dict[str, type[AnySuite]] = {
-    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(AnySuite)
-}
+
+class AnySuiteFile(RootModel[Annotated[AnySuite, Field(discriminator="kind")]]):
+    """A suite file of whatever kind it says."""
 
 
 def load_suite(path: Path, root: Path, shape: Shape | None, limit: int | None = None) -> Suite:
@@ -56,7 +58,8 @@ def load_suite(path: Path, root: Path, shape: Shape | None, limit: int | None = 
     prove a suite, not to score with it. Raises UsageError naming file, line, value.
     """
     document = yaml_file.load(path)
-    spec, items = _parse(document).load(SuiteFile(root, document.place, shape, limit))
+    suite_file = yaml_file.parse(AnySuiteFile, document, "a suite file")
+    spec, items = suite_file.root.load(SuiteFile(root, document.place, shape, limit))
     if spec.primary is not None and spec.primary not in spec.item_metrics:
         raise UsageError(
             f"{document.place(('primary',))}: primary: {spec.primary!r} is no metric of its items"
@@ -71,11 +74,3 @@ def load_suite(path: Path, root: Path, shape: Shape | None, limit: int | None = 
                 f" (did you mean {close[0]!r}?); its items have: {', '.join(spec.item_metrics)}"
             )
     return Suite(path.stem, spec, items)
-
-
-def _parse(document: yaml_file.Document) -> AnySuite:
-    kind = document.data.get("kind") if isinstance(document.data, dict) else None
-    if not isinstance(kind, str) or kind not in KINDS:
-        place, hint = document.place(("kind",)), nearest(str(kind), KINDS)
-        raise UsageError(f"{place}: kind: {kind!r} is no kind of suite{hint}; allowed: {', '.join(KINDS)}")
-    return yaml_file.parse(KINDS[kind], document, "a suite file")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from harness.data.columns import column_at, locate
+from harness.data.columns import column_at, listed_texts, locate
 from harness.data.examples import Shape, example_of
 from harness.errors import Mistakes, UsageError
 from harness.records import Example, Item
@@ -20,9 +20,9 @@ BESIDE = ("tags", "group", "stratum", "answers")  # columns of an item that are 
 CONVERSATIONS = {"messages", "conversations"}
 
 
-def shape_of_items(suite: ItemsSuite, file: SuiteFile, asked: str) -> Shape | None:
+def shape_of_items(suite: ItemsSuite, file: SuiteFile, asked_as: str) -> Shape | None:
     """The shape that a suite's items are read by, or None where each is a single text. Raises UsageError."""
-    if asked != "task" or suite.fields:
+    if asked_as != "task" or suite.fields:
         return None
     shape = file.shape or Shape()
     if shape.fields != ("text",):
@@ -60,14 +60,14 @@ def _rows(suite: ItemsSuite, file: SuiteFile, mistakes: Mistakes) -> Any:
 
 
 def _answers(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    answers = row.get("answers") or ()
-    if isinstance(answers, str) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-        raise UsageError(f"{where}: answers: expected a list of texts, got {answers!r}")
-    return tuple(answers)
+    answers = listed_texts(row.get("answers"), where)
+    if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise UsageError(f"{where}: answers: expected a list of texts, got {row['answers']!r}")
+    return answers
 
 
 def _beside(suite: ItemsSuite, row: Mapping[str, Any], where: str, answers: tuple[str, ...]) -> dict[str, Any]:
-    tags = [str(tag) for tag in row.get("tags") or ()]
+    tags = list(listed_texts(row.get("tags"), where))
     tags += [f"{name}={column_at(row, name, f'{where}: tags')}" for name in suite.tags]
     return {
         "tags": tuple(tags),

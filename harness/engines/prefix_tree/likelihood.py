@@ -44,7 +44,7 @@ class Trunk:
 class Block(NamedTuple):
     """Sequences of one tree, depth first, the trunk's beginning before them."""
 
-    known: int  # tokens of the trunk that are used
+    cached: int  # tokens of the trunk that are used
     sequences: list[Ints]
     owners: list[int]  # which pair each sequence is
 
@@ -145,15 +145,15 @@ class TreeReader:
         for block in self._blocks(pairs):
             trunk, self._trunk = self._trunk, Trunk(np.empty(0, np.int64), NodeCache())  # gone if this fails
             cache = trunk.cache
-            cache.keep_columns(self._passes.tensor(np.arange(block.known)))
-            starts = [block.known, *(len(pairs[i].context) - 1 for i in block.owners)]
-            sequences = [trunk.tokens[: block.known], *block.sequences]
+            cache.keep_columns(self._passes.tensor(np.arange(block.cached)))
+            starts = [block.cached, *(len(pairs[i].context) - 1 for i in block.owners)]
+            sequences = [trunk.tokens[: block.cached], *block.sequences]
             tree = grow(sequences, starts, range(len(sequences)))
             nodes = np.concatenate(tree.paths[1:])
             reads = np.concatenate([first_read[i] + np.arange(counts[i]) for i in block.owners])
             order = np.argsort(nodes, kind="stable")
             nodes, reads = nodes[order], reads[order]
-            for visit in self._passes.visits(tree, np.unique(nodes), cache, block.known):
+            for visit in self._passes.visits(tree, np.unique(nodes), cache, block.cached):
                 for at in range(0, len(visit.nodes), SLICE):
                     slice_nodes = visit.nodes[at : at + SLICE]
                     first, last = np.searchsorted(nodes, [slice_nodes[0], slice_nodes[-1] + 1])
