@@ -213,7 +213,8 @@ def test_a_suite_that_is_left_out_asks_for_nothing_and_a_new_one_does(made: Path
     with pytest.raises(UsageError, match=r"the items of new .*augment first"):
         rows_of_data(load_run(path, ["eval.suites=[shop, new]"]), "filtered")
     unguarded = ["augment.filters=[{kind: duplicate}]", "eval.suites=[shop, new]"]
-    assert guarded_suites(load_run(path, unguarded)) == {}, "no filter reads the suites"
+    loose = load_run(path, unguarded)
+    assert guarded_suites(loose.file.augment.filters, loose.suites) == {}, "no filter reads the suites"
 
 
 def test_what_a_teacher_costs_and_where_it_is_makes_no_other_rows(made: Path) -> None:

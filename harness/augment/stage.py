@@ -82,7 +82,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, not plan.own)
     # failures are asked again
     partial = ask.cut_short or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted)
-    guarded = guarded_suites(run)
+    guarded = guarded_suites(run.file.augment.filters, run.suites)
     write_manifest(
         folder,
         Manifest(
@@ -111,7 +111,9 @@ def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:
     """(The manifest where the stored rows are those of the run as it is now, benchmarks that are no longer at hand)."""
     folder = run.folder / "augment"
     before = read_manifest(folder)
-    guarded, unavailable = still_guarded(run, before.suites if before else {})
+    guarded, unavailable = still_guarded(
+        guarded_suites(run.file.augment.filters, run.suites), before.suites if before else {}
+    )
     return finished(folder, inputs_digest(teacher, rows_source(run), guarded)), unavailable
 
 

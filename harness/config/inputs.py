@@ -8,7 +8,7 @@ A file counts by its content, not by its path.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from harness.config.run import Run
 from harness.core.record import digest, first_name
 from harness.core.store import content_digest
+from harness.filters import AnyFilter
 from harness.suites.suite import Suite
 
 # how a teacher is reached and what it costs: the same model writes the same rows
@@ -42,35 +43,36 @@ def rows_source(run: Run) -> str:
     )
 
 
-def guarded_suites(run: Run) -> dict[str, str]:
+def guarded_suites(filters: Sequence[AnyFilter], suites: Mapping[str, Suite]) -> dict[str, str]:
     """The suites that rows are checked against, each with a digest of its texts. Empty without such a filter.
 
     The digest of a public benchmark is empty where its rows are not at hand.
     """
-    if not any(filter_.needs.suites for filter_ in run.file.augment.filters):
+    if not any(filter_.needs.suites for filter_ in filters):
         return {}
-    return {name: suite.spec.extras.texts_digest(suite.items) for name, suite in run.suites.items()}
+    return {name: suite.spec.extras.texts_digest(suite.items) for name, suite in suites.items()}
 
 
-def still_guarded(run: Run, before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def still_guarded(now: Mapping[str, str], before: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """(suite -> digest, benchmarks whose rows are gone). Such a benchmark keeps its digest from `before`.
+
+    `now` is what `guarded_suites` gives at present, `before` what it gave when the rows were checked.
 
     Rows that cannot be checked once more are no reason to make them again.
     """
-    now = guarded_suites(run)
     gone = [name for name, text_digest in now.items() if not text_digest and before.get(name)]
-    return now | {name: before[name] for name in gone}, gone
+    return {**now, **{name: before[name] for name in gone}}, gone
 
 
-def unguarded_suites(run: Run, before: Mapping[str, str]) -> list[str]:
+def unguarded_suites(filters: Sequence[AnyFilter], suites: Mapping[str, Suite], before: Mapping[str, str]) -> list[str]:
     """Suites that are new or changed since the rows were checked (`before`).
 
     A benchmark that they were checked against counts whatever rows of it are at hand now.
     """
-    unreadable = {name for name, suite in run.suites.items() if not suite.items and before.get(name)}
+    unreadable = {name for name, suite in suites.items() if not suite.items and before.get(name)}
     return [
         name
-        for name, text_digest in guarded_suites(run).items()
+        for name, text_digest in guarded_suites(filters, suites).items()
         if text_digest not in ("", before.get(name)) and name not in unreadable
     ]
 
