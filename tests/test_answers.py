@@ -418,7 +418,7 @@ def test_gold_nll_is_the_sum_over_the_answer_and_its_stop(tiny_model: Path) -> N
         engine.answer_ids(plain_prompt(Item(text="q?")), "Room B3"),
     )
     with torch.no_grad():
-        logs = engine._model(input_ids=torch.tensor([context + answer])).logits[0].float().log_softmax(-1)
+        logs = engine.network(input_ids=torch.tensor([context + answer])).logits[0].float().log_softmax(-1)
     expected = -sum(float(logs[len(context) - 1 + i, token]) for i, token in enumerate(answer))
     assert score.values["gold_nll"] == pytest.approx(expected, abs=1e-3)
     assert (score.status, score.answer_tokens) == ("scored", 4)

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.core import terminal
 from harness.core.terminal import Stop, Terminal, tell
 from harness.core.text import printable
 from tests.process import harness
@@ -72,11 +71,8 @@ def test_an_error_with_a_strangers_words_drives_no_terminal(tmp_path: Path) -> N
     assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines())
 
 
-def test_progress_in_a_log_is_a_line_with_the_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
-    with Terminal().progress("train", 3) as advance:
+def test_progress_in_a_log_is_a_line_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with Terminal(line_seconds=0.0).progress("train", 3) as advance:
         advance(1, "loss 2.0")
         advance(3, "loss 1.0")
     first, last = capsys.readouterr().err.splitlines()

@@ -16,7 +16,6 @@ from harness.errors import MachineError, UsageError
 from harness.models.chat_template import TokenizedRow, load_chat
 from harness.models.resolve import Model
 from harness.records import Row
-from harness.train import loop
 from harness.train.loop import Base, CellLog, learning_rate, load_base, train_cell
 from harness.train.preflight import preflight
 from tests.project import prompted_row
@@ -146,9 +145,7 @@ def test_the_adapter_opens_with_plain_peft_and_names_no_path(base: Base, tmp_pat
     assert chat.tokenizer.decode(written) == "repair" + END_OF_TURN  # it answers and stops
 
 
-def test_stopping_early_leaves_nothing_and_stopping_late_finishes(
-    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopping_early_leaves_nothing_and_stopping_late_finishes(base: Base, tmp_path: Path) -> None:
     examples = tokenized(base.source.folder)
     done: list[int] = []
 
@@ -159,8 +156,10 @@ def test_stopping_early_leaves_nothing_and_stopping_late_finishes(
     assert early is None
     assert not (tmp_path / "early").exists()
     assert done == []
-    monkeypatch.setattr(loop, "FINISH_SECONDS", math.inf)  # any cell is near enough to its end
-    late = train_cell(base, ROWS, examples, SETTINGS, STEPS, 0, tmp_path / "late", report, lambda: len(done) > 0)
+    late = train_cell(
+        base, ROWS, examples, SETTINGS, STEPS, 0, tmp_path / "late", report, lambda: len(done) > 0,
+        finish_seconds=math.inf,
+    )  # fmt: skip
     assert late is not None
     assert done == list(range(1, STEPS + 1))
 

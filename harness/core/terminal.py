@@ -27,7 +27,8 @@ Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens
 class Terminal:
     """Plain lines to stdout. Progress to stderr: a bar on a terminal, a line now and then in a log."""
 
-    def __init__(self) -> None:
+    def __init__(self, line_seconds: float = LINE_SECONDS) -> None:
+        self._line_seconds = line_seconds
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False)
 
@@ -69,7 +70,7 @@ class Terminal:
         def advance(done: int, note: str) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last < LINE_SECONDS and done < total:
+            if now - last < self._line_seconds and done < total:
                 return
             last = now
             seconds = (now - started) / done * (total - done) if done else float("nan")

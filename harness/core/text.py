@@ -248,15 +248,15 @@ class Twin:
 
 
 def similar_pairs(
-    texts: Sequence[str], references: Sequence[str], threshold: float
+    texts: Sequence[str], references: Sequence[str], threshold: float, exact_cells: int = EXACT_CELLS
 ) -> Iterator[tuple[int, int, float]]:
     """(place in `texts`, place in `references`, Jaccard) of all pairs at or above `threshold`.
 
-    Up to 4 million pairs all are compared: that takes under a second and misses none. Above that, MinHash
+    Up to `exact_cells` pairs all are compared: that takes under a second and misses none. Above that, MinHash
     bands propose the pairs (each true one with a chance of at least 0.999), and the exact index decides.
     Raises ValueError for a threshold outside (0, 1].
     """
-    return _search(references, threshold, len(texts))([shingles(text) for text in texts])
+    return _search(references, threshold, len(texts), exact_cells)([shingles(text) for text in texts])
 
 
 class Nearest:
@@ -276,7 +276,7 @@ class Nearest:
         return nearest
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> list[Twin | None]:
+def near_duplicates(texts: Sequence[str], threshold: float, exact_cells: int = EXACT_CELLS) -> list[Twin | None]:
     """For each text the earlier kept text it is most like, at or above `threshold`, or None: it is kept.
 
     First come stays. A text is compared with kept earlier ones only, so a chain of small changes does not
@@ -288,7 +288,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[Twin | None]
     unique = sorted(set(place))
     earlier: dict[int, list[Twin]] = {i: [] for i in unique}
     distinct = [texts[i] for i in unique]
-    for i, j, score in similar_pairs(distinct, distinct, threshold):
+    for i, j, score in similar_pairs(distinct, distinct, threshold, exact_cells):
         if j < i:
             earlier[unique[i]].append(Twin(unique[j], score))
     twin: list[Twin | None] = []
@@ -311,12 +311,12 @@ def _better(a: Twin | None, b: Twin) -> Twin:
 Search = Callable[[Sequence[Shingles]], Iterator[tuple[int, int, float]]]
 
 
-def _search(references: Sequence[str], threshold: float, texts: int) -> Search:
+def _search(references: Sequence[str], threshold: float, texts: int, exact_cells: int = EXACT_CELLS) -> Search:
     """The references indexed for about so many texts, by the method that `similar_pairs` states."""
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold:g} must be above 0 and at most 1")
     right = [shingles(text) for text in references]
-    if texts * len(right) <= EXACT_CELLS:
+    if texts * len(right) <= exact_cells:
         return all_pairs(right, threshold)
     return minhash_pairs(right, threshold)
 

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from harness.engines.prefix_tree.decoding import END, Answer, pick
 from harness.engines.prefix_tree.kv import NodeCache
-from harness.engines.prefix_tree.likelihood import TreeReader
+from harness.engines.prefix_tree.likelihood import BLOCK_PASSES, TreeReader
 from harness.engines.prefix_tree.passes import Passes
 from harness.engines.prefix_tree.tree import grow
 from harness.engines.protocols import NextTokens
@@ -48,6 +48,7 @@ class TransformersEngine:
         device: str = "auto",
         batch_tokens: int = 2048,
         dtype: str = "bfloat16",
+        block_passes: int = BLOCK_PASSES,
     ) -> None:
         """Load weights and tokenizer. `batch_tokens`: nodes of one pass at most, for memory alone.
 
@@ -64,12 +65,12 @@ class TransformersEngine:
             check_adapter(adapter)
         with memory_errors(f"loading {folder.name}", SMALLER):
             self.tokenizer: Any = chat_template.load_tokenizer(folder.name, folder)
-            self._model = self._adapted(folder, adapter, dtype) if adapter else self._load(folder, dtype)
-        self._config = self._model.config.get_text_config()
-        self._passes = Passes(self._model, self.device, budget)
+            self.network = self._adapted(folder, adapter, dtype) if adapter else self._load(folder, dtype)
+        self._config = self.network.config.get_text_config()
+        self._passes = Passes(self.network, self.device, budget)
         lengths = (self._config.max_position_embeddings, self.tokenizer.model_max_length)
         self.max_length = int(min(lengths))  # tokens of prompt and completion
-        self._reader = TreeReader(self._passes, self.max_length)
+        self._reader = TreeReader(self._passes, self.max_length, block_passes)
         self.end_ids = tuple(sorted(chat_template.stop_tokens(folder, self.tokenizer.eos_token_id)))
         with suppress(UsageError):  # no chat template, or one that refuses: said where a chat is asked
             self.notes += chat_template.left_out(self._chat, PROBE_CHAT)
@@ -201,7 +202,7 @@ class TransformersEngine:
         config = self._config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        size = 2 * config.num_hidden_layers * heads * dim * self._model.dtype.itemsize
+        size = 2 * config.num_hidden_layers * heads * dim * self.network.dtype.itemsize
         room = CACHE_BYTES[self.device] // size  # tokens
         batch: list[Answer] = []
         for answer in answers:

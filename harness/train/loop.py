@@ -100,11 +100,12 @@ def train_cell(
     out: Path,
     report: Callable[[int, str], None],
     stop: Callable[[], bool],
+    finish_seconds: float = FINISH_SECONDS,
 ) -> CellLog | None:
     """Tune a fresh adapter on `rows` and save it into the folder `out` as PEFT does.
 
     `examples` are the rows tokenized, by row id. `report` is told (steps done, a note) after each. Returns
-    None, with nothing saved, when `stop` turned true more than 25 s before the end. Raises MachineError
+    None, with nothing saved, when `stop` turned true more than `finish_seconds` before the end. Raises MachineError
     for a loss that is no number and for memory or disk that does not suffice.
     """
     with (
@@ -112,7 +113,7 @@ def train_cell(
         memory_errors(f"training {base.source.name}", SMALLER),
         _adapted(base, settings.lora, random_seed) as network,
     ):
-        log = _tune(base, network, rows, examples, settings, steps, random_seed, report, stop)
+        log = _tune(base, network, rows, examples, settings, steps, random_seed, report, stop, finish_seconds)
         if log is not None:
             _save(network, out)
         return log
@@ -160,6 +161,7 @@ def _tune(
     random_seed: int,
     report: Callable[[int, str], None],
     stop: Callable[[], bool],
+    finish_seconds: float,
 ) -> CellLog | None:
     network.train()
     adapter = [p for p in network.parameters() if p.requires_grad]
@@ -168,7 +170,7 @@ def _tune(
     tokens = 0
     started = time.monotonic()
     for done, batch in enumerate(batches(rows, steps, settings.batch_size, random_seed)):
-        if stop() and _seconds_left(done, steps, started) > FINISH_SECONDS:
+        if stop() and _seconds_left(done, steps, started) > finish_seconds:
             return None
         step_examples = [examples[row.id] for row in batch]
         loss = add_gradients(network, step_examples, settings.micro_batch_tokens, base.device, alone=not base.packs)

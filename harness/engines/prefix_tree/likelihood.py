@@ -52,9 +52,9 @@ class Block(NamedTuple):
 class TreeReader:
     """Reads what a model expects at chosen places of token sequences."""
 
-    def __init__(self, passes: Passes, max_length: int) -> None:
+    def __init__(self, passes: Passes, max_length: int, block_passes: int = BLOCK_PASSES) -> None:
         """`max_length`: tokens of the model's context."""
-        self._passes, self._max_length = passes, max_length
+        self._passes, self._max_length, self._block_passes = passes, max_length, block_passes
         self._trunk = Trunk(np.empty(0, np.int64), NodeCache())
 
     # --- what is asked -------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class TreeReader:
         shared = {i: common_prefix(trunk, np.frombuffer(data, PACKED)) for i, data in packed.items()}
         # Depth first, and at every fork of the trunk first what goes on along it.
         order = sorted(packed, key=lambda i: (-shared[i], packed[i]))
-        most = BLOCK_PASSES * self._passes.budget
+        most = self._block_passes * self._passes.budget
         sequences: list[Ints] = []
         owners: list[int] = []
         before, new = trunk, 0
