@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,16 @@ def test_what_a_model_wrote_cannot_drive_the_terminal(capsys: pytest.CaptureFixt
     Terminal().say("[bold]hi[/bold] \x1b[31mred\x07 [link=x]y[/link]")
     assert capsys.readouterr().out == "[bold]hi[/bold]  [31mred  [link=x]y[/link]\n"
     assert printable("a\tb\nc\x00") == "a b\nc "
+
+
+def test_a_terminal_has_a_width_and_a_file_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as screen, redirect_stdout(screen):
+        assert Terminal().width == 72
+    os.close(reader)
+    with (tmp_path / "log.txt").open("w") as log, redirect_stdout(log):
+        assert Terminal().width is None
 
 
 DRIVES = ("\x1b[2J", "\x1b]0;owned\x07", "\x9b31m", "\u202eevil", "\u2066x", "a\rb", "\x7f", "\u2028", "\u200b", "\x08")

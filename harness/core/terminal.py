@@ -41,7 +41,7 @@ class Terminal:
     @property
     def width(self) -> int | None:
         """Characters of a line. None where the output is no terminal, so that no line needs to fit."""
-        return self._out.width if self._out.is_terminal else None
+        return self._out.width if self._out.file.isatty() else None
 
     def warn(self, text: str) -> None:
         """Print to stderr what went wrong without changing the outcome."""
