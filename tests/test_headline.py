@@ -92,7 +92,7 @@ def test_headline_figure_table_and_compare_say_one_number_of_one_rival(
     assert points[-1].against_base.interval.estimate == pytest.approx(points[-1].value - drawn), "bars and line are one"
     assert 100 * points[-1].value == pytest.approx(own, abs=0.05)
     # the table's cells in bold
-    table = text[text.index("| asked |") : text.index("| 95% interval of |")]
+    table = text[text.index("| candidate |") : text.index("| 95% interval of |")]
     bold = sorted(float(number) for number in re.findall(r"\*\*([\d.]+) \[[\d.]+, [\d.]+\]\*\*", table))
     assert bold == pytest.approx(sorted((own / 100, other / 100)), abs=0.001)
     # compare, called as the report says

@@ -148,7 +148,7 @@ def test_an_answer_that_a_judge_prefers_is_what_counts(tmp_path: Path) -> None:
     )
     assert "test items preferred to the reference" in text
     assert "more rows help" in text
-    assert "| asked | preferred |" in text
+    assert "| candidate | preferred |" in text
 
 
 def test_items_of_few_passages_are_not_estimable(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_macro_f1_of_a_label_without_items_is_the_cards(tmp_path: Path) -> None:
 
     text = reported(run, [("shop", cell(0), labelled(0.5, 1)), ("shop", cell(12), confused)])
     card = load_results(run.folder).cards[1]
-    heads = next(line for line in text.splitlines() if line.startswith("| asked |")).split("|")
+    heads = next(line for line in text.splitlines() if line.startswith("| candidate |")).split("|")
     row = next(line for line in text.splitlines() if line.startswith("| tiny, 12 rows")).split("|")
     assert row[heads.index(" macro-F1 ")].strip() == f"{card.metrics['macro_f1']:.3f}"
     assert card.metrics["macro_f1"] < 0.6, "the label without items counts as 0"

@@ -137,12 +137,12 @@ def read_baseline(root: Path, name: str) -> Baseline:
             f"{path}: it was edited: it says digest {baseline.digest[:16]}, its content has"
             f" {baseline.sealed()[:16]}; {remedy}"
         )
-    _columns_fit(path, baseline, remedy)
+    _require_whole(path, baseline, remedy)
     return baseline
 
 
-def _columns_fit(path: Path, baseline: Baseline, remedy: str) -> None:
-    """A sealed file can still have been written wrong: a column per student, a value for every item."""
+def _require_whole(path: Path, baseline: Baseline, remedy: str) -> None:
+    """Raises UsageError unless there is a column per student and a value for every item."""
     for name, suite in baseline.suites.items():
         try:
             if len(suite.item_ids()) != suite.items:

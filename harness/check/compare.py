@@ -69,7 +69,7 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
 
     `a`, `b`: RUN (its ship student), RUN:STUDENT (a cell's name), or RUN:STUDENT without the random seed at its
     end (all its seeds). resolve_student says which part of a name is enough. RUN:STUDENT@PROMPTING is an untuned
-    model asked otherwise than zero_shot. What sums a suite up comes first, each side read as the report reads it.
+    model asked otherwise than zero_shot. The primary metric comes first, each side read as the report reads it.
     With three seeds a side, or against a base, the question is about the recipe, else about these weights, and then
     of the seeds that both have. Raises UsageError for a student nobody has, and where no suite can be compared.
     """
@@ -141,7 +141,7 @@ def _asked_alike(side_a: Side, side_b: Side, suite: str) -> bool:
 
 
 def _tell_changes(suite: str, sides: Sequence[tuple[Side, CandidateScores]], terminal: Terminal) -> None:
-    """Say where a run's suite is another one now than it was scored with."""
+    """Say where a suite changed since a run was scored on it."""
     for run in {side.run.name: side.run for side, scored in sides if _changed(side, scored)}.values():
         terminal.say(
             f"{suite}: suites/{suite}.yaml or its items changed since {run.name} was scored: these are numbers of the"
@@ -193,7 +193,7 @@ def _noise(
 
 
 def _rows(side_a: Side, side_b: Side, scores_a: CandidateScores, scores_b: CandidateScores) -> list[tuple[str, ...]]:
-    """Every metric of one suite as cells under HEADS: what sums it up first, then all that is watched or limited."""
+    """Every metric of one suite as cells under HEADS: the primary one first, then all that are watched or limited."""
     reads = (side_a.reads(scores_a), side_b.reads(scores_b))
     likely = [side for side, metric in zip("AB", reads, strict=True) if metric == "choice_accuracy"]
     how = f" ({' and '.join(likely)} by log-likelihood)" if likely else ""

@@ -42,7 +42,7 @@ def row(decision: Decision) -> tuple[str, ...]:
 
 
 def verdict(decision: Decision) -> str:
-    """The verdict with what more it says."""
+    """The verdict with its shade."""
     return f"{decision.verdict} ({decision.shade})" if decision.shade else decision.verdict
 
 

@@ -51,14 +51,15 @@ class ShipScores:
 
     @property
     def student(self) -> str:
-        """What people read of the student."""
+        """The student's name, or what the names of its random seeds have in common."""
         return next(iter(self.by_suite.values())).student
 
 
 def ship_scores(run: Run) -> ShipScores:
-    """Raises UsageError for scores that are missing, edited, or made otherwise than the run file says now.
+    """The stored scores that `check` and `bless` judge.
 
-    Also for a limit on a metric that its suite does not have.
+    Raises UsageError for scores that are missing, edited, or made otherwise than the run file says now, and for a
+    limit on a metric that its suite does not have.
     """
     cells, ship = ship_cells(run), run.file.ship
     limited = {name: suite for name, suite in run.suites.items() if suite.spec.limits}

@@ -1,4 +1,4 @@
-"""How many items and random seeds a margin needs: to be asked before a suite is written."""
+"""How many items and random seeds a margin needs, for a person who plans a suite."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class RuleItem(pytest.Item):
         self.decision, self.student, self.unsure = decision, student, unsure
 
     def runtest(self) -> None:
-        """Fails for a regression, a failure of the tool and, unless told otherwise, a doubt."""
+        """Fails for a regression, a failure of the tool and, unless told otherwise, an inconclusive verdict."""
         if self.decision.verdict == "pass":
             return
         if self.decision.verdict == "inconclusive" and self.unsure == "skip":

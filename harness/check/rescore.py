@@ -40,7 +40,7 @@ Rescore = Callable[[Suite, int], Sequence[Score]]
 
 
 class MetricNoise(Record):
-    """What repeating did to one metric, over the test items that have it."""
+    """How one metric changed over repeated scoring, on the test items that have it."""
 
     items: int
     changed: Annotated[float, Field(ge=0, le=1)]  # share of items whose value differed in any pass
@@ -49,7 +49,7 @@ class MetricNoise(Record):
 
 
 class Pass(Record):
-    """How items were asked again."""
+    """The order and the batch size of one repeated scoring."""
 
     random_seed: int  # of the shuffle
     batch_tokens: int  # tree nodes of one forward pass

@@ -1,4 +1,4 @@
-"""The rules of the gate: what two sets of scores on the same items allow one to say. Pure, without files.
+"""The rules of the gate: what two sets of scores on the same items allow one to claim. Pure, without files.
 
 A difference is now minus before. Its interval has 95% at each end alone. Noise of the scoring itself, where it was
 measured, is added to its width (a recipe's seeds, each scored by itself, hold it already). Below, the difference
@@ -105,7 +105,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule comes to."""
+    """The verdict of a rule, with its numbers."""
 
     rule: Rule
     verdict: Verdict
@@ -134,7 +134,7 @@ def decide(rules: Sequence[tuple[Rule, Evidence]], question: Question) -> list[D
 
 
 def overall(decisions: Sequence[Decision]) -> Verdict:
-    """A failure of the tool before a regression, a regression before a doubt."""
+    """The verdict of a whole check: failed before regressed before inconclusive."""
     verdicts = {decision.verdict for decision in decisions}
     order: tuple[Verdict, ...] = ("failed", "regressed", "inconclusive")
     return next((verdict for verdict in order if verdict in verdicts), "pass")
@@ -214,7 +214,7 @@ def _why_unknown(evidence: Evidence, question: Question) -> str:
 
 
 def _why_undecided(estimate: Estimate, interval: Interval, line: float, question: Question) -> str:
-    """What keeps a rule from a verdict, and what would bring one were the truth what was found."""
+    """Why a rule is undecided, and how many items would decide it if the estimate is true."""
     text = f"[{interval.low:+.4f}, {interval.high:+.4f}] reaches across {line:+.4g}"
     distance = abs(estimate.value - line)
     if question == "this recipe":

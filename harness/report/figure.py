@@ -1,4 +1,4 @@
-"""The learning curve as a picture: a suite's primary metric against rows, with what one would do otherwise as lines."""
+"""The learning curve as a picture: a suite's primary metric against rows, with the alternatives as lines."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def learning_curve(
 
 
 def _colour(line: Line) -> str:
-    """By what is asked and how."""
+    """The colour of an alternative, by its kind and prompting."""
     arm = line.reading.arm
     if arm.kind == "reference":
         return GREEN
@@ -110,7 +110,7 @@ def forgetting(student: str, panels: Sequence[Panel]) -> bytes:
 def _curve(
     axes: Any, points: Sequence[Point] | Sequence[PanelPoint], title: str, title_size: float, **style: Any
 ) -> None:
-    """Values with their intervals over rows on a log scale, under a title: what every picture is made of."""
+    """Values with their intervals over rows on a log scale, under a title."""
     sizes = [p.size for p in points]
     ends = [[max(0.0, p.value - p.low) for p in points], [max(0.0, p.high - p.value) for p in points]]
     axes.errorbar(sizes, [p.value for p in points], yerr=ends, color=BLUE, marker="o", **style)
@@ -123,7 +123,7 @@ def _curve(
 
 
 def _chance(axes: Any, chance: float, label: str) -> None:
-    """What guessing gets, as a line."""
+    """The value of guessing, as a line."""
     axes.axhline(chance, color="#bbbbbb", linewidth=1, linestyle=":", label=label)
 
 

@@ -1,4 +1,4 @@
-"""The headline: the largest size against the strongest of what one would do without it.
+"""The headline: the largest size against the strongest alternative to it.
 
 Every arm is read one way (`reading`). Dev items say which alternatives are within chance of the best: those that a
 paired test does not call worse than it, one-sided at DROPPED. Test items name the strongest of these, which favours
@@ -40,7 +40,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Alternative:
-    """What one would do instead, and what the largest size adds to it, on test items."""
+    """An alternative to the largest size, and the difference between both on test items."""
 
     reading: Reading
     value: float
@@ -70,7 +70,7 @@ class Headline:
 
     @property
     def verdict(self) -> str:
-        """What holds against the strongest alternative."""
+        """The verdict against the strongest alternative."""
         return self.rival.verdict
 
     def sentence(self) -> str:
@@ -185,7 +185,7 @@ def _alternative(results: Results, tuned: Reading, rival: Reading, random_seed: 
 
 
 def _is_alternative(rival: Arm, arm: Arm) -> bool:
-    """What one would do instead: ask the untuned model, tune on the seeds alone, or not use a model at all."""
+    """Whether an arm is an alternative: the untuned model, a student of the seeds alone, or the classifier."""
     if rival is arm:
         return False
     if rival.kind == "base":
@@ -205,13 +205,13 @@ class Line:
 
     @property
     def label(self) -> str:
-        """What the legend says, with the number."""
+        """The legend's text, with the value."""
         number = wording.value(self.reading.metric, self.value)
         return f"{self.reading.title}: {number}{' (strongest alternative)' if self.strongest else ''}"
 
 
 def lines(results: Results, arms_: Sequence[Arm], student: str, primary: str, answer: Headline | str) -> list[Line]:
-    """What does not change with size: the untuned model in each prompting, what the seeds alone give."""
+    """The alternatives that do not change with size: the untuned model in each prompting, seeds alone."""
     rival = answer.rival.reading if isinstance(answer, Headline) else None
     drawn = []
     for arm in arms_:

@@ -1,4 +1,4 @@
-"""What tuning broke: every tuned arm against its untuned base on the other suites, in words and for the figure."""
+"""Regressions by tuning: every tuned arm against its untuned base on the other suites, in words and for the figure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Change:
 
     @property
     def moved(self) -> bool:
-        """Whether it measurably changed, to whichever side."""
+        """Whether it measurably changed in either direction."""
         return self.difference.verdict in ("better", "worse")
 
     @property
@@ -146,7 +146,7 @@ def section(rows: Sequence[Change]) -> str:
 
 
 def summary(rows: Sequence[Change]) -> str:
-    """What broke at the largest sizes, by name."""
+    """The metrics that got worse at the largest sizes, by name."""
     if not rows:
         return "No other suite was run on both a tuned student and its untuned base."
     named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in _largest(rows) if c.broke)

@@ -1,4 +1,4 @@
-"""Markdown tables of a report: who answers what at which cost, label by label, tag by tag. Every cell is escaped."""
+"""Markdown tables of a report: metrics by arm, by label and by tag, and costs. Every cell is escaped."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def main(
         rows.append([arm.title, *cells, unparsed])
         widths.append([arm.title, *(_ends(name, interval) for name, interval in zip(columns, intervals, strict=True))])
     heads = [HEADS.get(name, wording.title(name)) for name in columns]
-    text = table(["asked", *heads, "unparsed"], rows)
+    text = table(["candidate", *heads, "unparsed"], rows)
     count = len(sheet(results, suite_arms[0].cards[0], "test").failed)
     about = (
         f"{count} test items; rates divide by all of them. Unparsed counts all items, dev too. Bold: what the headline"
@@ -119,7 +119,7 @@ def _f1_values(results: Results, arm: Arm, labels: Sequence[str]) -> ScoreMatrix
 
 
 def _cell(arm: Arm, name: str, interval: Interval | None, with_interval: bool, strong: bool) -> str:
-    """A number, with its interval where it is what counts."""
+    """A number, or with `with_interval` also its interval."""
     if interval is None:
         return ""
     if with_interval and not arm.complete:
@@ -130,7 +130,7 @@ def _cell(arm: Arm, name: str, interval: Interval | None, with_interval: bool, s
 
 
 def _ends(name: str, interval: Interval | None) -> str:
-    """An interval alone."""
+    """The ends of an interval."""
     if interval is None:
         return ""
     if math.isinf(interval.low):
@@ -141,7 +141,7 @@ def _ends(name: str, interval: Interval | None) -> str:
 
 def other_suite(results: Results, suite_arms: Sequence[Arm], primary: str) -> str:
     """A line per arm of a suite that is not the task's own."""
-    heads = ("asked", wording.title(primary), "chance", "p(gold)", "prompt tokens", "seconds an item")
+    heads = ("candidate", wording.title(primary), "chance", "p(gold)", "prompt tokens", "seconds an item")
     rows = []
     for arm in suite_arms:
         items = sum(card.items for card in arm.cards)
@@ -164,7 +164,7 @@ def other_suite(results: Results, suite_arms: Sequence[Arm], primary: str) -> st
 
 
 def distributions(results: Results, suite_arms: Sequence[Arm]) -> str:
-    """How numbers about free text spread over the answers, untuned and at the largest size of each kind of data."""
+    """Percentiles of the text metrics over answers, untuned and at the largest size of each kind of data."""
     largest = [
         a for a in suite_arms if a.kind == "student" and a.size == max(b.size for b in suite_arms if b.data == a.data)
     ]
@@ -188,7 +188,7 @@ def distributions(results: Results, suite_arms: Sequence[Arm]) -> str:
 
 
 def costs(suite_arms: Sequence[Arm]) -> str:
-    """What an answer takes, for each arm: prompt tokens, tokens written, seconds, tokens a second."""
+    """The cost of an answer by arm: prompt tokens, tokens written, seconds, tokens a second."""
     rows = []
     for arm in suite_arms:
         items = sum(card.items for card in arm.cards)
@@ -197,7 +197,7 @@ def costs(suite_arms: Sequence[Arm]) -> str:
         speed = f"{(read + written) / seconds:.0f}" if seconds and read else ""
         counts = [f"{read / items:.0f}" if read else "", f"{written / items:.1f}" if read else ""]
         rows.append([arm.title, *counts, f"{seconds / items:.3f}", speed])
-    return table(("asked", "prompt tokens", "tokens written", "seconds an answer", "tokens/s"), rows)
+    return table(("candidate", "prompt tokens", "tokens written", "seconds an answer", "tokens/s"), rows)
 
 
 def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:

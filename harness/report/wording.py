@@ -1,4 +1,4 @@
-"""How a report says a metric's values: in percent and points where an item is or is not, else as a number."""
+"""How a report words a metric's values: in percent and points where an item has it or not, else as a number."""
 
 from __future__ import annotations
 
