@@ -22,10 +22,10 @@ from harness.records import Cell
 from harness.report.analysis import Arm
 from harness.report.headline import reading
 from harness.report.regressions import WATCHED
-from harness.stats import Estimate, Interval, contrasts
+from harness.stats import Estimate, contrasts
 from harness.stats.contrasts import Question
 from harness.stats.power import minimum_detectable
-from harness.stats.score_matrix import ScoreMatrix, align_complete
+from harness.stats.score_matrix import align_complete
 
 HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "min. detectable")
 
@@ -184,62 +184,42 @@ def negated(estimate: Estimate) -> Estimate:
     return replace(estimate, value=-estimate.value, ends=ends)
 
 
-def _noise(
-    side_a: Side, side_b: Side, scores_a: CandidateScores, scores_b: CandidateScores, metrics: tuple[str, str]
-) -> float:
-    """Standard deviation of the difference that scoring alone makes, where `harness rescore` has measured it."""
-    sides = zip((side_a, side_b), (scores_a, scores_b), metrics, strict=True)
-    return math.hypot(*(noise_of_mean(side.run.folder, scored.cards, metric) for side, scored, metric in sides))
+def _rows(a: Side, b: Side, scores_a: CandidateScores, scores_b: CandidateScores) -> list[tuple[str, ...]]:
+    """Every metric of one suite as cells under HEADS: the primary one first, then all that are watched or limited.
 
-
-def _rows(side_a: Side, side_b: Side, scores_a: CandidateScores, scores_b: CandidateScores) -> list[tuple[str, ...]]:
-    """Every metric of one suite as cells under HEADS: the primary one first, then all that are watched or limited."""
-    reads = (side_a.reads(scores_a), side_b.reads(scores_b))
+    The interval is that of the report for this pair alone.
+    """
+    suite, reads = scores_a.suite, (a.reads(scores_a), b.reads(scores_b))
     likely = [side for side, metric in zip("AB", reads, strict=True) if metric == "choice_accuracy"]
-    how = f" ({' and '.join(likely)} by log-likelihood)" if likely else ""
     primary = "accuracy" if likely else reads[0]
-    rows = [_row(side_a, side_b, scores_a, scores_b, reads, f"{primary}{how}")]
-    watched = dict.fromkeys((*WATCHED, *side_a.limits(scores_a.suite), *side_b.limits(scores_a.suite)))
-    for metric in watched:
+    metrics = {f"{primary} ({' and '.join(likely)} by log-likelihood)" if likely else primary: reads}
+    for metric in (*WATCHED, *a.limits(suite), *b.limits(suite)):
         if metric != primary and metric in scores_a.metrics and metric in scores_b.metrics:
-            rows.append(_row(side_a, side_b, scores_a, scores_b, (metric, metric), metric))
+            metrics[metric] = (metric, metric)
+    turned = b.is_base and not a.is_base  # the side that no random seed touches comes second in a difference
+    rows = []
+    for name, (metric_a, metric_b) in metrics.items():
+        before, now = align_complete(scores_a.matrix(metric_a), scores_b.matrix(metric_b))
+        interval, detectable = None, None
+        if len(now.items) > 1:
+            pair = (before, now) if turned else (now, before)
+            contrast = contrasts.difference(
+                *pair, random_seed=a.run.file.random_seed, b_varies=not (a.is_base or b.is_base)
+            )
+            if contrast.estimate:
+                noise = 0.0
+                if not contrast.recipe:  # the seeds of a recipe, each scored by itself, hold the noise already
+                    noise = math.hypot(
+                        noise_of_mean(a.run.folder, scores_a.cards, metric_a),
+                        noise_of_mean(b.run.folder, scores_b.cards, metric_b),
+                    )
+                estimate = widened(negated(contrast.estimate) if turned else contrast.estimate, noise)
+                interval = estimate.interval(0.95)
+                detectable = minimum_detectable(interval, before, now)
+        means = [formats.number(side.mean if side.items else None) for side in (before, now)]
+        smallest = "-" if detectable is None else f"{detectable:.3f}"
+        rows.append((suite, name, *means, formats.interval(interval), str(len(now.items)), smallest))
     return rows
-
-
-def _row(
-    side_a: Side,
-    side_b: Side,
-    scores_a: CandidateScores,
-    scores_b: CandidateScores,
-    metrics: tuple[str, str],
-    name: str,
-) -> tuple[str, ...]:
-    """One line as cells under HEADS. The interval is that of the report for this pair alone."""
-    before, now = align_complete(scores_a.matrix(metrics[0]), scores_b.matrix(metrics[1]))
-    turned = side_b.is_base and not side_a.is_base  # the side that no random seed touches comes second here
-    pair, varies = ((before, now) if turned else (now, before)), not (side_a.is_base or side_b.is_base)
-    seed = side_a.run.file.random_seed
-    contrast = contrasts.difference(*pair, random_seed=seed, b_varies=varies) if len(now.items) > 1 else None
-    estimate = contrast.estimate if contrast else None
-    if contrast and estimate:
-        # the seeds of a recipe, each scored by itself, hold the noise already
-        noise = 0.0 if contrast.recipe else _noise(side_a, side_b, scores_a, scores_b, metrics)
-        estimate = widened(negated(estimate) if turned else estimate, noise)
-    return (
-        scores_a.suite,
-        name,
-        formats.number(before.mean if now.items else None),
-        formats.number(now.mean if now.items else None),
-        formats.interval(estimate.interval(0.95) if estimate else None),
-        str(len(now.items)),
-        _detectable(estimate.interval(0.95), before, now) if estimate else "-",
-    )
-
-
-def _detectable(interval: Interval, before: ScoreMatrix, now: ScoreMatrix) -> str:
-    """The minimum detectable difference, or a dash where there is none."""
-    detectable = minimum_detectable(interval, before, now)
-    return "-" if detectable is None else f"{detectable:.3f}"
 
 
 def _names(side: Side) -> str:
