@@ -342,7 +342,7 @@ def test_a_suite_that_cannot_run_is_named_and_tried_again(
     terminal = Quiet()
     result = evaluate(load_run(run.root / "runs/shop.yaml", settings), OPENERS, terminal, Stop())
     assert result is not None
-    assert list(result["not_run"]) == ["arc"]
+    assert list(result.not_run) == ["arc"]
     assert any("the suite arc was not run" in said for said in terminal.said)
     report(load_run(run.root / "runs/shop.yaml", settings), terminal)
     assert "The suite arc was not run" in (run.folder / "eval" / "report.md").read_text()
@@ -369,10 +369,10 @@ def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
     failing = Openers(lambda base, adapter: Failing(base, adapter, device="cpu"), WordEmbedder, no_judge)
     result = evaluate(run, failing, Quiet(), Stop())
     assert result is not None
-    assert {card["failed"] for card in result["cards"]} == {3}
+    assert {card.failed for card in result.cards} == {3}
     again = evaluate(run, OPENERS, Quiet(), Stop())
     assert again is not None, "failed items are asked again"
-    assert {card["failed"] for card in again["cards"]} == {0}
+    assert {card.failed for card in again.cards} == {0}
 
 
 @pytest.fixture(scope="module")

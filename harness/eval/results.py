@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.core.json_file import read_json, read_jsonl
+from harness.core.record import Record
 from harness.core.store import Manifest, remade_by, require_same, require_sealed
 from harness.errors import UsageError, nearest
 from harness.records import Score, Scorecard, scores_digest
@@ -23,6 +24,17 @@ from harness.suites.summary import disagreement
 
 CARDS = "scorecards.json"
 PLANNED = "wanted.json"  # the keys of the cards that eval set out to make: until it ends nothing else names them
+
+
+class StoredCards(Record):
+    """What scorecards.json holds."""
+
+    digest: str  # of what eval was asked for
+    partial: bool = False  # stopped by hand: some students or suites are missing
+    not_run: dict[str, str] = {}  # suite -> why it could not be run
+    notes: tuple[str, ...] = ()  # who was not scored, and why
+    benchmarks: tuple[tuple[str, int], ...] = ()  # the rows of public benchmarks that were scored
+    cards: tuple[Scorecard, ...]
 
 
 @dataclass(frozen=True)
@@ -122,23 +134,16 @@ def load_results(run_folder: Path, suites: Mapping[str, Suite] | None = None) ->
     if not path.is_file():
         raise UsageError(f"{path}: there are no stored scores; make eval RUN={run_folder.name}")
     manifest = require_sealed(folder, [CARDS], f"make eval RUN={run_folder.name}")
-    stored = _read_cards(run_folder)
     try:
-        return Results(
-            folder,
-            manifest,
-            str(stored["digest"]),
-            tuple(Scorecard.model_validate(card) for card in stored["cards"]),
-            dict(stored.get("not_run", {})),
-            bool(stored.get("partial")),
-            tuple(stored.get("notes", ())),
-            suites or {},
-        )
-    except (KeyError, TypeError, ValidationError) as error:
+        stored = StoredCards.model_validate(_read_cards(run_folder))
+    except ValidationError as error:
         what = " ".join(str(error).split())[:200]
         raise UsageError(
             f"{path}: not the scorecards of this version ({what}); make eval RUN={run_folder.name}"
         ) from error
+    return Results(
+        folder, manifest, stored.digest, stored.cards, stored.not_run, stored.partial, stored.notes, suites or {}
+    )
 
 
 def keys_in_use(run_folder: Path) -> tuple[set[str], set[str]]:

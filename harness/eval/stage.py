@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,7 +25,7 @@ from harness.core.store import Manifest, finished, locked, unseal, write_json, w
 from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted, UsageError
 from harness.eval.plan import PlannedCard, plan_scoring
-from harness.eval.results import PLANNED
+from harness.eval.results import CARDS, PLANNED, StoredCards
 from harness.eval.runner import Openers, Scorer, score_suite
 from harness.metrics.unread import unread
 from harness.records import Score, Scorecard, scores_digest
@@ -37,7 +36,7 @@ from harness.suites.suite import Suite, chance
 from harness.suites.summary import disagreement, summarise
 
 
-def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict[str, Any] | None:
+def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> StoredCards | None:
     """Score everything that is not scored yet. Returns None when nothing is missing. Raises Interrupted."""
     folder, scores = run.folder / "eval", run.cache / "scores"
     plan = plan_scoring(run)
@@ -54,15 +53,15 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
         unseal(folder)
         for card in cards:
             write_jsonl(folder / "scores" / f"{card.key}.jsonl", _with_item_tags(card, run.suites[card.suite], scores))
-        result = {
-            "digest": plan.inputs[:16],
-            "partial": stop(),
-            "not_run": not_run,
-            "notes": list(plan.notes),
-            "benchmarks": plan.benchmarks,
-            "cards": [card.model_dump() for card in cards],
-        }
-        write_json(folder / "scorecards.json", result)
+        stored = StoredCards(
+            digest=plan.inputs[:16],
+            partial=stop(),
+            not_run=not_run,
+            notes=plan.notes,
+            benchmarks=plan.benchmarks,
+            cards=tuple(cards),
+        )
+        write_json(folder / CARDS, stored.model_dump())
         missing = f", {len(not_run)} suites not run" if not_run else ""
         summary = f"{len(cards)} scorecards{missing}"
         # a suite that could not run, and items that failed, are tried again next time
@@ -78,7 +77,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
                 summary=summary,
                 environment=environment(run.root),
             ),
-            [folder / "scorecards.json", *(folder / "scores" / f"{card.key}.jsonl" for card in cards)],
+            [folder / CARDS, *(folder / "scores" / f"{card.key}.jsonl" for card in cards)],
         )
     for note in plan.notes:
         terminal.say(f"eval: {note}")
@@ -86,7 +85,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> dict
         terminal.say(f"eval: the suite {name} was not run: {why}")
     if stop():
         raise Interrupted(f"stopped: {summary} are stored; go on with: make eval RUN={run.name}")
-    return result
+    return stored
 
 
 def _with_item_tags(card: Scorecard, suite: Suite, scores: Path) -> list[Score]:
