@@ -194,16 +194,16 @@ def test_a_baseline_of_weights_cannot_answer_for_a_recipe(gate: Stored, capsys: 
 def test_bless_refuses_a_recipe_that_cannot_be_judged(gate: Stored) -> None:
     gate.store(rate(0.8), rate(0.8, salt=1))
     two = ("train.random_seeds=[0, 1]", RECIPE)
-    with pytest.raises(UsageError, match=r"needs 3 random seeds .*; there are 2: train more"):
+    with pytest.raises(UsageError, match=r"3 random seeds .* 2\b"):
         gate.bless(*two)
     gate.store(*[rate(right, salt=1, share=0.25) for right in (0.3, 0.9, 0.5, 0.8)])
-    with pytest.raises(UsageError, match=r"margin of 0.05 needs about \d\d+ random seeds; .*scores spread by"):
+    with pytest.raises(UsageError, match=r"0\.05 .*\d\d+ random seeds"):
         gate.bless(RECIPE)
 
 
 def test_bless_refuses_a_recipe_that_its_items_cannot_decide(gate: Stored) -> None:
     gate.store(*[rate(0.8, salt=s) for s in (1, 2, 3, 4)])  # equally good seeds, and a quarter of the items differ
-    with pytest.raises(UsageError, match=r"a margin of 0.05 needs more than 303 test items: with up to 1000 random"):
+    with pytest.raises(UsageError, match=r"0\.05 .*303 test items"):
         gate.bless(RECIPE)
     gate.suite(limits={"accuracy": {"margin": 0.1}})
     gate.bless(RECIPE)
@@ -273,7 +273,7 @@ def test_bless_refuses_uncommitted_changes(tmp_path: Path, below: str) -> None:
     gate.bless()
     gate.bless()  # the baseline itself is new, and may be made again
     (gate.root / "prompts/shop/notes.txt").write_text("new")
-    with pytest.raises(UsageError, match=r"1 uncommitted change \(.*prompts/shop/notes.txt\)"):
+    with pytest.raises(UsageError, match=r"1 uncommitted .*prompts/shop/notes\.txt"):
         gate.bless()
 
 
@@ -281,7 +281,7 @@ def test_bless_refuses_a_margin_that_its_items_cannot_decide(gate: Stored) -> No
     kin = [rate(0.8), rate(0.8, salt=1)]  # another seed: about 16% of the items change
     gate.store(*kin)
     before = gate.baseline.read_bytes()
-    with pytest.raises(UsageError, match=r"suites/shop.yaml: limits: accuracy: a margin of 0.05 needs about") as caught:
+    with pytest.raises(UsageError, match=r"suites/shop\.yaml: limits: accuracy: .*0\.05") as caught:
         gate.bless()
     assert "test items with 1" in str(caught.value)
     assert "write more, or allow more" in str(caught.value)

@@ -161,7 +161,7 @@ def test_a_suite_is_comparable_with_itself(two: Stored) -> None:
 
 
 def test_names_that_nobody_has(two: Stored) -> None:
-    with pytest.raises(UsageError, match=r"shop: there is no student 'tiny.filtered.13' \(did you mean 'tiny.filtered"):
+    with pytest.raises(UsageError, match=r"shop: .*'tiny\.filtered\.13'.*'tiny\.filtered"):
         compare("shop:tiny.filtered.13", "other", lambda name: load(two, name), False, Terminal())
     shutil.rmtree(two.root / "runs/other")
     with pytest.raises(UsageError, match="there are no stored scores"):

@@ -82,7 +82,7 @@ def test_a_byte_order_mark_is_taken_away_and_other_encodings_are_refused(tmp_pat
         for read in (read_text, read_json, lambda p: read_jsonl(p, Line)):
             with pytest.raises(UsageError, match=rf"f.json: not UTF-8 text \(byte {byte}\)"):
                 read(path)
-    with pytest.raises(UsageError, match=r"g.json: cannot read it.*did you mean 'f.json'"):
+    with pytest.raises(UsageError, match=r"g\.json: .*'f\.json'"):
         read_json(path.with_name("g.json"))
 
 

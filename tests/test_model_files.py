@@ -139,7 +139,7 @@ def test_a_token_beyond_the_embedding_is_named_before_anything_is_computed(folde
     tokenizer.save_pretrained(folder)
     first = re.escape(tokenizer.convert_ids_to_tokens(rows))
     for load in (lambda: load_chat("tiny", folder), lambda: TransformersEngine(folder)):
-        with pytest.raises(UsageError, match=rf"tiny: its tokenizer has 3 tokens more .*'{first}' \(id {rows}\)"):
+        with pytest.raises(UsageError, match=rf"tiny: .*\b3\b.*'{first}' \(id {rows}\)"):
             load()
 
 

@@ -407,17 +407,17 @@ def test_a_wrong_key_an_unknown_model_and_a_wrong_address_are_said_first() -> No
         list(wrong.generate([ask()]))
     assert "sk-wrong" not in str(caught.value)
     endpoint = Endpoint(models=("teacher-large", "other"))
-    with pytest.raises(UsageError, match=r"no model 'teacher' \(did you mean 'teacher-large'\?\); it serves: tea"):
+    with pytest.raises(UsageError, match=r"'teacher' .*'teacher-large'.*teacher-large, other"):
         list(engine_for(endpoint).generate([ask()]))
     nowhere = OpenAIEngine("http://e.invalid/v2", None, transport=transport(Endpoint()))
-    with pytest.raises(UsageError, match=r"HTTP 404: Not Found\); most addresses end in /v1"):
+    with pytest.raises(UsageError, match=r"HTTP 404: Not Found.*/v1"):
         list(nowhere.generate([ask()]))
     assert [*closed.posts, *endpoint.posts] == []
 
 
 def test_an_endpoint_that_is_not_there_is_a_fault_of_the_machine() -> None:
     engine = OpenAIEngine("http://127.0.0.1:9/v1", None)
-    with pytest.raises(MachineError, match=r"cannot reach http://127.0.0.1:9/v1: the connection failed"):
+    with pytest.raises(MachineError, match=r"http://127\.0\.0\.1:9/v1"):
         list(engine.generate([ask()]))
 
 

