@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import model_validator
 
 from harness.augment.rows import Judged
+from harness.core.aligned import aligned
 from harness.core.record import FORMAT, Record
 
 
@@ -46,7 +47,7 @@ class Funnel(Record):
     def table(self) -> str:
         """The funnel as lines for people: what is left after each step."""
         remaining = self.requested
-        lines = [f"  {'requested':<22}{remaining:>7}"]
+        rows: list[tuple[str, ...]] = [("requested", str(remaining))]
         steps = [
             ("not returned (stopped)", self.pending),
             ("failed", self.failed),
@@ -57,9 +58,10 @@ class Funnel(Record):
             remaining -= out
             overlap = self.would_drop.get(name, out)
             also = f"   ({overlap} by this filter alone)" if overlap != out else ""
-            lines.append(f"  {name:<22}{remaining:>7}   -{out}{also}")
+            rows.append((name, str(remaining), f"-{out}{also}"))
         share = f"{self.kept / self.requested:.0%}" if self.requested else "none"
-        lines.append(f"  {'kept':<22}{self.kept:>7}   {share} of what was asked; {self.wanted} wanted")
+        rows.append(("kept", str(self.kept), f"{share} of what was asked; {self.wanted} wanted"))
+        lines = [aligned(rows, right=(1,), indent="  ")]
         if self.kept_by_label.keys() != {""}:  # answers are free
             lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
         lines += [f"  {note}" for note in self.notes]

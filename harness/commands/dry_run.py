@@ -194,13 +194,13 @@ def _cards_and_requests(plan: EvalPlan, run: str) -> str:
     """A plan's cards by suite, each with what it asks of the models."""
     tuned = sum(candidate.tuned for candidate in plan.candidates)
     untuned = {candidate.cell for candidate in plan.candidates if not candidate.tuned}
-    lines = [f"eval {run} would score ({tuned} tuned students, {len(untuned)} untuned models):"]
+    rows = []
     for name, cards in plan.by_suite.items():
         suite = cards[0].suite
         all_items, dev = suite.spec.requests(suite.items), suite.spec.requests(dev_items(suite))
-        line = f"  {name:<24}{len(cards):>4} cards of {all_items.items} items"
+        line = f"{len(cards)} cards of {all_items.items} items"
         if not all_items.counted:
-            lines.append(f"{line}, as lm-evaluation-harness asks them")
+            rows.append((name, f"{line}, as lm-evaluation-harness asks them"))
             continue
         promptings = [card.candidate.prompting for card in cards if suite.of_task and not card.candidate.tuned]
         tries = sum(most_tries(*plan.ways(prompting)) for prompting in promptings)
@@ -208,20 +208,22 @@ def _cards_and_requests(plan: EvalPlan, run: str) -> str:
         answers = len(cards) * all_items.answers + tries * dev.answers
         requests = f"{pairs} log-likelihoods, at most {answers} generated answers"
         requests += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
-        lines.append(f"{line}: {requests}{_judge_requests(suite, len(cards))}")
-    return "\n".join(lines)
+        rows.append((name, f"{line}: {requests}{_judge_requests(suite, len(cards))}"))
+    head = f"eval {run} would score ({tuned} tuned students, {len(untuned)} untuned models):"
+    return f"{head}\n{aligned(rows, indent='  ')}"
 
 
 def describe_rescoring(cell: Cell, suites: Iterable[Suite], run: str) -> str:
     """What `harness rescore` would ask of the ship student again."""
-    lines = [f"rescore {run} would score {cell.name} {PASSES} times again, in other orders and batches:"]
+    rows = []
     for suite in suites:
         if suite.items:
             once = suite.spec.requests(suite.items)
             requests = f"{PASSES * once.loglikelihoods} log-likelihoods"
             requests += f", at most {PASSES * once.answers} generated answers{_judge_requests(suite, PASSES)}"
-            lines.append(f"  {suite.name:<24}{once.items} items: {requests}")
-    return "\n".join([*lines, f"  and write runs/{run}/eval/noise.json"])
+            rows.append((suite.name, f"{once.items} items: {requests}"))
+    head = f"rescore {run} would score {cell.name} {PASSES} times again, in other orders and batches:"
+    return f"{head}\n{aligned(rows, indent='  ')}\n  and write runs/{run}/eval/noise.json"
 
 
 def describe_parity(cell: Cell, suite: Suite, run: str) -> str:
