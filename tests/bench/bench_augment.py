@@ -29,7 +29,7 @@ from harness.records import Completion, Request
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUESTS = {"vllm": 384, "instant": 20_000}
-ONCE = ["augment.requests_per_row=1", "augment.max_requests_per_row=1", "train.sizes=[0, 64]", "ship.size=64"]
+ONCE = ["augment.requests_per_row=1", "augment.max_requests_per_row=1", "train.sizes=[0, 1]", "ship.size=1"]
 
 
 class Silent(Terminal):
