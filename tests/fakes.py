@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.terminal import Stop
+from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator, NextTokens
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
 
@@ -142,6 +143,36 @@ class Passing:
         for request in requests:
             self.requests.append(request)
             yield request
+
+
+class WordEmbedder:
+    """Texts as counts of their words, hashed into 64 places: a stand-in for sentence embeddings."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As Embedder."""
+        found = np.zeros((len(texts), 64), dtype=np.float32)
+        for row, text in zip(found, texts, strict=True):
+            for word in text.lower().split() or [""]:
+                row[int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) % 64] += 1
+        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        return found
+
+
+class Quiet(Terminal):
+    """Keeps what is said instead of printing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        """As Terminal."""
+        self.said.append(text)
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return "\n".join(self.said)
 
 
 class Compass:

@@ -1,18 +1,14 @@
-"""What many tests share: a small project on disk (three labels, a scripted teacher, three suites), rows, a terminal."""
+"""What many tests share: a small project on disk (three labels, a scripted teacher, three suites), and rows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from harness.core.terminal import Terminal
 from harness.filters import Context, Filter, Protected
 from harness.records import Example, Message, Provenance, Row, Verdict
 
@@ -39,36 +35,6 @@ FRAMES = (
 def no_judge(name: str) -> NoReturn:
     """No suite of the project needs one."""
     raise AssertionError(f"a judge {name!r} was asked for")
-
-
-class WordEmbedder:
-    """Texts as counts of their words, hashed into 64 places: a stand-in for sentence embeddings."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """As scoring.base.Embedder."""
-        found = np.zeros((len(texts), 64), dtype=np.float32)
-        for row, text in zip(found, texts, strict=True):
-            for word in text.lower().split() or [""]:
-                row[int(hashlib.sha256(word.encode()).hexdigest()[:8], 16) % 64] += 1
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
-        return found
-
-
-class Quiet(Terminal):
-    """Keeps what is said instead of printing it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def say(self, text: str = "") -> None:
-        """As Terminal."""
-        self.said.append(text)
-
-    @property
-    def text(self) -> str:
-        """All that was said."""
-        return "\n".join(self.said)
 
 
 TOPICS = {"billing": "money", "delivery": "the bike on its way", "repair": "broken parts"}

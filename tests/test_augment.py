@@ -23,9 +23,9 @@ from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
 from harness.records import Completion, Row
-from tests.fakes import Passing, Pressed
+from tests.fakes import Passing, Pressed, Quiet
 from tests.process import COMMAND, harness
-from tests.project import Quiet, write_project
+from tests.project import write_project
 
 TEACHER = "script@1"
 

@@ -21,8 +21,9 @@ from harness.engines.openai import OpenAIEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.records import PROBES, Completion, Request, Row
+from tests.fakes import Quiet
 from tests.http_server import Endpoint, serving
-from tests.project import Quiet, write_project
+from tests.project import write_project
 
 TEACHER = "teacher@1"
 JSON = {"path": "prompts/shop/list.j2", "form": "chat", "output": "json", "shots": 2, "sampling": {"max_tokens": 32}}

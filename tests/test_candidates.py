@@ -20,7 +20,8 @@ from harness.records import Cell, Completion, Request
 from harness.suites.oracle import Oracle
 from harness.suites.suite import CardInputs
 from harness.train.cells import CELLS, load_cells
-from tests.project import Quiet, WordEmbedder, no_judge, write_project
+from tests.fakes import Quiet, WordEmbedder
+from tests.project import no_judge, write_project
 from tests.stored import trained_cell, write_cells
 
 CELL = Cell(student="tiny", data="filtered", size=4, random_seed=0)

@@ -20,7 +20,8 @@ from harness.report.stage import report
 from harness.stats.score_matrix import ScoreMatrix
 from harness.suites.reference import NAME as REFERENCE
 from tests.bench.bench_headline import World, covered
-from tests.project import Quiet, write_project
+from tests.fakes import Quiet
+from tests.project import write_project
 from tests.stored import write_items
 from tests.test_report import Answer, cell, drawn, labelled, store
 

@@ -26,7 +26,8 @@ from harness.errors import UsageError
 from harness.eval.current import results_of
 from harness.records import Score
 from harness.suites.suite import Suite
-from tests.project import Quiet, write_project
+from tests.fakes import Quiet
+from tests.project import write_project
 from tests.stored import SHIP, write_cards
 
 ROWS_FIRST = "augment first"

@@ -43,9 +43,10 @@ from harness.stats import MIN_SEEDS
 from harness.suites import forgetting
 from harness.suites.reference import NAME as REFERENCE
 from harness.train.stage import train
+from tests.fakes import Quiet, WordEmbedder
 from tests.http_server import Endpoint, serving
 from tests.process import finish, start, succeed, wait_for
-from tests.project import Quiet, WordEmbedder, no_judge, write_project
+from tests.project import no_judge, write_project
 
 OPENED: list[Path | None] = []
 

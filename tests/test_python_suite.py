@@ -33,7 +33,8 @@ from harness.suites.outcome import Outcome
 from harness.suites.suite import AskedAs, Extras, Requests, Resources, Suite, SuiteFile, SuiteKind
 from harness.suites.summary import summarise
 from harness.train.stage import train
-from tests.project import Quiet, WordEmbedder, no_judge, write_project
+from tests.fakes import Quiet, WordEmbedder
+from tests.project import no_judge, write_project
 
 RHYMES = """
 PAIRS = {"cat": "hat", "moon": "spoon", "light": "night"}

@@ -20,7 +20,8 @@ from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
 from harness.report.stage import report
 from harness.suites.suite import Suite
-from tests.project import Quiet, write_project
+from tests.fakes import Quiet
+from tests.project import write_project
 from tests.stored import trained_cell, write_cards, write_cells, write_items
 from tests.test_markdown import READER, flat, inlines, seen
 

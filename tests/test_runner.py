@@ -27,8 +27,8 @@ from harness.eval.runner import Judge, Openers
 from harness.eval.stage import evaluate
 from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
 from harness.train.stage import train
-from tests.fakes import FakeGenerator
-from tests.project import Quiet, WordEmbedder, write_project
+from tests.fakes import FakeGenerator, Quiet, WordEmbedder
+from tests.project import write_project
 from tests.tiny import make_tiny_model
 
 FIRST = FakeGenerator(lambda request: ("A", {"A": math.log(0.8), "B": math.log(0.2)}))  # prefers what stands first

@@ -29,8 +29,8 @@ from harness.eval.plan import plan_scoring
 from harness.records import Provenance, Sampling, Verdict
 from harness.train.grid import plan_training
 from harness.train.stage import train
-from tests.fakes import Pressed
-from tests.project import Quiet, labelled
+from tests.fakes import Pressed, Quiet
+from tests.project import labelled
 from tests.tiny import TEMPLATE
 
 LABELS = {"repair": "Broken parts", "billing": "Money", "cancel": "Ending it", "delivery": "Bringing it"}
