@@ -249,3 +249,15 @@ def test_memory_grows_with_what_was_asked(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="of 10000000 rows"):
         augment(run, TEACHER, lambda: engine, Quiet(), stop)
     assert 40 <= len(engine.requests) < 100
+
+
+def test_two_filters_of_a_kind_have_a_line_each(tmp_path: Path) -> None:
+    filters = ["{kind: length, max_words: 9}", "{kind: length, max_words: 1, on: answer}", "{kind: duplicate}"]
+    run = load_run(write_project(tmp_path, "nobody"), [f"augment.filters=[{', '.join(filters)}]"])
+    _, _, funnel = run_it(run)
+    assert funnel is not None
+    first, second, third = funnel.would_drop
+    assert (first, second, third) == ("length(max_words=9)", "length(max_words=1, on=answer)", "duplicate")
+    rejected = [line for _, line in read_jsonl(run.folder / "augment" / "rejected.jsonl", Judged)]
+    assert {v.filter for line in rejected for v in line.verdicts} == {first, second, third}
+    assert funnel.would_drop[first] == sum(not line.verdicts[0].keep for line in rejected) > 0

@@ -215,7 +215,8 @@ def test_a_kind_from_outside_is_four_methods(tmp_path: Path) -> None:
 def test_eval_scores_it_like_any_other(tmp_path: Path, tiny_model: Path) -> None:
     path = write_project(tmp_path, str(tiny_model))
     (tmp_path / "suites/rhymes.py").write_text(RHYMES)
-    (tmp_path / "suites/rhymes.yaml").write_text(yaml.safe_dump(SPEC | {"file": "suites/rhymes.py", "max_tokens": 4}))
+    spec = SPEC | {"file": "suites/rhymes.py", "max_tokens": 4, "metrics": ["accuracy", "shared_letters"]}
+    (tmp_path / "suites/rhymes.yaml").write_text(yaml.safe_dump(spec))
     changed = yaml.safe_load(path.read_text())
     changed["train"] |= {"sizes": [0], "data": ["filtered"]}
     changed["eval"] = {"suites": ["rhymes"]}
@@ -228,7 +229,9 @@ def test_eval_scores_it_like_any_other(tmp_path: Path, tiny_model: Path) -> None
     openers = Openers(lambda base, adapter: TransformersEngine(base, adapter, device="cpu"), WordEmbedder, no_judge)
     evaluate(run, openers, Quiet(), Stop())
     report(run, Quiet())
-    assert "shared letters" in (run.folder / "eval/report.md").read_text(), "a metric that no table knows"
+    assert "shared letters" in (run.folder / "eval/report.md").read_text(), (
+        "a second metric, and one that no table knows"
+    )
     (card,) = load_results(run.folder, run.suites).cards
     assert (card.suite, card.items, card.failed) == ("rhymes", 3, 0)
     assert {"accuracy", "shared_letters", "gold_nll"} <= set(card.metrics)

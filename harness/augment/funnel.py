@@ -75,7 +75,7 @@ class Funnel(Record):
         return "\n".join(lines)
 
 
-def count_drops(rejected: Sequence[Judged], kinds: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+def count_drops(rejected: Sequence[Judged], names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
     """(rows each filter was the first to drop, rows each would drop alone), in the order of the filters."""
     first: Counter[str] = Counter()
     separately: Counter[str] = Counter()
@@ -83,4 +83,4 @@ def count_drops(rejected: Sequence[Judged], kinds: Sequence[str]) -> tuple[dict[
         out = [v.filter for v in reject.verdicts if not v.keep]
         first[out[0]] += 1
         separately.update(out)
-    return {k: first[k] for k in kinds}, {k: separately[k] for k in kinds}
+    return {name: first[name] for name in names}, {name: separately[name] for name in names}

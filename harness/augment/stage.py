@@ -30,7 +30,7 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
-from harness.filters import Context, Filter, Protected, Rule
+from harness.filters import AnyFilter, Context, Protected, Rule
 from harness.filters.base import no_requests
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
@@ -136,11 +136,25 @@ def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Pr
     return tuple(protected)
 
 
-def prepare(filters: Sequence[Filter], context: Context) -> list[Rule]:
+def prepare(filters: Sequence[AnyFilter], context: Context) -> list[Rule]:
     """Filters as rules. Those that ask nothing come first, so that a mistake in them is found before a call."""
     order = sorted(range(len(filters)), key=lambda i: filters[i].needs.teacher)
     rules = {i: filters[i].prepare(context) for i in order}
-    return [rules[i] for i in range(len(filters))]
+    names = filter_names(filters)
+    return [rules[i] if names[i] == filters[i].kind else rules[i].named(names[i]) for i in range(len(filters))]
+
+
+def filter_names(filters: Sequence[AnyFilter]) -> list[str]:
+    """What verdicts and the funnel call each filter: its kind, and its settings where a run has several of a kind."""
+    kinds = Counter(filter_.kind for filter_ in filters)
+    names: list[str] = []
+    for filter_ in filters:
+        name = str(filter_.kind)
+        if kinds[filter_.kind] > 1:
+            settings = filter_.model_dump(exclude_defaults=True, exclude={"kind"})
+            name += f"({', '.join(f'{key}={value}' for key, value in settings.items())})"
+        names.append(name if name not in names else f"{name} no. {len(names) + 1}")
+    return names
 
 
 def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:
@@ -197,7 +211,7 @@ def funnel_of(
     rejected = [row for row in judged if not row.kept]
     by_label = Counter(row.row.answer for row in judged if row.kept)
     steps = Counter(line.lost for line in lost)
-    dropped, would_drop = count_drops(rejected, [filter_.kind for filter_ in plan.settings.filters])
+    dropped, would_drop = count_drops(rejected, filter_names(plan.settings.filters))
     answers = ask.answers.values()
     prompt_tokens = sum(c.prompt_tokens for c in answers)
     completion_tokens = sum(c.completion_tokens for c in answers)

@@ -83,12 +83,14 @@ def validate_suites(
 
 
 def _notes(suite: Suite) -> Iterator[Problem]:
-    """A dated note for every version up to the present one, in the order of time."""
+    """A dated note for every version up to the present one, in the order of time. A first version needs none."""
     changes, version = suite.spec.changes, suite.spec.version
     last = date.min
     for number in range(1, version + 1):
         note = changes.get(str(number), "")
         match = NOTE.match(note)
+        if not note and version == 1:
+            continue
         if not note:
             example = f'changes: {{"{number}": "{date.today().isoformat()}: what changed"}}'
             yield Problem(suite.name, "", f"version {number} of {version} has no change note; write {example}")

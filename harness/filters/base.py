@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Protocol
 
@@ -72,6 +72,14 @@ class Rule:
     requests: Callable[[Row], tuple[Request, ...]] = no_requests
     compares_rows: bool = False
     note: str = ""  # what the filter measured of itself, for people
+
+    def named(self, name: str) -> Rule:
+        """The same rule, whose verdicts carry another name than the filter's kind."""
+
+        def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+            return [verdict.model_copy(update={"filter": name}) for verdict in self.verdicts(rows, answers)]
+
+        return replace(self, verdicts=verdicts)
 
 
 def each_row(verdict: Callable[[Row], Verdict]) -> Rule:

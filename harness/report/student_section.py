@@ -69,7 +69,9 @@ def student_section(
 
     strangers = [arm for arm in suite_arms if arm.kind == "base" and arm.student not in train.students]
     compared = [arm for arm in suite_arms if arm.student == student or arm.kind == "reference"]
-    parts.append(tables.main(results, [*strangers, *compared], metric, answer, suite.choices))
+    parts.append(
+        tables.main(results, [*strangers, *compared], (metric, *suite.spec.item_metrics), answer, suite.choices)
+    )
     return "\n".join(parts)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from harness.core.markdown import Strong, escaped, table
 from harness.core.text import named_label
 from harness.eval.results import Results
+from harness.metrics.table import METRICS
 from harness.report import wording
 from harness.report.analysis import Arm, has, matrix, sheet, unknown
 from harness.report.headline import Headline, Reading
@@ -63,12 +64,17 @@ def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
 
 
 def main(
-    results: Results, suite_arms: Sequence[Arm], primary: str, answer: Headline | str, labels: Sequence[str]
+    results: Results, suite_arms: Sequence[Arm], metrics: Sequence[str], answer: Headline | str, labels: Sequence[str]
 ) -> str:
-    """A table of the arms' metrics, the primary one first, in bold what the headline compares, then all intervals."""
+    """A table of the arms' metrics, then all their intervals. In bold what the headline compares.
+
+    `metrics`: the primary one, then the suite's. Those that a user's own suite computes have a column, too.
+    """
     if not suite_arms:
         return ""
-    columns = [name for name in dict.fromkeys((primary, *COLUMNS)) if _in_table(results, suite_arms, name, labels)]
+    primary, *rest = metrics
+    names = dict.fromkeys((primary, *(name for name in rest if name not in METRICS), *COLUMNS))
+    columns = [name for name in names if _in_table(results, suite_arms, name, labels)]
     compared = {(r.arm.title, r.metric) for r in _compared(answer)}
     rows, widths = [], []
     for arm in suite_arms:
