@@ -111,7 +111,8 @@ def _public_suites(results: Results, suites: Sequence[Suite]) -> str:
     for suite in suites:
         suite_arms = arms(results, suite.name)
         if suite_arms:
-            parts += [f"### {escaped(suite.name)}\n", tables.other_suite(results, suite_arms, suite.primary) + "\n"]
+            metrics = (suite.primary, *suite.spec.item_metrics)
+            parts += [f"### {escaped(suite.name)}\n", tables.other_suite(results, suite_arms, metrics) + "\n"]
             if "repeat_share" in suite.spec.item_metrics:
                 parts.append(tables.distributions(results, suite_arms) + "\n")
     return "\n".join(parts)

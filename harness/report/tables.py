@@ -145,22 +145,26 @@ def _ends(name: str, interval: Interval | None) -> str:
     return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
 
 
-def other_suite(results: Results, suite_arms: Sequence[Arm], primary: str) -> str:
-    """A line per arm of a suite that is not the task's own."""
-    heads = ("candidate", wording.title(primary), "chance", "p(gold)", "prompt tokens", "seconds an item")
+def other_suite(results: Results, suite_arms: Sequence[Arm], metrics: Sequence[str]) -> str:
+    """A line per arm of a suite that is not the task's own. `metrics`: the primary one, then the suite's."""
+    primary, *rest = metrics
+    of_the_user = [name for name in rest if name not in METRICS and name != primary]
+    titles = [wording.title(name) for name in of_the_user]
+    heads = ("candidate", wording.title(primary), "chance", *titles, "p(gold)", "prompt tokens", "seconds an item")
     rows = []
     for arm in suite_arms:
         items = sum(card.items for card in arm.cards)
         guess = arm.cards[0].chance
-        value, gold = (
+        value, *of_user, gold = (
             share(value_interval(results, arm, name)) if has(results, arm, name) else ""
-            for name in (primary, "gold_probability")
+            for name in (primary, *of_the_user, "gold_probability")
         )
         rows.append(
             [
                 arm.title,
                 value if arm.complete else "incomplete",
                 "" if guess is None else f"{guess:.3f}",
+                *of_user,
                 gold,
                 f"{sum(card.prompt_tokens for card in arm.cards) / items:.0f}",
                 f"{sum(card.seconds for card in arm.cards) / items:.3f}",
