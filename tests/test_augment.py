@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
-from harness.records import Completion, Row
+from harness.records import Completion, Request, Row
 from tests.fakes import Passing, Pressed, Quiet
 from tests.process import COMMAND, harness
 from tests.project import write_project
@@ -261,3 +262,24 @@ def test_two_filters_of_a_kind_have_a_line_each(tmp_path: Path) -> None:
     rejected = [line for _, line in read_jsonl(run.folder / "augment" / "rejected.jsonl", Judged)]
     assert {v.filter for line in rejected for v in line.verdicts} == {first, second, third}
     assert funnel.would_drop[first] == sum(not line.verdicts[0].keep for line in rejected) > 0
+
+
+def test_a_judge_that_failed_is_asked_again(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    healthy = Passing(scripted(run))
+
+    class Failing:
+        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            for n, completion in enumerate(healthy.generate(requests)):
+                key = completion.request
+                judged = any(r.key == key and r.origin.purpose == "judge" for r in healthy.requests)
+                failed = Completion(request=key, finish_reason="error", error="HTTP 503")
+                yield failed if judged and n % 4 else completion
+
+    augment(run, TEACHER, Failing, Quiet(), Stop())
+    engine, _, funnel = run_it(run)
+    assert funnel is not None, "a row that a failed judge dropped is no reason to be done"
+    assert {request.origin.purpose for request in engine.requests} == {"judge"}
+    whole = load(tmp_path / "whole")
+    run_it(whole)
+    assert files(run) == files(whole)

@@ -252,3 +252,13 @@ def test_a_missing_python_filter_is_named_with_its_neighbour(tmp_path: Path) -> 
     door(tmp_path, "")
     with pytest.raises(UsageError, match=r"did you mean 'mine.py'"):
         verdicts_of(PythonFilter(file="mime.py"), [row("hello")], context(tmp_path))
+
+
+def test_what_a_python_filter_remembers_lasts_over_all_rows(tmp_path: Path) -> None:
+    source = (
+        "seen = set()\ndef keep(row):\n    new = row['text'] not in seen\n    seen.add(row['text'])\n    return new\n"
+    )
+    rule = door(tmp_path, source).prepare(context(tmp_path))
+    assert rule.compares_rows, "it is given all rows of a round in request order"
+    rows = [row(text) for text in ("a", "b", "a")]
+    assert [verdict.keep for verdict in rule.verdicts(rows, [()] * 3)] == [True, True, False]

@@ -367,6 +367,23 @@ def test_retry_after_is_honoured(date: bool) -> None:
     assert time.monotonic() - started > 0.4
 
 
+@pytest.mark.parametrize("said", ["86400", formatdate(4e9, usegmt=True), "soon", "-1", "nan", "0.5"])
+def test_a_wait_is_never_longer_than_the_client_is_willing_to(said: str) -> None:
+    response = httpx2.Response(429, headers={"retry-after": said})
+    wire.cap_wait(response)
+    long = said == "86400" or said.endswith("GMT")
+    assert response.headers["retry-after"] == (str(wire.LONGEST_WAIT_S) if long else said)
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_an_error_code_inside_an_answer_is_that_answers_alone(code: int) -> None:
+    good = {"choices": [{"text": "x", "finish_reason": "stop"}]}
+    bad = {"error": {"code": code, "message": "nobody serves this prompt"}}
+    transport, _ = answering(*(httpx2.Response(200, json=bad if n == 4 else good) for n in range(9)))
+    done = list(OpenAIEngine("http://e.invalid/v1", None, concurrency=1, transport=transport).generate(asks(9)))
+    assert [c.error.startswith(f"HTTP {code}") for c in done] == [n == 4 for n in range(9)]
+
+
 def test_a_hanging_answer_is_given_up() -> None:
     with serving(Endpoint(faults=["hang"])) as endpoint:
         engine = OpenAIEngine(endpoint.base_url, None, timeout_s=0.3, attempts=1, concurrency=2)

@@ -146,8 +146,43 @@ def test_nothing_more_is_asked_where_nothing_at_all_is_kept(tmp_path: Path) -> N
     made.write((wanted(i) for i in range(10**9)), no_tick)
     judged, lost = outcome(made)
     assert made.fruitless
-    assert FRUITLESS <= len(judged) + len(lost) == len(made.order) < FRUITLESS + 40
+    assert len(judged) + len(lost) == len(made.order) == FRUITLESS
     assert not any(line.kept for line in judged)
+    assert len(engine.order) < 2 * FRUITLESS + 40
+
+
+@pytest.mark.parametrize("room", [1, 32, 128])
+def test_whether_more_is_asked_does_not_depend_on_the_order_of_arrival(tmp_path: Path, room: int) -> None:
+    def late(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
+        return [Verdict(row=r.id, filter="late", keep=int(r.text.split()[-1]) >= FRUITLESS) for r in rows]
+
+    made = scheduler(tmp_path, Slow(room, room), [Rule(late)])
+    made.write(iter([wanted(i) for i in range(600)]), no_tick)
+    judged, lost = outcome(made)
+    assert (made.fruitless, len(judged) + len(lost), sum(line.kept for line in judged)) == (True, FRUITLESS, 0)
+
+
+def test_own_rows_of_which_none_is_kept_are_all_judged_in_parts(tmp_path: Path) -> None:
+    watched = Watched()
+    made = scheduler(tmp_path, Slow(8), watched.rules(keep=False))
+    made.judge([row(f"mine {i}") for i in range(2 * FRUITLESS)], no_tick)
+    judged, _ = outcome(made)
+    assert (len(judged), len(watched.compared)) == (2 * FRUITLESS, 1)
+    assert set(watched.alone.values()) == {1}
+
+
+def test_two_labels_asked_for_in_the_same_words_are_asked_once_and_give_a_row_each(tmp_path: Path) -> None:
+    def labelled(label: str, j: int) -> Request:
+        origin = Origin(purpose="generate", label=label)
+        return Request(model="t@1", prompt="write one", sampling=Sampling(), sample_index=j, origin=origin)
+
+    engine = Slow(2)
+    made = scheduler(tmp_path, engine, [])
+    made.read = lambda request, completion: row(completion.text, request.origin.label)
+    made.write(iter([labelled(label, j) for j in range(2) for label in ("a", "b")]), no_tick)
+    judged, _ = outcome(made)
+    assert [line.row.answer for line in judged] == ["a", "b", "a", "b"]
+    assert len(engine.order) == 2
 
 
 def test_rows_that_are_there_already_are_judged_and_equal_questions_are_asked_once(tmp_path: Path) -> None:

@@ -17,8 +17,11 @@ from harness.augment.rows import Judged, Lost
 from harness.filters.base import Rule
 from harness.records import Completion, Request, Row, Verdict
 
-FRUITLESS = 256  # answers without a single kept row after which no more rows are asked for
+FRUITLESS = 256  # first requests of which not a single row is kept, after which no more rows are asked for
 PART = 16  # rows judged together, at least: a rule may start a process of its own for them
+
+
+Place = tuple[str, str]  # a request's key and label: two labels may be asked for in the same words
 
 
 @dataclass
@@ -39,23 +42,24 @@ class Scheduler:
 
     def __init__(self, rules: Sequence[Rule], read: Callable[[Request, Completion], Row | Lost], ask: Asker) -> None:
         self.rules, self.read, self.ask = rules, read, ask
-        self.order: list[str] = []  # keys of this round's requests, or of own rows; rows keep this order
-        self.fruitless = False  # nothing was kept of so many that asking on would be a waste
+        self.order: list[Place] = []  # of this round's requests, or of own rows; rows keep this order
+        self.fruitless = False  # nothing is kept of so many that asking on would be a waste
         self.passing = 0  # rows that no rule on one row alone drops
-        self._drafts: dict[str, Draft] = {}  # by the key of the request that gave the row
-        self._lost: dict[str, Lost] = {}
-        self._written: dict[str, Request] = {}  # rows that the teacher is writing
+        self._drafts: dict[Place, Draft] = {}
+        self._lost: dict[Place, Lost] = {}
+        self._written: dict[str, list[Request]] = {}  # what the teacher is writing, by request key
         self._questions: deque[Request] = deque()  # not handed out yet
         self._waiting: dict[str, list[Draft]] = {}  # key of a question -> the rows that it is about
         self._ready: list[Draft] = []  # rows without an open question that are not judged yet
         self._judged = 0
-        self._fruitful = False
+        self._looked = False  # whether it is known that something is kept, or that nothing is
 
     def judge(self, rows: Sequence[Row], tick: Callable[[], None]) -> None:
         """Have rows judged that are there already."""
-        self.order = [str(i) for i in range(len(rows))]
-        for key, row in zip(self.order, rows, strict=True):
-            self._add(key, row)
+        self.order = [(str(i), "") for i in range(len(rows))]
+        self._looked = True
+        for place, row in zip(self.order, rows, strict=True):
+            self._add(place, row)
         self._run(iter(()), tick)
 
     def write(self, requests: Iterator[Request], tick: Callable[[], None]) -> None:
@@ -68,7 +72,7 @@ class Scheduler:
 
     def outcome(self) -> tuple[list[Judged], list[Lost]]:
         """(Rows with every rule's verdict, what gave no row), both in request order."""
-        drafts = [self._drafts[key] for key in self.order if key in self._drafts]
+        drafts = [self._drafts[place] for place in self.order if place in self._drafts]
         judged_alone = [(draft.row, draft.verdicts) for draft in drafts if draft.verdicts is not None]
         rows = [row for row, _ in judged_alone]
         lone_verdicts = zip(*(verdicts for _, verdicts in judged_alone), strict=True)
@@ -77,7 +81,7 @@ class Scheduler:
             for rule in self.rules
         ]
         judged = [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
-        return judged, [self._lost[key] for key in self.order if key in self._lost]
+        return judged, [self._lost[place] for place in self.order if place in self._lost]
 
     def _run(self, requests: Iterator[Request], tick: Callable[[], None]) -> None:
         answered = True
@@ -103,33 +107,49 @@ class Scheduler:
             if request is None:
                 return
             key = request.key
-            self.order.append(key)
-            if not (key in self._drafts or key in self._lost or key in self._written):
-                self._written[key] = request
+            place = (key, request.origin.label)
+            self.order.append(place)
+            if place in self._drafts or place in self._lost:
+                continue
+            if key in self.ask.answers:  # the same prompt, answered for another label
+                self._add(place, self.read(request, self.ask.answers[key]))
+                continue
+            self._written.setdefault(key, []).append(request)
+            if len(self._written[key]) == 1:
                 yield request
 
     def _take(self, completion: Completion) -> None:
-        request = self._written.pop(completion.request, None)
-        if request is not None:
-            self._add(completion.request, self.read(request, completion))
+        for request in self._written.pop(completion.request, ()):
+            self._add((completion.request, request.origin.label), self.read(request, completion))
         for draft in self._waiting.pop(completion.request, ()):
             draft.unanswered -= 1
             if not draft.unanswered:
                 self._ready.append(draft)
         if len(self._ready) >= max(PART, self._judged // 8):
             self._judge(self._ready)
-        if not self._fruitful and len(self._lost) + self._judged + len(self._ready) >= FRUITLESS:
-            self._judge(self._ready)
-            self._fruitful = any(row.kept for row in self.outcome()[0])
-            self.fruitless = not self._fruitful
+        if not self._looked and len(self.order) >= FRUITLESS:
+            self._look()
 
-    def _add(self, key: str, entry: Row | Lost) -> None:
+    def _look(self) -> None:
+        """Find out, once, whether anything is kept of the first requests. What came after them decides nothing."""
+        first = self.order[:FRUITLESS]
+        settled = (p in self._lost or (p in self._drafts and not self._drafts[p].unanswered) for p in first)
+        if not all(settled):
+            return
+        self._looked = True
+        self._judge(self._ready)
+        order, self.order = self.order, first
+        self.fruitless = not any(row.kept for row in self.outcome()[0])
+        if not self.fruitless:
+            self.order = order
+
+    def _add(self, place: Place, entry: Row | Lost) -> None:
         if isinstance(entry, Lost):
-            self._lost[key] = entry
+            self._lost[place] = entry
             return
         questions = tuple(rule.requests(entry) for rule in self.rules)
         keys = {q.key: q for of_rule in questions for q in of_rule if q.key not in self.ask.answers}
-        draft = self._drafts[key] = Draft(entry, questions, len(keys))
+        draft = self._drafts[place] = Draft(entry, questions, len(keys))
         for question_key, question in keys.items():
             if question_key not in self._waiting:
                 self._questions.append(question)

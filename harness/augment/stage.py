@@ -80,8 +80,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     write_jsonl(folder / DROPPED, [*rejected, *(line for line in lost if line.lost != "failed")])
     write_json(folder / "funnel.json", funnel.model_dump())
     problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, not plan.own)
-    # failures are asked again
-    partial = ask.cut_short or problem is not None or (bool(funnel.failed) and funnel.kept < funnel.wanted)
+    # failures, a judge's too, are asked again
+    failures = any(answer.finish_reason == "error" for answer in ask.answers.values())
+    partial = ask.cut_short or problem is not None or (failures and funnel.kept < funnel.wanted)
     guarded = guarded_suites(run.file.augment.filters, run.suites)
     write_manifest(
         folder,
@@ -187,8 +188,8 @@ def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal
     """A bar over one round: what is yielded moves it on after every answer."""
     ask = scheduler.ask
     before, tokens, started = len(ask.answers), ask.fresh_tokens, time.monotonic()
-    asking = sum(rule.requests is not no_requests for rule in scheduler.rules)
-    with terminal.progress("augment", requests * (1 + asking)) as advance:
+    asking = sum(rule.requests is not no_requests for rule in scheduler.rules) + (not plan.own)
+    with terminal.progress("augment", requests * asking) as advance:
 
         def tick() -> None:
             speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)

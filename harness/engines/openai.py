@@ -168,7 +168,7 @@ class OpenAIEngine:
         response, reason = self._ask(request, model)
         if response is not None and response.is_success:
             return self._read(request, response.extensions["answer"])
-        if response is not None and response.status_code in (401, 404):
+        if response is not None and response.extensions["http_status"] in (401, 404):
             raise self._refusal(response.status_code, model, reason)
         return Completion(request=request.key, finish_reason="error", error=reason)
 
@@ -218,8 +218,10 @@ class OpenAIEngine:
         if response.request.method != "POST":
             return
         response.read()
+        http_status = response.status_code
         response.status_code, reason, answer = wire.judge(response, self._hidden)
-        response.extensions |= {"reason": reason, "answer": answer}
+        response.extensions |= {"reason": reason, "answer": answer, "http_status": http_status}
+        wire.cap_wait(response)
         if reason == wire.GARBAGE and self._listing_is_a_page and not self._answered:
             raise UsageError(
                 f"teacher.base_url: {self._shown} answers, but not as an OpenAI-compatible endpoint does"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import httpx2
@@ -30,6 +32,7 @@ REFUSES = re.compile(r"un(supported|recognized|known|expected)|not (supported|pe
 
 LINE_END = re.compile(r"\r\n|\r|\n")  # of server-sent events: not each character that str.splitlines takes for one
 RENAMED = re.compile(REFUSES.pattern + "|instead|deprecated", re.I)
+LONGEST_WAIT_S = 120  # between two attempts
 # What reading an answer of another form may raise.
 ODD = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -118,6 +121,20 @@ def judge(response: httpx2.Response, hidden: Sequence[str]) -> tuple[int, str, A
         return 502, GARBAGE, None  # a proxy's page, half an answer: worth another attempt
     status, words = error_in(answer, hidden) or (response.status_code, "")
     return status, words, answer
+
+
+def cap_wait(response: httpx2.Response) -> None:
+    """Shorten a Retry-After that is longer than the client is willing to wait: it would not ask again at all."""
+    said = response.headers.get("retry-after", "")
+    try:
+        seconds = float(said)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        except ODD:
+            return
+    if seconds > LONGEST_WAIT_S:
+        response.headers["retry-after"] = str(LONGEST_WAIT_S)
 
 
 def error_in(answer: Any, hidden: Sequence[str] = ()) -> tuple[int, str] | None:
@@ -247,7 +264,7 @@ def refusal_of(response: httpx2.Response, hidden: Sequence[str]) -> str:
     """An endpoint's own words; '' where it has none, or a web page."""
     try:
         return _words(response.json(), hidden)
-    except ValueError:
+    except ODD:
         page = "<" in response.text[:200]
         return "" if page else _shown(response.text, hidden)
 

@@ -83,7 +83,9 @@ def compared_candidates(
             notes.append(f"{who} has the weights of a student's untuned base: it is no ceiling of its own.")
             continue
         seen.add(key)
-        candidates += untuned_candidates(model_name, key, model.folder, settings.prompting)
+        # a student may be of the same name at another revision, and they are two models
+        title = f"{model_name}@{revision}" if revision else model_name
+        candidates += untuned_candidates(title, key, model.folder, settings.prompting)
     return candidates, tuple(notes)
 
 

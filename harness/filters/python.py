@@ -48,7 +48,7 @@ class PythonFilter(Record):
             results = function.answers([_dumped(row) for row in rows], [row.text for row in rows])
             return [self._verdict(result, path, row) for result, row in zip(results, rows, strict=True)]
 
-        return Rule(verdicts)
+        return Rule(verdicts, compares_rows=True)  # it may: what it remembers lasts from the first row to the last
 
     def _verdict(self, result: Any, path: Path, row: Row) -> Verdict:
         keep, reason = result if isinstance(result, tuple) else (result, "")
