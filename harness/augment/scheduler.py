@@ -103,7 +103,7 @@ class Scheduler:
             if self._questions:
                 yield self._questions.popleft()
                 continue
-            request = None if self.fruitless else next(requests, None)
+            request = None if self.fruitless or self._in_doubt() else next(requests, None)
             if request is None:
                 return
             key = request.key
@@ -129,6 +129,13 @@ class Scheduler:
             self._judge(self._ready)
         if not self._looked and len(self.order) >= FRUITLESS:
             self._look()
+
+    def _in_doubt(self) -> bool:
+        """Whether so many answers gave nothing that the first requests are waited for before more is asked."""
+        if self._looked or len(self._lost) + self._judged + len(self._ready) < FRUITLESS:
+            return False
+        self._judge(self._ready)
+        return not self.passing
 
     def _look(self) -> None:
         """Find out, once, whether anything is kept of the first requests. What came after them decides nothing."""
