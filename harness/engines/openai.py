@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any
+from weakref import WeakSet
 
 import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, Omit, OpenAI, omit
@@ -32,6 +33,7 @@ from harness.records import Completion, Request
 ATTEMPTS = 6  # of one request
 PREFLIGHT_ATTEMPTS = 3  # of the check before anything is spent
 LEAVE_S = 10.0  # what is in flight when the endpoint is given up may take this long to come back
+CLOSE_S = 2.0  # what is in flight when the engine is closed may take this long
 GIVE_UP_AFTER = 20  # requests in a row that failed in all their attempts
 FIRST_CALLS = 8  # in flight at most before one was answered; when the first so many fail alike, no more are sent
 MODELS_SHOWN = 10
@@ -79,6 +81,7 @@ class OpenAIEngine:
         self._dialect = wire.Dialect()
         self._learning = threading.Lock()
         self._say, self._said = say, set[str]()
+        self._threads = WeakSet[threading.Thread]()
         self._thread = threading.local()  # .leaving: the event of the call of `generate` that a thread works for
         local = address.host in ("localhost", "127.0.0.1", "::1")
         if not local and transport is None:
@@ -114,7 +117,9 @@ class OpenAIEngine:
                 for request in islice(waiting, room - flying):
                     model = self._model(request.model)
                     # a daemon: a process told to stop at once waits for no answer
-                    threading.Thread(target=self._work, args=(request, model, done, leaving), daemon=True).start()
+                    thread = threading.Thread(target=self._work, args=(request, model, done, leaving), daemon=True)
+                    self._threads.add(thread)
+                    thread.start()
                     flying += 1
                 if not flying:
                     return
@@ -150,7 +155,10 @@ class OpenAIEngine:
             leaving.set()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections. Answers on their way that nobody waits for have CLOSE_S to come back."""
+        until = time.monotonic() + CLOSE_S
+        for thread in list(self._threads):
+            thread.join(max(0.0, until - time.monotonic()))
         self._client.close()
 
     def _work(
