@@ -211,7 +211,7 @@ def test_a_suite_that_is_left_out_asks_for_nothing_and_a_new_one_does(made: Path
     path = made / "runs/shop.yaml"
     rows_of_data(load_run(path, ["eval.suites=[shop]"]), "filtered")
     shutil.copy(made / "suites/facts.yaml", made / "suites/new.yaml")
-    with pytest.raises(UsageError, match=r"the items of new .*augment first"):
+    with pytest.raises(UsageError, match=r"made with other items of new .*augment first"):
         rows_of_data(load_run(path, ["eval.suites=[shop, new]"]), "filtered")
     unguarded = ["augment.filters=[{kind: duplicate}]", "eval.suites=[shop, new]"]
     loose = load_run(path, unguarded)

@@ -109,7 +109,7 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
     if not (folder / KEPT).is_file() or manifest is None:
         raise UsageError(f"{where} is not there, not finished, or its seal is damaged: {first}")
     changed = [
-        f"the items of {name}" for name in unguarded_suites(run.file.augment.filters, run.suites, manifest.suites)
+        f"items of {name}" for name in unguarded_suites(run.file.augment.filters, run.suites, manifest.suites)
     ]
     if manifest.settings != rows_source(run):
         changed.append("seeds, own rows, templates, filters, prompts or settings")
