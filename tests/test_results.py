@@ -33,6 +33,9 @@ def test_a_part_of_a_name_is_enough_where_it_fits_one(name: str, meant: str) -> 
 def test_a_name_that_stands_for_its_random_seeds_is_meant_before_each_of_them() -> None:
     assert resolve_student("filtered.16", (*CELLS, *SEEDLESS)) == "tiny.filtered.16"
     assert resolve_student("filtered.4", (*CELLS, *SEEDLESS)) == "tiny.filtered.4"
+    cheap = ["tfidf_logistic_regression.filtered.16", "tfidf_logistic_regression.filtered.16.s0"]
+    assert resolve_student("filtered.16", (*CELLS, *SEEDLESS, *cheap)) == "tiny.filtered.16"
+    assert resolve_student("tfidf_logistic_regression.filtered.16", (*CELLS, *cheap)) == cheap[0]
 
 
 @pytest.mark.parametrize("name", ["filtered.16", "tiny", "16", "filtered"])

@@ -108,9 +108,7 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
     where = (folder / KEPT).relative_to(run.root)
     if not (folder / KEPT).is_file() or manifest is None:
         raise UsageError(f"{where} is not there, not finished, or its seal is damaged: {first}")
-    changed = [
-        f"items of {name}" for name in unguarded_suites(run.file.augment.filters, run.suites, manifest.suites)
-    ]
+    changed = [f"items of {name}" for name in unguarded_suites(run.file.augment.filters, run.suites, manifest.suites)]
     if manifest.settings != rows_source(run):
         changed.append("seeds, own rows, templates, filters, prompts or settings")
     if changed:

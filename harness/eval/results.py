@@ -19,6 +19,7 @@ from harness.core.record import Record
 from harness.core.store import Manifest, remade_by, require_same, require_sealed
 from harness.errors import UsageError, nearest
 from harness.records import Score, Scorecard, scores_digest
+from harness.suites import reference
 from harness.suites.suite import Suite
 from harness.suites.summary import disagreement
 
@@ -116,6 +117,8 @@ def resolve_student(name: str, names: Iterable[str]) -> str:
         return name
     part = re.compile(rf"(?:^|\.){re.escape(name)}(?!(?<=\d)\d)", re.IGNORECASE)
     fitting = sorted((student for student in students if name and part.search(student)), key=len)
+    # the cheap reference has cells of the same names: it is meant where it is named
+    fitting = [student for student in fitting if not student.startswith(f"{reference.NAME}.")] or fitting
     if fitting and all(student.startswith(f"{fitting[0]}.") for student in fitting[1:]):
         return fitting[0]
     if fitting:
