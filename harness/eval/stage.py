@@ -107,7 +107,8 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
     plan, terminal = scorer.plan, scorer.terminal
     cards: list[Scorecard] = []
     not_run: dict[str, str] = {}
-    missing = [card.suite for card in plan.cards if stored_card(card, scores) is None]
+    stored = {planned.key: stored_card(planned, scores) for planned in plan.cards}
+    missing = [planned.suite for planned in plan.cards if stored[planned.key] is None]
     for name, suite in {suite.name: suite for suite in missing}.items():
         try:  # a mistake in what a suite names is found before hours of work
             suite.spec.extras.prepare(scorer.resources)
@@ -116,7 +117,7 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
     with terminal.progress("eval", len(plan.cards)) as advance, suppress(Interrupted):
         for done, planned in enumerate(plan.cards):
             candidate, suite = planned.candidate, planned.suite
-            card = stored_card(planned, scores)
+            card = stored[planned.key] or stored_card(planned, scores)  # another command may have stored it since
             if card is None and suite.name in not_run:
                 continue
             if card is None:
