@@ -92,7 +92,7 @@ def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generato
             gpu_memory_utilization=teacher.gpu_memory_utilization,
             tensor_parallel_size=teacher.tensor_parallel_size,
         )
-    if any(template.output == "json" for template in run.file.augment.templates):
+    if any(step.output != "text" for _, step in run.file.augment.asked_in()):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
 
     def build() -> Generator:

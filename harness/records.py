@@ -80,6 +80,7 @@ class Origin(Record):
     purpose: Literal["generate", "calibrate", "judge", "answer"]
     template: str = ""  # the path as the run file writes it
     label: str = ""
+    step: str = ""  # of a chain
     seeds: tuple[str, ...] = ()  # ids of the seeds shown in the prompt
     row: str = ""  # id of the row (or seed, or item) the request is about
 
@@ -152,11 +153,25 @@ def lack_logprobs(completions: Iterable[Completion]) -> bool:
     return bool(answers) and not any(answer.first_logprobs for answer in answers)
 
 
+class StepWritten(Record):
+    """What one step of a chain wrote on the way to a row."""
+
+    name: str
+    request: str  # key of the request whose completion was taken
+    template: str
+    template_digest: str
+    teacher: str
+    text: str  # an object as JSON
+
+
 class Provenance(Record):
     """Everything needed to say where a row came from."""
 
     source: Literal["teacher", "seed", "own"]
     format: str = ""  # of own rows: what their file was read as
+    document: str = ""  # id of the piece of a document that it was written about
+    attributes: dict[str, str] = {}  # what was drawn and computed for it
+    steps: tuple[StepWritten, ...] = ()  # where several calls made it; the last one is also in the fields below
     request: str = ""
     template: str = ""
     template_digest: str = ""

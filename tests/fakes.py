@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import MappingProxyType
 
 import numpy as np
@@ -23,6 +24,13 @@ Weigh = Callable[[str, str], float]  # context, continuation -> log-probability
 def prompt_of(request: Request) -> str:
     """What is asked: the last turn of a chat, or the text to be continued."""
     return request.messages[-1].content if request.messages else request.prompt
+
+
+def parts(requests: Iterable[Request | None]) -> Iterator[Iterator[Request]]:
+    """Requests in parts: None ends one, for what comes after it depends on answers. The next None ends them all."""
+    source = iter(requests)
+    while (first := next(source, None)) is not None:
+        yield chain([first], iter(lambda: next(source, None), None))
 
 
 def answered(request: Request, text: str, logprobs: Mapping[str, float] = MappingProxyType({})) -> Completion:
@@ -48,12 +56,13 @@ class FakeGenerator:
         self.requests: list[Request] = []
         self.closed = False
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """As Generator; backwards: the last request is answered first, as engines may."""
-        for request in reversed(list(requests)) if self.backwards else requests:
-            self.requests.append(request)
-            said = self.say(request)
-            yield answered(request, said) if isinstance(said, str) else answered(request, *said)
+        for part in parts(requests):
+            for request in reversed(list(part)) if self.backwards else part:
+                self.requests.append(request)
+                said = self.say(request)
+                yield answered(request, said) if isinstance(said, str) else answered(request, *said)
 
     def close(self) -> None:
         """As an engine that holds something."""
@@ -128,20 +137,22 @@ class Passing:
         self.requests: list[Request] = []
         self.completed: list[str] = []
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """As Generator."""
-        taken: Iterable[Request] = self._kept(requests)
-        if self.order is not None:
-            taken = list(taken)
-            self.order(taken)
-        for completion in self.inner.generate(taken):
-            self.notice(len(self.completed) + 1)
-            self.completed.append(completion.request)
-            yield completion
+        for part in parts(requests) if self.order is not None else [self._kept(requests)]:
+            taken: Iterable[Request | None] = part
+            if self.order is not None:
+                self.order(ordered := [request for request in self._kept(part) if request])
+                taken = ordered
+            for completion in self.inner.generate(taken):
+                self.notice(len(self.completed) + 1)
+                self.completed.append(completion.request)
+                yield completion
 
-    def _kept(self, requests: Iterable[Request]) -> Iterator[Request]:
+    def _kept(self, requests: Iterable[Request | None]) -> Iterator[Request | None]:
         for request in requests:
-            self.requests.append(request)
+            if request is not None:
+                self.requests.append(request)
             yield request
 
 

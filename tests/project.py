@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import yaml
 
+from harness.augment.rows import own_rows, seed_rows
+from harness.config.run import Run
 from harness.filters import Context, Filter, Protected
 from harness.records import Example, Message, Provenance, Row, Verdict
 
@@ -173,3 +175,13 @@ def _write(path: Path, text: str) -> None:
 
 def _lines(path: Path, lines: list[dict[str, Any]]) -> None:
     _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def rows_given(run: Run) -> tuple[Row, ...]:
+    """The rows of the file that a run names."""
+    return own_rows(run.task, run.prompts.student, run.file.augment.rows_file, run.root, f"runs/{run.name}.yaml")
+
+
+def rows_of_seeds(run: Run) -> tuple[Row, ...]:
+    """A run's seeds as training rows."""
+    return seed_rows(run.task, run.prompts.student, run.seeds)

@@ -117,8 +117,10 @@ def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
 def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> None:
     run = load(tmp_path)
     plan = plan_rows(run, TEACHER)
-    few = list(plan.requests(dict.fromkeys(run.task.labels, 5)))
-    many = list(plan.requests(dict.fromkeys(run.task.labels, 9)))
+    few, many = (
+        [r for place in plan.places(dict.fromkeys(run.task.labels, n)) for r in plan.requests(plan.begin(place))]
+        for n in (5, 9)
+    )
     assert [r.key for r in many][: len(few)] == [r.key for r in few]
     assert len({r.key for r in many}) == len(many)
 
@@ -269,12 +271,12 @@ def test_a_judge_that_failed_is_asked_again(tmp_path: Path) -> None:
     healthy = Passing(scripted(run))
 
     class Failing:
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
             for n, completion in enumerate(healthy.generate(requests)):
                 key = completion.request
                 judged = any(r.key == key and r.origin.purpose == "judge" for r in healthy.requests)
                 failed = Completion(request=key, finish_reason="error", error="HTTP 503")
-                yield failed if judged and n % 4 else completion
+                yield failed if judged and n % 2 else completion
 
     augment(run, TEACHER, Failing, Quiet(), Stop())
     engine, _, funnel = run_it(run)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from harness.augment.current import rows_of_data
 from harness.augment.funnel import Funnel
-from harness.augment.rows import Lost, read_rejected, rows_of_data
+from harness.augment.rows import Lost, read_rejected
 from harness.augment.scheduler import FRUITLESS
 from harness.augment.stage import augment
 from harness.augment.summary import cause

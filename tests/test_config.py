@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.augment.rows import own_rows
 from harness.config.load import load_run
 from harness.config.teacher import VLLMTeacher
 from harness.core.record import FIRST_NAMES
@@ -18,7 +17,7 @@ from harness.errors import UsageError
 from harness.eval.prompting import prompt_forms
 from harness.records import Example
 from tests.process import harness
-from tests.project import write_project
+from tests.project import rows_given, write_project
 
 ROOT = Path(__file__).parent.parent
 
@@ -211,12 +210,12 @@ def test_own_rows_that_are_blank_or_none(tmp_path: Path) -> None:
     own = {"seeds": "prompts/shop/seeds.jsonl", "rows_file": "rows.jsonl"}
     run = load_run(write_project(tmp_path, "nobody", augment=own))
     with pytest.raises(UsageError, match=r"rows.jsonl: there are no rows in it"):
-        own_rows(run)
+        rows_given(run)
     rows.write_text(json.dumps({"text": "  ", "label": "parcel"}) + "\n")
     with pytest.raises(UsageError, match=r"rows.jsonl:1: text: it is empty"):
-        own_rows(run)
+        rows_given(run)
     rows.write_text("\ufeff" + json.dumps({"text": "where is it", "label": "parcel"}) + "\n")
-    assert len(own_rows(run)) == 1, "some editors begin a file with a byte order mark"
+    assert len(rows_given(run)) == 1, "some editors begin a file with a byte order mark"
 
 
 def test_settings_override_any_key(tmp_path: Path) -> None:
@@ -278,7 +277,7 @@ def test_a_task_without_labels_takes_any_answer(tmp_path: Path) -> None:
     run = load_run(free_project(tmp_path, "own"))
     assert run.task.free
     assert [(s.text, s.answer) for s in run.seeds] == [("How long?", "27 days"), ("How wide?", "9 feet")]
-    rows = own_rows(run)
+    rows = rows_given(run)
     assert [(r.text, r.answer, r.messages[-1].content) for r in rows] == [
         ("For how long?", "27 days", "27 days"),
         ("What colour?", "teal", "teal"),
@@ -317,7 +316,7 @@ def test_bad_free_rows_are_named(tmp_path: Path, line: dict[str, str], expected:
     path = tmp_path / "prompts/shop/rows.jsonl"
     path.write_text(json.dumps(line) + "\n")
     with pytest.raises(UsageError) as caught:
-        own_rows(run)
+        rows_given(run)
     assert expected in str(caught.value)
 
 

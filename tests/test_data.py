@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harness.augment.rows import own_rows
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.text import jaccard, normalise, shingles
@@ -19,6 +18,7 @@ from harness.metrics.answers import contains
 from harness.records import Item, Row, Score
 from harness.suites.choice import ChoiceSuite
 from harness.train.sizes import nested
+from tests.project import rows_given
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,7 +35,7 @@ def handbook() -> Run:
 
 def handbook_rows(run: Run) -> tuple[Row, ...]:
     assert run.file.augment.rows_file
-    return own_rows(run)
+    return rows_given(run)
 
 
 def words(text: str) -> list[str]:

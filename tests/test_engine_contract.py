@@ -39,13 +39,16 @@ def ask(index: int, prompt: str = "Name a colour:") -> Request:
     )
 
 
+Writer = Generator | Remembered
+
+
 class Cached:
     """What the call cache makes of an engine: a generator again."""
 
     def __init__(self, cache: CallCache, inner: Generator) -> None:
         self.cache, self.inner = cache, inner
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """As Generator."""
         return (completion for completion, _ in cached(requests, self.cache, lambda: self.inner, lambda: False))
 
@@ -86,7 +89,7 @@ def call_cache(tmp_path: Path, model: Path) -> Iterator[Generator]:
 
 
 @contextmanager
-def remembered(tmp_path: Path, model: Path) -> Iterator[Generator]:
+def remembered(tmp_path: Path, model: Path) -> Iterator[Writer]:
     yield Remembered(lambda: FakeStudent(fail_if_too_long), tmp_path / "answers.jsonl", lambda: False)
 
 
@@ -95,7 +98,7 @@ WITHOUT_LIMIT = ("scripted",)  # no prompt is too long for it
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path) -> Iterator[Generator]:
+def engine(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path) -> Iterator[Writer]:
     """Each engine in turn."""
     with ENGINES[request.param](tmp_path, tiny_model) as opened:
         yield opened
@@ -104,7 +107,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path) -> 
 # --- what they keep to ----------------------------------------------------------------------------------------
 
 
-def check_one_completion_each(engine: Generator) -> None:
+def check_one_completion_each(engine: Writer) -> None:
     """Every request is answered once, within its limit of tokens, and the same again; nothing is asked for nothing."""
     requests = [ask(i) for i in range(12)]
     first = list(engine.generate(requests))
@@ -116,7 +119,7 @@ def check_one_completion_each(engine: Generator) -> None:
     assert list(engine.generate([])) == []
 
 
-def check_bounded_pull(engine: Generator) -> None:
+def check_bounded_pull(engine: Writer) -> None:
     """Few requests are taken before a completion is given, and none once the caller leaves."""
     pulled = 0
 
@@ -134,7 +137,7 @@ def check_bounded_pull(engine: Generator) -> None:
     assert pulled == before
 
 
-def check_failed_calls(engine: Generator, fails: bool = True) -> None:
+def check_failed_calls(engine: Writer, fails: bool = True) -> None:
     """What cannot be answered is a completion that says why; what was asked beside it is answered."""
     good, bad = [ask(i) for i in range(400, 404)], ask(500, TOO_LONG)
     done = {c.request: c for c in engine.generate([good[0], bad, *good[1:]])}
@@ -144,15 +147,15 @@ def check_failed_calls(engine: Generator, fails: bool = True) -> None:
     assert not (fails and done[bad.key].text)
 
 
-def test_every_request_has_one_completion(engine: Generator) -> None:
+def test_every_request_has_one_completion(engine: Writer) -> None:
     check_one_completion_each(engine)
 
 
-def test_few_requests_are_pulled_ahead(engine: Generator) -> None:
+def test_few_requests_are_pulled_ahead(engine: Writer) -> None:
     check_bounded_pull(engine)
 
 
-def test_a_call_that_fails_is_a_completion(engine: Generator, request: pytest.FixtureRequest) -> None:
+def test_a_call_that_fails_is_a_completion(engine: Writer, request: pytest.FixtureRequest) -> None:
     check_failed_calls(engine, fails=request.node.callspec.params["engine"] not in WITHOUT_LIMIT)
 
 
@@ -160,7 +163,7 @@ def test_a_call_that_fails_is_a_completion(engine: Generator, request: pytest.Fi
 def test_what_keeps_completions_asks_a_failed_call_again(tmp_path: Path, kept_by: str) -> None:
     inner = FakeStudent(lambda request: "a blue one" if len(inner.requests) > 1 else "ERROR: for now")
     cache = CallCache(tmp_path / "calls.sqlite")
-    engines: dict[str, Generator] = {
+    engines: dict[str, Writer] = {
         "call cache": Cached(cache, inner),
         "student's answers": Remembered(lambda: inner, tmp_path / "answers.jsonl", lambda: False),
     }

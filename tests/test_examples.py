@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.augment.current import rows_of_data
 from harness.augment.plan import plan_rows
-from harness.augment.rows import Lost, own_rows, rows_of_data, seed_rows
+from harness.augment.rows import Lost
 from harness.config.load import load_run
 from harness.data.examples import Shape, read_examples
 from harness.errors import UsageError
@@ -20,6 +21,7 @@ from harness.filters.base import part_of
 from harness.models.chat_template import load_chat, tokenize_row
 from harness.records import Completion, Example, Message, Row
 from tests.process import succeed
+from tests.project import rows_given, rows_of_seeds
 
 ROOT = Path(__file__).parent.parent
 TALK = [
@@ -152,7 +154,7 @@ def test_a_task_of_every_shape_goes_from_seeds_to_a_report(tmp_path: Path, name:
 
 def test_a_conversation_is_learned_at_its_last_or_at_all_answers(tmp_path: Path, tiny_model: Path) -> None:
     run = load_run(project(tmp_path, "dialogue", tiny_model))
-    row = seed_rows(run)[0]
+    row = rows_of_seeds(run)[0]
     assert [m.role for m in row.messages] == ["system", "user", "assistant", "user", "assistant"]
     chat = load_chat("tiny", tiny_model)
     learned = tokenize_row(chat, row)
@@ -186,15 +188,16 @@ def test_an_untuned_model_sees_every_field_and_the_turns_before(tmp_path: Path, 
 
 def test_an_answer_keeps_its_lines(tmp_path: Path, tiny_model: Path) -> None:
     plan = plan_rows(load_run(project(tmp_path, "edit", tiny_model)), "t")
-    (request, *_) = plan.requests(plan.first_round())
+    chain = plan.begin(("", 0))
+    (request,) = plan.requests(chain)
     written = {"instruction": "List.", "input": "", "answer": "- a  \r\n- b\n\n- c"}
     completion = Completion(request=request.key, text=json.dumps(written), finish_reason="stop")
-    row = plan.row(request, completion)
+    row = plan.take(chain, [request], [completion])
     assert isinstance(row, Row)
     assert row.answer == "- a\n- b\n\n- c"
     written = {"instruction": "", "input": "x", "answer": "y"}
     completion = Completion(request=request.key, text=json.dumps(written), finish_reason="stop")
-    lost = plan.row(request, completion)
+    lost = plan.take(chain, [request], [completion])
     assert isinstance(lost, Lost)
     assert "'instruction' in its JSON is empty" in lost.reason
 
@@ -215,5 +218,5 @@ def test_fields_and_filters_must_fit_the_task(tmp_path: Path, tiny_model: Path) 
 def test_own_rows_say_what_they_were_read_as(tmp_path: Path, tiny_model: Path) -> None:
     path = project(tmp_path, "edit", tiny_model)
     settings = ["augment.templates=[]", "augment.rows_file=prompts/edit/seeds.jsonl", "train.sizes=[0, 8]"]
-    rows = own_rows(load_run(path, settings))
+    rows = rows_given(load_run(path, settings))
     assert {row.provenance.format for row in rows} == {"instruction, input, output (Alpaca)"}

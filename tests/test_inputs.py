@@ -12,8 +12,8 @@ import pytest
 import yaml
 from pydantic import Field
 
-from harness.augment.rows import rows_of_data
-from harness.augment.stage import augment, finished_rows
+from harness.augment.current import finished_rows, rows_of_data
+from harness.augment.stage import augment
 from harness.check.bless import bless
 from harness.check.stage import check
 from harness.config.inputs import guarded_suites, identity, named_files, rows_source

@@ -363,7 +363,7 @@ def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
     train(run, Quiet(), Stop())
 
     class Failing(TransformersEngine):
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
             for completion in super().generate(requests):
                 yield completion.model_copy(update={"finish_reason": "error", "error": "the engine broke"})
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.augment.rows import own_rows, rows_of_data, seed_rows
+from harness.augment.current import rows_of_data
 from harness.config.load import load_run
 from harness.errors import UsageError
 from harness.eval.prompting import shots_from
 from tests.process import harness, succeed
+from tests.project import rows_given, rows_of_seeds
 
 ROOT = Path(__file__).parent.parent
 STUDENT = "smollm2-135m-instruct"
@@ -43,9 +44,9 @@ def test_the_readme_is_enough(tmp_path: Path) -> None:
     run = load_run(newcomer(tmp_path))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
     assert (run.seeds, run.file.teacher, run.file.train.data) == ((), None, ("filtered",))
-    assert len(own_rows(run)) == 120
-    assert seed_rows(run) == ()
-    row = own_rows(run)[0]
+    assert len(rows_given(run)) == 120
+    assert rows_of_seeds(run) == ()
+    row = rows_given(run)[0]
     assert [message.content for message in row.messages[1:]] == ["What is 0 and 1?", "It is 1."]
     assert run.task.system == row.messages[0].content
 
@@ -93,10 +94,10 @@ def test_columns_are_mapped_in_every_format(tmp_path: Path, ending: str) -> None
         write(pa.Table.from_pylist(rows), file)
     for named in ("text", "question"):
         mapped = f"augment.rows_file={{path: data/mine.{ending}, fields: {{{named}: Prompt, answer: Reply}}}}"
-        found = own_rows(load_run(path, [mapped]))
+        found = rows_given(load_run(path, [mapped]))
         assert [(row.text, row.answer) for row in found] == [(r["Prompt"], str(r["Reply"]).strip()) for r in rows]
     with pytest.raises(UsageError, match=rf"2?: text: .*\{{path: data/mine.{ending}, fields: \{{text: COLUMN\}}\}}"):
-        own_rows(load_run(path, [f"augment.rows_file=data/mine.{ending}"]))
+        rows_given(load_run(path, [f"augment.rows_file=data/mine.{ending}"]))
 
 
 def test_labels_need_no_template_either(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_labels_need_no_template_either(tmp_path: Path) -> None:
         text="x?",
         labels=run.task.labels,
         turns=[],
-        shots=[row.example.shown for row in own_rows(run)[:1]],
+        shots=[row.example.shown for row in rows_given(run)[:1]],
         system="Sort.",
     )
     assert shown == (
@@ -166,7 +167,7 @@ def test_all_broken_lines_are_named_and_the_same_mistake_once(tmp_path: Path) ->
         lines[place] = json.dumps({"question": f"q{place}", "answer": [place], f"more{place}": 1})
     (tmp_path / "data/pairs.jsonl").write_text("\n".join(lines))
     with pytest.raises(UsageError) as caught:
-        own_rows(run)
+        rows_given(run)
     said = str(caught.value).splitlines()
     assert [re.search(r"jsonl:(\d+): (\w+)", line)[0] for line in said[:3]] == [  # type: ignore[index]
         "jsonl:4: answer", "jsonl:8: not", "jsonl:21: answer",

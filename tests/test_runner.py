@@ -166,7 +166,7 @@ class Counting(TransformersEngine):
 class Breaking(Counting):
     """Breaks when it is to write."""
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         raise MachineError("the engine broke")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.augment.ask import Asker
+from harness.augment.chain import Chain, Place
 from harness.augment.rows import Judged, Lost
 from harness.augment.scheduler import FRUITLESS, Scheduler
 from harness.core.terminal import Stop
@@ -22,9 +24,9 @@ from harness.records import Completion, Origin, Request, Row, Sampling, Verdict
 from tests.project import row
 
 
-def wanted(i: int, purpose: str = "generate") -> Request:
+def wanted(i: int, purpose: str = "generate", words: str = "") -> Request:
     origin = Origin.model_validate({"purpose": purpose})
-    return Request(model="t@1", prompt=f"{purpose} {i}", sampling=Sampling(), origin=origin)
+    return Request(model="t@1", prompt=f"{words or purpose} {i}", sampling=Sampling(), origin=origin)
 
 
 class Slow:
@@ -34,12 +36,14 @@ class Slow:
         self.room, self.draw = room, random.Random(random_seed)
         self.in_flight: list[int] = []
         self.order: list[str] = []
+        self.begun = 0  # answers there were when the last row was begun
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         source, flying = iter(requests), list[Request]()
         while True:
             while len(flying) < self.room and (request := next(source, None)):
                 flying.append(request)
+                self.begun = len(self.order) if request.prompt.startswith("generate") else self.begun
             if not flying:
                 return
             self.in_flight.append(len(flying))
@@ -85,9 +89,33 @@ def read(request: Request, completion: Completion) -> Row | Lost:
     return row(completion.text)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Makes rows in steps. The completion of one stands in the prompt of the next."""
+
+    count: int = 1
+
+    def begin(self, place: Place) -> Chain:
+        return Chain(place, (), {}, None)
+
+    def requests(self, chain: Chain) -> tuple[Request, ...]:
+        step, i = len(chain.values), chain.place[1]
+        return (wanted(i, words=f"step {step} of {chain.values[str(step - 1)]} as") if step else wanted(i),)
+
+    def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
+        (request,), (completion,) = requests, answers
+        if completion.error or len(chain.values) + 1 == self.count:
+            return read(request, completion)
+        return replace(chain, values={**chain.values, str(len(chain.values)): completion.text})
+
+
+def places(count: int) -> Iterator[Place]:
+    return iter([("", i) for i in range(count)])
+
+
 def scheduler(folder: Path, engine: Slow, rules: Sequence[Rule], stop: Stop | None = None) -> Scheduler:
     ask = Asker(CallCache(folder / "calls.sqlite"), lambda: engine, stop or Stop())
-    return Scheduler(rules, read, ask)
+    return Scheduler(rules, ask)
 
 
 def no_tick() -> None:
@@ -106,7 +134,7 @@ def test_the_order_of_arrival_changes_no_row_and_no_verdict(
 ) -> None:
     watched = Watched()
     made = scheduler(tmp_path_factory.mktemp("s"), Slow(room, random_seed), watched.rules())
-    made.write(iter([wanted(i) for i in range(count)]), no_tick)
+    made.write(places(count), Steps(), no_tick)
     judged, lost = outcome(made)
     numbers = [i for i in range(count) if i % 10 != 7]
     assert [line.row.text for line in judged] == [f"text of generate {i}" for i in numbers]
@@ -120,7 +148,7 @@ def test_each_row_is_judged_once_however_many_rounds_there_are(tmp_path: Path) -
     watched, engine = Watched(), Slow(16)
     made = scheduler(tmp_path, engine, watched.rules())
     for total in (50, 80, 200):
-        made.write(iter([wanted(i) for i in range(total)]), no_tick)
+        made.write(places(total), Steps(), no_tick)
     judged, _ = outcome(made)
     assert len(judged) == 180
     assert set(watched.alone.values()) == set(watched.asked.values()) == {1}
@@ -131,10 +159,9 @@ def test_each_row_is_judged_once_however_many_rounds_there_are(tmp_path: Path) -
 def test_the_engine_is_full_until_the_last_row_is_being_written(tmp_path: Path) -> None:
     engine = Slow(32)
     made = scheduler(tmp_path, engine, Watched().rules())
-    made.write(iter([wanted(i) for i in range(600)]), no_tick)
+    made.write(places(600), Steps(), no_tick)
     outcome(made)
-    last = max(i for i, prompt in enumerate(engine.order) if prompt.startswith("generate"))
-    assert min(engine.in_flight[: last - 32]) == 32
+    assert min(engine.in_flight[: engine.begun]) == 32
     assert sum(engine.in_flight) / len(engine.in_flight) > 29
     first_judged = min(i for i, prompt in enumerate(engine.order) if prompt.startswith("judge"))
     assert first_judged < 150, "a row is judged while others are written"
@@ -143,7 +170,7 @@ def test_the_engine_is_full_until_the_last_row_is_being_written(tmp_path: Path) 
 def test_nothing_more_is_asked_where_nothing_at_all_is_kept(tmp_path: Path) -> None:
     engine = Slow(8)
     made = scheduler(tmp_path, engine, Watched().rules(keep=False))
-    made.write((wanted(i) for i in range(10**9)), no_tick)
+    made.write((("", i) for i in range(10**9)), Steps(), no_tick)
     judged, lost = outcome(made)
     assert made.fruitless
     assert len(judged) + len(lost) == len(made.order) == FRUITLESS
@@ -157,7 +184,7 @@ def test_whether_more_is_asked_does_not_depend_on_the_order_of_arrival(tmp_path:
         return [Verdict(row=r.id, filter="late", keep=int(r.text.split()[-1]) >= FRUITLESS) for r in rows]
 
     made = scheduler(tmp_path, Slow(room, room), [Rule(late)])
-    made.write(iter([wanted(i) for i in range(600)]), no_tick)
+    made.write(places(600), Steps(), no_tick)
     judged, lost = outcome(made)
     assert (made.fruitless, len(judged) + len(lost), sum(line.kept for line in judged)) == (True, FRUITLESS, 0)
 
@@ -172,17 +199,38 @@ def test_own_rows_of_which_none_is_kept_are_all_judged_in_parts(tmp_path: Path) 
 
 
 def test_two_labels_asked_for_in_the_same_words_are_asked_once_and_give_a_row_each(tmp_path: Path) -> None:
-    def labelled(label: str, j: int) -> Request:
-        origin = Origin(purpose="generate", label=label)
-        return Request(model="t@1", prompt="write one", sampling=Sampling(), sample_index=j, origin=origin)
+    class Labelled(Steps):
+        def requests(self, chain: Chain) -> tuple[Request, ...]:
+            label, j = chain.place
+            origin = Origin(purpose="generate", label=label)
+            request = Request(model="t@1", prompt="write one", sampling=Sampling(), sample_index=j, origin=origin)
+            return (request,)
+
+        def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Row:
+            return row(answers[0].text, chain.place[0])
 
     engine = Slow(2)
     made = scheduler(tmp_path, engine, [])
-    made.read = lambda request, completion: row(completion.text, request.origin.label)
-    made.write(iter([labelled(label, j) for j in range(2) for label in ("a", "b")]), no_tick)
+    made.write(iter([(label, j) for j in range(2) for label in ("a", "b")]), Labelled(), no_tick)
     judged, _ = outcome(made)
     assert [line.row.answer for line in judged] == ["a", "b", "a", "b"]
     assert len(engine.order) == 2
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.integers(1, 24), st.integers(2, 4), st.integers(0, 10**6))
+def test_steps_of_many_rows_overlap_and_the_order_of_arrival_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, count: int, room: int, steps: int, random_seed: int
+) -> None:
+    engine = Slow(room, random_seed)
+    made = scheduler(tmp_path_factory.mktemp("s"), engine, Watched().rules())
+    made.write(places(count), Steps(steps), no_tick)
+    judged, lost = outcome(made)
+    assert [int(line.row.text.split()[-1]) for line in judged] == [i for i in range(count) if i % 10 != 7]
+    assert len(engine.order) == count * steps + len(judged) == len(set(engine.order))
+    assert len(lost) == sum(i % 10 == 7 for i in range(count))
+    full = [n for n in engine.in_flight if n == min(room, count)]
+    assert len(full) >= len(engine.in_flight) - (steps + 1) * room, "the engine idles at the very end alone"
 
 
 def test_rows_that_are_there_already_are_judged_and_equal_questions_are_asked_once(tmp_path: Path) -> None:
@@ -203,7 +251,7 @@ def test_a_row_whose_question_was_stopped_has_a_verdict_and_says_so(tmp_path: Pa
         if len(engine.order) == 21:
             stop.request()
 
-    made.write(iter([wanted(i) for i in range(100)]), tick)
+    made.write(places(100), Steps(), tick)
     judged, _ = outcome(made)
     assert made.ask.cut_short
     assert all(len(line.verdicts) == 3 for line in judged)
@@ -214,11 +262,11 @@ def test_a_row_whose_question_was_stopped_has_a_verdict_and_says_so(tmp_path: Pa
 
 def test_a_teacher_that_only_fails_ends_the_work(tmp_path: Path) -> None:
     class Broken(Slow):
-        def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            for request in requests:
+        def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+            for request in filter(None, requests):
                 yield Completion(request=request.key, finish_reason="error", error="no such model")
 
     made = scheduler(tmp_path, Broken(4), Watched().rules())
     with pytest.raises(MachineError, match="no such model"):
-        made.write(iter([wanted(i) for i in range(10)]), no_tick)
+        made.write(places(10), Steps(), no_tick)
     made.ask.cache.close()

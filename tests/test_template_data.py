@@ -88,7 +88,8 @@ def _teacher(run: Run) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
         path.write_text(source)
         try:
-            return next(plan_rows(run, "teacher@1").requests({"parcel": 1})).prompt
+            plan = plan_rows(run, "teacher@1")
+            return plan.requests(plan.begin(("parcel", 0)))[0].prompt
         finally:
             path.write_text(before)
 

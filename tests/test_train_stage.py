@@ -16,7 +16,8 @@ import pytest
 from harness.augment.rows import Judged, make_row
 from harness.commands.dry_run import describe_training
 from harness.config.inputs import rows_source
-from harness.config.run import Augment, Eval, Lora, Run, RunFile, TemplateUse, Train
+from harness.config.run import Augment, Eval, Lora, Run, RunFile, Train
+from harness.config.steps import Step
 from harness.config.task import TaskFile
 from harness.config.teacher import ScriptedTeacher
 from harness.core.json_file import read_json
@@ -46,7 +47,7 @@ def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> R
     } | changes  # fmt: skip
     (root / "prompts").mkdir(parents=True, exist_ok=True)
     (root / "prompts" / "ask.j2").write_text("Message: {{ text }}\nTopic:")
-    use = TemplateUse(path="prompts/ask.j2", sampling=Sampling())
+    use = Step(path="prompts/ask.j2", sampling=Sampling())
     file = RunFile(
         task="prompts/task.yaml",
         teacher=ScriptedTeacher(model="none", engine="scripted", script="none"),

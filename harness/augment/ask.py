@@ -26,14 +26,15 @@ class Asker:
     seconds: float = 0.0  # spent on calls that were paid for now
     cut_short: bool = False  # whether the stop left something unasked
 
-    def __call__(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def __call__(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield completions as they come. A stop ends it early.
 
-        Requests are taken as the engine wants them, so they may depend on the completions before. Those that were
-        answered earlier in this command are left out. Raises MachineError when every call fails.
+        Requests are taken as the engine wants them, so they may depend on the completions before. None says that
+        nothing can be asked before another answer. Those that were answered earlier in this command are left out.
+        Raises MachineError when every call fails.
         """
         started, paid_before = time.monotonic(), self.paid
-        unanswered = (request for request in requests if request.key not in self.answers)
+        unanswered = (request for request in requests if request is None or request.key not in self.answers)
         for completion, paid in cached(unanswered, self.cache, self.engine, self.stop):
             self.answers[completion.request] = completion
             self.paid += paid

@@ -23,6 +23,12 @@ class Funnel(Record):
     failed: int = 0  # the engine reported an error
     no_answer: int = 0  # answered without a text: refused, empty, only thinking
     unparsed: int = 0  # returned, but not in the form asked for
+    not_picked: int = 0  # a step's way to pick took none of its completions
+    filtered: dict[
+        str, int
+    ] = {}  # "step: filter" -> rows that a filter of a step dropped, so that no later step was asked
+    ended_at: dict[str, int] = {}  # step -> rows in the making that failed, or gave nothing that could be used, there
+    calls_saved: int = 0  # that rows dropped by filters of steps would have cost at least
     dropped: dict[str, int] = {}  # filter -> rows it was the first to drop
     would_drop: dict[str, int] = {}  # filter -> rows it drops whatever the others say
     kept: int
@@ -37,7 +43,8 @@ class Funnel(Record):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        out = self.pending + self.failed + self.no_answer + self.unparsed + sum(self.dropped.values()) + self.kept
+        lost = self.failed + self.no_answer + self.unparsed + self.not_picked + sum(self.filtered.values())
+        out = self.pending + lost + sum(self.dropped.values()) + self.kept
         if out != self.requested:
             raise ValueError(f"the funnel does not add up: {self.requested} requested, {out} accounted for")
         if sum(self.kept_by_label.values()) != self.kept:
@@ -53,6 +60,8 @@ class Funnel(Record):
             ("failed", self.failed),
             ("no answer", self.no_answer),
             ("unparsed", self.unparsed),
+            ("not picked", self.not_picked),
+            *self.filtered.items(),
         ]
         for name, out in [s for s in steps if s[1]] + list(self.dropped.items()):
             remaining -= out
@@ -64,6 +73,10 @@ class Funnel(Record):
         lines = [aligned(rows, right=(1,), indent="  ")]
         if self.kept_by_label.keys() != {""}:  # answers are free
             lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
+        if self.ended_at:
+            lines.append("  without a row, by step: " + ", ".join(f"{name} {n}" for name, n in self.ended_at.items()))
+        if self.calls_saved:
+            lines.append(f"  filters of steps saved {self.calls_saved} calls that later steps would have made")
         lines += [f"  {note}" for note in self.notes]
         tokens = self.prompt_tokens + self.completion_tokens
         if self.kept and tokens:

@@ -1,43 +1,33 @@
-"""From a teacher's completions to rows: what it wrote is read, cleaned and made into training examples."""
+"""What a teacher wrote, read and cleaned: a value for later steps, or an example."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.augment.rows import Lost, Step, make_row
+from harness.augment.rows import Lost, LostAt
+from harness.config.steps import Step
 from harness.config.task import TaskFile
 from harness.core.completions import NO_JSON, find_json, without_thinking
-from harness.core.templates import Template
 from harness.core.text import writable
 from harness.data.examples import conversation
 from harness.errors import UsageError
-from harness.records import Completion, Example, Provenance, Request, Row
+from harness.metrics.json_answers import schema_mismatch
+from harness.records import Completion, Example, Request
 
 Output = Literal["text", "json", "messages"]  # the form that a template asks the teacher for
 
 
-def row_of(request: Request, completion: Completion, output: Output, task: TaskFile, student: Template) -> Row | Lost:
-    """The row that a completion gives, or why it gives none. `student`: the template of a student's prompt."""
-    if completion.error or completion.no_answer:
-        step: Step = "failed" if completion.error else "no answer"
-        return _lost(step, completion.error or completion.no_answer, request, completion)
-    example = _read(completion, output, request.origin.label, task)
-    if isinstance(example, str):
-        return _lost("unparsed", example, request, completion)
-    provenance = Provenance(
-        source="teacher",
-        request=request.key,
-        template=request.origin.template,
-        template_digest=request.template_digest,
-        teacher=request.model,
-        seeds=request.origin.seeds,
-        finish_reason=completion.finish_reason,
-        completion_tokens=completion.completion_tokens,
-    )
-    return make_row(task, student, example, provenance)
+@dataclass(frozen=True)
+class Reading:
+    """What a completion says, or why it is not in the form asked for."""
+
+    value: Any = None
+    problem: str = ""
 
 
-def _lost(step: Step, reason: str, request: Request, completion: Completion) -> Lost:
+def lost_request(step: LostAt, reason: str, request: Request, completion: Completion) -> Lost:
+    """A request that gave no row."""
     return Lost(
         lost=step,
         reason=reason,
@@ -45,7 +35,26 @@ def _lost(step: Step, reason: str, request: Request, completion: Completion) -> 
         request=request.key,
         template=request.origin.template,
         label=request.origin.label,
+        step=request.origin.step,
     )
+
+
+def step_value(completion: Completion, step: Step) -> Reading:
+    """What a step wrote for later ones: a text with its line breaks, one of its choices, or an object by its schema."""
+    if step.output == "text":
+        text = _value(completion.text)
+        if step.sampling.choices and text not in (choice.strip() for choice in step.sampling.choices):
+            return Reading(problem=f"it is none of the choices: {', '.join(step.sampling.choices)}")
+        return Reading(text) if text else Reading(problem="it has no words")
+    cut = " (it was cut at sampling.max_tokens)" if completion.finish_reason == "length" else ""
+    value = find_json(completion.text)
+    if value is NO_JSON:
+        return Reading(problem=f"there is no JSON in it{cut}")
+    if not isinstance(value, dict):
+        return Reading(problem=f"the JSON in it is no object{cut}")
+    if mismatch := schema_mismatch(step.sampling.json_schema or {}, value):
+        return Reading(problem=f"its JSON is not of the schema: {mismatch}{cut}")
+    return Reading({key: _value(part) if isinstance(part, str) else part for key, part in value.items()})
 
 
 def answer_name(task: TaskFile) -> str:
@@ -53,8 +62,13 @@ def answer_name(task: TaskFile) -> str:
     return "label" if task.fields == ("text",) else "answer"
 
 
-def _read(completion: Completion, output: str, label: str, task: TaskFile) -> Example | str:
-    """The example in a completion, or why it is not in the form asked for."""
+def row_example(completion: Completion, output: Output, label: str, task: TaskFile) -> Reading:
+    """The example that a completion holds, or why it is not in the form asked for."""
+    read = _example(completion, output, label, task)
+    return Reading(problem=read) if isinstance(read, str) else Reading(read)
+
+
+def _example(completion: Completion, output: Output, label: str, task: TaskFile) -> Example | str:
     if output == "text":
         text = _one_line(completion.text).strip("\"' ")
         return Example(fields={task.fields[0]: text}, answer=label, label=label) if text else "it has no words"

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil
 
-from harness.augment.parse import answer_name, row_of
+from harness.augment.chain import Chain, Place, PlannedStep, go_on, pick_one, read_step, row_of
+from harness.augment.parse import answer_name
 from harness.augment.rows import Lost, own_rows
-from harness.config.run import Augment, Run, TemplateUse
+from harness.config.attributes import computed, draw_attributes
+from harness.config.run import Augment, Run
+from harness.config.steps import Step
 from harness.config.task import TaskFile
 from harness.core import templates
 from harness.core.record import digest
 from harness.core.templates import Template
+from harness.data.documents import Piece, read_documents
+from harness.filters import Context
 from harness.records import Completion, Example, Message, Origin, Request, Row
 
 HOPELESS = 64  # requests without a single row after which no further round is asked
+ASKED_AGAIN = 10_000_000  # between the sample indices of two completions that are asked for in the same words
 
 TURN = {
     "type": "object",
@@ -33,40 +40,53 @@ CONVERSATION = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's own rows, or the requests that make its rows, in the order that decides everything after."""
+    """A run's own rows, or the chains of requests that make its rows, in the order that decides everything after."""
 
     teacher: str  # name@revision
     random_seed: int
     task: TaskFile
     settings: Augment
     seeds: tuple[Example, ...]
-    templates: tuple[tuple[TemplateUse, Template], ...]
+    chains: tuple[tuple[PlannedStep, ...], ...]  # taken in turn; each makes a row in one call or in several
+    computed: dict[str, Template]  # of attributes
+    documents: tuple[Piece, ...]
     student: Template  # of a student's prompt
     own: tuple[Row, ...]  # where there are any, no teacher writes
+    pool: tuple[Row, ...] = ()  # rows kept so far, where later rows may be shown them
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels that rows are asked for in turn. A task without labels has one, the empty name."""
         return tuple(self.task.labels) or ("",)
 
-    def requests(self, count: dict[str, int]) -> Iterator[Request]:
-        """The teacher's requests for `count` rows of each label.
+    def places(self, count: dict[str, int]) -> Iterator[Place]:
+        """The rows to be made when `count` of each label are: a label, and a number from 0 on.
 
-        The j-th request of a label depends on nothing but the run file, the label and j: asking for more
-        later leaves the earlier ones as they were. Each is made when the engine wants it.
+        The j-th row of a label depends on nothing but the run file, the label, j and the pool: asking for more
+        later leaves the earlier ones as they were.
         """
         for j in range(max(count.values())):
             for label in self.labels:
                 if j < count.get(label, 0):
-                    yield self._request(*self.templates[j % len(self.templates)], label, j)
+                    yield label, j
+
+    @property
+    def calls_per_row(self) -> int:
+        """Calls of the longest chain, without what a judge is asked of a row."""
+        steps = [[planned.step for planned in chain] for chain in self.chains]
+        return max((sum(step.samples * (1 + asks_judge(step)) for step in chain) for chain in steps), default=0)
 
     def first_round(self) -> dict[str, int]:
-        """Requests per label of the first round: `requests_per_row` for every row of `rows`."""
-        each = ceil(self.settings.rows * self.settings.requests_per_row / len(self.labels))
+        """Rows per label that the first round begins: `requests_per_row` for every row of `rows`.
+
+        With a pool a round is as long as the pool stands still.
+        """
+        wanted = ceil(self.settings.rows * self.settings.requests_per_row)
+        each = ceil(min(wanted, self.settings.pool_every or wanted) / len(self.labels))
         return dict.fromkeys(self.labels, each)
 
     def next_round(self, requested: dict[str, int], rows: Counter[str]) -> dict[str, int] | None:
-        """Requests per label, those made before among them, or None when nothing more is to be asked.
+        """Rows per label that are begun, those before among them, or None when nothing more is to be asked.
 
         `rows` counts the kept rows of each label. What is missing is asked for at each label's own keep rate.
         """
@@ -74,6 +94,7 @@ class Plan:
         hopeless = not rows.total() and sum(requested.values()) >= HOPELESS
         if rows.total() >= self.settings.rows or room <= 0 or hopeless:
             return None
+        room = min(room, self.settings.pool_every or room)
         target = ceil(self.settings.rows / len(requested))
         more: dict[str, int] = {}
         for label, n in requested.items():
@@ -83,48 +104,139 @@ class Plan:
             room -= more[label]
         return {label: n + more[label] for label, n in requested.items()}
 
-    def row(self, request: Request, completion: Completion) -> Row | Lost:
-        """The row that a completion gives, or why it gives none."""
-        output = next(use.output for use, _ in self.templates if use.path == request.origin.template)
-        return row_of(request, completion, output, self.task, self.student)
+    def with_pool(self, rows: tuple[Row, ...]) -> Plan:
+        """The same plan for the next round, whose rows may be shown these."""
+        return replace(self, pool=rows) if self.settings.pool_every else self
 
-    def _request(self, use: TemplateUse, template: Template, label: str, j: int) -> Request:
+    def prepared(self, context: Context) -> Plan:
+        """The same plan with the filters and the ways to pick of its steps made ready."""
+        chains = tuple(tuple(planned.prepared(context) for planned in steps) for steps in self.chains)
+        return replace(self, chains=chains)
+
+    def begin(self, place: Place) -> Chain:
+        """A row in the making, of which nothing is written yet."""
+        label, j = place
+        draw = random.Random(digest("attributes", self.random_seed, label, j))
+        document = None
+        if self.documents:  # all of them in turn, in an order of the run's own
+            turn, at = divmod(j * len(self.labels) + self.labels.index(label), len(self.documents))
+            document = self.documents[_order(self.random_seed, turn, len(self.documents))[at]]
+        attributes = draw_attributes(self.settings.attributes, self.computed, draw)
+        return Chain(place, self.chains[j % len(self.chains)], attributes, document)
+
+    def requests(self, chain: Chain) -> tuple[Request, ...]:
+        """What is asked next: the completions of a step, or what its way to pick asks about them."""
+        planned = chain.step
+        variables = self._variables(chain)
+        if chain.candidates:
+            return planned.picker.requests(chain.texts, variables) if planned.picker else ()
+        shots = self._shots(planned.step, *chain.place)
+        text = planned.template.render(**variables, shots=[shot.shown for shot in shots])
+        first = self._request(chain, text, shots)
+        step = planned.step
+        return tuple(
+            first.model_copy(update={"sample_index": first.sample_index + ASKED_AGAIN * (chain.attempt + 16 * sample)})
+            for sample in range(step.samples)
+        )
+
+    def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
+        """The chain after the answers to what it asked: further on its way, at its end as a row, or lost."""
+        if not chain.candidates:
+            read = read_step(chain, requests, answers, self.task, self.settings.row)
+            if isinstance(read, Lost):
+                return chain.again(read)
+            chain, answers = read, ()
+            if self.requests(chain):  # its way to pick asks a judge
+                return chain
+        candidate = pick_one(chain, self._variables(chain), answers)
+        if isinstance(candidate, Lost):
+            return chain.again(candidate)
+        written = go_on(chain, candidate)
+        if isinstance(written, Lost) or not written.complete:
+            return written
+        return row_of(written, candidate, self.task, self.student, self.settings.row)
+
+    def _variables(self, chain: Chain) -> dict[str, object]:
+        label, j = chain.place
+        document = {"document": chain.document.shown} if chain.document else {}
+        return {
+            "label": label,
+            "description": self.task.labels.get(label, ""),
+            "labels": self.task.labels,
+            "index": j,
+            **chain.attributes,
+            **document,
+            **chain.values,
+        }
+
+    def _shots(self, step: Step, label: str, j: int) -> list[Example]:
         draw = random.Random(digest("shots", self.random_seed, label, j))
         eligible = [seed for seed in self.seeds if seed.answer == label or self.task.free]
-        shots: list[Example] = draw.sample(eligible, min(use.shots, len(eligible)))
-        text = template.render(
-            label=label,
-            description=self.task.labels.get(label, ""),
-            labels=self.task.labels,
-            shots=[shot.shown for shot in shots],
-            index=j,
-        )
-        sampling = use.sampling
-        if use.output != "text":
-            schema = _row_schema(self.task) if use.output == "json" else CONVERSATION
+        shots: list[Example] = draw.sample(eligible, min(step.shots, len(eligible)))
+        if step.pool_shots and self.pool:
+            pool = [row.example for row in self.pool if row.answer == label or self.task.free]
+            shots += draw.sample(pool, min(step.pool_shots, len(pool)))
+        return shots
+
+    def _request(self, chain: Chain, text: str, shots: list[Example]) -> Request:
+        """The first of the equal requests of a step."""
+        step, template = chain.step.step, chain.step.template
+        label, j = chain.place
+        sampling = step.sampling
+        if step.output != "text" and sampling.json_schema is None:
+            schema = _row_schema(self.task) if step.output == "json" else CONVERSATION
             sampling = sampling.model_copy(update={"json_schema": schema})
         return Request(
             model=self.teacher,
-            prompt=text if use.form == "completion" else "",
-            messages=(Message(role="user", content=text),) if use.form == "chat" else (),
+            prompt=text if step.form == "completion" else "",
+            messages=(Message(role="user", content=text),) if step.form == "chat" else (),
             sampling=sampling,
             template_digest=template.digest,
             sample_index=j,
-            origin=Origin(purpose="generate", template=use.path, label=label, seeds=tuple(seed.id for seed in shots)),
+            origin=Origin(
+                purpose="generate",
+                template=step.path,
+                label=label,
+                step=step.name or "",
+                seeds=tuple(shot.id for shot in shots),
+            ),
         )
+
+
+def asks_judge(step: Step) -> bool:
+    """Whether the step's way to pick asks the teacher about each completion."""
+    return step.pick is not None and step.pick.needs.teacher
+
+
+@cache
+def _order(random_seed: int, turn: int, count: int) -> list[int]:
+    """The order in which documents are taken the `turn`-th time."""
+    return random.Random(digest("documents", random_seed, turn)).sample(range(count), count)
+
+
+def planned_chains(run: Run) -> tuple[tuple[PlannedStep, ...], ...]:
+    """The chains of a run: its steps as one, or each of its templates as one of a single step."""
+    augment = run.file.augment
+    alternatives = (augment.steps,) if augment.steps else tuple((template,) for template in augment.templates)
+    return tuple(
+        tuple(PlannedStep(step, templates.load(run.root / step.path)) for step in steps) for steps in alternatives
+    )
 
 
 def plan_rows(run: Run, teacher: str) -> Plan:
     """The plan of a run's rows. Raises UsageError naming every line of a user's own rows that is wrong."""
+    augment, place = run.file.augment, f"runs/{run.name}.yaml"
     return Plan(
         teacher,
         run.file.random_seed,
         run.task,
-        run.file.augment,
+        augment,
         run.seeds,
-        tuple((use, templates.load(run.root / use.path)) for use in run.file.augment.templates),
+        planned_chains(run),
+        computed(augment.attributes, f"{place}: augment"),
+        read_documents(augment.documents, run.root, f"{place}: augment.documents") if augment.documents else (),
         run.prompts.student,
-        own_rows(run),
+        own_rows(run.task, run.prompts.student, augment.rows_file, run.root, place),
     )
 
 

@@ -1,18 +1,16 @@
-"""From texts to rows: the messages a student sees, seeds as rows, rows a user already has."""
+"""From examples to rows: the messages a student sees, seeds as rows, rows a user already has, rows judged and lost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from harness.config.inputs import rows_source, unguarded_suites
-from harness.config.run import Run
 from harness.config.task import TaskFile
-from harness.core.json_file import lines_of, parse_object, read_jsonl, record
+from harness.core.json_file import lines_of, parse_object, record
 from harness.core.record import Record
-from harness.core.store import read_manifest, remade_by, require_same
 from harness.core.templates import Template
-from harness.data.examples import path_of, read_examples
+from harness.data.examples import Examples, path_of, read_examples
 from harness.errors import UsageError
 from harness.records import Example, Message, Provenance, Row, Verdict
 
@@ -31,18 +29,22 @@ class Judged(Record):
         return all(verdict.keep for verdict in self.verdicts)
 
 
-Step = Literal["failed", "no answer", "unparsed"]
+# where a row in the making ended: the call failed, gave no text, or not in the form asked for; the way to pick took no
+# completion of a step, or a filter of the step dropped what was taken
+LostAt = Literal["failed", "no answer", "unparsed", "not picked", "filtered"]
 
 
 class Lost(Record):
     """A request that gave no row. Those that were answered are lines of rejected.jsonl too: what came, and why not."""
 
-    lost: Step
+    lost: LostAt
     reason: str
     text: str = ""  # what the teacher wrote; of one that only thought, the beginning
     request: str  # its key
     template: str = ""
     label: str = ""
+    step: str = ""  # of a chain
+    filter: str = ""  # of the step
 
 
 def read_rejected(path: Path) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
@@ -76,47 +78,20 @@ def make_row(task: TaskFile, template: Template, example: Example, provenance: P
     return Row(messages=messages, example=example, provenance=provenance, loss=task.loss)
 
 
-def seed_rows(run: Run) -> tuple[Row, ...]:
+def seed_rows(task: TaskFile, template: Template, seeds: Sequence[Example]) -> tuple[Row, ...]:
     """The seeds alone as training rows, in the order of their file."""
-    template = run.prompts.student
-    return tuple(make_row(run.task, template, seed, Provenance(source="seed", seeds=(seed.id,))) for seed in run.seeds)
+    return tuple(make_row(task, template, seed, Provenance(source="seed", seeds=(seed.id,))) for seed in seeds)
 
 
-def own_rows(run: Run) -> tuple[Row, ...]:
-    """Rows that a user has, or none where a teacher writes. Raises UsageError naming every line that is wrong."""
-    file = run.file.augment.rows_file
+def own_rows(task: TaskFile, template: Template, file: Examples | None, root: Path, place: str) -> tuple[Row, ...]:
+    """Rows that a user has, or none where a teacher writes (`file` is None). `place` is where a run file names them.
+
+    Raises UsageError naming every line that is wrong.
+    """
     if file is None:
         return ()
-    template = run.prompts.student
-    read = read_examples(file, run.root, run.task.shape, f"runs/{run.name}.yaml: augment.rows_file")
+    read = read_examples(file, root, task.shape, f"{place}: augment.rows_file")
     if not read.examples:
-        raise UsageError(f"{run.root / path_of(file)}: there are no rows in it")
+        raise UsageError(f"{root / path_of(file)}: there are no rows in it")
     provenance = Provenance(source="own", format=read.format)
-    return tuple(make_row(run.task, template, example, provenance) for example in read.examples)
-
-
-def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
-    """The rows a kind of data draws from, as augment stored them.
-
-    Raises UsageError where augment has not finished, a file that it wrote was edited, or anything that a person
-    wrote for it has changed since.
-    """
-    if data == "seeds_only":
-        return seed_rows(run)
-    folder, first = run.folder / "augment", f"augment first (make augment RUN={run.name})"
-    manifest = read_manifest(folder)
-    where = (folder / KEPT).relative_to(run.root)
-    if not (folder / KEPT).is_file() or manifest is None:
-        raise UsageError(f"{where} is not there, not finished, or its seal is damaged: {first}")
-    changed = [f"items of {name}" for name in unguarded_suites(run.file.augment.filters, run.suites, manifest.suites)]
-    if manifest.settings != rows_source(run):
-        changed.append("seeds, own rows, templates, filters, prompts or settings")
-    if changed:
-        raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
-    for name in (KEPT, DROPPED):
-        require_same(folder, name, manifest, f"make augment RUN={run.name}")
-    with remade_by(f"make augment RUN={run.name}"):
-        rows = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
-        if data == "filtered":
-            return rows
-        return rows + tuple(line.row for line in read_rejected(folder / DROPPED)[0])
+    return tuple(make_row(task, template, example, provenance) for example in read.examples)

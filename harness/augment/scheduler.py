@@ -1,9 +1,9 @@
 """Rows in the making: the teacher is kept busy while what it wrote is read and judged.
 
-One stream of requests goes to the engine: what the rules ask about the rows so far, and else the next row to be
-written. A rule that looks at one row alone judges each row once, in parts, as rows come. A rule that compares rows is
-given all of them when it is asked for the outcome. The outcome is a function of the completions in request order,
-whatever order they arrived in.
+One stream of requests goes to the engine: what the rules ask about the rows so far, the next steps of rows that are
+begun, and else the first step of another row. A rule that looks at one row alone judges each row once, in parts, as
+rows come. A rule that compares rows is given all of them when it is asked for the outcome. The outcome is a function
+of the completions in the order of places, whatever order they arrived in.
 """
 
 from __future__ import annotations
@@ -11,17 +11,43 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from harness.augment.ask import Asker
+from harness.augment.chain import Chain, Place
 from harness.augment.rows import Judged, Lost
 from harness.filters.base import Rule
 from harness.records import Completion, Request, Row, Verdict
 
-FRUITLESS = 256  # first requests of which not a single row is kept, after which no more rows are asked for
+FRUITLESS = 256  # first rows begun of which not a single one is kept, after which no more are begun
 PART = 16  # rows judged together, at least: a rule may start a process of its own for them
 
 
-Place = tuple[str, str]  # a request's key and label: two labels may be asked for in the same words
+class Maker(Protocol):
+    """Makes rows step by step. `augment.plan.Plan` is one."""
+
+    def begin(self, place: Place) -> Chain:
+        """A row in the making, of which nothing is written yet."""
+        ...
+
+    def requests(self, chain: Chain) -> tuple[Request, ...]:
+        """What is asked next: one request or more."""
+        ...
+
+    def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
+        """What becomes of the chain with the answers to those requests."""
+        ...
+
+
+@dataclass
+class Begun:
+    """A row in the making that waits for answers."""
+
+    place: Place
+    maker: Maker
+    chain: Chain
+    requests: tuple[Request, ...]
+    unanswered: int
 
 
 @dataclass
@@ -35,43 +61,40 @@ class Draft:
 
 
 class Scheduler:
-    """Hands out requests, reads what comes back, and has every row judged.
+    """Hands out requests, reads what comes back, and has every row judged."""
 
-    `read` makes a row of a completion, or says why there is none.
-    """
-
-    def __init__(self, rules: Sequence[Rule], read: Callable[[Request, Completion], Row | Lost], ask: Asker) -> None:
-        self.rules, self.read, self.ask = rules, read, ask
-        self.order: list[Place] = []  # of this round's requests, or of own rows; rows keep this order
+    def __init__(self, rules: Sequence[Rule], ask: Asker) -> None:
+        self.rules, self.ask = rules, ask
+        self.order: list[Place] = []  # of the rows begun, or of own rows; rows keep this order
         self.fruitless = False  # nothing is kept of so many that asking on would be a waste
         self.passing = 0  # rows that no rule on one row alone drops
+        self._known: set[Place] = set()
         self._drafts: dict[Place, Draft] = {}
         self._lost: dict[Place, Lost] = {}
-        self._written: dict[str, list[Request]] = {}  # what the teacher is writing, by request key
         self._questions: deque[Request] = deque()  # not handed out yet
-        self._waiting: dict[str, list[Draft]] = {}  # key of a question -> the rows that it is about
+        self._waiting: dict[str, list[Begun | Draft]] = {}  # key of a request -> what waits for its answer
         self._ready: list[Draft] = []  # rows without an open question that are not judged yet
         self._judged = 0
         self._looked = False  # whether it is known that something is kept, or that nothing is
 
     def judge(self, rows: Sequence[Row], tick: Callable[[], None]) -> None:
         """Have rows judged that are there already."""
-        self.order = [(str(i), "") for i in range(len(rows))]
+        self.order = [("", i) for i in range(len(rows))]
         self._looked = True
         for place, row in zip(self.order, rows, strict=True):
             self._add(place, row)
-        self._run(iter(()), tick)
+        self._run(iter(()), None, tick)
 
-    def write(self, requests: Iterator[Request], tick: Callable[[], None]) -> None:
-        """Have rows written and judged. Rows of requests that were answered before are as they were.
+    def write(self, places: Iterator[Place], maker: Maker, tick: Callable[[], None]) -> None:
+        """Have rows written and judged. Rows that were begun before are as they were.
 
         `tick` is called after every answer. Ends early when the work is stopped, or when nothing at all is kept.
         """
         self.order = []
-        self._run(requests, tick)
+        self._run(places, maker, tick)
 
     def outcome(self) -> tuple[list[Judged], list[Lost]]:
-        """(Rows with every rule's verdict, what gave no row), both in request order."""
+        """(Rows with every rule's verdict, what gave no row), both in the order of their places."""
         drafts = [self._drafts[place] for place in self.order if place in self._drafts]
         judged_alone = [(draft.row, draft.verdicts) for draft in drafts if draft.verdicts is not None]
         rows = [row for row, _ in judged_alone]
@@ -83,62 +106,77 @@ class Scheduler:
         judged = [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
         return judged, [self._lost[place] for place in self.order if place in self._lost]
 
-    def _run(self, requests: Iterator[Request], tick: Callable[[], None]) -> None:
-        answered = True
-        while answered:  # a pass ends when there is nothing to ask until one in flight is answered
-            answered = False
-            for completion in self.ask(self._next(requests)):
-                answered = True
-                self._take(completion)
-                tick()
+    def _run(self, places: Iterator[Place], maker: Maker | None, tick: Callable[[], None]) -> None:
+        for completion in self.ask(self._next(places, maker)):
+            self._take(completion)
+            tick()
         if self.ask.stop():
-            rest = next(self._next(requests), None)
-            self.ask.cut_short |= bool(rest or self._written or self._waiting)
-        unfinished = {id(draft): draft for drafts in self._waiting.values() for draft in drafts}
+            self.ask.cut_short |= bool(self._waiting or self._questions or next(places, None))
+        unfinished = {id(item): item for items in self._waiting.values() for item in items if isinstance(item, Draft)}
         self._judge([*self._ready, *unfinished.values()])
 
-    def _next(self, requests: Iterator[Request]) -> Iterator[Request]:
-        """What can be asked now: a row that has been written is judged before another is begun."""
+    def _next(self, places: Iterator[Place], maker: Maker | None) -> Iterator[Request | None]:
+        """What can be asked now: rows that are begun come before others. None while answers must be waited for."""
         while True:
             if self._questions:
                 yield self._questions.popleft()
                 continue
-            request = None if self.fruitless or self._in_doubt() else next(requests, None)
-            if request is None:
+            place = None if self._in_doubt() or self.fruitless else next(places, None)
+            if place is not None and maker is not None:
+                self.order.append(place)
+                if place not in self._known:
+                    self._known.add(place)
+                    self._go_on(place, maker, maker.begin(place))
+            elif self._waiting:
+                yield None
+            else:
                 return
-            key = request.key
-            place = (key, request.origin.label)
-            self.order.append(place)
-            if place in self._drafts or place in self._lost:
-                continue
-            if key in self.ask.answers:  # the same prompt, answered for another label
-                self._add(place, self.read(request, self.ask.answers[key]))
-                continue
-            self._written.setdefault(key, []).append(request)
-            if len(self._written[key]) == 1:
-                yield request
+
+    def _go_on(self, place: Place, maker: Maker, chain: Chain | Row | Lost) -> None:
+        """Take a row in the making as far as it comes with the answers there are."""
+        while isinstance(chain, Chain):
+            requests = maker.requests(chain)
+            if self._wait(Begun(place, maker, chain, requests, 0), requests):
+                return
+            chain = maker.take(chain, requests, [self.ask.of(request) for request in requests])
+        self._add(place, chain)
+
+    def _wait(self, item: Begun | Draft, requests: Sequence[Request]) -> int:
+        """Ask what is not answered yet, each request once, and return how many of them are."""
+        keys = {request.key: request for request in requests if request.key not in self.ask.answers}
+        for key, request in keys.items():
+            if key not in self._waiting:
+                self._questions.append(request)
+            self._waiting.setdefault(key, []).append(item)
+        item.unanswered = len(keys)
+        return len(keys)
 
     def _take(self, completion: Completion) -> None:
-        for request in self._written.pop(completion.request, ()):
-            self._add((completion.request, request.origin.label), self.read(request, completion))
-        for draft in self._waiting.pop(completion.request, ()):
-            draft.unanswered -= 1
-            if not draft.unanswered:
-                self._ready.append(draft)
+        for item in self._waiting.pop(completion.request, ()):
+            item.unanswered -= 1
+            if item.unanswered:
+                continue
+            if isinstance(item, Draft):
+                self._ready.append(item)
+            else:
+                answers = [self.ask.of(request) for request in item.requests]
+                self._go_on(item.place, item.maker, item.maker.take(item.chain, item.requests, answers))
         if len(self._ready) >= max(PART, self._judged // 8):
             self._judge(self._ready)
         if not self._looked and len(self.order) >= FRUITLESS:
             self._look()
 
     def _in_doubt(self) -> bool:
-        """Whether so many answers gave nothing that the first requests are waited for before more is asked."""
+        """Whether so many answers gave nothing that the first rows are waited for before more are begun."""
         if self._looked or len(self._lost) + self._judged + len(self._ready) < FRUITLESS:
             return False
         self._judge(self._ready)
-        return not self.passing
+        if not self._waiting:
+            self._look()
+        return not self.passing and not self._looked
 
     def _look(self) -> None:
-        """Find out, once, whether anything is kept of the first requests. What came after them decides nothing."""
+        """Find out, once, whether anything is kept of the first rows. What came after them decides nothing."""
         first = self.order[:FRUITLESS]
         settled = (p in self._lost or (p in self._drafts and not self._drafts[p].unanswered) for p in first)
         if not all(settled):
@@ -155,13 +193,8 @@ class Scheduler:
             self._lost[place] = entry
             return
         questions = tuple(rule.requests(entry) for rule in self.rules)
-        keys = {q.key: q for of_rule in questions for q in of_rule if q.key not in self.ask.answers}
-        draft = self._drafts[place] = Draft(entry, questions, len(keys))
-        for question_key, question in keys.items():
-            if question_key not in self._waiting:
-                self._questions.append(question)
-            self._waiting.setdefault(question_key, []).append(draft)
-        if not keys:
+        draft = self._drafts[place] = Draft(entry, questions, 0)
+        if not self._wait(draft, [question for of_rule in questions for question in of_rule]):
             self._ready.append(draft)
 
     def _judge(self, drafts: Sequence[Draft]) -> None:

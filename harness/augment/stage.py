@@ -9,23 +9,25 @@ judges every row, so that changing one filter asks the teacher nothing.
 from __future__ import annotations
 
 import functools
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from harness.augment.ask import Asker, about_seeds
+from harness.augment.current import finished_rows, inputs_digest
 from harness.augment.funnel import Funnel, count_drops
 from harness.augment.plan import Plan, plan_rows
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
 from harness.augment.summary import tell, too_few
-from harness.config.inputs import guarded_suites, rows_source, still_guarded
+from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
 from harness.config.teacher import Teacher
 from harness.core.environment import environment
-from harness.core.record import digest
-from harness.core.store import Manifest, finished, read_manifest, unseal, write_json, write_jsonl, write_manifest
+from harness.core.store import Manifest, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Generator
@@ -34,8 +36,6 @@ from harness.filters import AnyFilter, Context, Protected, Rule
 from harness.filters.base import no_requests
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
-
-STAGE_VERSION = 2
 
 
 def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
@@ -63,11 +63,12 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed
         )
+        plan = plan.prepared(context)
         rules = prepare(run.file.augment.filters, context)
         for rule in rules:
             if rule.note:
                 terminal.say(rule.note)
-        scheduler = Scheduler(rules, plan.row, ask)
+        scheduler = Scheduler(rules, ask)
         judged, lost, requested = make_rows(plan, scheduler, terminal)
     finally:
         cache.close()
@@ -97,7 +98,8 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         ),
         [folder / name for name in (KEPT, DROPPED, "funnel.json")],
     )
-    tell(plan, funnel, rows, rejected, lost, terminal)
+    most = None if plan.own else plan.settings.max_requests_per_row
+    tell(funnel, rows, rejected, lost, terminal, random.Random(plan.random_seed), most)
     if stop():
         raise Interrupted(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
@@ -106,24 +108,6 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     if problem is not None:
         raise problem
     return funnel
-
-
-def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:
-    """(The manifest where the stored rows are those of the run as it is now, benchmarks that are no longer at hand)."""
-    folder = run.folder / "augment"
-    before = read_manifest(folder)
-    guarded, unavailable = still_guarded(
-        guarded_suites(run.file.augment.filters, run.suites), before.suites if before else {}
-    )
-    return finished(folder, inputs_digest(teacher, rows_source(run), guarded)), unavailable
-
-
-def inputs_digest(teacher: str, source: str, guarded: Mapping[str, str]) -> str:
-    """All that could change the rows: 64 hex digits.
-
-    `source` is the digest of what a person wrote, `guarded` the suites that rows are checked against.
-    """
-    return digest("augment", STAGE_VERSION, teacher, source, dict(guarded))
 
 
 def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Protected, ...]:
@@ -161,7 +145,7 @@ def filter_names(filters: Sequence[AnyFilter]) -> list[str]:
 def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:
     """Have the rows written and judged, round by round, until enough are kept.
 
-    Returns rows with their verdicts, what gave no row, and the number of requests.
+    Returns rows with their verdicts, what gave no row, and the number of rows begun.
     """
     if plan.own:
         with progress(plan, scheduler, len(plan.own), terminal) as tick:
@@ -170,7 +154,7 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
     count = plan.first_round()
     while True:
         with progress(plan, scheduler, sum(count.values()), terminal) as tick:
-            scheduler.write(plan.requests(count), tick)
+            scheduler.write(plan.places(count), plan, tick)
         judged, lost = scheduler.outcome()
         by_label = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
         requested = len(scheduler.order) if scheduler.fruitless else sum(count.values())
@@ -180,7 +164,7 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
             return judged, lost, requested
         missing = sum(more.values()) - sum(count.values())
         terminal.say(f"{by_label.total()} of {plan.settings.rows} rows so far; asking {missing} more")
-        count = more
+        count, plan = more, plan.with_pool(tuple(row.row for row in judged if row.kept))
 
 
 @contextmanager
@@ -188,7 +172,7 @@ def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal
     """A bar over one round: what is yielded moves it on after every answer."""
     ask = scheduler.ask
     before, tokens, started = len(ask.answers), ask.fresh_tokens, time.monotonic()
-    asking = sum(rule.requests is not no_requests for rule in scheduler.rules) + (not plan.own)
+    asking = sum(rule.requests is not no_requests for rule in scheduler.rules) + plan.calls_per_row
     with terminal.progress("augment", requests * asking) as advance:
 
         def tick() -> None:
@@ -197,6 +181,22 @@ def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal
             advance(len(ask.answers) - before, f"{passing}, {speed:.0f} tokens/s")
 
         yield tick
+
+
+def in_steps(plan: Plan, lost: Sequence[Lost]) -> dict[str, Any]:
+    """What the funnel says of a chain's steps. Of chains of one step it says nothing more."""
+    filtered = Counter(f"{line.step}: {line.filter}" if line.step else line.filter for line in lost if line.filter)
+    names = [planned.step.name or "" for planned in plan.chains[0]] if plan.chains else []
+    if len(names) < 2:
+        return {"filtered": dict(filtered)}
+    ended = Counter(line.step for line in lost if not line.filter)
+    calls = [planned.step.samples for planned in plan.chains[0]]
+    saved = sum(sum(calls[names.index(line.step) + 1 :]) for line in lost if line.filter)
+    return {
+        "filtered": dict(filtered),
+        "ended_at": {name: ended[name] for name in names if ended[name]},
+        "calls_saved": saved,
+    }
 
 
 def funnel_of(
@@ -227,6 +227,8 @@ def funnel_of(
         failed=steps["failed"],
         no_answer=steps["no answer"],
         unparsed=steps["unparsed"],
+        not_picked=steps["not picked"],
+        **in_steps(plan, lost),
         dropped=dropped,
         would_drop=would_drop,
         kept=by_label.total(),

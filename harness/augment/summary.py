@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from math import ceil
 
 from harness.augment.funnel import Funnel
-from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
 from harness.config.run import Train
 from harness.core.terminal import Terminal
@@ -23,10 +22,19 @@ TEXT_SHOWN = 200  # characters of what gave no row
 
 
 def tell(
-    plan: Plan, funnel: Funnel, rows: Sequence[Row], rejected: Sequence[Judged], lost: Sequence[Lost], to: Terminal
+    funnel: Funnel,
+    rows: Sequence[Row],
+    rejected: Sequence[Judged],
+    lost: Sequence[Lost],
+    to: Terminal,
+    draw: random.Random,
+    most: float | None,
 ) -> None:
-    """Print some kept and dropped rows, some completions that gave none, the funnel and what would give more rows."""
-    draw, free = random.Random(plan.random_seed), plan.task.free
+    """Print some kept and dropped rows, some completions that gave none, the funnel and what would give more rows.
+
+    `draw` picks the rows that are shown. `most` is `max_requests_per_row`, or None where no teacher writes.
+    """
+    free = funnel.kept_by_label.keys() == {""}
     _heading(to, SAMPLES_SHOWN, len(rows), "kept rows")
     for row in draw.sample(rows, min(SAMPLES_SHOWN, len(rows))):
         to.say(f"  {_shown(row, free)}")
@@ -41,8 +49,8 @@ def tell(
         text = " ".join(line.text.split())[:TEXT_SHOWN]
         to.say(f"  [{line.label}] {text or '(nothing)'}\n      {line.lost}: {line.reason}")
     to.say("\nfunnel:\n" + funnel.table())
-    if funnel.kept < funnel.wanted and not funnel.pending and not plan.own:
-        advice = _advice(plan.settings.max_requests_per_row, funnel, rejected, lost)
+    if most is not None and funnel.kept < funnel.wanted and not funnel.pending:
+        advice = _advice(most, funnel, rejected, lost)
         to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {advice}")
 
 
@@ -77,7 +85,13 @@ def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> s
         return "nothing was asked"
     if sum(steps.values()) >= len(rejected):
         step, count = steps.most_common(1)[0]
-        names = {"failed": "calls failed", "no answer": "calls gave no answer", "unparsed": "completions gave no row"}
+        names = {
+            "failed": "calls failed",
+            "no answer": "calls gave no answer",
+            "unparsed": "completions gave no row",
+            "not picked": "rows ended where no completion was picked",
+            "filtered": "rows were dropped by filters of steps",
+        }
         share = f"{count} of {funnel.requested} {names[step]}"
         reasons = [line.reason for line in lost if line.lost == step]
     else:

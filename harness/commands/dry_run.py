@@ -7,9 +7,10 @@ from itertools import islice
 from pathlib import Path
 from statistics import mean
 
-from harness.augment.plan import plan_rows
+from harness.augment.chain import Place, imagined
+from harness.augment.current import finished_rows
+from harness.augment.plan import Plan, asks_judge, plan_rows
 from harness.augment.rows import own_rows, seed_rows
-from harness.augment.stage import finished_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
 from harness.config.run import Run
@@ -49,12 +50,13 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
     plan = plan_rows(run, teacher)
     rows_read = plan.own
     total_rows = len(rows_read) or sum(plan.first_round().values())
-    generations = [] if rows_read else list(islice(plan.requests(plan.first_round()), COUNTED))
-    lines: list[tuple[str, int, float]] = []
+    places = [] if rows_read else list(islice(plan.places(plan.first_round()), COUNTED))
+    generations = [request for place in places for request in plan.requests(plan.begin(place))]
+    lines = [
+        (name, round(n * total_rows / len(places)), t * total_rows / len(places))
+        for name, n, t in _steps(plan, places, count)
+    ]
     once = 0.0  # tokens that do not grow with the rows
-    if generations:
-        each = mean(count(_prompt(r)) for r in generations) + mean(count(seed.text) for seed in run.seeds) + 1
-        lines.append(("generate", total_rows, total_rows * each))
     calibration: list[Request] = []
     for judge in (f for f in augment.filters if isinstance(f, Judge)):
         requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
@@ -63,7 +65,7 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
         spent = sum(count(_prompt(r)) + 1 for r in calibrations)
         once += spent
         lines.append(("calibrate the judge", len(calibrations), spent))
-        sample = judge.ask(seed_rows(run), context)
+        sample = judge.ask(seed_rows(run.task, run.prompts.student, run.seeds), context)
         each = mean(count(_prompt(r)) + 1 for r in sample)
         lines.append(("judge", total_rows, total_rows * each))  # at most: rows with equal texts are asked once
     total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
@@ -75,7 +77,7 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
     if augment.rows_file:
         out.append(f"  {len(rows_read)} rows are read from {path_of(augment.rows_file)}, and no teacher writes any")
     else:
-        which = f"the first {len(generations)}" if len(generations) < total_rows else "the"
+        which = f"the first {len(generations)}" if len(places) < total_rows else "the"
         out.append(
             f"  {stored} of {which} generations and calibrations are stored already; what was judged is not counted."
         )
@@ -84,6 +86,26 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
         out.append("  A judge no better than chance is not asked.")
     furthest = once + (tokens - once) * most / total_rows
     return "\n".join([*out, *_price(run.file.teacher, tokens, furthest, most)])
+
+
+def _steps(plan: Plan, places: Sequence[Place], count: Count) -> list[tuple[str, int, float]]:
+    """(step, requests, tokens) of these rows, if every step writes a text as long as a seed and no filter drops it."""
+    lengths = sorted((seed.answer if plan.task.free else seed.text for seed in plan.seeds), key=len)
+    text = lengths[len(lengths) // 2] if lengths else "some words " * 8
+    lines: dict[str, tuple[int, float]] = {}
+    for place in places:
+        chain = plan.begin(place)
+        while not chain.complete:
+            step, requests = chain.step.step, plan.requests(chain)
+            prompts = count(_prompt(requests[0])) * len(requests)
+            name = step.name or "generate"
+            before = lines.get(name, (0, 0.0))
+            lines[name] = before[0] + len(requests), before[1] + prompts + (count(text) + 1) * len(requests)
+            if asks_judge(step):
+                before = lines.get(f"{name}: judge", (0, 0.0))
+                lines[f"{name}: judge"] = before[0] + len(requests), before[1] + prompts + 2 * len(requests)
+            chain = imagined(chain, text)
+    return [(name, n, tokens) for name, (n, tokens) in lines.items()]
 
 
 def tokens_of_teacher(teacher: Teacher | None, root: Path, cache: Path, unseen: bool) -> Count:
@@ -121,7 +143,9 @@ def describe_training(run: Run) -> str:
     rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
     student that is still to be fetched or converted nothing is known but its name.
     """
-    settings, sample = run.file.train, own_rows(run) or seed_rows(run)
+    settings, template = run.file.train, run.prompts.student
+    own = own_rows(run.task, template, run.file.augment.rows_file, run.root, f"runs/{run.name}.yaml")
+    sample = own or seed_rows(run.task, template, run.seeds)
     folders = {
         student: resolve(student, run.cache, root=run.root).folder
         for student in settings.students

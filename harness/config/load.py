@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.config.attributes import computed, draw_attributes
 from harness.config.null_run import shuffle_labels
-from harness.config.run import Run, RunFile
+from harness.config.run import Augment, Run, RunFile
+from harness.config.steps import DOCUMENT, Step, row_problem, stand_in
 from harness.config.task import TaskFile, TaskPrompts
 from harness.config.teacher import ScriptedTeacher
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.templates import Template
+from harness.data.documents import Piece
 from harness.data.examples import Shape, local_path, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import Judge
@@ -62,8 +66,13 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
 def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """(key, path) of the files that a run file names and that are read later than it is."""
     augment = run_file.augment
-    for i, template in enumerate(augment.templates):
-        yield ("augment", "templates", i, "path"), template.path
+    for key, step in augment.asked_in():
+        yield ("augment", *key, "path"), step.path
+        for i, filter_ in enumerate(step.filters):
+            for name in filter_.needs.files:
+                yield ("augment", *key, "filters", i, name), getattr(filter_, name)
+        for name in step.pick.needs.files if step.pick else ():
+            yield ("augment", *key, "pick", name), getattr(step.pick, name)
     if augment.rows_file and (path := local_path(augment.rows_file)):
         yield ("augment", "rows_file"), path
     if isinstance(run_file.teacher, ScriptedTeacher):
@@ -149,20 +158,31 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
         if on not in allowed:
             place = at("augment", "filters", i, "on")
             raise UsageError(f"{place}: {on!r}{nearest(on, allowed)}; allowed: {', '.join(allowed)}")
-    for i, use in enumerate(run_file.augment.templates):
-        if use.output == "text" and len(task.fields) > 1:
+    for key, step in run_file.augment.row_makers():
+        if step.output == "text" and len(task.fields) > 1:
             raise UsageError(
-                f"{at('augment', 'templates', i, 'output')}: 'text': the task has the fields {', '.join(task.fields)},"
+                f"{at('augment', *key, 'output')}: 'text': the task has the fields {', '.join(task.fields)},"
                 " which a plain text cannot tell apart: write output: json"
             )
+    for key, step in run_file.augment.asked_in():
+        parts = step.parts(task.fields)
+        for i, filter_ in enumerate(step.filters):
+            on = getattr(filter_, "on", "input")
+            if on not in ("input", *parts):
+                place = at("augment", *key, "filters", i, "on")
+                raise UsageError(f"{place}: {on!r}{nearest(on, parts)}; a step wrote: input, {', '.join(parts)}")
+    augment = run_file.augment
+    given = [*augment.attributes, *([DOCUMENT] if augment.documents else [])]
+    if augment.row and (problem := row_problem(augment.steps, augment.row, given, task)):
+        raise UsageError(f"{at('augment', 'row')}: {problem}")
 
 
 def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
     """What needs labels is refused where the task has none."""
-    for i, use in enumerate(run_file.augment.templates):
-        if use.output == "text":
+    for key, step in run_file.augment.row_makers():
+        if step.output == "text":
             raise UsageError(
-                f"{at('augment', 'templates', i, 'output')}: {use.output!r}: the task has no labels, so a template must"
+                f"{at('augment', *key, 'output')}: {step.output!r}: the task has no labels, so a template must"
                 " give both the text and its answer: write output: json"
             )
     for i, filter_ in enumerate(run_file.augment.filters):
@@ -186,11 +206,32 @@ def _templates_render(
     for template, more in ((prompts.student, {}), (prompts.untuned, untuned)):
         for name in task.fields:
             _uses(template, name, seed, more)
-    for use in run_file.augment.templates:
-        templates.load(root / use.path).render(**shared, shots=shots[: use.shots], index=0)
+    stand_ins: dict[str, Any] = _drawn(run_file.augment) | {"index": 0}
+    for _, step in run_file.augment.asked_in():
+        template = templates.load(root / step.path)
+        _render_step(template, step, run_file.augment, shared | stand_ins | {"shots": shots[: step.shots]})
+        if step.name:
+            stand_ins[step.name] = stand_in(step)
     for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
         examples = [{**shot, "wrong": seed.answer} for shot in shots[: judge.shots]]
         templates.load(root / judge.template).render(**(shared | seed.shown), shots=examples)
+
+
+def _drawn(augment: Augment) -> dict[str, Any]:
+    """Attributes and a document as templates will be given them."""
+    drawn = draw_attributes(augment.attributes, computed(augment.attributes, "augment"), random.Random(0))
+    return {**drawn, **({DOCUMENT: Piece("a file", "a title", "some words").shown} if augment.documents else {})}
+
+
+def _render_step(template: Template, step: Step, augment: Augment, variables: Mapping[str, Any]) -> None:
+    """Render a step's template. Raises UsageError, which says where a step is used before it has written."""
+    try:
+        template.render(**variables)
+    except UsageError as error:
+        later = [other.name for other in augment.steps if other.name and other.name not in variables]
+        used = next((name for name in later if f"'{name}' is undefined" in str(error)), None)
+        why = f"; the step {used!r} writes after {step.name!r}, or is it itself" if used else ""
+        raise UsageError(f"{error}{why}") from error
 
 
 def _uses(template: Template, name: str, seed: Example, more: Mapping[str, Any]) -> None:

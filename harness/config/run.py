@@ -12,28 +12,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.config.task import TaskFile, TaskPrompts
+from harness.config.attributes import Attributes, conditions_problem
+from harness.config.steps import DOCUMENT, Step, chain_problem
+from harness.config.task import GIVEN, TaskFile, TaskPrompts
 from harness.config.teacher import Name, Teacher
 from harness.core.record import Record
 from harness.data.columns import written_as
+from harness.data.documents import Documents
 from harness.data.examples import Examples
 from harness.errors import UsageError, nearest
 from harness.filters import AnyFilter
-from harness.records import Example, Sampling
+from harness.records import Example
 from harness.suites.suite import Suite
 
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
-
-
-class TemplateUse(Record):
-    """One teacher template and how its completions are sampled and read."""
-
-    path: Name
-    form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
-    # the new text itself, an object of the task's fields and the answer, or {"messages": [...]}
-    output: Literal["text", "json", "messages"] = "text"
-    shots: Annotated[int, Field(ge=0, le=64)] = 4  # seeds of the label shown in the prompt
-    sampling: Sampling
 
 
 class Augment(Record):
@@ -43,27 +35,61 @@ class Augment(Record):
     rows: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # kept rows wanted
     requests_per_row: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
     max_requests_per_row: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
-    templates: tuple[TemplateUse, ...] = ()
+    templates: tuple[Step, ...] = ()  # taken in turn: each makes a row in one call
+    steps: tuple[Step, ...] = ()  # or one after the other: together they make a row
+    row: dict[str, Name | tuple[Name, ...]] = {}  # a field, answer or turns -> the step that wrote it, keys by dots
+    attributes: Attributes = {}  # drawn or computed for each row, for the templates
+    documents: Documents | None = None  # a piece of them for each row
+    pool_every: Annotated[int, Field(ge=1)] | None = None  # rows begun, after which the kept ones may be shots
     rows_file: Examples | None = None  # rows you already have; no teacher is asked to write
     filters: tuple[AnyFilter, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.templates) == bool(self.rows_file):
-            raise ValueError("give either templates (a teacher writes) or rows_file (you have rows)")
-        needing = self.asking
-        if self.seeds is None and needing:
-            raise ValueError(f"seeds: this key is missing: {needing} cannot do without human-written examples")
+        if [bool(self.templates), bool(self.steps), bool(self.rows_file)].count(True) != 1:
+            raise ValueError("give one of templates, steps (a teacher writes) and rows_file (you have rows)")
+        self._chains_fit()
+        if self.seeds is None and self.needs_seeds:
+            what = self.asking if not (self.steps or self.templates) else f"{self.asking} with shots"
+            raise ValueError(f"seeds: this key is missing: {what} cannot do without human-written examples")
         if self.max_requests_per_row < self.requests_per_row:
             most, first = self.max_requests_per_row, self.requests_per_row
             raise ValueError(f"max_requests_per_row ({most:g}) is below requests_per_row ({first:g})")
         return self
 
+    def _chains_fit(self) -> None:
+        if not self.steps and self.row:
+            raise ValueError("row: it says which of several steps writes what, and there are no steps")
+        for name in self.attributes:
+            if name in (*GIVEN, DOCUMENT):
+                raise ValueError(f"attributes: {name!r} is what templates call something else: choose another name")
+        if problem := conditions_problem(self.attributes) or chain_problem(self.steps, self.row, list(self.attributes)):
+            raise ValueError(problem)
+        if self.pool_every is None and any(step.pool_shots for step in (*self.steps, *self.templates)):
+            raise ValueError("pool_every: this key is missing: pool_shots shows rows of a pool, which grows by it")
+
+    def asked_in(self) -> list[tuple[tuple[str, int], Step]]:
+        """Every step with its key in the run file, in the order in which they are asked."""
+        named = [("templates", self.templates), ("steps", self.steps)]
+        return [((name, i), step) for name, steps in named for i, step in enumerate(steps)]
+
+    def row_makers(self) -> list[tuple[tuple[str, int], Step]]:
+        """The steps whose completions are rows by themselves, with their keys."""
+        if self.row:
+            return []
+        return [(key, step) for key, step in self.asked_in() if key[0] == "templates" or key[1] == len(self.steps) - 1]
+
     @property
     def asking(self) -> str:
         """What of it asks the teacher, and first about the seeds, in words. Empty where nothing does."""
         judge = next((f"the filter {filter_.kind}" for filter_ in self.filters if filter_.needs.teacher), "")
-        return "templates" if self.templates else judge
+        return "steps" if self.steps else "templates" if self.templates else judge
+
+    @property
+    def needs_seeds(self) -> bool:
+        """Whether it cannot do without human-written examples: prompts show some, or a judge is measured on them."""
+        shown = any(step.shots for step in (*self.steps, *self.templates))
+        return shown or any(filter_.needs.teacher for filter_ in self.filters)
 
 
 def _each_once(record: Record, *names: str) -> None:

@@ -105,11 +105,12 @@ class CallCache:
 
 
 def cached(
-    requests: Iterable[Request], cache: CallCache, engine: Callable[[], Generator], stop: Callable[[], bool]
+    requests: Iterable[Request | None], cache: CallCache, engine: Callable[[], Generator], stop: Callable[[], bool]
 ) -> Iterator[tuple[Completion, bool]]:
     """Answer every request from the cache or the engine: yields (completion, whether it was paid for now).
 
     Requests are taken a few at a time, as the engine wants more, so that they may depend on what was answered before.
+    None among them says that nothing can be asked before another answer.
     The engine is built only if something is missing that no other process asks. What others ask is waited for last,
     and asked here when they die, fail or fall silent. When `stop` turns true no new request is handed out and the
     iterator ends once those in flight are back. Equal requests are asked once.
@@ -119,7 +120,10 @@ def cached(
     polls = 0
     while True:
         missing = queue.next_missing()
-        yield from queue.stored()
+        delivered = False
+        for answer in queue.stored():
+            delivered = True
+            yield answer
         if missing:
             polls = 0
             try:
@@ -128,9 +132,11 @@ def cached(
                     yield from queue.stored()
             finally:
                 cache.release()
-        elif stop() or (queue.dry and not queue.asked_elsewhere):
+        elif delivered:
+            continue  # what is asked next may depend on it
+        elif stop() or not queue.asked_elsewhere:
             return
-        elif queue.dry:
+        else:
             polls += 1
             if polls == POLLS_UNSAID:
                 waiting = len(queue.asked_elsewhere)
@@ -142,12 +148,12 @@ def cached(
 class _Queue:
     """Requests on their way to an engine, each once: some are stored, some are asked by another process."""
 
-    def __init__(self, requests: Iterable[Request], cache: CallCache, stop: Callable[[], bool]) -> None:
+    def __init__(self, requests: Iterable[Request | None], cache: CallCache, stop: Callable[[], bool]) -> None:
         self._requests, self._cache, self._stop = iter(requests), cache, stop
         self._seen: set[str] = set()
         self._stored: deque[Completion] = deque()
         self.asked_elsewhere: dict[str, Request] = {}
-        self.dry = False  # whether the last look found no request at all
+        self._blocked = False  # whether the last look ended at None: more will come after another answer
 
     def stored(self) -> Iterator[tuple[Completion, bool]]:
         """What was found in the cache since the last call."""
@@ -159,14 +165,19 @@ class _Queue:
         if self._stop():
             return []
         part: dict[str, Request] = {}
+        self._blocked = False
         for request in self._requests:
+            if request is None:
+                self._blocked = True
+                break
             key = request.key
             if key not in self._seen:
                 self._seen.add(key)
                 part[key] = request
             if len(part) == CLAIM_EVERY:
                 break
-        self.dry = not part
+        if not part:
+            return []
         stored = self._cache.get(list(part))
         self._stored.extend(stored.values())
         missing = [key for key in part if key not in stored]
@@ -174,16 +185,18 @@ class _Queue:
         self.asked_elsewhere |= {key: part[key] for key in missing if key not in claimed}
         return [part[key] for key in missing if key in claimed]
 
-    def as_wanted(self, missing: Sequence[Request]) -> Iterator[Request]:
-        """`missing`, then all that comes after, looked up when it is wanted."""
+    def as_wanted(self, missing: Sequence[Request]) -> Iterator[Request | None]:
+        """`missing`, then all that comes after, looked up when it is wanted. None where answers must come first."""
         while True:
             for request in missing:
                 if self._stop():
                     return
                 yield request
             missing = self.next_missing()
-            if not missing and (self.dry or self._stop()):
-                return
+            if not missing:
+                if self._stop() or not (self._blocked or self._stored):
+                    return
+                yield None
 
     def look_again(self) -> None:
         """Take what others were asking as requests of our own: by now they are answered, still asked, or free."""
@@ -192,7 +205,7 @@ class _Queue:
         self._requests = chain(requests.values(), self._requests)
 
 
-def _asked(requests: Iterator[Request], cache: CallCache, engine: Generator) -> Iterator[Completion]:
+def _asked(requests: Iterator[Request | None], cache: CallCache, engine: Generator) -> Iterator[Completion]:
     """The engine's answers, committed in small batches, the last of them however this ends."""
     pending: list[Completion] = []
     committed = time.monotonic()

@@ -99,7 +99,7 @@ class OpenAIEngine:
             ),
         )
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield one completion per request as they come back.
 
         Raises UsageError when the endpoint refuses the key or does not know the model, MachineError when it
@@ -115,6 +115,8 @@ class OpenAIEngine:
             while True:
                 room = self._concurrency if self._answered else min(FIRST_CALLS, self._concurrency)
                 for request in islice(waiting, room - flying):
+                    if request is None:  # nothing can be asked before another answer
+                        break
                     model = self._model(request.model)
                     # a daemon: a process told to stop at once waits for no answer
                     thread = threading.Thread(target=self._work, args=(request, model, done, leaving), daemon=True)

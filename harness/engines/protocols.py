@@ -54,11 +54,11 @@ class StudentEngine(Protocol):
         ...
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """As records.Generator."""
+        """As Generator, with nothing to wait for."""
         ...
 
     def loglikelihood(self, pairs: Sequence[Pair]) -> list[Loglikelihood]:
-        """As records.Likelihood."""
+        """As Likelihood."""
         ...
 
     def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
@@ -69,8 +69,12 @@ class StudentEngine(Protocol):
 class Generator(Protocol):
     """Writes text."""
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Yield completions as they finish, in any order. Pull a bounded number of requests ahead."""
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """Yield completions as they finish, in any order. Pull a bounded number of requests ahead.
+
+        None says that nothing can be asked now, and perhaps more after another completion: it is asked for again
+        then. With nothing in flight it ends the work.
+        """
         ...
 
 

@@ -154,13 +154,15 @@ class ScriptedEngine:
         script = yaml_file.parse(Script, yaml_file.load(path), "a script of answers")
         return cls(script.answer, concurrency=concurrency)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield one completion per request, short texts first among those in flight."""
         waiting = iter(requests)
         in_flight: list[tuple[int, str, int, Completion]] = []
         pulled = 0
         while True:
             for request in islice(waiting, self._concurrency - len(in_flight)):
+                if request is None:  # nothing can be asked before another answer
+                    break
                 completion = self._answer(request)
                 pulled += 1  # breaks ties: completions have no order of their own
                 heapq.heappush(in_flight, (len(completion.text), completion.request, pulled, completion))

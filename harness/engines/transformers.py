@@ -161,7 +161,7 @@ class TransformersEngine:
 
     # --- generation ----------------------------------------------------------------------------------------
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Answer requests in batches, short prompts first. Yields each answer when it is finished.
 
         What cannot be asked (a prompt longer than the context) is an error completion. A JSON schema guides nothing
@@ -169,7 +169,7 @@ class TransformersEngine:
         With `choices`, `max_tokens` does not apply: the answer is one of them, whole.
         """
         waiting = iter(requests)
-        while pulled := list(islice(waiting, AHEAD[self.device])):
+        while pulled := [*islice(iter(lambda: next(waiting, None), None), AHEAD[self.device])]:
             answers: list[Answer] = []
             for request in pulled:
                 try:

@@ -119,7 +119,7 @@ class VLLMEngine:
         loras = {folder: request(str(folder), i, str(folder)) for i, folder in enumerate(folders, start=1)}
         self._lora = {name: loras[folder] if folder else None for name, folder in self._adapters.items()}
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield one completion per request as it finishes. One call at a time.
 
         The same requests in the same order get the same texts on the same machine. Raises UsageError for a
@@ -132,7 +132,7 @@ class VLLMEngine:
         in_flight: dict[str, Request] = {}
         held: Request | None = None
         try:
-            waiting = self._seeded(iter(requests))
+            waiting = self._seeded(iter(requests))  # None: nothing can be asked before another answer
             while True:
                 while len(in_flight) < self._concurrency:
                     request, held = held or next(waiting, None), None
@@ -162,9 +162,12 @@ class VLLMEngine:
         self._engine = None
         self._vllm.distributed.cleanup_dist_env_and_memory()
 
-    def _seeded(self, requests: Iterator[Request]) -> Iterator[Request]:
+    def _seeded(self, requests: Iterator[Request | None]) -> Iterator[Request | None]:
         """The same requests, with the sampler seeded for them."""
         for first in requests:
+            if first is None:
+                yield None
+                continue
             seed = hashlib.sha256(f"{self._random_seed} {first.key}".encode()).digest()
             self._torch.manual_seed(int.from_bytes(seed[:4], "big"))
             yield from chain([first], requests)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.augment.rows import rows_of_data
+from harness.augment.current import rows_of_data
 from harness.config.run import Run
 from harness.config.teacher import Teacher
 from harness.core.record import digest

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from harness.filters.base import Context, Filter, Protected, Rule
 from harness.filters.judge import Judge
+from harness.filters.pick import AnyPick, Picker
 from harness.filters.python import PythonFilter
 from harness.filters.rows import Finished, Length
 from harness.filters.sets import Contamination, Duplicate, NearDuplicate
@@ -19,6 +20,7 @@ AnyFilter = Annotated[
 
 __all__ = [
     "AnyFilter",
+    "AnyPick",
     "Contamination",
     "Context",
     "Duplicate",
@@ -27,6 +29,7 @@ __all__ = [
     "Judge",
     "Length",
     "NearDuplicate",
+    "Picker",
     "Protected",
     "PythonFilter",
     "Rule",

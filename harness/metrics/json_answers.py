@@ -111,6 +111,15 @@ def schema_problem(schema: dict[str, Any]) -> str:
     return ""
 
 
+def schema_mismatch(schema: dict[str, Any], value: Any) -> str:
+    """Why a JSON value is not what a schema allows, or ''. Raises UsageError when jsonschema is not installed."""
+    error = next(iter(_validator(json.dumps(schema, sort_keys=True)).iter_errors(value)), None)
+    if error is None:
+        return ""
+    where = ".".join(map(str, error.absolute_path))
+    return f"{where + ': ' if where else ''}{error.message}"
+
+
 def _refers_outside(schema: Any) -> bool:
     if isinstance(schema, dict):
         target = schema.get("$ref", "#")

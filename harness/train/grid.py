@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from harness.augment.rows import rows_of_data
+from harness.augment.current import rows_of_data
 from harness.config.run import Augment, Run, Train
 from harness.core.record import digest
 from harness.data.examples import path_of

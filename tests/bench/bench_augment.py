@@ -46,10 +46,11 @@ class Recorder:
         self.inner = inner
         self.requests: list[Request] = []
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        def recorded() -> Iterator[Request]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        def recorded() -> Iterator[Request | None]:
             for request in requests:
-                self.requests.append(request)
+                if request is not None:
+                    self.requests.append(request)
                 yield request
 
         yield from self.inner.generate(recorded())

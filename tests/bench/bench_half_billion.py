@@ -50,7 +50,7 @@ def main(rows: int = 16, steps: int = 4) -> None:
         model.save_pretrained(folder)
         del model
         source = resolve(str(folder), cache)
-        used = seed_rows(run)[:rows]
+        used = seed_rows(run.task, run.prompts.student, run.seeds)[:rows]
         examples = preflight(load_chat(source.name, source.folder), used, run.file.train)
         started = time.monotonic()
         base = load_base(source, list(examples.values()))

@@ -1,0 +1,61 @@
+"""Stored rows that are still those of the run's files: what augment need not make again, what training draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.augment.rows import DROPPED, KEPT, read_rejected, seed_rows
+from harness.config.inputs import guarded_suites, rows_source, still_guarded, unguarded_suites
+from harness.config.run import Run
+from harness.core.json_file import read_jsonl
+from harness.core.record import digest
+from harness.core.store import Manifest, finished, read_manifest, remade_by, require_same
+from harness.errors import UsageError
+from harness.records import Row
+
+STAGE_VERSION = 2
+
+
+def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:
+    """(The manifest where the stored rows are those of the run as it is now, benchmarks that are no longer at hand)."""
+    folder = run.folder / "augment"
+    before = read_manifest(folder)
+    guarded, unavailable = still_guarded(
+        guarded_suites(run.file.augment.filters, run.suites), before.suites if before else {}
+    )
+    return finished(folder, inputs_digest(teacher, rows_source(run), guarded)), unavailable
+
+
+def inputs_digest(teacher: str, source: str, guarded: Mapping[str, str]) -> str:
+    """All that could change the rows: 64 hex digits.
+
+    `source` is the digest of what a person wrote, `guarded` the suites that rows are checked against.
+    """
+    return digest("augment", STAGE_VERSION, teacher, source, dict(guarded))
+
+
+def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
+    """The rows a kind of data draws from, as augment stored them.
+
+    Raises UsageError where augment has not finished, a file that it wrote was edited, or anything that a person
+    wrote for it has changed since.
+    """
+    if data == "seeds_only":
+        return seed_rows(run.task, run.prompts.student, run.seeds)
+    folder, first = run.folder / "augment", f"augment first (make augment RUN={run.name})"
+    manifest = read_manifest(folder)
+    where = (folder / KEPT).relative_to(run.root)
+    if not (folder / KEPT).is_file() or manifest is None:
+        raise UsageError(f"{where} is not there, not finished, or its seal is damaged: {first}")
+    changed = [f"items of {name}" for name in unguarded_suites(run.file.augment.filters, run.suites, manifest.suites)]
+    if manifest.settings != rows_source(run):
+        changed.append("seeds, own rows, templates, filters, prompts or settings")
+    if changed:
+        raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
+    for name in (KEPT, DROPPED):
+        require_same(folder, name, manifest, f"make augment RUN={run.name}")
+    with remade_by(f"make augment RUN={run.name}"):
+        rows = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
+        if data == "filtered":
+            return rows
+        return rows + tuple(line.row for line in read_rejected(folder / DROPPED)[0])

@@ -1,0 +1,115 @@
+"""How a teacher is asked for a row, as a run file says it: in one call, or in steps that see what others wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.config.task import GIVEN, FieldName, TaskFile
+from harness.config.teacher import Name
+from harness.core.record import Record
+from harness.errors import nearest
+from harness.filters import AnyFilter, AnyPick
+from harness.metrics.json_answers import schema_problem
+from harness.records import Sampling
+
+DOCUMENT = "document"  # what templates call the piece of a document that a row is about
+TURNS = "turns"  # in `row`: the steps that write a conversation's turns, the user's first
+
+
+class Step(Record):
+    """One teacher call: its template, how completions are sampled and read, and which of them is taken."""
+
+    path: Name  # of the template
+    name: FieldName | None = None  # what later templates, and `row`, call what it wrote
+    form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
+    # a text, an object (by sampling.json_schema, else the task's fields and the answer), or {"messages": [...]}
+    output: Literal["text", "json", "messages"] = "text"
+    shots: Annotated[int, Field(ge=0, le=64)] = 4  # seeds of the label shown in the prompt
+    pool_shots: Annotated[int, Field(ge=0, le=64)] = 0  # kept rows shown after the seeds, where augment has a pool
+    sampling: Sampling
+    samples: Annotated[int, Field(ge=1, le=64)] = 1  # completions, of which `pick` takes one
+    pick: AnyPick | None = None
+    attempts: Annotated[int, Field(ge=1, le=16)] = 1  # askings at most where no completion is in the form asked for
+    filters: tuple[AnyFilter, ...] = ()  # see what this step wrote: a row that they drop costs no further call
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.samples > 1 and self.pick is None:
+            raise ValueError(f"samples is {self.samples}, and pick does not say which of them is taken")
+        if self.sampling.json_schema is not None:
+            if self.output != "json":
+                raise ValueError(f"sampling.json_schema with output {self.output!r}: write output: json")
+            if problem := schema_problem(self.sampling.json_schema):
+                raise ValueError(f"sampling.json_schema: {problem}")
+        if self.sampling.choices and self.output != "text":
+            raise ValueError(f"sampling.choices with output {self.output!r}: a choice is read as output: text")
+        return self
+
+    def parts(self, fields: Sequence[str]) -> tuple[str, ...]:
+        """What filters of the step can look at: its text by its name, or the keys of the object that it writes."""
+        if self.output == "text":
+            return (self.name or "text",)
+        schema = self.sampling.json_schema
+        return tuple(schema.get("properties", {})) if schema else tuple(fields)
+
+
+def stand_in(step: Step, text: str = "some words") -> Any:
+    """A value like those that a step will write, its texts being `text`: to try templates with, and to plan."""
+    if step.output == "text":
+        return next((choice.strip() for choice in step.sampling.choices), text)
+    return _like({"type": "object", **(step.sampling.json_schema or {})}, text)
+
+
+def _like(schema: Any, text: str) -> Any:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if kind == "object":
+        return {name: _like(part, text) for name, part in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_like(schema.get("items", {}), text)]
+    return {"integer": 1, "number": 1.5, "boolean": True}.get(str(kind), text)
+
+
+def chain_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequence[str]) -> str:
+    """What is wrong with steps that follow each other and the row they make, or ''. `given`: names of attributes."""
+    seen: dict[str, int] = {}
+    for i, step in enumerate(steps):
+        if step.name is None:
+            return f"steps.{i}: name: this key is missing: later templates and `row` need it"
+        if step.name in (*GIVEN, DOCUMENT, *given):
+            return f"steps.{i}.name: {step.name!r} is what templates call something else: choose another name"
+        if step.name in seen:
+            return f"steps.{i}.name: {step.name!r} is the name of steps.{seen[step.name]} too"
+        seen[step.name] = i
+        makes_row = not row and i == len(steps) - 1
+        if step.output == "json" and step.sampling.json_schema is None and not makes_row:
+            return f"steps.{i}: sampling.json_schema: this key is missing: it says what later steps can use"
+        if step.output == "messages" and not makes_row:
+            return f"steps.{i}.output: 'messages': only the last step, without `row`, makes a conversation of its JSON"
+    return ""
+
+
+def row_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequence[str], task: TaskFile) -> str:
+    """What is wrong with how a row is put together, or ''. `given`: names of attributes, and of the document."""
+    allowed = (*task.fields, "answer", TURNS)
+    for name in row:
+        if name not in allowed:
+            return f"row: {name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
+    for name in task.fields:
+        if name not in row and name not in task.optional:
+            return f"row: {name}: this key is missing: it says which step writes the field"
+    if task.free and "answer" not in row:
+        return "row: answer: this key is missing: it says which step writes the answer"
+    sources = [*(step.name or "" for step in steps), *given]
+    for name, written in row.items():
+        for source in written if isinstance(written, tuple) else (written,):
+            first = str(source).split(".")[0]
+            if first not in sources:
+                return (
+                    f"row.{name}: {source!r}: there is no step {first!r}{nearest(first, sources)}: {', '.join(sources)}"
+                )
+    if isinstance(turns := row.get(TURNS), tuple) and len(turns) % 2:
+        return f"row.turns names {len(turns)} steps: earlier turns are pairs, the user's and the assistant's"
+    return ""
