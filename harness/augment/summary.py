@@ -118,7 +118,8 @@ def too_few(
         f"fewer than the smallest of train.sizes ({smallest})" if funnel.kept else "so there is nothing to train on"
     )
     message = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
-    teacher_failed = teacher_writes and len(lost) >= len(rejected)
+    dropped = len(rejected) + sum(bool(line.filter) for line in lost)
+    teacher_failed = teacher_writes and len(lost) + len(rejected) >= 2 * dropped
     if any(line.lost != "failed" for line in lost) and teacher_failed:
         message = message.rstrip(".")
         message += "; these answers are stored: another template, sampling or teacher.revision asks anew"

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.attributes import Attributes, conditions_problem
-from harness.config.steps import DOCUMENT, Step, chain_problem
-from harness.config.task import GIVEN, TaskFile, TaskPrompts
+from harness.config.steps import RESERVED, Step, chain_problem
+from harness.config.task import TaskFile, TaskPrompts
 from harness.config.teacher import Name, Teacher
 from harness.core.record import Record
 from harness.data.columns import written_as
@@ -61,7 +61,7 @@ class Augment(Record):
         if not self.steps and self.row:
             raise ValueError("row: it says which of several steps writes what, and there are no steps")
         for name in self.attributes:
-            if name in (*GIVEN, DOCUMENT):
+            if name in RESERVED:
                 raise ValueError(f"attributes: {name!r} is what templates call something else: choose another name")
         if problem := conditions_problem(self.attributes) or chain_problem(self.steps, self.row, list(self.attributes)):
             raise ValueError(problem)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.config.task import GIVEN, FieldName, TaskFile
+from harness.config.task import FieldName, TaskFile
 from harness.config.teacher import Name
 from harness.core.record import Record
 from harness.errors import nearest
@@ -16,6 +16,8 @@ from harness.metrics.json_answers import schema_problem
 from harness.records import Sampling
 
 DOCUMENT = "document"  # what templates call the piece of a document that a row is about
+# what the templates of steps, and of their ways to pick, are given beside attributes and what steps wrote
+RESERVED = ("label", "labels", "description", "shots", "index", DOCUMENT, "candidate")
 TURNS = "turns"  # in `row`: the steps that write a conversation's turns, the user's first
 
 
@@ -78,7 +80,7 @@ def chain_problem(steps: Sequence[Step], row: Mapping[str, object], given: Seque
     for i, step in enumerate(steps):
         if step.name is None:
             return f"steps.{i}: name: this key is missing: later templates and `row` need it"
-        if step.name in (*GIVEN, DOCUMENT, *given):
+        if step.name in (*RESERVED, *given):
             return f"steps.{i}.name: {step.name!r} is what templates call something else: choose another name"
         if step.name in seen:
             return f"steps.{i}.name: {step.name!r} is the name of steps.{seen[step.name]} too"
@@ -96,20 +98,19 @@ def row_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequenc
     allowed = (*task.fields, "answer", TURNS)
     for name in row:
         if name not in allowed:
-            return f"row: {name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
+            return f"{name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
     for name in task.fields:
         if name not in row and name not in task.optional:
-            return f"row: {name}: this key is missing: it says which step writes the field"
+            return f"{name}: this key is missing: it says which step writes the field"
     if task.free and "answer" not in row:
-        return "row: answer: this key is missing: it says which step writes the answer"
+        return "answer: this key is missing: it says which step writes the answer"
     sources = [*(step.name or "" for step in steps), *given]
     for name, written in row.items():
         for source in written if isinstance(written, tuple) else (written,):
             first = str(source).split(".")[0]
             if first not in sources:
-                return (
-                    f"row.{name}: {source!r}: there is no step {first!r}{nearest(first, sources)}: {', '.join(sources)}"
-                )
+                hint = f"{nearest(first, sources)}; there are: {', '.join(sources)}"
+                return f"{name}: {source!r}: there is no step {first!r}{hint}"
     if isinstance(turns := row.get(TURNS), tuple) and len(turns) % 2:
-        return f"row.turns names {len(turns)} steps: earlier turns are pairs, the user's and the assistant's"
+        return f"turns names {len(turns)} steps: earlier turns are pairs, the user's and the assistant's"
     return ""

@@ -4,6 +4,7 @@ It serves tests and demonstrations. A script is a JSON (or YAML) file; every key
 
     {
      "generate": ["where is my {label} {word} {word}?"],  texts; one is picked by the request's key
+     "steps": {"critique": ["too {word}"]},               the same for the steps of a chain, by their names
      "words": ["blue", "broken", ...],                    what {word} stands for, drawn anew each time
      "judge": {
        "after": "Message:",                               only the prompt after the last of these is judged
@@ -58,6 +59,7 @@ class Script(Record):
         "my {word} {label} {word} the {word} and {word}, {word} {word} {number}?",
         "{word} {word}: the {label} was {word} {word}, {word} {number}",
     )
+    steps: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default_factory=dict)
     words: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(WORDS.split())
     judge: JudgeRule = JudgeRule()
 
@@ -89,9 +91,10 @@ class Script(Record):
         }
 
         def line() -> str:
-            return PLACEHOLDER.sub(lambda match: drawn[match[1]](), draw.choice(self.generate))
+            return PLACEHOLDER.sub(lambda match: drawn[match[1]](), draw.choice(texts))
 
-        if request.sampling.json_schema is None:
+        texts = self.steps.get(request.origin.step, self.generate)
+        if request.sampling.json_schema is None or request.origin.step in self.steps:
             return line()
         values: dict[str, Any] = {}
         for name in request.sampling.json_schema.get("properties", ("text", "label")):
