@@ -161,9 +161,22 @@ class _Queue:
             yield self._stored.popleft(), False
 
     def next_missing(self) -> list[Request]:
-        """The next few requests that are neither stored nor asked by another process. They are claimed."""
-        if self._stop():
-            return []
+        """The next few requests that are neither stored nor asked by another process. They are claimed.
+
+        None where something stored is to be delivered first, at the end, and where answers must come first.
+        """
+        while not self._stop() and (part := self._unseen()):
+            stored = self._cache.get(list(part))
+            self._stored.extend(stored.values())
+            missing = [key for key in part if key not in stored]
+            claimed = self._cache.claim(missing) if missing else set()
+            self.asked_elsewhere |= {key: part[key] for key in missing if key not in claimed}
+            if claimed or stored:
+                return [part[key] for key in missing if key in claimed]
+        return []
+
+    def _unseen(self) -> dict[str, Request]:
+        """The next few requests that were not looked up before, by key."""
         part: dict[str, Request] = {}
         self._blocked = False
         for request in self._requests:
@@ -176,14 +189,7 @@ class _Queue:
                 part[key] = request
             if len(part) == CLAIM_EVERY:
                 break
-        if not part:
-            return []
-        stored = self._cache.get(list(part))
-        self._stored.extend(stored.values())
-        missing = [key for key in part if key not in stored]
-        claimed = self._cache.claim(missing) if missing else set()
-        self.asked_elsewhere |= {key: part[key] for key in missing if key not in claimed}
-        return [part[key] for key in missing if key in claimed]
+        return part
 
     def as_wanted(self, missing: Sequence[Request]) -> Iterator[Request | None]:
         """`missing`, then all that comes after, looked up when it is wanted. None where answers must come first."""
