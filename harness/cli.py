@@ -73,6 +73,22 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
 
 
 @app.command()
+def preview(
+    run: RunName = "helpdesk",
+    settings: Settings = None,
+    rows: Annotated[int, typer.Option(min=1, max=500, help="Rows to make.")] = 8,
+) -> None:
+    """Make a few rows for real, show each step and verdict, and forecast the whole of augment."""
+    from harness.augment.preview import preview as show_rows
+    from harness.core.store import locked
+
+    loaded, terminal = _load(run, settings), Terminal()
+    identity, engine = teacher_of(loaded, terminal)
+    with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
+        show_rows(loaded, identity, engine, terminal, stop, rows)
+
+
+@app.command()
 def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Tune one adapter per student, kind of data, size and random seed."""
     from harness.train.stage import train as stage

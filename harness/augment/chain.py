@@ -175,24 +175,28 @@ def put_together(chain: Chain, row: Mapping[str, object], task: TaskFile) -> Exa
     for name, source in row.items():
         if name == TURNS:
             continue
-        text = _at(values, str(source))
-        if text is None:
-            return f"there is no {source}, which row.{name} is to be"
-        if not text and name not in task.optional:
-            return f"{source}, which row.{name} is to be, is empty"
+        found = [_at(values, option) for option in _sources(source)]
+        text = next((text for text in found if text), "" if "" in found else None)
+        if text is None or (not text and name not in task.optional):
+            state = "not there" if text is None else "empty"
+            return f"{' and '.join(_sources(source))}, of which row.{name} is to be made: {state}"
         texts[name] = text
     turns: list[Message] = []
-    sources = row.get(TURNS, ())
-    for place, source in enumerate(sources if isinstance(sources, tuple) else (sources,)):
-        if not (text := _at(values, str(source))):
-            return f"there is no {source}, which is to be a turn"
-        turns.append(Message(role="assistant" if place % 2 else "user", content=text))
+    for place, source in enumerate(_sources(row.get(TURNS, ()))):
+        if not (turn := _at(values, source)):
+            return f"{source}, which is to be a turn: it is empty, or not there"
+        turns.append(Message(role="assistant" if place % 2 else "user", content=turn))
     label, _ = chain.place
     answer = texts.get("answer", label)
     if not task.free and answer not in task.labels:
         return f"the answer {answer[:80]!r} is none of the labels{nearest(answer, task.labels)}"
     fields = {name: texts.get(name, "") for name in task.fields}
     return Example(fields=fields, turns=tuple(turns), answer=answer, label=None if task.free else answer)
+
+
+def _sources(named: object) -> tuple[str, ...]:
+    """One name, or several, as `row` has them."""
+    return tuple(map(str, named)) if isinstance(named, tuple) else (str(named),)
 
 
 def _at(values: Mapping[str, Any], source: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import model_validator
 
 from harness.augment.rows import Judged
+from harness.config.teacher import Teacher
 from harness.core.aligned import aligned
 from harness.core.record import FORMAT, Record
 
@@ -86,6 +87,14 @@ class Funnel(Record):
                 f" augment, {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher{price}"
             )
         return "\n".join(lines)
+
+
+def money_of(teacher: Teacher | None, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """What tokens cost in the currency of the run file's prices, or None where it names none."""
+    if teacher is None or (teacher.prompt_price is None and teacher.completion_price is None):
+        return None
+    prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
+    return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
 
 
 def count_drops(rejected: Sequence[Judged], names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:

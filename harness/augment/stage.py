@@ -8,34 +8,29 @@ judges every row, so that changing one filter asks the teacher nothing.
 
 from __future__ import annotations
 
-import functools
 import random
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from harness.augment.ask import Asker, about_seeds
+from harness.augment.ask import Asker
 from harness.augment.current import finished_rows, inputs_digest
-from harness.augment.funnel import Funnel, count_drops
-from harness.augment.plan import Plan, plan_rows
+from harness.augment.forecast import read_forecast
+from harness.augment.funnel import Funnel, count_drops, money_of
+from harness.augment.plan import Plan
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
 from harness.augment.summary import tell, too_few
+from harness.augment.work import at_work, filter_names, progress
 from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
 from harness.config.teacher import Teacher
 from harness.core.environment import environment
 from harness.core.store import Manifest, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
-from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
-from harness.filters import AnyFilter, Context, Protected, Rule
-from harness.filters.base import no_requests
-from harness.suites import benchmarks
-from harness.suites.suite import Suite
+from harness.filters import Rule
 
 
 def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
@@ -53,25 +48,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
-    plan = plan_rows(run, teacher)  # a mistake in a user's rows, or in a filter, is found before a teacher is paid
-    if plan.own:
-        terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
-    protected = protected_texts(run.suites, terminal)
-    cache = CallCache(run.cache / "calls.sqlite", terminal.say)
-    ask = Asker(cache, functools.cache(engine), stop)
-    try:
-        context = Context(
-            run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed
-        )
-        plan = plan.prepared(context)
-        rules = prepare(run.file.augment.filters, context)
-        for rule in rules:
-            if rule.note:
-                terminal.say(rule.note)
-        scheduler = Scheduler(rules, ask)
-        judged, lost, requested = make_rows(plan, scheduler, terminal)
-    finally:
-        cache.close()
+    with at_work(run, teacher, engine, terminal, stop) as work:
+        plan, rules, ask = work.plan, work.rules, work.ask
+        judged, lost, requested = make_rows(plan, work.scheduler, terminal)
 
     rows = [row.row for row in judged if row.kept]
     rejected = [row for row in judged if not row.kept]
@@ -100,6 +79,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     )
     most = None if plan.own else plan.settings.max_requests_per_row
     tell(funnel, rows, rejected, lost, terminal, random.Random(plan.random_seed), most)
+    if not partial and not plan.own and (expected := read_forecast(folder)):
+        came = (funnel.requested, funnel.kept, funnel.prompt_tokens + funnel.completion_tokens)
+        terminal.say(f"  the preview expected {expected.compared(*came)}")
     if stop():
         raise Interrupted(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
@@ -108,38 +90,6 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     if problem is not None:
         raise problem
     return funnel
-
-
-def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Protected, ...]:
-    """Every text of every suite. Says which benchmarks are not at hand, so that nothing is checked against them."""
-    protected: list[Protected] = []
-    for suite in suites.values():
-        try:
-            protected += [Protected(suite.name, item, text) for item, text in suite.spec.extras.texts(suite.items)]
-        except benchmarks.NotReachable as why:
-            terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
-    return tuple(protected)
-
-
-def prepare(filters: Sequence[AnyFilter], context: Context) -> list[Rule]:
-    """Filters as rules. Those that ask nothing come first, so that a mistake in them is found before a call."""
-    order = sorted(range(len(filters)), key=lambda i: filters[i].needs.teacher)
-    rules = {i: filters[i].prepare(context) for i in order}
-    names = filter_names(filters)
-    return [rules[i] if names[i] == filters[i].kind else rules[i].named(names[i]) for i in range(len(filters))]
-
-
-def filter_names(filters: Sequence[AnyFilter]) -> list[str]:
-    """What verdicts and the funnel call each filter: its kind, and its settings where a run has several of a kind."""
-    kinds = Counter(filter_.kind for filter_ in filters)
-    names: list[str] = []
-    for filter_ in filters:
-        name = str(filter_.kind)
-        if kinds[filter_.kind] > 1:
-            settings = filter_.model_dump(exclude_defaults=True, exclude={"kind"})
-            name += f"({', '.join(f'{key}={value}' for key, value in settings.items())})"
-        names.append(name if name not in names else f"{name} no. {len(names) + 1}")
-    return names
 
 
 def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:
@@ -151,9 +101,9 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
         with progress(plan, scheduler, len(plan.own), terminal) as tick:
             scheduler.judge(plan.own, tick)
         return *scheduler.outcome(), len(plan.own)
-    count = plan.first_round()
+    count, begun = plan.first_round(), 0
     while True:
-        with progress(plan, scheduler, sum(count.values()), terminal) as tick:
+        with progress(plan, scheduler, sum(count.values()) - begun, terminal) as tick:
             scheduler.write(plan.places(count), plan, tick)
         judged, lost = scheduler.outcome()
         by_label = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
@@ -162,25 +112,10 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
         scheduler.ask.cut_short |= more is not None and scheduler.ask.stop()
         if more is None or scheduler.ask.stop():
             return judged, lost, requested
-        missing = sum(more.values()) - sum(count.values())
+        begun = sum(count.values())
+        missing = sum(more.values()) - begun
         terminal.say(f"{by_label.total()} of {plan.settings.rows} rows so far; asking {missing} more")
         count, plan = more, plan.with_pool(tuple(row.row for row in judged if row.kept))
-
-
-@contextmanager
-def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal) -> Iterator[Callable[[], None]]:
-    """A bar over one round: what is yielded moves it on after every answer."""
-    ask = scheduler.ask
-    before, tokens, started = len(ask.answers), ask.fresh_tokens, time.monotonic()
-    asking = sum(rule.requests is not no_requests for rule in scheduler.rules) + plan.calls_per_row
-    with terminal.progress("augment", requests * asking) as advance:
-
-        def tick() -> None:
-            speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)
-            passing = f"{scheduler.passing} rows pass, {plan.settings.rows} are the goal"
-            advance(len(ask.answers) - before, f"{passing}, {speed:.0f} tokens/s")
-
-        yield tick
 
 
 def in_steps(plan: Plan, lost: Sequence[Lost]) -> dict[str, Any]:
@@ -216,10 +151,6 @@ def funnel_of(
     answers = ask.answers.values()
     prompt_tokens = sum(c.prompt_tokens for c in answers)
     completion_tokens = sum(c.completion_tokens for c in answers)
-    cost = None
-    if teacher and (teacher.prompt_price is not None or teacher.completion_price is not None):
-        prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
-        cost = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     return Funnel(
         wanted=requested if plan.own else plan.settings.rows,
         requested=requested,
@@ -239,5 +170,5 @@ def funnel_of(
         calls_paid=ask.paid,
         calls_cached=len(ask.answers) - ask.paid,
         seconds=round(ask.seconds, 1),
-        cost=cost,
+        cost=money_of(teacher, prompt_tokens, completion_tokens),
     )

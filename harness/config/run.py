@@ -37,7 +37,9 @@ class Augment(Record):
     max_requests_per_row: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
     templates: tuple[Step, ...] = ()  # taken in turn: each makes a row in one call
     steps: tuple[Step, ...] = ()  # or one after the other: together they make a row
-    row: dict[str, Name | tuple[Name, ...]] = {}  # a field, answer or turns -> the step that wrote it, keys by dots
+    # a field, or answer -> the step that wrote it, keys by dots, or several, of which the first that is not empty is
+    # taken; turns -> the steps that wrote earlier turns, the user's first
+    row: dict[str, Name | tuple[Name, ...]] = {}
     attributes: Attributes = {}  # drawn or computed for each row, for the templates
     documents: Documents | None = None  # a piece of them for each row
     pool_every: Annotated[int, Field(ge=1)] | None = None  # rows begun, after which the kept ones may be shots

@@ -1,0 +1,138 @@
+"""A look before the whole work: a few rows made for real, shown step by step, and what a whole run would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from harness.augment.ask import Asker
+from harness.augment.chain import Chain, Place
+from harness.augment.forecast import FILE, LEVEL, Forecast, Tried, forecast
+from harness.augment.funnel import money_of
+from harness.augment.plan import Plan
+from harness.augment.rows import Judged, Lost
+from harness.augment.work import Work, at_work, progress
+from harness.config.run import Run
+from harness.config.teacher import Teacher
+from harness.core.aligned import aligned
+from harness.core.store import write_json
+from harness.core.terminal import Stop, Terminal
+from harness.core.text import printable
+from harness.engines.protocols import Generator
+from harness.errors import Interrupted, UsageError
+from harness.records import Completion, Request, Row
+
+
+def preview(
+    run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop, rows: int
+) -> Forecast:
+    """Make the first `rows` rows of a run, show how each came about, and forecast the rest.
+
+    The calls are stored: augment asks none of them again. Raises UsageError where no teacher writes, Interrupted when
+    it was stopped.
+    """
+    if run.file.augment.rows_file:
+        raise UsageError(f"runs/{run.name}.yaml: augment.rows_file: these rows are there: there is nothing to preview")
+    with at_work(run, teacher, engine, terminal, stop) as work:
+        places = list(islice(work.plan.places(work.plan.first_round()), rows))
+        with progress(work.plan, work.scheduler, len(places), terminal) as tick:
+            work.scheduler.write(iter(places), work.plan, tick)
+        if stop():
+            raise Interrupted("stopped: every finished call is kept")
+        judged, _ = work.scheduler.outcome()
+        verdicts = iter(judged)
+        tried: list[Tried] = []
+        for number, place in enumerate(places, start=1):
+            made = follow(work.plan, work.ask, place)
+            row = next(verdicts) if isinstance(made.end, Row) else made.end
+            terminal.say(f"\n{_title(number, len(places), place)}\n{_shown(made, row)}")
+            tried.append(_tried(work, made, row, run.file.teacher))
+    first = sum(work.plan.first_round().values())
+    most = int(run.file.augment.rows * run.file.augment.max_requests_per_row)
+    expected = forecast(tried, run.file.augment.rows, first, max(first, most), run.file.random_seed)
+    write_json(run.folder / "augment" / FILE, expected.model_dump(mode="json"))
+    terminal.say(told(expected, run.file.augment.rows, run.name))
+    return expected
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a row came about: what was asked and answered at each step, and what it ended as."""
+
+    asked: tuple[tuple[str, Request, Completion], ...]  # (step, request, completion)
+    end: Row | Lost
+
+
+def follow(plan: Plan, ask: Asker, place: Place) -> Made:
+    """The course of a row whose calls are all answered."""
+    chain: Chain | Row | Lost = plan.begin(place)
+    asked: list[tuple[str, Request, Completion]] = []
+    while isinstance(chain, Chain):
+        requests = plan.requests(chain)
+        answers = [ask.of(request) for request in requests]
+        name = chain.step.step.name or "the row"
+        asked += [
+            (f"{name}, judged" if chain.candidates else name, *pair) for pair in zip(requests, answers, strict=True)
+        ]
+        chain = plan.take(chain, requests, answers)
+    return Made(tuple(asked), chain)
+
+
+def told(expected: Forecast, wanted: int, name: str) -> str:
+    """A forecast in words."""
+    lines = [
+        ("rows begun", expected.begun.shown()),
+        ("rows kept", f"{expected.rows.shown()}   ({wanted} wanted)"),
+        ("requests", expected.requests.shown()),
+        ("tokens", expected.tokens.shown()),
+    ]
+    if expected.money.high:
+        lines.append(("money", expected.money.shown(4)))
+    return (
+        f"\n{expected.kept} of these {expected.tried} rows are kept. make augment RUN={name} is expected to take"
+        f" ({LEVEL:.0%} intervals):\n{aligned(lines, indent='  ')}\n"
+        "  Filters that compare rows drop more of many rows than of few: the rows kept are an upper bound then."
+    )
+
+
+def _title(number: int, count: int, place: Place) -> str:
+    label = f", {place[0]}" if place[0] else ""
+    return f"--- row {number} of {count}{label} "
+
+
+def _shown(made: Made, end: Judged | Lost) -> str:
+    lines: list[str] = []
+    for step, request, completion in made.asked:
+        prompt = request.prompt or "\n".join(f"<{turn.role}> {turn.content}" for turn in request.messages)
+        lines += [f"[{step}] prompt:", _indented(prompt), f"[{step}] completion ({_ending(completion)}):"]
+        lines.append(_indented(completion.text or completion.error or "(nothing)"))
+    if isinstance(end, Lost):
+        return "\n".join([*lines, f"no row: {end.lost}{f' by {end.filter}' if end.filter else ''}: {end.reason}"])
+    for verdict in end.verdicts:
+        state = "keeps it" if verdict.keep else f"drops it: {verdict.reason}"
+        lines.append(f"{verdict.filter}: {state}")
+    return "\n".join([*lines, "kept" if end.kept else "dropped"])
+
+
+def _ending(completion: Completion) -> str:
+    ends = {"stop": "ended by itself", "length": "cut at sampling.max_tokens", "error": "failed"}
+    return f"{ends[completion.finish_reason]}, {completion.completion_tokens} tokens"
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in printable(text).splitlines())
+
+
+def _tried(work: Work, made: Made, end: Judged | Lost, teacher: Teacher | None) -> Tried:
+    """What a row took, with what the filters asked about it."""
+    answers = [completion for _, _, completion in made.asked]
+    if isinstance(made.end, Row):
+        answers += [work.ask.of(request) for rule in work.rules for request in rule.requests(made.end)]
+    prompt, completion = (sum(getattr(c, f"{kind}_tokens") for c in answers) for kind in ("prompt", "completion"))
+    return Tried(
+        kept=isinstance(end, Judged) and end.kept,
+        requests=len(answers),
+        tokens=prompt + completion,
+        money=money_of(teacher, prompt, completion) or 0.0,
+    )

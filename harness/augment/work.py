@@ -1,0 +1,106 @@
+"""Everything that making rows needs, ready to work: the plan, the filters as rules, the calls, the scheduler."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from harness.augment.ask import Asker, about_seeds
+from harness.augment.plan import Plan, plan_rows
+from harness.augment.scheduler import Scheduler
+from harness.config.run import Run
+from harness.core.terminal import Stop, Terminal
+from harness.engines.call_cache import CallCache
+from harness.engines.protocols import Generator
+from harness.filters import AnyFilter, Context, Protected, Rule
+from harness.filters.base import no_requests
+from harness.suites import benchmarks
+from harness.suites.suite import Suite
+
+
+@dataclass(frozen=True)
+class Work:
+    """A plan, and what carries it out."""
+
+    plan: Plan
+    rules: tuple[Rule, ...]
+    ask: Asker
+    scheduler: Scheduler
+
+
+@contextmanager
+def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Iterator[Work]:
+    """A run's plan with its filters prepared and its stored calls open. They are closed at the end.
+
+    A mistake in a user's rows, or in a filter, is found before a teacher is paid. Raises UsageError for it.
+    """
+    plan = plan_rows(run, teacher)
+    if plan.own:
+        terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
+    protected = protected_texts(run.suites, terminal)
+    cache = CallCache(run.cache / "calls.sqlite", terminal.say)
+    ask = Asker(cache, functools.cache(engine), stop)
+    try:
+        context = Context(
+            run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed
+        )
+        plan = plan.prepared(context)
+        rules = tuple(prepare(run.file.augment.filters, context))
+        for rule in rules:
+            if rule.note:
+                terminal.say(rule.note)
+        yield Work(plan, rules, ask, Scheduler(rules, ask))
+    finally:
+        cache.close()
+
+
+@contextmanager
+def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal) -> Iterator[Callable[[], None]]:
+    """A bar over one round: what is yielded moves it on after every answer."""
+    ask = scheduler.ask
+    before, tokens, started = len(ask.answers), ask.fresh_tokens, time.monotonic()
+    asking = sum(rule.requests is not no_requests for rule in scheduler.rules) + plan.calls_per_row
+    with terminal.progress("augment", requests * asking) as advance:
+
+        def tick() -> None:
+            speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)
+            passing = f"{scheduler.passing} rows pass, {plan.settings.rows} are the goal"
+            advance(len(ask.answers) - before, f"{passing}, {speed:.0f} tokens/s")
+
+        yield tick
+
+
+def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Protected, ...]:
+    """Every text of every suite. Says which benchmarks are not at hand, so that nothing is checked against them."""
+    protected: list[Protected] = []
+    for suite in suites.values():
+        try:
+            protected += [Protected(suite.name, item, text) for item, text in suite.spec.extras.texts(suite.items)]
+        except benchmarks.NotReachable as why:
+            terminal.say(f"augment: rows are not checked against {suite.name}: {why}")
+    return tuple(protected)
+
+
+def prepare(filters: Sequence[AnyFilter], context: Context) -> list[Rule]:
+    """Filters as rules. Those that ask nothing come first, so that a mistake in them is found before a call."""
+    order = sorted(range(len(filters)), key=lambda i: filters[i].needs.teacher)
+    rules = {i: filters[i].prepare(context) for i in order}
+    names = filter_names(filters)
+    return [rules[i] if names[i] == filters[i].kind else rules[i].named(names[i]) for i in range(len(filters))]
+
+
+def filter_names(filters: Sequence[AnyFilter]) -> list[str]:
+    """What verdicts and the funnel call each filter: its kind, and its settings where a run has several of a kind."""
+    kinds = Counter(filter_.kind for filter_ in filters)
+    names: list[str] = []
+    for filter_ in filters:
+        name = str(filter_.kind)
+        if kinds[filter_.kind] > 1:
+            settings = filter_.model_dump(exclude_defaults=True, exclude={"kind"})
+            name += f"({', '.join(f'{key}={value}' for key, value in settings.items())})"
+        names.append(name if name not in names else f"{name} no. {len(names) + 1}")
+    return names
