@@ -20,9 +20,10 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
+from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
 from harness.records import Request, Row
-from tests.fakes import FakeGenerator, Passing, Quiet, prompt_of
+from tests.fakes import FakeGenerator, Passing, Quiet, answered, prompt_of
 
 TEACHER = "t@1"
 ASK = {"path": "prompts/q/ask.j2", "name": "question", "shots": 1, "sampling": {"max_tokens": 40}}
@@ -353,3 +354,38 @@ def test_a_filter_that_compares_rows_is_refused_in_a_step(tmp_path: Path) -> Non
     run = project(tmp_path, [{**ASK, "filters": [{"kind": "duplicate"}]}, ANSWER])
     with pytest.raises(UsageError, match="the filter duplicate compares rows with each other: it belongs in"):
         run_it(run)
+
+
+def test_a_cap_ends_the_work_keeps_everything_and_a_higher_one_goes_on(tmp_path: Path) -> None:
+    def capped(caps: dict[str, float], terminal: Quiet) -> tuple[Run, Passing, Funnel | None]:
+        run = project(tmp_path / "capped", [ASK, ANSWER], caps=caps)
+        tokens = {"prompt_tokens": 90, "completion_tokens": 10}
+        counted = ScriptedEngine(lambda r: answered(r, say(r)).model_copy(update=tokens), concurrency=4)
+        engine = Passing(counted)
+        return run, engine, augment(run, TEACHER, lambda: engine, terminal, Stop())
+
+    terminal = Quiet()
+    run, first, funnel = capped({"tokens": 1700}, terminal)
+    assert funnel is not None
+    assert 17 <= len(first.completed) < 40
+    assert 0 < funnel.kept < 20
+    assert "augment.caps.tokens (1700) is reached: 1700 tokens" in terminal.said[-1]
+    _, second, funnel = capped({"tokens": 100_000}, terminal)
+    assert funnel is not None
+    assert (funnel.kept, len(first.completed) + len(second.completed)) == (20, 40)
+    whole = project(tmp_path / "whole", [ASK, ANSWER])
+    run_it(whole)
+    rows = [(row.text, row.answer) for row in rows_of(whole)]
+    assert [(row.text, row.answer) for row in rows_of(run)] == rows
+
+
+def test_the_funnel_says_what_is_kept_of_each_attribute_and_document(tmp_path: Path) -> None:
+    short = {**ASK, "filters": [{"kind": "length", "max_words": 2}]}
+    run = project(tmp_path, [short, ANSWER], attributes={"tone": ["calm", "angry"]}, files={
+        "ask": "Write question {{ index }} {{ tone }}"}, max_requests_per_row=1)  # fmt: skip
+    _, funnel = run_it(run, lambda r: "one two three" if prompt_of(r).endswith("angry") else say(r))
+    begun = {tone: counts[0] for tone, counts in funnel.by["attribute tone"].items()}
+    assert sum(begun.values()) == 20
+    assert funnel.by["attribute tone"] == {"calm": (begun["calm"],) * 2, "angry": (begun["angry"], 0)}
+    assert f"  kept by attribute tone: angry 0 of {begun['angry']} (0% [0%, " in funnel.table()
+    assert all(line.attributes == {"tone": "angry"} for line in lost_of(run))

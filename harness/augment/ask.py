@@ -6,11 +6,40 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from harness.config.run import Caps
+from harness.config.teacher import Teacher, money_of
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
 from harness.engines.protocols import Generator
 from harness.errors import MachineError
 from harness.records import Completion, Request
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the work took so far."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0  # of this command's engine work
+
+    def plus(self, completion: Completion, seconds: float) -> Spent:
+        """After one more completion, and so many seconds in all."""
+        prompt = self.prompt_tokens + completion.prompt_tokens
+        return Spent(prompt, self.completion_tokens + completion.completion_tokens, seconds)
+
+
+def over_cap(caps: Caps, teacher: Teacher | None, spent: Spent) -> str:
+    """The cap that is reached, in words, or ''."""
+    tokens = spent.prompt_tokens + spent.completion_tokens
+    if caps.tokens is not None and tokens >= caps.tokens:
+        return f"caps.tokens ({caps.tokens}) is reached: {tokens} tokens"
+    if caps.seconds is not None and spent.seconds >= caps.seconds:
+        return f"caps.seconds ({caps.seconds:g}) is reached"
+    money = money_of(teacher, spent.prompt_tokens, spent.completion_tokens)
+    if caps.money is not None and money is not None and money >= caps.money:
+        return f"caps.money ({caps.money:g}) is reached: {money:.4f}"
+    return ""
 
 
 @dataclass
@@ -25,6 +54,13 @@ class Asker:
     fresh_tokens: int = 0  # generated now
     seconds: float = 0.0  # spent on calls that were paid for now
     cut_short: bool = False  # whether the stop left something unasked
+    over: Callable[[Spent], str] = lambda spent: ""  # the cap that is reached, in words
+    spent: Spent = field(default_factory=Spent)
+    cap: str = ""  # the cap that ended the work
+
+    def ended(self) -> bool:
+        """Whether nothing more is to be asked: somebody stopped the work, or a cap is reached."""
+        return self.stop() or bool(self.cap)
 
     def __call__(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield completions as they come. A stop ends it early.
@@ -35,9 +71,12 @@ class Asker:
         """
         started, paid_before = time.monotonic(), self.paid
         unanswered = (request for request in requests if request is None or request.key not in self.answers)
-        for completion, paid in cached(unanswered, self.cache, self.engine, self.stop):
+        for completion, paid in cached(unanswered, self.cache, self.engine, self.ended):
             self.answers[completion.request] = completion
             self.paid += paid
+            seconds = self.seconds + (time.monotonic() - started if self.paid > paid_before else 0)
+            self.spent = self.spent.plus(completion, seconds)
+            self.cap = self.cap or self.over(self.spent)
             self.fresh_tokens += completion.completion_tokens * paid
             yield completion
             if self.stop.overdue:

@@ -74,6 +74,12 @@ class Chain:
         return len(self.written) == len(self.steps)
 
     @property
+    def drawn(self) -> dict[str, Any]:
+        """What provenance says of what was drawn for it."""
+        document = self.document.id if self.document else ""
+        return {"document": document, "attributes": {name: str(value) for name, value in self.attributes.items()}}
+
+    @property
     def texts(self) -> list[str]:
         """The candidates as texts."""
         return [candidate.text for candidate in self.candidates]
@@ -154,8 +160,7 @@ def row_of(chain: Chain, last: Candidate, task: TaskFile, student: Template, row
         return lost_request("unparsed", example, request, completion)
     provenance = Provenance(
         source="teacher",
-        document=chain.document.id if chain.document else "",
-        attributes={name: str(value) for name, value in chain.attributes.items()},
+        **chain.drawn,
         steps=chain.written if len(chain.written) > 1 else (),
         request=request.key,
         template=request.origin.template,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import model_validator
 
-from harness.augment.rows import Judged
-from harness.config.teacher import Teacher
+from harness.augment.rows import Judged, Lost
 from harness.core.aligned import aligned
 from harness.core.record import FORMAT, Record
+from harness.records import Row
+from harness.stats.rates import quantile, wilson_ends
+
+MOST_VALUES = 8  # of a template, an attribute, ... that a line of the funnel shows
 
 
 class Funnel(Record):
@@ -25,15 +28,15 @@ class Funnel(Record):
     no_answer: int = 0  # answered without a text: refused, empty, only thinking
     unparsed: int = 0  # returned, but not in the form asked for
     not_picked: int = 0  # a step's way to pick took none of its completions
-    filtered: dict[
-        str, int
-    ] = {}  # "step: filter" -> rows that a filter of a step dropped, so that no later step was asked
+    # "step: filter" -> rows that a filter of a step dropped, so that no later step was asked
+    filtered: dict[str, int] = {}
     ended_at: dict[str, int] = {}  # step -> rows in the making that failed, or gave nothing that could be used, there
     calls_saved: int = 0  # that rows dropped by filters of steps would have cost at least
     dropped: dict[str, int] = {}  # filter -> rows it was the first to drop
     would_drop: dict[str, int] = {}  # filter -> rows it drops whatever the others say
     kept: int
     kept_by_label: dict[str, int] = {}
+    by: dict[str, dict[str, tuple[int, int]]] = {}  # template, attribute, ... -> value -> (rows begun, rows kept)
     notes: tuple[str, ...] = ()  # what a filter said of itself, e.g. the judge's calibration
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -74,6 +77,7 @@ class Funnel(Record):
         lines = [aligned(rows, right=(1,), indent="  ")]
         if self.kept_by_label.keys() != {""}:  # answers are free
             lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
+        lines += [line for name, values in self.by.items() if (line := _by_line(name, values))]
         if self.ended_at:
             lines.append("  without a row, by step: " + ", ".join(f"{name} {n}" for name, n in self.ended_at.items()))
         if self.calls_saved:
@@ -89,12 +93,48 @@ class Funnel(Record):
         return "\n".join(lines)
 
 
-def money_of(teacher: Teacher | None, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """What tokens cost in the currency of the run file's prices, or None where it names none."""
-    if teacher is None or (teacher.prompt_price is None and teacher.completion_price is None):
-        return None
-    prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
-    return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+def breakdown(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[str, tuple[int, int]]]:
+    """(Rows begun, rows kept) by template, label, teacher, document and every attribute. Rows that are stopped are out.
+
+    A name with one value only says nothing and is left out.
+    """
+    counts: dict[str, dict[str, list[int]]] = {}
+    lines = [(_facets_of_row(line.row), line.kept) for line in judged] + [
+        (_facets_of_lost(line), False) for line in lost
+    ]
+    for names, kept in lines:
+        for name, value in names.items():
+            if value:
+                count = counts.setdefault(name, {}).setdefault(value, [0, 0])
+                count[0] += 1
+                count[1] += kept
+    return {
+        name: {value: (begun, kept) for value, (begun, kept) in values.items()}
+        for name, values in counts.items()
+        if len(values) > 1
+    }
+
+
+def _facets_of_row(row: Row) -> dict[str, str]:
+    made = row.provenance
+    facets = {"template": made.template, "label": row.example.label or "", "teacher": made.teacher}
+    return {**facets, "document": made.document, **{f"attribute {k}": v for k, v in made.attributes.items()}}
+
+
+def _facets_of_lost(lost: Lost) -> dict[str, str]:
+    facets = {"template": lost.template, "label": lost.label, "teacher": lost.teacher}
+    return {**facets, "document": lost.document, **{f"attribute {k}": v for k, v in lost.attributes.items()}}
+
+
+def _by_line(name: str, values: Mapping[str, tuple[int, int]]) -> str:
+    """Keep rates with 95% intervals (Wilson), lowest first. Empty for labels, which have a line, and many values."""
+    if name == "label" or len(values) > MOST_VALUES:
+        return ""
+    parts: list[str] = []
+    for value, (begun, kept) in sorted(values.items(), key=lambda item: item[1][1] / item[1][0]):
+        low, high = wilson_ends(kept / begun, begun, quantile(0.95))
+        parts.append(f"{value} {kept} of {begun} ({kept / begun:.0%} [{low:.0%}, {high:.0%}])")
+    return f"  kept by {name}: " + ", ".join(parts)
 
 
 def count_drops(rejected: Sequence[Judged], names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:

@@ -35,6 +35,7 @@ def lost_request(step: LostAt, reason: str, request: Request, completion: Comple
         request=request.key,
         template=request.origin.template,
         label=request.origin.label,
+        teacher=request.model,
         step=request.origin.step,
     )
 

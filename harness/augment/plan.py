@@ -141,6 +141,10 @@ class Plan:
 
     def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
         """The chain after the answers to what it asked: further on its way, at its end as a row, or lost."""
+        after = self._take(chain, requests, answers)
+        return after.model_copy(update=chain.drawn) if isinstance(after, Lost) else after
+
+    def _take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
         if not chain.candidates:
             read = read_step(chain, requests, answers, self.task, self.settings.row)
             if isinstance(read, Lost):

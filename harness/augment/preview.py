@@ -9,12 +9,11 @@ from itertools import islice
 from harness.augment.ask import Asker
 from harness.augment.chain import Chain, Place
 from harness.augment.forecast import FILE, LEVEL, Forecast, Tried, forecast
-from harness.augment.funnel import money_of
 from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
 from harness.augment.work import Work, at_work, progress
 from harness.config.run import Run
-from harness.config.teacher import Teacher
+from harness.config.teacher import Teacher, money_of
 from harness.core.aligned import aligned
 from harness.core.store import write_json
 from harness.core.terminal import Stop, Terminal

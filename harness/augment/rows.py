@@ -43,8 +43,11 @@ class Lost(Record):
     request: str  # its key
     template: str = ""
     label: str = ""
+    teacher: str = ""
     step: str = ""  # of a chain
     filter: str = ""  # of the step
+    document: str = ""  # id of the piece that it was to be about
+    attributes: dict[str, str] = {}
 
 
 def read_rejected(path: Path) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:

@@ -110,7 +110,7 @@ class Scheduler:
         for completion in self.ask(self._next(places, maker)):
             self._take(completion)
             tick()
-        if self.ask.stop():
+        if self.ask.ended():
             self.ask.cut_short |= bool(self._waiting or self._questions or next(places, None))
         unfinished = {id(item): item for items in self._waiting.values() for item in items if isinstance(item, Draft)}
         self._judge([*self._ready, *unfinished.values()])

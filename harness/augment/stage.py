@@ -16,15 +16,15 @@ from typing import Any
 from harness.augment.ask import Asker
 from harness.augment.current import finished_rows, inputs_digest
 from harness.augment.forecast import read_forecast
-from harness.augment.funnel import Funnel, count_drops, money_of
+from harness.augment.funnel import Funnel, breakdown, count_drops
 from harness.augment.plan import Plan
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
-from harness.augment.summary import tell, too_few
+from harness.augment.summary import cause, tell, too_few
 from harness.augment.work import at_work, filter_names, progress
 from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
-from harness.config.teacher import Teacher
+from harness.config.teacher import Teacher, money_of
 from harness.core.environment import environment
 from harness.core.store import Manifest, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
@@ -87,6 +87,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
             f" every finished call is kept{f'; go on with: make augment RUN={run.name}' if partial else ''}"
         )
+    if ask.cap and funnel.kept < funnel.wanted:
+        advice = f"raise the cap, or ask for fewer rows; {cause(funnel, rejected, lost)}"
+        terminal.say(f"  augment.{ask.cap}: {funnel.kept} of {funnel.wanted} rows are kept: {advice}")
     if problem is not None:
         raise problem
     return funnel
@@ -109,8 +112,8 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
         by_label = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
         requested = len(scheduler.order) if scheduler.fruitless else sum(count.values())
         more = plan.next_round(count, by_label)
-        scheduler.ask.cut_short |= more is not None and scheduler.ask.stop()
-        if more is None or scheduler.ask.stop():
+        scheduler.ask.cut_short |= more is not None and scheduler.ask.ended()
+        if more is None or scheduler.ask.ended():
             return judged, lost, requested
         begun = sum(count.values())
         missing = sum(more.values()) - begun
@@ -164,6 +167,7 @@ def funnel_of(
         would_drop=would_drop,
         kept=by_label.total(),
         kept_by_label={label: by_label[label] for label in plan.task.labels} or {"": by_label.total()},
+        by=breakdown(judged, lost),
         notes=tuple(rule.note for rule in rules if rule.note),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,

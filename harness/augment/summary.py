@@ -12,6 +12,7 @@ from harness.augment.funnel import Funnel
 from harness.augment.rows import Judged, Lost
 from harness.config.run import Train
 from harness.core.terminal import Terminal
+from harness.core.text import one_line
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.records import Row
 
@@ -19,6 +20,7 @@ SAMPLES_SHOWN = 10
 LOST_SHOWN = 3
 REASON_SHOWN = 400  # characters; a filter of the user's may say more
 TEXT_SHOWN = 200  # characters of what gave no row
+ROW_SHOWN = 400  # characters of a row's input, and of its answer
 
 
 def tell(
@@ -62,8 +64,9 @@ def _heading(to: Terminal, shown: int, count: int, what: str) -> None:
 
 def _shown(row: Row, free: bool) -> str:
     """A row on a line: an answer after its question, a label before its text."""
-    text = row.text or "(empty)"
-    return f"{text} -> {row.answer}" if free else f"[{row.answer}] {text}"
+    text, answer = (one_line(part) for part in (row.text or "(empty)", row.answer))
+    text, answer = (part[:ROW_SHOWN] + ("..." if len(part) > ROW_SHOWN else "") for part in (text, answer))
+    return f"{text} -> {answer}" if free else f"[{answer}] {text}"
 
 
 def _advice(most: float, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.augment.ask import Asker, about_seeds
+from harness.augment.ask import Asker, about_seeds, over_cap
 from harness.augment.plan import Plan, plan_rows
 from harness.augment.scheduler import Scheduler
 from harness.config.run import Run
@@ -43,7 +43,8 @@ def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
     protected = protected_texts(run.suites, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
-    ask = Asker(cache, functools.cache(engine), stop)
+    over = functools.partial(over_cap, run.file.augment.caps, run.file.teacher)
+    ask = Asker(cache, functools.cache(engine), stop, over=over)
     try:
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed

@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from harness.config.attributes import Attributes, conditions_problem
 from harness.config.steps import RESERVED, Step, chain_problem
 from harness.config.task import TaskFile, TaskPrompts
-from harness.config.teacher import Name, Teacher
+from harness.config.teacher import Name, Teacher, money_of
 from harness.core.record import Record
 from harness.data.columns import written_as
 from harness.data.documents import Documents
@@ -28,6 +28,14 @@ from harness.suites.suite import Suite
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
 
 
+class Caps(Record):
+    """What augment may spend in all its rounds. Reaching one ends the work as Ctrl-C does: everything is kept."""
+
+    tokens: Annotated[int, Field(ge=1)] | None = None  # of prompts and completions, stored ones too
+    seconds: Annotated[float, Field(gt=0)] | None = None  # of one command's engine work
+    money: Annotated[float, Field(gt=0)] | None = None  # by the teacher's prices, stored calls too
+
+
 class Augment(Record):
     """Where rows come from and which are kept."""
 
@@ -35,6 +43,7 @@ class Augment(Record):
     rows: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # kept rows wanted
     requests_per_row: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
     max_requests_per_row: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
+    caps: Annotated[Caps, Field(exclude=True)] = Caps()  # they decide no row that is made
     templates: tuple[Step, ...] = ()  # taken in turn: each makes a row in one call
     steps: tuple[Step, ...] = ()  # or one after the other: together they make a row
     # a field, or answer -> the step that wrote it, keys by dots, or several, of which the first that is not empty is
@@ -208,6 +217,8 @@ class RunFile(Record):
             needing = self.augment.asking or ("eval.compare" if "teacher" in self.eval.compare else "")
             if needing:
                 raise ValueError(f"teacher: this key is missing, and {needing} needs one")
+        if self.augment.caps.money is not None and money_of(self.teacher, 0, 0) is None:
+            raise ValueError("augment.caps.money: the teacher has no price: set prompt_price or completion_price")
         if self.augment.seeds is None and "seeds_only" in self.train.data:
             raise ValueError(f"train.data {list(self.train.data)}: seeds_only needs augment.seeds, and there are none")
         return self

@@ -73,3 +73,11 @@ Teacher = Annotated[
     ],
     BeforeValidator(_engine_stated),  # vllm where none is stated
 ]
+
+
+def money_of(teacher: Teacher | None, prompt_tokens: int, completion_tokens: int) -> float | None:
+    """What tokens cost in the currency of the run file's prices, or None where it names none."""
+    if teacher is None or (teacher.prompt_price is None and teacher.completion_price is None):
+        return None
+    prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
+    return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
