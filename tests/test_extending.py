@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
+import pytest
 import yaml
+from pydantic import BaseModel
 
 from harness.core.record import Record
-from harness.filters import Context, Filter, PythonFilter, Rule
+from harness.filters import AnyFilter, Context, Filter, PythonFilter, Rule
 from harness.filters.base import Needs, each_row
 from harness.records import Row, Verdict
 from harness.suites.free_text import plain_prompt
@@ -68,3 +70,18 @@ def test_a_filter_of_the_package_is_one_record(tmp_path: Path) -> None:
     rule: Filter = Starts(letter="m")
     rows: Sequence[Row] = [row("my bike"), row("the bike")]
     assert [verdict.keep for verdict in verdicts_of(rule, rows, context(tmp_path))] == [True, False]
+
+
+KINDS: tuple[type[BaseModel], ...] = get_args(get_args(AnyFilter)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_the_readme_has_a_line_for_every_filter_with_the_defaults_it_has(kind: type[BaseModel]) -> None:
+    name = kind.model_fields["kind"].default
+    table = (ROOT / "README.md").read_text().split("| `kind:` | drops | settings |\n")[1].split("\n\n")[0]
+    lines = re.findall(rf"^\| `{name}` \| .+ \|(.*)\|$", table, re.MULTILINE)
+    assert len(lines) == 1
+    for setting in re.findall(r"`([a-z_]+)(?:: ([^`\[]+))?[^`]*`", lines[0]):
+        assert setting[0] in kind.model_fields, setting
+        if setting[1]:
+            assert yaml.safe_load(setting[1]) == kind.model_fields[setting[0]].default

@@ -235,7 +235,10 @@ def _partial_row(chain: Chain, candidate: Candidate) -> Row:
         example = Example(fields={chain.step.step.name or "text": value})
     completion = candidate.completion
     provenance = Provenance(
-        source="teacher", finish_reason=completion.finish_reason, completion_tokens=completion.completion_tokens
+        source="teacher",
+        **chain.drawn,
+        finish_reason=completion.finish_reason,
+        completion_tokens=completion.completion_tokens,
     )
     messages = (Message(role="user", content=example.text), Message(role="assistant", content=example.answer))
     return Row(messages=messages, example=example, provenance=provenance)

@@ -53,6 +53,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if task.free:
         _free_answers_fit(run_file, at)
     _fields_fit(run_file, task, at)
+    _attributes_fit(run_file, at)
     prompts = task.prompts(root)
     _templates_render(run_file, task, prompts, seeds, root)
     if seeds:
@@ -165,16 +166,31 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
                 " which a plain text cannot tell apart: write output: json"
             )
     for key, step in run_file.augment.asked_in():
-        parts = step.parts(task.fields)
+        parts = ("input", *step.parts(task.fields), "both")
         for i, filter_ in enumerate(step.filters):
             on = getattr(filter_, "on", "input")
-            if on not in ("input", *parts):
+            if on not in parts:
                 place = at("augment", *key, "filters", i, "on")
-                raise UsageError(f"{place}: {on!r}{nearest(on, parts)}; a step wrote: input, {', '.join(parts)}")
+                raise UsageError(f"{place}: {on!r}{nearest(on, parts)}; a step wrote: {', '.join(parts)}")
     augment = run_file.augment
     given = [*augment.attributes, *([DOCUMENT] if augment.documents else [])]
     if augment.row and (problem := row_problem(augment.steps, augment.row, given, task)):
         raise UsageError(f"{at('augment', 'row')}: {problem}")
+
+
+def _attributes_fit(run_file: RunFile, at: Callable[..., str]) -> None:
+    """Filters name attributes that the run has. Raises UsageError."""
+    augment = run_file.augment
+    places = [(("filters",), augment.filters), *(((*key, "filters"), step.filters) for key, step in augment.asked_in())]
+    for key, filters in places:
+        for i, filter_ in enumerate(filters):
+            for field in filter_.needs.attributes:
+                value = getattr(filter_, field)
+                for name in (value,) if isinstance(value, str) else value:
+                    if name and name not in augment.attributes:
+                        place, names = at("augment", *key, i, field), list(augment.attributes)
+                        hint = f"{nearest(name, names)}; there are: {', '.join(names)}" if names else ""
+                        raise UsageError(f"{place}: there is no attribute {name!r} in augment.attributes{hint}")
 
 
 def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:

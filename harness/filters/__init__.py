@@ -10,11 +10,21 @@ from harness.filters.base import Context, Filter, Protected, Rule
 from harness.filters.judge import Judge
 from harness.filters.pick import AnyPick, Picker
 from harness.filters.python import PythonFilter
-from harness.filters.rows import Finished, Length
+from harness.filters.rows import Finished, Format, Length, Refusal, Repetition, Slots
 from harness.filters.sets import Contamination, Duplicate, NearDuplicate
 
 AnyFilter = Annotated[
-    Finished | Length | Duplicate | NearDuplicate | Contamination | Judge | PythonFilter,
+    Finished
+    | Length
+    | Format
+    | Refusal
+    | Repetition
+    | Slots
+    | Duplicate
+    | NearDuplicate
+    | Contamination
+    | Judge
+    | PythonFilter,
     Field(discriminator="kind"),
 ]
 
@@ -26,11 +36,15 @@ __all__ = [
     "Duplicate",
     "Filter",
     "Finished",
+    "Format",
     "Judge",
     "Length",
     "NearDuplicate",
     "Picker",
     "Protected",
     "PythonFilter",
+    "Refusal",
+    "Repetition",
     "Rule",
+    "Slots",
 ]

@@ -27,6 +27,11 @@ def part_of(example: Example, on: str) -> str:
     return example.text if on == "input" else example.fields[on]
 
 
+def each_part(example: Example, on: str) -> tuple[str, ...]:
+    """The texts of a part that are looked at one by one: input and answer of `both`, else the one part."""
+    return (example.text, example.answer) if on == "both" else (part_of(example, on),)
+
+
 @dataclass(frozen=True)
 class Protected:
     """A text of a suite that no training row may contain."""
@@ -94,6 +99,7 @@ class Needs:
     files: tuple[str, ...] = ()  # its fields that name files of the project
     teacher: bool = False  # it asks the teacher, first about the seeds
     suites: bool = False  # it looks at the suites' texts, so that other items make other rows
+    attributes: tuple[str, ...] = ()  # its fields that name attributes of the run
 
 
 class Filter(Protocol):

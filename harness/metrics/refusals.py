@@ -48,3 +48,35 @@ def refuses(text: str) -> bool:
     """
     opening = _QUOTED.sub(" ", text.strip()[:OPENING]).replace("’", "'").strip()
     return any(pattern.search(opening) for pattern in PATTERNS)
+
+
+# --- talk about the task -------------------------------------------------------------------------------------
+
+_WRITTEN = (
+    r"(?:examples?|samples?|responses?|answers?|rewrit\w+|revi[sz]\w+|improved|versions?|messages?|instructions?|prompts?"
+    r"|questions?|conversations?|dialogues?|paragraphs?|texts?|sentences?|outputs?|drafts?|JSON)"
+)
+META = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"^(?:sure|certainly|of course|absolutely|okay|ok|great)(?: thing)?[!,.:]*\s+(?:here (?:is|are)\b|here's\b"
+        r"|I(?:'d| would) be (?:happy|glad)|I(?:'ll| will| can) (?:help|write|provide|generate|create)\b|let me\b)",
+        rf"^here(?: is| are|'s) (?!my\b)[^.!?:\n]{{0,60}}?\b{_WRITTEN}\b[^.!?:\n]{{0,60}}:",
+        r"\bas an? (?:(?:AI|artificial intelligence)(?: (?:language )?model| assistant| system| chatbot)?"
+        r"|(?:large )?language model|virtual assistant)(?=\s*,|\s+(?:I|my)\b)",
+        r"\bI(?:'m| am) (?:just |only |merely )?an? (?:AI\b|(?:large )?language model)(?! \w+(?:er|ist|or)\b)",
+        r"\bI hope (?:this|that|these) (?:helps?|meets?)\b",
+        r"\blet me know if you(?:'d like| would like| want) me to (?:change|revise|adjust|modify|rewrite|add|write)\b",
+    )
+)
+
+
+def meta_talk(text: str) -> str:
+    """The first words in which a model speaks of its task or of itself instead of doing the task, or ''.
+
+    "Sure, here is", "Here are five examples:", "As an AI,", "I hope this helps". What a text quotes does not count.
+    Where an assistant's courtesy is to be learned, it is no fault.
+    """
+    said = _QUOTED.sub(" ", text).replace("’", "'").strip()
+    found = [match for pattern in META if (match := pattern.search(said))]
+    return " ".join(min(found, key=lambda match: match.start())[0].split()) if found else ""
