@@ -122,7 +122,7 @@ def test_labels_need_no_template_either(tmp_path: Path) -> None:
 REFUSED = [
     ("train.data=[filtered, seeds_only]", "train.data ['filtered', 'seeds_only']: seeds_only needs augment.seeds"),
     ("augment.filters=[{kind: judge, template: a.j2}]", "seeds: this key is missing: the filter judge"),
-    ("augment.rows_file=null", "give one of templates, steps (a teacher writes) and rows_file"),
+    ("augment.rows_file=null", "give one of templates and steps (a teacher writes), rows_file"),
     ("eval.compare=[teacher]", "teacher: this key is missing, and eval.compare needs one"),
     ("task={}", "task.system: this key is missing"),
     ("task={systm: x}", "task.systm: unknown key (did you mean 'system'?)"),

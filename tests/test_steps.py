@@ -56,6 +56,7 @@ def project(
     (root / "prompts/q/seeds.jsonl").write_text(
         "".join(json.dumps({"question": f"what is {i}?", "answer": f"it is {i}"}) + "\n" for i in range(6))
     )
+    (root / "prompts/q/few.jsonl").write_text('{"question": "who?", "answer": "me"}\n')
     (root / "suites").mkdir(exist_ok=True)
     (root / "suites/talk.jsonl").write_text('{"prompt": "Say hello."}\n')
     (root / "suites/talk.yaml").write_text("kind: open_ended\nitems: suites/talk.jsonl\nmax_tokens: 8\n")
@@ -335,7 +336,7 @@ WRONG: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None, dict[str, An
     ("pool", [{**ASK, "pool_shots": 2}, ANSWER], ROW, {}, "pool_every: this key is missing"),
     ("filter", [{**ASK, "filters": [{"kind": "length", "on": "answer"}]}, ANSWER], ROW, {}, "a step wrote: input, question"),
     ("document", [ASK, ANSWER], ROW, {"documents": {"path": "nowhere"}}, "nowhere"),
-    ("both", [ASK, ANSWER], ROW, {"templates": [ASK]}, "give one of templates, steps"),
+    ("both", [ASK, ANSWER], ROW, {"templates": [ASK]}, "give one of templates and steps"),
 ]  # fmt: skip
 
 
@@ -389,3 +390,14 @@ def test_the_funnel_says_what_is_kept_of_each_attribute_and_document(tmp_path: P
     assert funnel.by["attribute tone"] == {"calm": (begun["calm"],) * 2, "angry": (begun["angry"], 0)}
     assert f"  kept by attribute tone: angry 0 of {begun['angry']} (0% [0%, " in funnel.table()
     assert all(line.attributes == {"tone": "angry"} for line in lost_of(run))
+
+
+def test_a_teacher_writes_what_the_own_rows_lack(tmp_path: Path) -> None:
+    run = project(tmp_path, [ASK, ANSWER], rows_file="prompts/q/seeds.jsonl", filters=[{"kind": "duplicate"}], seeds="prompts/q/few.jsonl", files={})  # fmt: skip
+    engine, funnel = run_it(run)
+    assert (funnel.kept, funnel.requested, len(engine.completed)) == (20, 20, 2 * 14)
+    assert [row.provenance.source for row in rows_of(run)] == ["own"] * 6 + ["teacher"] * 14
+    assert funnel.wanted == 20
+    planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=16"]), TEACHER, len)
+    assert "6 rows are read from prompts/q/seeds.jsonl\n" in planned
+    assert [line.split()[:2] for line in planned.splitlines()[1:3]] == [["question", "10"], ["answer", "10"]]

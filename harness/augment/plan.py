@@ -77,18 +77,19 @@ class Plan:
         return max((sum(step.samples * (1 + asks_judge(step)) for step in chain) for chain in steps), default=0)
 
     def first_round(self) -> dict[str, int]:
-        """Rows per label that the first round begins: `requests_per_row` for every row of `rows`.
+        """Rows per label that the first round begins: `requests_per_row` for every row of `rows` that nobody has.
 
         With a pool a round is as long as the pool stands still.
         """
-        wanted = ceil(self.settings.rows * self.settings.requests_per_row)
+        wanted = ceil(max(self.settings.rows - len(self.own), 0) * self.settings.requests_per_row)
         each = ceil(min(wanted, self.settings.pool_every or wanted) / len(self.labels))
         return dict.fromkeys(self.labels, each)
 
-    def next_round(self, requested: dict[str, int], rows: Counter[str]) -> dict[str, int] | None:
+    def next_round(self, requested: dict[str, int], rows: Counter[str], own: Counter[str]) -> dict[str, int] | None:
         """Rows per label that are begun, those before among them, or None when nothing more is to be asked.
 
-        `rows` counts the kept rows of each label. What is missing is asked for at each label's own keep rate.
+        `rows` counts the kept rows of each label, `own` those among them that no teacher wrote. What is missing is
+        asked for at each label's own keep rate.
         """
         room = int(self.settings.rows * self.settings.max_requests_per_row) - sum(requested.values())
         hopeless = not rows.total() and sum(requested.values()) >= HOPELESS
@@ -98,7 +99,7 @@ class Plan:
         target = ceil(self.settings.rows / len(requested))
         more: dict[str, int] = {}
         for label, n in requested.items():
-            rate = max(rows[label] / n, 0.05)
+            rate = max((rows[label] - own[label]) / max(n, 1), 0.05)
             short = max(0, target - rows[label])
             more[label] = min(ceil(short / rate), room)
             room -= more[label]

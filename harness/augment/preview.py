@@ -31,7 +31,7 @@ def preview(
     The calls are stored: augment asks none of them again. Raises UsageError where no teacher writes, Interrupted when
     it was stopped.
     """
-    if run.file.augment.rows_file:
+    if not run.file.augment.teacher_writes:
         raise UsageError(f"runs/{run.name}.yaml: augment.rows_file: these rows are there: there is nothing to preview")
     with at_work(run, teacher, engine, terminal, stop) as work:
         places = list(islice(work.plan.places(work.plan.first_round()), rows))

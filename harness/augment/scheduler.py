@@ -20,6 +20,7 @@ from harness.filters.base import Rule
 from harness.records import Completion, Request, Row, Verdict
 
 FRUITLESS = 256  # first rows begun of which not a single one is kept, after which no more are begun
+OWN = "(own)"  # in the place of a row that was there already, in the place of its label
 PART = 16  # rows judged together, at least: a rule may start a process of its own for them
 
 
@@ -68,6 +69,7 @@ class Scheduler:
         self.order: list[Place] = []  # of the rows begun, or of own rows; rows keep this order
         self.fruitless = False  # nothing is kept of so many that asking on would be a waste
         self.passing = 0  # rows that no rule on one row alone drops
+        self._own: list[Place] = []  # rows that were there already come before those that are written
         self._known: set[Place] = set()
         self._drafts: dict[Place, Draft] = {}
         self._lost: dict[Place, Lost] = {}
@@ -79,7 +81,7 @@ class Scheduler:
 
     def judge(self, rows: Sequence[Row], tick: Callable[[], None]) -> None:
         """Have rows judged that are there already."""
-        self.order = [("", i) for i in range(len(rows))]
+        self._own = self.order = [(OWN, i) for i in range(len(rows))]
         self._looked = True
         for place, row in zip(self.order, rows, strict=True):
             self._add(place, row)
@@ -90,7 +92,7 @@ class Scheduler:
 
         `tick` is called after every answer. Ends early when the work is stopped, or when nothing at all is kept.
         """
-        self.order = []
+        self.order = list(self._own)
         self._run(places, maker, tick)
 
     def outcome(self) -> tuple[list[Judged], list[Lost]]:

@@ -59,7 +59,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     write_jsonl(folder / KEPT, rows)
     write_jsonl(folder / DROPPED, [*rejected, *(line for line in lost if line.lost != "failed")])
     write_json(folder / "funnel.json", funnel.model_dump())
-    problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, not plan.own)
+    problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, bool(plan.chains))
     # failures, a judge's too, are asked again
     failures = any(answer.finish_reason == "error" for answer in ask.answers.values())
     partial = ask.cut_short or problem is not None or (failures and funnel.kept < funnel.wanted)
@@ -77,9 +77,9 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         ),
         [folder / name for name in (KEPT, DROPPED, "funnel.json")],
     )
-    most = None if plan.own else plan.settings.max_requests_per_row
+    most = plan.settings.max_requests_per_row if plan.chains else None
     tell(funnel, rows, rejected, lost, terminal, random.Random(plan.random_seed), most)
-    if not partial and not plan.own and (expected := read_forecast(folder)):
+    if not partial and plan.chains and (expected := read_forecast(folder)):
         came = (funnel.requested, funnel.kept, funnel.prompt_tokens + funnel.completion_tokens)
         terminal.say(f"  the preview expected {expected.compared(*came)}")
     if stop():
@@ -103,15 +103,17 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
     if plan.own:
         with progress(plan, scheduler, len(plan.own), terminal) as tick:
             scheduler.judge(plan.own, tick)
-        return *scheduler.outcome(), len(plan.own)
+        if not plan.chains or scheduler.ask.ended():
+            return *scheduler.outcome(), len(plan.own)
+    own_kept = by_label_of(plan, scheduler.outcome()[0])
     count, begun = plan.first_round(), 0
     while True:
         with progress(plan, scheduler, sum(count.values()) - begun, terminal) as tick:
             scheduler.write(plan.places(count), plan, tick)
         judged, lost = scheduler.outcome()
-        by_label = Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
-        requested = len(scheduler.order) if scheduler.fruitless else sum(count.values())
-        more = plan.next_round(count, by_label)
+        by_label = by_label_of(plan, judged)
+        requested = len(scheduler.order) if scheduler.fruitless else len(plan.own) + sum(count.values())
+        more = plan.next_round(count, by_label, own_kept)
         scheduler.ask.cut_short |= more is not None and scheduler.ask.ended()
         if more is None or scheduler.ask.ended():
             return judged, lost, requested
@@ -119,6 +121,11 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
         missing = sum(more.values()) - begun
         terminal.say(f"{by_label.total()} of {plan.settings.rows} rows so far; asking {missing} more")
         count, plan = more, plan.with_pool(tuple(row.row for row in judged if row.kept))
+
+
+def by_label_of(plan: Plan, judged: Sequence[Judged]) -> Counter[str]:
+    """Kept rows of each label. A task without labels has one, the empty name."""
+    return Counter("" if plan.task.free else row.row.answer for row in judged if row.kept)
 
 
 def in_steps(plan: Plan, lost: Sequence[Lost]) -> dict[str, Any]:
@@ -155,7 +162,7 @@ def funnel_of(
     prompt_tokens = sum(c.prompt_tokens for c in answers)
     completion_tokens = sum(c.completion_tokens for c in answers)
     return Funnel(
-        wanted=requested if plan.own else plan.settings.rows,
+        wanted=plan.settings.rows if plan.chains else requested,
         requested=requested,
         pending=requested - len(judged) - len(lost),
         failed=steps["failed"],

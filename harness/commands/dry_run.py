@@ -48,13 +48,12 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
     augment = run.file.augment
     plan = plan_rows(run, teacher)
-    rows_read = plan.own
-    total_rows = len(rows_read) or sum(plan.first_round().values())
-    places = [] if rows_read else list(islice(plan.places(plan.first_round()), COUNTED))
+    begun = sum(plan.first_round().values()) if plan.chains else 0
+    total_rows = len(plan.own) + begun
+    places = list(islice(plan.places(plan.first_round()), COUNTED)) if begun else []
     generations = [request for place in places for request in plan.requests(plan.begin(place))]
     lines = [
-        (name, round(n * total_rows / len(places)), t * total_rows / len(places))
-        for name, n, t in _steps(plan, places, count)
+        (name, round(n * begun / len(places)), t * begun / len(places)) for name, n, t in _steps(plan, places, count)
     ]
     once = 0.0  # tokens that do not grow with the rows
     calibration: list[Request] = []
@@ -70,14 +69,15 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
         lines.append(("judge", total_rows, total_rows * each))  # at most: rows with equal texts are asked once
     total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
     stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*generations, *calibration)}))
-    out = [f"augment {run.name} would send{'' if rows_read else f' (teacher {teacher})'}:"]
+    out = [f"augment {run.name} would send{f' (teacher {teacher})' if plan.chains else ''}:"]
     rows = [(name, f"{n} requests", f"{t:.0f} tokens") for name, n, t in [*lines, ("in all", total, tokens)]]
     out.append(aligned(rows, right=(1, 2), indent="  "))
-    most = total_rows if rows_read else max(total_rows, int(augment.rows * augment.max_requests_per_row))
+    most = max(total_rows, int(augment.rows * augment.max_requests_per_row)) if plan.chains else total_rows
     if augment.rows_file:
-        out.append(f"  {len(rows_read)} rows are read from {path_of(augment.rows_file)}, and no teacher writes any")
-    else:
-        which = f"the first {len(generations)}" if len(places) < total_rows else "the"
+        also = "" if plan.chains else ", and no teacher writes any"
+        out.append(f"  {len(plan.own)} rows are read from {path_of(augment.rows_file)}{also}")
+    if plan.chains:
+        which = f"the first {len(generations)}" if len(places) < begun else "the"
         out.append(
             f"  {stored} of {which} generations and calibrations are stored already; what was judged is not counted."
         )
@@ -157,7 +157,7 @@ def describe_training(run: Run) -> str:
     if rows_are_made and len(folders) == len(settings.students):
         cells = [(planned.cell, planned.rows, planned.trained) for planned in plan_training(run).cells]
     else:
-        if run.file.augment.rows_file:
+        if own and not run.file.augment.teacher_writes:
             require_rows(settings.sizes, "filtered", len(sample), run.file.augment, run.name)
         cells = [(cell, sample if cell.size else (), None) for cell in grid_cells(settings, len(run.seeds))]
     lines: list[tuple[str, ...]] = []

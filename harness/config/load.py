@@ -273,5 +273,5 @@ def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Example, ...]) -> 
 
 def _sizes_fit(run_file: RunFile, place: str) -> None:
     largest, rows = max(run_file.train.sizes), run_file.augment.rows
-    if largest > rows and not run_file.augment.rows_file:
+    if largest > rows and run_file.augment.teacher_writes:
         raise UsageError(f"{place}: {largest} is larger than augment.rows ({rows}): there would be no such rows")

@@ -52,13 +52,15 @@ class Augment(Record):
     attributes: Attributes = {}  # drawn or computed for each row, for the templates
     documents: Documents | None = None  # a piece of them for each row
     pool_every: Annotated[int, Field(ge=1)] | None = None  # rows begun, after which the kept ones may be shots
-    rows_file: Examples | None = None  # rows you already have; no teacher is asked to write
+    rows_file: Examples | None = None  # rows you already have; with templates or steps a teacher writes the rest
     filters: tuple[AnyFilter, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if [bool(self.templates), bool(self.steps), bool(self.rows_file)].count(True) != 1:
-            raise ValueError("give one of templates, steps (a teacher writes) and rows_file (you have rows)")
+        if (self.templates and self.steps) or not (self.templates or self.steps or self.rows_file):
+            raise ValueError(
+                "give one of templates and steps (a teacher writes), or rows_file (you have rows), or both"
+            )
         self._chains_fit()
         if self.seeds is None and self.needs_seeds:
             what = self.asking if not (self.steps or self.templates) else f"{self.asking} with shots"
@@ -89,6 +91,11 @@ class Augment(Record):
         if self.row:
             return []
         return [(key, step) for key, step in self.asked_in() if key[0] == "templates" or key[1] == len(self.steps) - 1]
+
+    @property
+    def teacher_writes(self) -> bool:
+        """Whether a teacher makes rows."""
+        return bool(self.templates or self.steps)
 
     @property
     def asking(self) -> str:

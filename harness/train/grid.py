@@ -127,7 +127,7 @@ def require_rows(sizes: Sequence[int], data: str, rows: int, augment: Augment, r
         return
     fitting = [size for size in sizes if size <= rows]
     more = "raise augment.rows or augment.max_requests_per_row"
-    if augment.rows_file:
+    if augment.rows_file and not augment.teacher_writes:
         more = f"add rows to {path_of(augment.rows_file)}"
     raise UsageError(
         f"runs/{run}.yaml: train.sizes: {largest} is larger than the {rows} rows there are for data"
