@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.core.terminal import Terminal
+from harness.core.terminal import Stop, Terminal
 from harness.errors import MachineError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.config.teacher import Teacher
     from harness.engines.protocols import Embedder, Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
-    from harness.eval.runner import Judge, Openers
+    from harness.eval.runner import Judge, Openers, Scorer
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
@@ -49,6 +49,19 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
         return Judge(model.identity, build)
 
     return Openers(student, embedder, judge)
+
+
+def scorers(run: Run, terminal: Terminal, stop: Stop) -> Callable[[int | None], Scorer]:
+    """A builder of what scores the cards of a run's plan, with so many tokens in a batch (None: as the run says)."""
+    from harness.eval.plan import plan_scoring
+    from harness.eval.runner import Scorer
+
+    plan = plan_scoring(run)
+
+    def build(batch_tokens: int | None) -> Scorer:
+        return Scorer(plan, run.root, run.cache, openers(run, batch_tokens), terminal, stop)
+
+    return build
 
 
 def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:

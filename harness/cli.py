@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.builders import openers, teacher_of, vllm_of
+from harness.builders import openers, scorers, teacher_of, vllm_of
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -268,15 +268,11 @@ def rescore(
         parity(loaded, openers(loaded).student, vllm_of(loaded.file.teacher), terminal)
     else:
         from harness.check.rescore import noise
-        from harness.eval.plan import plan_scoring
-        from harness.eval.runner import Scorer, rescorer
+        from harness.eval.runner import rescorer
 
-        scoring = plan_scoring(loaded)
-
-        def scorer_for(batch_tokens: int) -> Scorer:
-            return Scorer(scoring, loaded.root, loaded.cache, openers(loaded, batch_tokens), terminal, Stop())
-
-        noise(loaded, rescorer(scoring.student(ship, loaded.name), scorer_for), terminal)
+        scorer_for = scorers(loaded, terminal, Stop())
+        candidate = scorer_for(None).plan.student(ship, loaded.name)
+        noise(loaded, rescorer(candidate, scorer_for), terminal)
 
 
 @app.command()
@@ -329,6 +325,15 @@ def doctor() -> None:
     from harness.commands.doctor import examine
 
     Terminal().say(examine(Path.cwd()))
+
+
+@app.command(name="hard-examples")
+def hard_examples(run: RunName = "helpdesk", settings: Settings = None) -> None:
+    """Find the rows and seeds that the ship student gets wrong, for another round, with a control."""
+    from harness.commands.hard_examples import hard_examples as find
+
+    loaded, terminal = _load(run, settings), Terminal()
+    find(loaded, scorers(loaded, terminal, Stop())(None), terminal)
 
 
 @app.command()

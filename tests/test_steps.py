@@ -401,3 +401,9 @@ def test_a_teacher_writes_what_the_own_rows_lack(tmp_path: Path) -> None:
     planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=16"]), TEACHER, len)
     assert "6 rows are read from prompts/q/seeds.jsonl\n" in planned
     assert [line.split()[:2] for line in planned.splitlines()[1:3]] == [["question", "10"], ["answer", "10"]]
+
+
+def test_prompts_show_the_examples_of_the_file_in_place_of_the_seeds(tmp_path: Path) -> None:
+    run = project(tmp_path, [ASK, ANSWER], shots_file="prompts/q/few.jsonl")
+    engine, _ = run_it(run)
+    assert {prompt_of(r).split("like:")[1].strip() for r in engine.requests if r.origin.step == "question"} == {"who?"}

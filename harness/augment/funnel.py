@@ -117,12 +117,14 @@ def breakdown(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[
 
 def _facets_of_row(row: Row) -> dict[str, str]:
     made = row.provenance
-    facets = {"template": made.template, "label": row.example.label or "", "teacher": made.teacher}
+    template = "" if made.steps else made.template  # the steps of a chain are no alternatives
+    facets = {"template": template, "label": row.example.label or "", "teacher": made.teacher}
     return {**facets, "document": made.document, **{f"attribute {k}": v for k, v in made.attributes.items()}}
 
 
 def _facets_of_lost(lost: Lost) -> dict[str, str]:
-    facets = {"template": lost.template, "label": lost.label, "teacher": lost.teacher}
+    template = "" if lost.step else lost.template
+    facets = {"template": template, "label": lost.label, "teacher": lost.teacher}
     return {**facets, "document": lost.document, **{f"attribute {k}": v for k, v in lost.attributes.items()}}
 
 

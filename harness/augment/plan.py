@@ -47,6 +47,7 @@ class Plan:
     task: TaskFile
     settings: Augment
     seeds: tuple[Example, ...]
+    shots: tuple[Example, ...]  # shown in place of the seeds, where a label has any
     chains: tuple[tuple[PlannedStep, ...], ...]  # taken in turn; each makes a row in one call or in several
     computed: dict[str, Template]  # of attributes
     documents: tuple[Piece, ...]
@@ -176,7 +177,9 @@ class Plan:
 
     def _shots(self, step: Step, label: str, j: int) -> list[Example]:
         draw = random.Random(digest("shots", self.random_seed, label, j))
-        eligible = [seed for seed in self.seeds if seed.answer == label or self.task.free]
+        sources = (self.shots, self.seeds)
+        of_label = ([seed for seed in seeds if seed.answer == label or self.task.free] for seeds in sources)
+        eligible = next(filter(None, of_label), [])
         shots: list[Example] = draw.sample(eligible, min(step.shots, len(eligible)))
         if step.pool_shots and self.pool:
             pool = [row.example for row in self.pool if row.answer == label or self.task.free]
@@ -237,6 +240,7 @@ def plan_rows(run: Run, teacher: str) -> Plan:
         run.task,
         augment,
         run.seeds,
+        run.shots,
         planned_chains(run),
         computed(augment.attributes, f"{place}: augment"),
         read_documents(augment.documents, run.root, f"{place}: augment.documents") if augment.documents else (),

@@ -45,6 +45,10 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if run_file.augment.seeds:
         with mistakes.noted():
             seeds = read_seeds(run_file.augment.seeds, root, task.shape, at("augment", "seeds"))
+    shots: tuple[Example, ...] = ()
+    if run_file.augment.shots_file:
+        with mistakes.noted():
+            shots = read_seeds(run_file.augment.shots_file, root, task.shape, at("augment", "shots_file"))
     suites: dict[str, Suite] = {}
     for i, name in enumerate(run_file.eval.suites):
         with mistakes.noted():
@@ -61,7 +65,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     _sizes_fit(run_file, at("train", "sizes"))
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
-    return Run(path.stem, root, run_file, task, seeds, suites, prompts)
+    return Run(path.stem, root, run_file, task, seeds, suites, prompts, shots)
 
 
 def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -40,6 +40,7 @@ class Augment(Record):
     """Where rows come from and which are kept."""
 
     seeds: Examples | None = None  # a handful of human-written examples; only own rows can do without
+    shots_file: Examples | None = None  # examples that prompts show in place of the seeds, label by label
     rows: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # kept rows wanted
     requests_per_row: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
     max_requests_per_row: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
@@ -257,6 +258,7 @@ class Run:
     seeds: tuple[Example, ...]
     suites: dict[str, Suite]
     prompts: TaskPrompts
+    shots: tuple[Example, ...] = ()  # of augment.shots_file
 
     @property
     def folder(self) -> Path:

@@ -1,0 +1,109 @@
+"""Hard examples: the training rows and seeds that a student gets wrong, as examples in the prompts of another round.
+
+No item of a suite is looked at, dev or test, so that no claim is touched. As many random ones of the same rows are
+the control: a second round with either tells whether it was the hard ones that helped (LLM2LLM, Lee et al. 2024).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from harness.augment.rows import seed_rows
+from harness.commands.error_analysis import is_wrong
+from harness.config.run import Run
+from harness.config.ship import ship_cells
+from harness.core.store import write_atomic
+from harness.core.terminal import Terminal
+from harness.errors import UsageError
+from harness.eval.candidates import Candidate
+from harness.eval.plan import PlannedCard
+from harness.eval.runner import Scorer, score_suite
+from harness.records import Example, Item, Row
+from harness.suites.suite import Suite
+
+FEWEST = 4  # hard examples that another round can be written from
+
+
+def hard_examples(run: Run, scorer: Scorer, terminal: Terminal) -> tuple[Path, Path]:
+    """Ask the ship student about its rows and the seeds. Write what it gets wrong, the control, and a run for each.
+
+    Returns the two run files. Raises UsageError where the run has no student to ship, no suite of its task, or where
+    too few examples are wrong.
+    """
+    cell = ship_cells(run)[0]
+    candidate = scorer.plan.student(cell, run.name)
+    suite = next((suite for suite in run.suites.values() if suite.of_task and suite.rubric is None), None)
+    if suite is None:
+        raise UsageError(f"runs/{run.name}.yaml: eval.suites: none of them scores the task by a rule")
+    rows = {row.example.id: row for row in (*candidate.rows, *seed_rows(run.task, run.prompts.student, run.seeds))}
+    asked = list(rows.values())
+    terminal.say(f"asking {cell.name} about {len(asked)} rows and seeds, by the rules of {suite.name}")
+    hard = [row for row, wrong in zip(asked, wrong_rows(scorer, suite, candidate, asked), strict=True) if wrong]
+    if len(hard) < FEWEST:
+        raise UsageError(
+            f"{cell.name} gets {len(hard)} of its {len(asked)} rows and seeds wrong, and another round needs"
+            f" {FEWEST} at least"
+        )
+    control = random.Random(run.file.random_seed).sample(asked, len(hard))
+    folder = run.folder / "hard"
+    for name, chosen in (("hard", hard), ("control", control), ("rows", candidate.rows)):
+        lines = [json.dumps(_line(row.example), ensure_ascii=False) + "\n" for row in chosen]
+        write_atomic(folder / f"{name}.jsonl", "".join(lines))
+    hard_run, control_run = (_run_file(run, folder, name, len(candidate.rows)) for name in ("hard", "control"))
+    first, second = hard_run.stem, control_run.stem
+    terminal.say(
+        f"{len(hard)} of {len(asked)} are wrong: {folder.relative_to(run.root)}/hard.jsonl, and as many random ones in"
+        f" control.jsonl\nnext: make augment train eval RUN={first}, the same with RUN={second}, then"
+        f" harness compare {first} {second}"
+    )
+    return hard_run, control_run
+
+
+def wrong_rows(scorer: Scorer, suite: Suite, candidate: Candidate, rows: Sequence[Row]) -> list[bool]:
+    """Whether the student's answer to each row is wrong by the rules of a suite."""
+    items = tuple(item_of(row.example, suite) for row in rows)
+    card = PlannedCard(candidate, replace(suite, items=items), key="")
+    scores = score_suite(scorer, card, scorer.engine(candidate)).scores
+    return [is_wrong(score, item, suite) for score, item in zip(scores, items, strict=True)]
+
+
+def item_of(example: Example, suite: Suite) -> Item:
+    """An example as an item of the suite: its label among the choices, or its answer."""
+    fields = {} if example.fields.keys() == {"text"} else example.fields
+    if choices := suite.choices:
+        gold = choices.index(example.answer)
+        return Item(text=example.text, fields=fields, turns=example.turns, choices=choices, gold=gold)
+    return Item(text=example.text, fields=fields, turns=example.turns, answers=(example.answer,))
+
+
+def _line(example: Example) -> dict[str, object]:
+    """A line that `seeds` and `rows_file` read: the task's fields and the answer, or messages."""
+    if not example.turns:
+        return {**example.fields, "label" if example.label is not None else "answer": example.answer}
+    turns = [{"role": turn.role, "content": turn.content} for turn in example.turns]
+    last = [{"role": "user", "content": example.text}, {"role": "assistant", "content": example.answer}]
+    return {"messages": [*turns, *last]}
+
+
+def _run_file(run: Run, folder: Path, name: str, rows: int) -> Path:
+    """A run that goes on from the student's rows with half as many again, written like these examples."""
+    path = run.root / "runs" / f"{run.name}_{name}.yaml"
+    total = rows + rows // 2
+    place = folder.relative_to(run.root)
+    keys: dict[str, object] = {
+        "extends": f"{run.name}.yaml",
+        "augment": {"shots_file": f"{place}/{name}.jsonl", "rows_file": f"{place}/rows.jsonl", "rows": total},
+        "train": {"data": ["filtered"], "sizes": [0, total]},
+    }
+    if run.file.ship:
+        keys["ship"] = run.file.ship.model_dump() | {"data": "filtered", "size": total}
+    what = "the rows that its student gets wrong" if name == "hard" else "as many random rows: the control"
+    head = f"# Another round of {run.name}: a teacher writes more like {what}.\n"
+    write_atomic(path, head + yaml.safe_dump(keys, sort_keys=False))
+    return path
