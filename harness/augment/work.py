@@ -47,8 +47,9 @@ def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     ask = Asker(cache, functools.cache(engine), stop, over=over)
     try:
         context = Context(
-            run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed
-        )
+            run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed,
+            documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents},
+        )  # fmt: skip
         plan = plan.prepared(context)
         rules = tuple(prepare(run.file.augment.filters, context))
         for rule in rules:

@@ -21,7 +21,7 @@ from harness.core.templates import Template
 from harness.data.documents import Piece
 from harness.data.examples import Shape, local_path, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
-from harness.filters import Judge
+from harness.filters import Judge, Support
 from harness.filters.base import PARTS
 from harness.records import Example
 from harness.suites.kinds import load_suite
@@ -163,6 +163,9 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
         if on not in allowed:
             place = at("augment", "filters", i, "on")
             raise UsageError(f"{place}: {on!r}{nearest(on, allowed)}; allowed: {', '.join(allowed)}")
+        if isinstance(filter_, Support) and filter_.document not in ("", *task.fields):
+            place, name = at("augment", "filters", i, "document"), filter_.document
+            raise UsageError(f"{place}: {name!r}{nearest(name, task.fields)}; fields: {', '.join(task.fields)}")
     for key, step in run_file.augment.row_makers():
         if step.output == "text" and len(task.fields) > 1:
             raise UsageError(

@@ -8,10 +8,13 @@ from pydantic import Field
 
 from harness.filters.base import Context, Filter, Protected, Rule
 from harness.filters.judge import Judge
+from harness.filters.language import Language
+from harness.filters.personal_data import PersonalData
 from harness.filters.pick import AnyPick, Picker
 from harness.filters.python import PythonFilter
 from harness.filters.rows import Finished, Format, Length, Refusal, Repetition, Slots
 from harness.filters.sets import Contamination, Duplicate, NearDuplicate
+from harness.filters.support import Support
 
 AnyFilter = Annotated[
     Finished
@@ -20,6 +23,9 @@ AnyFilter = Annotated[
     | Refusal
     | Repetition
     | Slots
+    | Language
+    | PersonalData
+    | Support
     | Duplicate
     | NearDuplicate
     | Contamination
@@ -38,8 +44,10 @@ __all__ = [
     "Finished",
     "Format",
     "Judge",
+    "Language",
     "Length",
     "NearDuplicate",
+    "PersonalData",
     "Picker",
     "Protected",
     "PythonFilter",
@@ -47,4 +55,5 @@ __all__ = [
     "Repetition",
     "Rule",
     "Slots",
+    "Support",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Protocol
 
@@ -19,9 +19,12 @@ Ask = Callable[[Sequence[Request]], list[Completion]]  # one completion per requ
 
 
 def part_of(example: Example, on: str) -> str:
-    """The part of an example that a filter looks at: all of its input, its answer, both, or one field."""
+    """The part of an example that a filter looks at: all of its input, its answer, both, or one field.
+
+    What a step of the name `answer` wrote is its field.
+    """
     if on == "answer":
-        return example.answer
+        return example.fields.get("answer", example.answer)
     if on == "both":
         return f"{example.text}\n\n{example.answer}"
     return example.text if on == "input" else example.fields[on]
@@ -57,6 +60,7 @@ class Context:
     teacher: str  # name@revision, for the requests of a judge
     ask: Ask = nobody  # what a filter asks about the seeds before it sees a row
     random_seed: int = 0
+    documents: Mapping[str, str] = field(default_factory=dict)  # id of a piece -> its headings and its text
 
 
 def no_requests(row: Row) -> tuple[Request, ...]:
