@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from harness.augment.plan import plan_rows
 from harness.augment.rows import Lost, read_rejected
 from harness.augment.stage import augment
 from harness.commands.dry_run import describe_augment
+from harness.config.inputs import rows_source
 from harness.config.load import load_run
 from harness.config.run import Run
+from harness.config.teacher import VLLMTeacher
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
+from harness.models.token_count import fast_tokenizer
 from harness.records import Request, Row
 from tests.fakes import FakeGenerator, Passing, Quiet, answered, prompt_of
 
@@ -272,6 +276,39 @@ def test_every_piece_of_the_documents_has_its_turn_and_a_row_names_its_own(tmp_p
     assert len(pieces) == 5
     assert Counter(row.provenance.document for row in rows_of(run)) == dict.fromkeys(pieces, 4)
     assert {piece.title for piece in pieces.values()} == {"Bikes"}
+
+
+def with_teacher(run: Run, model: Path, most: int) -> Run:
+    """The same run with a teacher in vLLM that reads so many tokens."""
+    teacher = VLLMTeacher(engine="vllm", model=str(model), max_model_len=most)
+    return replace(run, file=run.file.model_copy(update={"teacher": teacher}))
+
+
+def test_a_piece_that_the_teacher_cannot_read_is_named_before_it_is_asked(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "a.txt").write_text("short words stand here\n\n" + "extraordinarily " * 30)
+    cited = {"answer": "On {{ document.text }} answer {{ question }}"}
+    documents = {"path": "a.txt", "words": 30, "min_words": 1}
+    run = project(tmp_path, [ASK, {**ANSWER, "form": "completion"}], files=cited, documents=documents)
+    count = fast_tokenizer(tiny_model)
+    assert count is not None
+    tokens = count("On " + " ".join(["extraordinarily"] * 30) + " answer word")
+    with pytest.raises(UsageError) as caught:
+        augment(with_teacher(run, tiny_model, tokens), TEACHER, lambda: pytest.fail("asked"), Quiet(), Stop())
+    assert str(caught.value) == (
+        "runs/q.yaml: augment.documents: 1 of 2 pieces are too long for the teacher: a.txt:3 makes a prompt of"
+        f" {tokens} tokens with prompts/q/answer.j2, and teacher.max_model_len is {tokens}, completion included:"
+        " lower documents.words, or raise it"
+    )
+    run_it(with_teacher(run, tiny_model, tokens + 1))
+
+
+def test_another_document_in_the_folder_makes_other_rows(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("the first document has these eight words in it")
+    run = project(tmp_path, [ASK, ANSWER], documents={"path": "texts"})
+    before = rows_source(run)
+    (tmp_path / "texts/b.txt").write_text("a second document")
+    assert rows_source(run) != before
 
 
 def test_kept_rows_join_the_pool_and_the_same_calls_give_the_same_rows(tmp_path: Path) -> None:

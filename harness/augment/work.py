@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from harness.augment.ask import Asker, about_seeds, over_cap
 from harness.augment.plan import Plan, plan_rows
+from harness.augment.preflight import require_pieces_fit, teacher_tokens
 from harness.augment.scheduler import Scheduler
 from harness.config.run import Run
+from harness.config.teacher import VLLMTeacher
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Generator
@@ -41,6 +43,8 @@ def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     plan = plan_rows(run, teacher)
     if plan.own:
         terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
+    if isinstance(run.file.teacher, VLLMTeacher):
+        require_pieces_fit(plan, f"runs/{run.name}.yaml", run.file.teacher.max_model_len, lambda: teacher_tokens(run))
     protected = protected_texts(run.suites, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps, run.file.teacher)

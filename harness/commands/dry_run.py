@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -25,16 +25,13 @@ from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring
 from harness.eval.prompt_search import dev_items, most_tries
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve
+from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
 from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
 from harness.train.grid import grid_cells, plan_training, require_rows, steps_of
 
 SAMPLE = 256  # rows tokenized for an estimate
-TURN_TOKENS = 5  # what chat templates put around one message: marks, role, line break
-CHARACTERS = 4  # of a token, where the tokenizer is not at hand
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
-
-Count = Callable[[str], int]
 
 
 def describe_augment(run: Run, teacher: str, count: Count) -> str:
@@ -111,7 +108,7 @@ def _steps(plan: Plan, places: Sequence[Place], count: Count) -> list[tuple[str,
 def tokens_of_teacher(teacher: Teacher | None, root: Path, cache: Path, unseen: bool) -> Count:
     """Counts tokens as the teacher does. Without its tokenizer, four characters are taken for a token."""
     if unseen or teacher is None or teacher.engine in ("openai", "scripted"):
-        return lambda text: len(text) // CHARACTERS + 1
+        return by_characters
     from harness.models.chat_template import load_tokenizer
 
     model = resolve(teacher.model, cache, teacher.revision, root)
@@ -151,7 +148,7 @@ def describe_training(run: Run) -> str:
         for student in settings.students
         if ready(student, run.cache, run.root)
     }
-    counters = {student: _token_counter(folders.get(student, Path())) for student in settings.students}
+    counters = {student: fast_tokenizer(folders.get(student, Path())) or by_characters for student in settings.students}
     rows_are_made = set(settings.data) == {"seeds_only"} or read_manifest(run.folder / "augment") is not None
     cells: list[tuple[Cell, Sequence[Row], bool | None]]
     if rows_are_made and len(folders) == len(settings.students):
@@ -172,26 +169,12 @@ def describe_training(run: Run) -> str:
     return f"train {run.name} would tune:\n{described}\n  {missing_tokens} tokens to train on, estimated"
 
 
-def _token_counter(folder: Path) -> Count:
-    """Counts a text's tokens, by its length where the folder has no fast tokenizer or none is installed."""
-    file = folder / "tokenizer.json"
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        return lambda text: len(text) // CHARACTERS + 1
-    if not file.is_file():
-        return lambda text: len(text) // CHARACTERS + 1
-    tokenizer = Tokenizer.from_file(str(file))
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
 def _training_tokens(rows: Sequence[Row], seen: int, count: Count) -> int:
     """Tokens of `seen` rows drawn from `rows`, from the mean of a sample."""
     sample = rows[:SAMPLE]
     if not sample:
         return 0
-    turns = [message for row in sample for message in row.messages]
-    return round(seen * sum(count(turn.content) + TURN_TOKENS for turn in turns) / len(sample))
+    return round(seen * sum(chat_tokens(row.messages, count) for row in sample) / len(sample))
 
 
 # --- eval and rescore

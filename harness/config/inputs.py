@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from harness.config.run import Run
 from harness.core.record import digest, first_name
 from harness.core.store import content_digest
+from harness.data.documents import folder_digest
 from harness.filters import AnyFilter
 from harness.suites.suite import Suite
 
@@ -33,6 +34,8 @@ CARDS = {"suites", "prompting", "compare", "reference", "limit", "batch_tokens",
 def rows_source(run: Run) -> str:
     """What made these rows? 64 hex digits over all that a person wrote of it, but for the suites (`guarded_suites`)."""
     file, root = run.file, run.root
+    documents = file.augment.documents
+    of_folder = folder_digest(documents, root) if documents else ""  # `identity` knows the content of files only
     return digest(
         "rows",
         [file.random_seed, file.shuffle_labels],
@@ -40,6 +43,7 @@ def rows_source(run: Run) -> str:
         identity(file.augment, root),
         identity(run.task, root, UNTUNED),
         run.prompts.student.digest,  # a built-in one, too
+        *([of_folder] if of_folder else []),
     )
 
 

@@ -26,7 +26,7 @@ PERMUTATIONS = 240  # of a MinHash; has many divisors, so that bands fit any thr
 RECALL = 0.999  # chance that a pair just at the threshold becomes a candidate
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 # --- characters that a file can hold ------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ def _without(mark: str) -> Callable[[re.Match[str]], str]:
 
 def words(text: str) -> list[str]:
     """The normalised words of `text`, in order. A Han or Kana character counts as a word of its own."""
-    return _WORD.findall(normalise(text))
+    return WORD.findall(normalise(text))
 
 
 def named_label(text: str, labels: Sequence[str]) -> str | None:

@@ -2,14 +2,18 @@
 
 A folder or a file of plain text, Markdown, PDF, or JSONL with a column `text`. A text is cut at its headings and
 empty lines, so that a piece holds whole paragraphs of one section, as many as fit into `words`. A longer paragraph is
-cut between sentences, a longer sentence between words.
+cut between sentences, a longer sentence between words. A Han or Kana character counts as a word, as everywhere here.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -18,13 +22,18 @@ from pydantic import Field, model_validator
 from harness.core.json_file import lines_of, parse_object, read_text
 from harness.core.project_file import project_file
 from harness.core.record import Record, digest
+from harness.core.store import content_digest
+from harness.core.text import WORD, writable
 from harness.data.lines import Text
-from harness.errors import Mistakes, UsageError
+from harness.errors import Mistakes, UsageError, first_line
 
 TEXTS, MARKDOWN, TABLES, PDF = (".txt", ".text"), (".md", ".markdown"), (".jsonl",), (".pdf",)
 ENDINGS = (*TEXTS, *MARKDOWN, *TABLES, *PDF)
-HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.+?)\s*#*\s*$")
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+BREAKS = (  # where a text is cut, the last ones rather than those before them
+    re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[。！？])"),  # the end of a sentence
+    re.compile(r"\n\s*\n"),  # of a paragraph
+)
+FRONT_MATTER = re.compile(r"---[ \t]*\n(?=[\w-]+[ \t]*:)(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
 
 
 class Documents(Record):
@@ -32,9 +41,7 @@ class Documents(Record):
 
     path: Text  # a file or a folder of the project; of a folder every file of a known ending, however deep
     words: Annotated[int, Field(ge=8)] = 200  # of a piece at most
-    min_words: Annotated[int, Field(ge=1)] = (
-        8  # of a piece at least; shorter ones, such as a lone heading, are left out
-    )
+    min_words: Annotated[int, Field(ge=1)] = 8  # of a piece at least; a section or page of fewer words is left out
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -47,7 +54,7 @@ class Documents(Record):
 class Piece:
     """A part of a document that rows are written about."""
 
-    source: str  # the file, relative to the project, with the line or page where it has them
+    source: str  # the file, relative to the project, with the line or page, and the word where that begins another one
     title: str  # the headings above it, outermost first
     text: str
 
@@ -62,6 +69,29 @@ class Piece:
         return {"id": self.id, "source": self.source, "title": self.title, "text": self.text}
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a file that is cut by itself: a section, a page, a line."""
+
+    where: str  # the file with the page or line; without the line where `line` says it
+    title: str
+    text: str
+    line: int | None = None  # of the file, where the text begins
+
+    def pieces(self, most: int, least: int) -> Iterator[Piece]:
+        """Its pieces, of so many words at most. Of fewer than `least` only what cannot be cut otherwise is left out."""
+        words = [match.span() for match in WORD.finditer(self.text)]
+        for first, end in _cuts(self.text, words, most, least):
+            start = words[first][0]
+            where, begins_line = self.where, not self.text[:start].split("\n")[-1].strip()
+            if self.line is not None:
+                where += f":{self.line + self.text.count(chr(10), 0, start)}"
+            if first and not (begins_line and self.line is not None):
+                where += f", word {first + 1}"
+            if end - first >= least:
+                yield Piece(where, self.title, self.text[start : words[end - 1][1]])
+
+
 def read_documents(documents: Documents, root: Path, place: str) -> tuple[Piece, ...]:
     """The pieces of all documents, in the order of their paths and words.
 
@@ -71,105 +101,118 @@ def read_documents(documents: Documents, root: Path, place: str) -> tuple[Piece,
     mistakes = Mistakes()
     for path in _files(documents.path, root, place):
         with mistakes.noted():
-            texts = list(_texts(path, path.relative_to(root).as_posix()))
-            if not any(text.split() for _, _, text in texts):
+            parts = list(_parts(path, os.path.relpath(path, root)))
+            if not any(part.text.split() for part in parts):
                 raise UsageError(f"{path}: there are no words in it")
-            for source, title, text in texts:
-                cut = _pieces(text, documents.words)
-                pieces += [Piece(source, title, piece) for piece in cut if len(piece.split()) >= documents.min_words]
+            pieces += [piece for part in parts for piece in part.pieces(documents.words, documents.min_words)]
     mistakes.check()
     if not pieces:
         raise UsageError(f"{place}: {documents.path}: no piece has {documents.min_words} words (min_words)")
     return tuple(pieces)
 
 
-def _files(named: str, root: Path, place: str) -> list[Path]:
-    folder = root / named
+def folder_digest(documents: Documents, root: Path) -> str:
+    """64 hex digits over the names and contents of a folder's documents, or '' where one file is named."""
+    folder = root / documents.path
     if not folder.is_dir():
+        return ""
+    return digest("documents", [[str(path.relative_to(folder)), content_digest(path)] for path in _listed(folder)])
+
+
+def _listed(folder: Path) -> list[Path]:
+    """The documents below a folder, without hidden files and folders."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in ENDINGS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _files(named: str, root: Path, place: str) -> list[Path]:
+    if not (root / named).is_dir():
         path = project_file(root, named, place)
         if path.suffix.lower() not in ENDINGS:
             raise UsageError(f"{place}: {named}: documents end in {', '.join(ENDINGS)}")
         return [path]
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    files = _listed(root / named)
     if not files:
         raise UsageError(f"{place}: {named}: no file in this folder ends in {', '.join(ENDINGS)}")
-    return files
+    return [project_file(root, os.path.relpath(path, root), place) for path in files]
 
 
-def _texts(path: Path, name: str) -> Iterator[tuple[str, str, str]]:
-    """(source, title, text) of the parts of a file that are cut by themselves: sections, pages, lines."""
+def _parts(path: Path, name: str) -> Iterator[Part]:
     ending = path.suffix.lower()
     if ending in TABLES:
         for number, line in lines_of(path):
             row = parse_object(line, path, number)
             if not isinstance(text := row.get("text"), str):
                 raise UsageError(f"{path}:{number}: text: it must be a text; this line has: {', '.join(row)}")
-            yield f"{name}:{number}", str(row.get("title", "")), text
+            yield Part(f"{name}:{number}", str(row.get("title") or ""), text)
     elif ending in PDF:
         for number, text in enumerate(_pages(path), start=1):
-            yield f"{name}, page {number}", "", text
+            yield Part(f"{name}, page {number}", "", text)
     elif ending in MARKDOWN:
-        yield from ((name, title, text) for title, text in _sections(read_text(path)))
+        yield from _sections(read_text(path), name)
     else:
-        yield name, "", read_text(path)
+        yield Part(name, "", read_text(path), 1)
 
 
 def _pages(path: Path) -> list[str]:
+    """The text of each page of a PDF. Raises UsageError for one that cannot be read or holds no text."""
     try:
         from pypdf import PdfReader
-        from pypdf.errors import PyPdfError
     except ImportError as error:
         raise UsageError(f"{path}: reading PDF needs pypdf, which is not installed: make setup EXTRAS=train") from error
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it warns of names no file
     try:
-        pages = [page.extract_text() for page in PdfReader(path).pages]
-    except (PyPdfError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: it cannot be read as PDF: {error}") from error
+        pages = [writable(page.extract_text()) for page in PdfReader(path).pages]
+    except Exception as error:  # a damaged file makes the library fail anywhere, in any way
+        raise UsageError(f"{path}: it cannot be read as PDF: {first_line(error)}") from error
     if not any(page.split() for page in pages):
         raise UsageError(f"{path}: no page of this PDF holds text: pictures of pages must be read by OCR first")
     return pages
 
 
-def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """(headings above, text) of the sections of a Markdown text. A # inside a fenced block is no heading."""
+def _sections(text: str, name: str) -> Iterator[Part]:
+    """The sections of a Markdown text, each with the headings above it. Front matter in YAML belongs to none."""
+    from markdown_it import MarkdownIt
+
+    front = FRONT_MATTER.match(text)
+    start = front[0].count("\n") if front else 0
+    lines = text.split("\n")
+    tokens = MarkdownIt("commonmark").disable("inline").parse("\n" * start + "\n".join(lines[start:]))
     above: list[tuple[int, str]] = []
-    lines: list[str] = []
-    fenced = False
-    for line in text.splitlines():
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        heading = None if fenced else HEADING.match(line)
-        if heading is None:
-            lines.append(line)
+
+    def section(end: int) -> Part:
+        return Part(name, " / ".join(title for _, title in above), "\n".join(lines[start:end]), start + 1)
+
+    for heading, inline in pairwise(tokens):
+        if heading.type != "heading_open" or heading.level or heading.map is None:
             continue
-        yield " / ".join(title for _, title in above), "\n".join(lines)
-        level, lines = len(heading[1]), []
-        above = [(depth, title) for depth, title in above if depth < level] + [(level, heading[2])]
-    yield " / ".join(title for _, title in above), "\n".join(lines)
+        yield section(heading.map[0])
+        level, start = int(heading.tag[1:]), heading.map[1]
+        above = [(depth, title) for depth, title in above if depth < level] + [(level, inline.content)]
+    yield section(len(lines))
 
 
-def _pieces(text: str, most: int) -> list[str]:
-    """A text cut into pieces of at most so many words, at empty lines where they allow it."""
+def _cuts(text: str, words: list[tuple[int, int]], most: int, least: int) -> Iterator[tuple[int, int]]:
+    """(first word, word after the last) of each piece. `words` has where each begins and ends.
 
-    def words(sentence: str) -> list[str]:
-        parts = sentence.split()
-        return [" ".join(parts[i : i + most]) for i in range(0, len(parts), most)]
-
-    def sentences(paragraph: str) -> list[str]:
-        return _joined(SENTENCE_END.split(paragraph), most, " ", words)
-
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-    return _joined(paragraphs, most, "\n\n", sentences)
-
-
-def _joined(parts: Sequence[str], most: int, between: str, finer: Callable[[str], list[str]]) -> list[str]:
-    """Parts put together while they fit. One that does not fit alone is cut by `finer`."""
-    pieces: list[str] = []
-    for part in parts:
-        length = len(part.split())
-        if length > most:
-            pieces += finer(part)
-        elif pieces and len(pieces[-1].split()) + length <= most:
-            pieces[-1] += between + part
-        else:
-            pieces.append(part)
-    return pieces
+    A piece ends at the last place of the strongest kind that leaves no piece of fewer than `least` words, where one is.
+    """
+    starts, count = [start for start, _ in words], len(words)
+    strength = [0] * (count + 1)
+    for kind, pattern in enumerate(BREAKS, start=1):
+        for match in pattern.finditer(text):
+            strength[bisect_left(starts, match.end())] = kind
+    first = 0
+    while first < count:
+        end = count
+        if count - first > most:
+            long_enough = range(first + least, first + most + 1)
+            places = [place for place in long_enough if count - place >= least] or long_enough
+            end = max(places, key=lambda place: (strength[place], place))
+        yield first, end
+        first = end
