@@ -22,7 +22,7 @@ SCRIPTS: dict[str, dict[str, list[str]]] = {
     "evolve": {"text": QUESTION, "answer": ["it is {word} {word}"]},
     "personas": {"text": QUESTION, "answer": ["it is {word} {word}"]},
     "magpie": {"text": QUESTION, "answer": ["it is {word} {word}"]},
-    "arithmetic": {"text": ["{word} {word} with {word} {number}"]},
+    "arithmetic": {"text": ["{prompt} {word} {word}?"]},
     "passages": {"asked": [SAID]},
 }
 

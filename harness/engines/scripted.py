@@ -5,6 +5,7 @@ It serves tests and demonstrations. A script is a JSON (or YAML) file; every key
     {
      "generate": ["where is my {label} {word} {word}?"],  texts; one is picked by the request's key
      "steps": {"critique": ["too {word}"]},               the same for the steps of a chain, by their names
+                                                          {prompt} is the last paragraph of the prompt
      "words": ["blue", "broken", ...],                    what {word} stands for, drawn anew each time
      "judge": {
        "after": "Message:",                               only the prompt after the last of these is judged
@@ -41,7 +42,7 @@ WORDS = (
     " lost monday month morning nobody number office order payment phone quick road screen second slow street"
     " support today tomorrow twice waiting week window work wrong yesterday"
 )
-PLACEHOLDER = re.compile(r"\{(label|word|number)\}")
+PLACEHOLDER = re.compile(r"\{(label|word|number|prompt)\}")
 
 
 class JudgeRule(Record):
@@ -71,7 +72,7 @@ class Script(Record):
             logprobs = self._weigh(request, prompt)
             text = max(logprobs, key=lambda choice: logprobs[choice])
         else:
-            text = self._write(request)
+            text = self._write(request, prompt)
         text, reason = _cut(text, request)
         return Completion(
             request=request.key,
@@ -82,12 +83,13 @@ class Script(Record):
             first_logprobs=logprobs if request.sampling.logprobs else {},
         )
 
-    def _write(self, request: Request) -> str:
+    def _write(self, request: Request, prompt: str) -> str:
         draw = random.Random(request.key)
         drawn: dict[str, Callable[[], str]] = {
             "label": lambda: request.origin.label.replace("_", " "),
             "word": lambda: draw.choice(self.words),
             "number": lambda: str(draw.randrange(1000)),
+            "prompt": lambda: " ".join(prompt.strip().rpartition("\n\n")[2].split()),
         }
 
         def line() -> str:
