@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.config.load import load_run
-from harness.data.examples import read_seeds
+from harness.data.examples import read_examples
 from tests.process import succeed
 from tests.project import write_project
 
@@ -37,7 +37,7 @@ def test_the_rows_that_are_wrong_and_as_many_random_ones_make_two_runs(tmp_path:
         again = load_run(tmp_path / f"runs/shop_{name}.yaml")
         total = ship.size + ship.size // 2
         assert (again.file.augment.rows, again.file.train.sizes) == (total, (0, total))
-        assert again.shots == read_seeds(f"runs/shop/hard/{name}.jsonl", tmp_path, run.task.shape, "here")
+        assert again.shots == read_examples(f"runs/shop/hard/{name}.jsonl", tmp_path, run.task.shape, "here").examples
         assert again.seeds == run.seeds
     succeed(tmp_path, "augment", "shop_hard", "--set", f"augment.rows={ship.size + 2}", "--set",
             f"train.sizes=[0,{ship.size + 2}]", "--set", "ship=null")  # fmt: skip

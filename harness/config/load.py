@@ -19,7 +19,7 @@ from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.templates import Template
 from harness.data.documents import Piece
-from harness.data.examples import Shape, local_path, read_seeds
+from harness.data.examples import Shape, local_path, read_examples, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import Judge, Support
 from harness.filters.base import PARTS
@@ -48,7 +48,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     shots: tuple[Example, ...] = ()
     if run_file.augment.shots_file:
         with mistakes.noted():
-            shots = read_seeds(run_file.augment.shots_file, root, task.shape, at("augment", "shots_file"))
+            shots = read_examples(run_file.augment.shots_file, root, task.shape, at("augment", "shots_file")).examples
     suites: dict[str, Suite] = {}
     for i, name in enumerate(run_file.eval.suites):
         with mistakes.noted():
