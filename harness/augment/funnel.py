@@ -129,8 +129,11 @@ def _facets_of_lost(lost: Lost) -> dict[str, str]:
 
 
 def _by_line(name: str, values: Mapping[str, tuple[int, int]]) -> str:
-    """Keep rates with 95% intervals (Wilson), lowest first. Empty for labels, which have a line, and many values."""
-    if name == "label" or len(values) > MOST_VALUES:
+    """Keep rates with 95% intervals (Wilson), lowest first.
+
+    Empty for labels, which have a line, for numbers, and for many values.
+    """
+    if name == "label" or len(values) > MOST_VALUES or all(value.lstrip("-").isdigit() for value in values):
         return ""
     parts: list[str] = []
     for value, (begun, kept) in sorted(values.items(), key=lambda item: item[1][1] / item[1][0]):

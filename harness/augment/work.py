@@ -52,7 +52,7 @@ def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
     try:
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed,
-            documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents},
+            documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents}, say=terminal.say,
         )  # fmt: skip
         plan = plan.prepared(context)
         rules = tuple(prepare(run.file.augment.filters, context))

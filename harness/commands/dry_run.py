@@ -21,6 +21,7 @@ from harness.data.examples import path_of
 from harness.engines.call_file import count_stored
 from harness.errors import UsageError
 from harness.eval.candidates import untuned_names
+from harness.eval.current import stored_card
 from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring
 from harness.eval.prompt_search import dev_items, most_tries
 from harness.filters import Context, Judge
@@ -193,8 +194,12 @@ def describe_scoring(run: Run) -> str:
         first = f"  its students are not trained yet: make augment train RUN={run.name} comes first"
         return f"{_cards_and_requests(outline_scoring(run), run.name)}\n{first}"
     done = finished(run.folder / "eval", plan.inputs)
-    stored = f"\n  nothing of it is to do: {done.summary} are stored (the cheap reference's among them)" if done else ""
-    return _cards_and_requests(plan, run.name) + stored
+    if done:
+        head = f"eval {run.name} would do nothing: {done.summary} are stored (the cheap reference's among them)"
+        return f"{head}; same students, suites and prompts"
+    stored = [card.key for card in plan.cards if stored_card(card, run.cache / "scores")]
+    said = f"\n  {len(stored)} of {len(plan.cards)} cards are stored already, and not counted here" if stored else ""
+    return _cards_and_requests(plan.without(stored), run.name) + said
 
 
 def _cards_and_requests(plan: EvalPlan, run: str) -> str:

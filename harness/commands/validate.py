@@ -72,7 +72,8 @@ def validate_suites(
         of_suite += [Problem(name, "", line) for line in suite.spec.extras.problems(suite.items, root)]
         wrong = sum(problem.wrong for problem in of_suite)
         size = f"{len(suite.items)} items" if suite.items else f"up to {DOCUMENTS} documents"
-        terminal.say(f"{name}: {size}, {wrong} problems" if wrong else f"{name}: {size}, no problem found")
+        state = f"{wrong} problems" if wrong else "not proven" if of_suite else "no problem found"
+        terminal.say(f"{name}: {size}, {state}")
         problems += of_suite
     for problem in problems:
         terminal.say(f"  {problem}")

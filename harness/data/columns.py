@@ -18,7 +18,7 @@ from harness.core.json_file import NotJson, as_text, check_values, parse_json
 from harness.core.project_file import project_file
 from harness.core.record import Record
 from harness.core.table_file import FORMATS, INSTALL, Located, read_rows
-from harness.errors import Mistakes, UsageError, first_line, nearest
+from harness.errors import MachineError, Mistakes, UsageError, first_line, nearest
 
 M = TypeVar("M", bound=Record)
 Check = Callable[[str, M], None]  # given where a record stands; raises UsageError
@@ -253,7 +253,9 @@ def _hub_rows(source: HubItems, model: type[Record], fields: Mapping[str, str], 
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
-    except (OSError, ValueError, RuntimeError) as error:  # what the library raises: not there, offline, no such split
+    except ConnectionError as error:
+        raise MachineError(f"{place}: the hub dataset {source.title} cannot be reached: {first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # what the library raises: not there, no such split
         raise UsageError(f"{place}: the hub dataset {source.title} cannot be had: {first_line(error)}") from error
     yield from dataset_rows(rows, source.title, model, fields)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,10 @@ class EvalPlan:
         for card in self.cards:
             cards.setdefault(card.suite.name, []).append(card)
         return cards
+
+    def without(self, keys: Collection[str]) -> EvalPlan:
+        """The same plan without these cards."""
+        return replace(self, cards=tuple(card for card in self.cards if card.key not in keys))
 
     def ways(self, prompting: str) -> tuple[tuple[Form, ...], tuple[int, ...]]:
         """The forms and the numbers of examples to try on an untuned model under one prompting."""

@@ -15,25 +15,24 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.config.inputs import scores_source, suite_source
 from harness.config.run import Run
 from harness.core.environment import environment
-from harness.core.json_file import read_json, read_jsonl
+from harness.core.json_file import read_jsonl
 from harness.core.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
-from harness.errors import Interrupted, UsageError
+from harness.errors import Interrupted
+from harness.eval.current import stored_card
 from harness.eval.plan import PlannedCard, plan_scoring
 from harness.eval.results import CARDS, PLANNED, StoredCards
 from harness.eval.runner import Openers, Scorer, score_suite
 from harness.metrics.unread import unread
 from harness.records import Score, Scorecard, scores_digest
-from harness.suites import benchmarks, forgetting, reference
+from harness.suites import benchmarks, reference
 from harness.suites.outcome import Outcome
 from harness.suites.resume import Remembered
 from harness.suites.suite import Suite, chance
-from harness.suites.summary import disagreement, summarise
+from harness.suites.summary import summarise
 
 
 def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> StoredCards | None:
@@ -174,22 +173,6 @@ def _reference_card(planned: PlannedCard, scores: Path) -> Scorecard:
 
 
 # --- cards on disk --------------------------------------------------------------------------------------------
-
-
-def stored_card(planned: PlannedCard, folder: Path) -> Scorecard | None:
-    """A complete card that an earlier command stored. None for one that was edited, damaged or has failed items."""
-    path, suite = folder / f"{planned.key}.json", planned.suite
-    try:
-        card = Scorecard.model_validate(read_json(path))
-        scores = [score for _, score in read_jsonl(path.with_suffix(".jsonl"), Score)]
-    except (UsageError, ValidationError):
-        return None
-    same = (card.key, card.suite_digest, card.scores) == (planned.key, suite.digest, scores_digest(scores))
-    if not same or not card.complete or disagreement(card, scores, suite):
-        return None
-    # students are measured by what their untuned base expects, which is stored beside its card
-    base = suite.spec.extras.reads_base and not planned.candidate.tuned
-    return None if base and not forgetting.is_whole(path.with_suffix(".expected.npz")) else card
 
 
 def _store(planned: PlannedCard, outcome: Outcome, seconds: float, folder: Path) -> Scorecard:

@@ -60,6 +60,7 @@ class Context:
     teacher: str  # name@revision, for the requests of a judge
     ask: Ask = nobody  # what a filter asks about the seeds before it sees a row
     random_seed: int = 0
+    say: Callable[[str], None] = lambda line: None  # what a filter says while it is prepared
     documents: Mapping[str, str] = field(default_factory=dict)  # id of a piece -> its headings and its text
 
 

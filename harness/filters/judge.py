@@ -84,6 +84,7 @@ class Judge(Record):
         rows = self.calibration_rows(context)
         requests = self.ask(rows, context, "calibrate")
         if lack_logprobs(context.ask(requests[:PROBES])):
+            context.say("judge: this engine gives no log-probabilities, so the choice that it writes out is read")
             requests = self.ask(rows, context, "calibrate", written=True)
         calibration = self.calibrate(rows, context.ask(requests), context, context.random_seed)
         request = self._request_maker(context, "judge", calibration.written)

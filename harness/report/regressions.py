@@ -148,7 +148,7 @@ def section(rows: Sequence[Change]) -> str:
 def summary(rows: Sequence[Change]) -> str:
     """The metrics that got worse at the largest sizes, by name."""
     if not rows:
-        return "No other suite was run on both a tuned student and its untuned base."
+        return "No other suite compares a student with its untuned base: none was run on both, or it has too few items."
     named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in _largest(rows) if c.broke)
     if not named:
         return "Nothing measurable; each suite names the minimum detectable difference of its metrics."
