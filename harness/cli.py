@@ -41,6 +41,7 @@ Settings = Annotated[
 ]
 Student = Annotated[str | None, typer.Option(metavar="STUDENT", help="This student alone; a part of its name will do.")]
 Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, compare on the shared items only.")]
+EXPORT_TO = "fields (the task's own), messages, sharegpt, alpaca or prompt_completion."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
 
 
@@ -317,6 +318,32 @@ def ask(
         raise UsageError("TEXT is empty: give a text such as the task is about")
     loaded = _load(run, settings)
     stage(loaded, text, openers(loaded), Terminal(), student)
+
+
+@app.command()
+def export(
+    run: RunName = "helpdesk",
+    settings: Settings = None,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=EXPORT_TO)] = "messages",
+    file_format: Annotated[str, typer.Option("--format", metavar="jsonl|parquet")] = "jsonl",
+    output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Without it: runs/RUN/export/FORMAT.")] = None,
+    which: Annotated[str, typer.Option(metavar="kept|dropped", help="What the filters kept, or dropped.")] = "kept",
+    prompts: Annotated[bool, typer.Option("--prompts", help="The system message and prompt of students, too.")] = False,
+    licence: Annotated[str, typer.Option("--license", metavar="ID", help="For the card, as the hub names it.")] = "",
+    language: Annotated[list[str] | None, typer.Option(metavar="CODE", help="For the card, such as en.")] = None,
+    push_to_hub: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Upload it, as a private dataset.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: everybody may read it.")] = False,
+) -> None:
+    """Write augment's rows in the format of another tool, with a dataset card; upload them where that is asked for."""
+    from harness.commands.export import Options
+    from harness.commands.export import export as stage
+    from harness.commands.push import open_hub
+
+    card = {"licence": licence, "languages": tuple(language or ())}
+    options = Options.checked(
+        to, file_format, which, output=output, prompts=prompts, dataset=push_to_hub, public=public, **card
+    )
+    stage(_load(run, settings), options, open_hub, Terminal())
 
 
 @app.command()

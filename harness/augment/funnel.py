@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Self
 
 from pydantic import model_validator
@@ -55,10 +57,8 @@ class Funnel(Record):
             raise ValueError("the kept rows by label do not add up")
         return self
 
-    def table(self) -> str:
-        """The funnel as lines for people: what is left after each step."""
-        remaining = self.requested
-        rows: list[tuple[str, ...]] = [("requested", str(remaining))]
+    def steps(self) -> list[tuple[str, int, int]]:
+        """(what it is, rows left after it, rows lost at it) of every filter, and of every other step that lost any."""
         steps = [
             ("not returned (stopped)", self.pending),
             ("failed", self.failed),
@@ -67,8 +67,14 @@ class Funnel(Record):
             ("not picked", self.not_picked),
             *self.filtered.items(),
         ]
-        for name, out in [s for s in steps if s[1]] + list(self.dropped.items()):
-            remaining -= out
+        lost = [step for step in steps if step[1]] + list(self.dropped.items())
+        left = accumulate((out for _, out in lost), operator.sub, initial=self.requested)
+        return [(name, remaining, out) for (name, out), remaining in zip(lost, list(left)[1:], strict=True)]
+
+    def table(self) -> str:
+        """The funnel as lines for people: what is left after each step."""
+        rows: list[tuple[str, ...]] = [("requested", str(self.requested))]
+        for name, remaining, out in self.steps():
             overlap = self.would_drop.get(name, out)
             also = f"   ({overlap} by this filter alone)" if overlap != out else ""
             rows.append((name, str(remaining), f"-{out}{also}"))
