@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -175,6 +176,19 @@ def _write(path: Path, text: str) -> None:
 
 def _lines(path: Path, lines: list[dict[str, Any]]) -> None:
     _write(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+@contextmanager
+def unscored(run: Run) -> Iterator[None]:
+    """A run as it was before eval: its scorecards are out of the way."""
+    moved = {run.cache / "scores": run.cache / "scores.away", run.folder / "eval": run.folder / "eval.away"}
+    for path, away in moved.items():
+        path.rename(away)
+    try:
+        yield
+    finally:
+        for path, away in moved.items():
+            away.rename(path)
 
 
 def rows_given(run: Run) -> tuple[Row, ...]:

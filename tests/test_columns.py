@@ -17,7 +17,7 @@ from harness.core.table_file import NO_NUMBERS
 from harness.data.columns import HubItems, dataset_rows, read_items
 from harness.data.examples import Shape
 from harness.data.lines import AnswerLine, ChoiceLine, LabelLine
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.records import Item
 from harness.suites.kinds import load_suite
 from harness.suites.suite import Suite
@@ -92,7 +92,7 @@ def test_a_dataset_gives_classes_by_name_where_text_is_wanted_and_by_index_where
 
 def test_a_hub_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     source = HubItems(hub="nobody/nothing", revision="abc")
-    with pytest.raises(UsageError, match=r"s\.yaml:3: items: .*nobody/nothing/test.*: .+"):
+    with pytest.raises(MachineError, match=r"s\.yaml:3: items: .*nobody/nothing/test cannot be reached: .+"):
         read_items(source, tmp_path, LabelLine, {}, [], "s.yaml:3: items")
 
 

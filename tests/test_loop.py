@@ -46,7 +46,7 @@ from harness.train.stage import train
 from tests.fakes import Quiet, WordEmbedder
 from tests.http_server import Endpoint, serving
 from tests.process import finish, start, succeed, wait_for
-from tests.project import no_judge, write_project
+from tests.project import no_judge, unscored, write_project
 
 OPENED: list[Path | None] = []
 
@@ -100,7 +100,14 @@ def test_the_dry_run_of_eval_counts_the_cards_that_eval_makes(done: tuple[Run, Q
     run, _ = done
     results = load_results(run.folder)
     made = Counter(card.suite for card in results.cards if not card.student.startswith(REFERENCE))
-    planned = re.findall(r"^  (\w+) +(\d+) cards of", describe_scoring(run), re.MULTILINE)
+    assert "eval shop would do nothing: " in describe_scoring(run)
+    (run.folder / "eval/manifest.json").rename(run.folder / "eval/manifest.away")
+    stored = f"{len(plan_scoring(run).cards)} of {len(plan_scoring(run).cards)} cards are stored already"
+    assert stored in describe_scoring(run)
+    assert "cards of" not in describe_scoring(run)
+    (run.folder / "eval/manifest.away").rename(run.folder / "eval/manifest.json")
+    with unscored(run):
+        planned = re.findall(r"^  (\w+) +(\d+) cards of", describe_scoring(run), re.MULTILINE)
     assert {suite: int(count) for suite, count in planned} == made
     plan = plan_scoring(run)
     assert [card.key for card in (*plan.cards, *plan.references)] == [card.key for card in results.cards]

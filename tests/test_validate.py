@@ -78,6 +78,7 @@ def test_every_shipped_suite_proves_itself(
     assert unproven == {name for name, suite in suites.items() if isinstance(suite.spec, BenchmarkSuite)}
     printed = capsys.readouterr().out
     assert all(f"{name}: " in printed for name in suites)
+    assert "arc_challenge: up to 100 documents, not proven\n" in printed
     assert "arc_challenge: not proven: " in printed
 
 
