@@ -2,7 +2,8 @@
 
 One stream of requests goes to the engine: what the rules ask about the rows so far, the next steps of rows that are
 begun, and else the first step of another row. A rule that looks at one row alone judges each row once, in parts, as
-rows come. A rule that compares rows is given all of them when it is asked for the outcome. The outcome is a function
+rows come. A rule that compares rows is given all of them when it is asked for the outcome, and one that chooses among
+rows, after those, which of them pass. The outcome is a function
 of the completions in the order of places, whatever order they arrived in.
 """
 
@@ -101,11 +102,17 @@ class Scheduler:
         judged_alone = [(draft.row, draft.verdicts) for draft in drafts if draft.verdicts is not None]
         rows = [row for row, _ in judged_alone]
         lone_verdicts = zip(*(verdicts for _, verdicts in judged_alone), strict=True)
-        columns = [
-            rule.verdicts(rows, [()] * len(rows)) if rule.compares_rows else next(lone_verdicts, ())
-            for rule in self.rules
-        ]
-        judged = [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *columns, strict=True)]
+        columns = {
+            i: rule.verdicts(rows, [()] * len(rows)) if rule.compares_rows else next(lone_verdicts, ())
+            for i, rule in enumerate(self.rules)
+            if rule.among is None
+        }
+        for i, rule in enumerate(self.rules):  # those that choose among what passes, one after the other
+            if rule.among is not None:
+                passing = [all(column[place].keep for column in columns.values()) for place in range(len(rows))]
+                columns[i] = rule.among(rows, passing)
+        in_order = [columns[i] for i in range(len(self.rules))]
+        judged = [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *in_order, strict=True)]
         return judged, [self._lost[place] for place in self.order if place in self._lost]
 
     def _run(self, places: Iterator[Place], maker: Maker | None, tick: Callable[[], None]) -> None:

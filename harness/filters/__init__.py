@@ -9,11 +9,12 @@ from pydantic import Field
 from harness.filters.base import Context, Filter, Protected, Rule
 from harness.filters.judge import Judge
 from harness.filters.language import Language
+from harness.filters.meaning import Diverse, SemanticDuplicate
 from harness.filters.personal_data import PersonalData
 from harness.filters.pick import AnyPick, Picker
 from harness.filters.python import PythonFilter
 from harness.filters.rows import Finished, Format, Length, Refusal, Repetition, Slots
-from harness.filters.sets import Contamination, Duplicate, NearDuplicate
+from harness.filters.sets import Balance, Contamination, Duplicate, NearDuplicate, Novelty
 from harness.filters.support import Support
 
 AnyFilter = Annotated[
@@ -28,17 +29,23 @@ AnyFilter = Annotated[
     | Support
     | Duplicate
     | NearDuplicate
+    | Novelty
+    | SemanticDuplicate
     | Contamination
     | Judge
-    | PythonFilter,
+    | PythonFilter
+    | Balance
+    | Diverse,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
     "AnyFilter",
     "AnyPick",
+    "Balance",
     "Contamination",
     "Context",
+    "Diverse",
     "Duplicate",
     "Filter",
     "Finished",
@@ -47,6 +54,7 @@ __all__ = [
     "Language",
     "Length",
     "NearDuplicate",
+    "Novelty",
     "PersonalData",
     "Picker",
     "Protected",
@@ -54,6 +62,7 @@ __all__ = [
     "Refusal",
     "Repetition",
     "Rule",
+    "SemanticDuplicate",
     "Slots",
     "Support",
 ]

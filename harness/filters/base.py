@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field
 
+from harness.engines.protocols import Embedder
 from harness.records import Completion, Example, Request, Row, Verdict
 
 On = Annotated[str, Field(min_length=1)]  # input, answer, both, or the name of a field of the task
@@ -44,6 +45,13 @@ class Protected:
     text: str
 
 
+def bundled_embedder() -> Embedder:
+    """The embedding model that comes with a package. Loading takes seconds. Raises MachineError where it is missing."""
+    from harness.engines.embeddings import MiniLM, minilm_folder
+
+    return MiniLM(minilm_folder())
+
+
 def nobody(requests: Sequence[Request]) -> list[Completion]:
     """An `Ask` without a teacher. Raises RuntimeError: only filters that ask nothing may be given it."""
     raise RuntimeError(f"{len(requests)} requests, and no teacher to ask")
@@ -62,6 +70,7 @@ class Context:
     random_seed: int = 0
     say: Callable[[str], None] = lambda line: None  # what a filter says while it is prepared
     documents: Mapping[str, str] = field(default_factory=dict)  # id of a piece -> its headings and its text
+    embedder: Callable[[], Embedder] = bundled_embedder  # builds what tells how near texts are in meaning
 
 
 def no_requests(row: Row) -> tuple[Request, ...]:
@@ -75,26 +84,47 @@ class Rule:
 
     `verdicts` takes rows and, for each of them, the answers to its `requests`. It gives one verdict per row, same
     order. A rule that compares rows is given all rows of a round in request order, and asks nothing. Any other rule is
-    given each row once, in parts of any size, as rows come.
+    given each row once, in parts of any size, as rows come. A rule with `among` is asked for that in place of
+    `verdicts`, when all other verdicts are there.
     """
 
     verdicts: Callable[[Sequence[Row], Answers], list[Verdict]]
     requests: Callable[[Row], tuple[Request, ...]] = no_requests
     compares_rows: bool = False
     note: str = ""  # what the filter measured of itself, for people
+    # of a rule that chooses among what passes everything else: the verdicts on all rows, given which of them pass
+    among: Callable[[Sequence[Row], Sequence[bool]], list[Verdict]] | None = None
 
     def named(self, name: str) -> Rule:
         """The same rule, whose verdicts carry another name than the filter's kind."""
 
-        def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
-            return [verdict.model_copy(update={"filter": name}) for verdict in self.verdicts(rows, answers)]
+        def renamed(verdicts: Sequence[Verdict]) -> list[Verdict]:
+            return [verdict.model_copy(update={"filter": name}) for verdict in verdicts]
 
-        return replace(self, verdicts=verdicts)
+        among = self.among
+        return replace(
+            self,
+            verdicts=lambda rows, answers: renamed(self.verdicts(rows, answers)),
+            among=(lambda rows, passing: renamed(among(rows, passing))) if among else None,
+        )
 
 
 def each_row(verdict: Callable[[Row], Verdict]) -> Rule:
     """The rule of a filter that looks at nothing but the row."""
     return Rule(lambda rows, answers: [verdict(row) for row in rows])
+
+
+def choosing(kind: str, choose: Callable[[Sequence[Row]], list[Verdict]]) -> Rule:
+    """The rule of a filter that chooses among the rows that pass all else. Of a row that does not it says nothing."""
+
+    def among(rows: Sequence[Row], passing: Sequence[bool]) -> list[Verdict]:
+        chosen = iter(choose([row for row, passes in zip(rows, passing, strict=True) if passes]))
+        return [
+            next(chosen) if passes else Verdict(row=row.id, filter=kind, keep=True)
+            for row, passes in zip(rows, passing, strict=True)
+        ]
+
+    return Rule(lambda rows, answers: choose(rows), compares_rows=True, among=among)
 
 
 @dataclass(frozen=True)

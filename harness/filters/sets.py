@@ -6,15 +6,17 @@ filter alone, and changing one filter changes no other verdict.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.core.record import Record
 from harness.core.text import Nearest, jaccard, near_duplicates, ngrams, normalise, shingles, words
-from harness.filters.base import Answers, Context, Needs, On, Protected, Rule, part_of
+from harness.errors import UsageError
+from harness.filters.base import Answers, Context, Needs, On, Protected, Rule, choosing, part_of
 from harness.records import Example, Row, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -43,8 +45,8 @@ class Duplicate(Record):
             text = normalise(part_of(row.example, self.on))
             twin = seeds.get(text) or first.get(text)
             first.setdefault(text, row)
-            reason = f"the same words as {_named(twin, row)}" if twin else ""
-            against, score = (_part(twin, self.on), 1.0) if twin else ("", None)
+            reason = f"the same words as {named_twin(twin, row)}" if twin else ""
+            against, score = (part_of_twin(twin, self.on), 1.0) if twin else ("", None)
             verdicts.append(
                 Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
             )
@@ -80,10 +82,128 @@ class NearDuplicate(Record):
                 twin, score = seeds[by_seed.index], by_seed.score
             elif by_row:
                 twin, score = rows[standing[by_row.index]], by_row.score
-            reason = f"nearly {_named(twin, row)} (Jaccard {score:.2f})" if twin else ""
-            against = _part(twin, self.on) if twin else ""
+            reason = f"nearly {named_twin(twin, row)} (Jaccard {score:.2f})" if twin else ""
+            against = part_of_twin(twin, self.on) if twin else ""
             verdicts.append(
                 Verdict(row=row.id, filter=self.kind, keep=not twin, reason=reason, score=score, against=against)
+            )
+        return verdicts
+
+
+class Novelty(Record):
+    """Drops a text whose words are too much like those of a seed or of an earlier row which this filter kept.
+
+    Likeness is ROUGE-L over words: the longest sequence of words that both have in this order, as an F-measure. Of
+    0.7 Self-Instruct made its rule (Wang et al. 2023), so that a growing pool does not circle around its seeds.
+    """
+
+    needs: ClassVar = Needs()
+
+    kind: Literal["novelty"] = "novelty"
+    threshold: Threshold = 0.7  # ROUGE-L, from which on a text is not new
+    on: On = "input"
+
+    def prepare(self, context: Context) -> Rule:
+        """The first of texts that are alike stays. `score` is the largest ROUGE-L, `against` the text that has it.
+
+        Every pair is compared, by rapidfuzz, which gives a pair up as soon as it cannot reach the threshold. Raises
+        UsageError where it is not installed.
+        """
+        try:
+            import rapidfuzz  # noqa: F401
+        except ImportError as error:
+            raise UsageError("novelty: it needs rapidfuzz, which is not installed: make setup EXTRAS=train") from error
+        return Rule(lambda rows, answers: self._verdicts(rows, context.seeds), compares_rows=True)
+
+    def _verdicts(self, rows: Sequence[Row], seeds: Sequence[Example]) -> list[Verdict]:
+        from rapidfuzz.distance import Indel
+        from rapidfuzz.process import extractOne
+
+        coded = _Coded()
+        earlier: list[Example | Row] = list(seeds)
+        codes = [coded(part_of(seed, self.on)) for seed in seeds]
+        verdicts: list[Verdict] = []
+        for row in rows:
+            code = coded(part_of(row.example, self.on))
+            # the similarity by insertions and deletions is 2 LCS / (words of both): the F-measure of ROUGE-L
+            scorer, cutoff = Indel.normalized_similarity, self.threshold
+            found = extractOne(code, codes, scorer=scorer, score_cutoff=cutoff, processor=None) if code else None
+            if found is None:
+                earlier.append(row)
+                codes.append(code)
+                verdicts.append(Verdict(row=row.id, filter=self.kind, keep=True))
+                continue
+            _, score, place = found
+            reason = (
+                f"too like {named_twin(earlier[place], row)} (ROUGE-L {score:.2f}, below {self.threshold:g} wanted)"
+            )
+            against = part_of_twin(earlier[place], self.on)
+            verdicts.append(
+                Verdict(row=row.id, filter=self.kind, keep=False, reason=reason, score=score, against=against)
+            )
+        return verdicts
+
+
+class _Coded:
+    """Texts with one character for each word, the same for the same word: what rapidfuzz compares fastest."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        return "".join(self._codes.setdefault(word, self._next()) for word in words(text))
+
+    def _next(self) -> str:
+        place = len(self._codes) + 1
+        return chr(min(place + 0x800 * (place >= 0xD800), 0x10FFFF))  # no half of a surrogate pair
+
+
+class Balance(Record):
+    """Keeps the first rows of each label, or of each value of an attribute, among those that pass every other filter.
+
+    It chooses after all filters that do not choose, so that a row that another filter drops takes no place. What it may
+    keep of the more frequent is known once all rows are: it chooses anew each round, among all rows of the run.
+    """
+
+    needs: ClassVar = Needs(attributes=("attribute",))
+
+    kind: Literal["balance"] = "balance"
+    attribute: str = ""  # whose values are balanced; without it, the labels
+    most: Annotated[int, Field(ge=1)] | None = None  # rows of each at most
+    max_ratio: Annotated[float, Field(ge=1)] | None = None  # or times as many as of the rarest that occurs, at most
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.most is None) == (self.max_ratio is None):
+            raise ValueError("give one of most (rows of each) and max_ratio (to the rarest)")
+        return self
+
+    def prepare(self, context: Context) -> Rule:
+        """The first rows of each stay. `against` is the value that is too frequent.
+
+        Raises UsageError where there are neither labels nor an attribute.
+        """
+        if not (self.attribute or context.labels):
+            raise UsageError("balance: the task has no labels: name an attribute")
+        return choosing(self.kind, self._verdicts)
+
+    def _verdicts(self, rows: Sequence[Row]) -> list[Verdict]:
+        values = [row.provenance.attributes.get(self.attribute, "") if self.attribute else row.answer for row in rows]
+        counts = Counter(values)
+        limit, why = self.most, ""
+        if self.max_ratio is not None and counts:
+            rarest = min(counts, key=lambda value: counts[value])
+            limit = int(self.max_ratio * counts[rarest])
+            why = f", {self.max_ratio:g} times the {counts[rarest]} of {rarest!r}"
+        seen: Counter[str] = Counter()
+        verdicts: list[Verdict] = []
+        for row, value in zip(rows, values, strict=True):
+            seen[value] += 1
+            keep = limit is None or seen[value] <= limit
+            what = f"{self.attribute or 'label'} {value!r}"
+            reason = "" if keep else f"{seen[value] - 1} rows of {what} stand before it, at most {limit} may be{why}"
+            verdicts.append(
+                Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason, against="" if keep else value)
             )
         return verdicts
 
@@ -178,11 +298,12 @@ def _overlap(text: list[str], index: _Index) -> _Overlap | None:
     return best
 
 
-def _part(twin: Example | Row, on: str) -> str:
+def part_of_twin(twin: Example | Row, on: str) -> str:
+    """The part of a seed or of a row that a filter looks at."""
     return part_of(twin.example if isinstance(twin, Row) else twin, on)
 
 
-def _named(twin: Example | Row | None, row: Row) -> str:
+def named_twin(twin: Example | Row | None, row: Row) -> str:
     """How a reason speaks of a twin. Another label is said, for then one of the two is wrong."""
     what = "a seed" if isinstance(twin, Example) else "an earlier row"
     return f"{what}, labelled {twin.answer!r}" if twin and twin.answer != row.answer else what
