@@ -51,6 +51,13 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
     return Openers(student, embedder, judge)
 
 
+def students_of(run: Run) -> Callable[[str], StudentEngine]:
+    """A loader of untuned students by their names."""
+    from harness.models.resolve import resolve
+
+    return lambda name: openers(run).student(resolve(name, run.cache, root=run.root).folder, None)
+
+
 def scorers(run: Run, terminal: Terminal, stop: Stop) -> Callable[[int | None], Scorer]:
     """A builder of what scores the cards of a run's plan, with so many tokens in a batch (None: as the run says)."""
     from harness.eval.plan import plan_scoring

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.builders import openers, scorers, teacher_of, vllm_of
+from harness.builders import openers, scorers, students_of, teacher_of, vllm_of
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -70,7 +70,7 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
     from harness.core.store import locked
 
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
-        stage(loaded, identity, engine, terminal, stop)
+        stage(loaded, identity, engine, terminal, stop, students_of(loaded))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def preview(
     loaded, terminal = _load(run, settings), Terminal()
     identity, engine = teacher_of(loaded, terminal)
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
-        show_rows(loaded, identity, engine, terminal, stop, rows)
+        show_rows(loaded, identity, engine, terminal, stop, rows, students_of(loaded))
 
 
 @app.command()

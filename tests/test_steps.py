@@ -26,7 +26,7 @@ from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
 from harness.models.token_count import fast_tokenizer
-from harness.records import Request, Row
+from harness.records import Pair, Request, Row
 from tests.fakes import FakeGenerator, Passing, Quiet, answered, prompt_of
 
 TEACHER = "t@1"
@@ -444,3 +444,24 @@ def test_prompts_show_the_examples_of_the_file_in_place_of_the_seeds(tmp_path: P
     run = project(tmp_path, [ASK, ANSWER], shots_file="prompts/q/few.jsonl")
     engine, _ = run_it(run)
     assert {prompt_of(r).split("like:")[1].strip() for r in engine.requests if r.origin.step == "question"} == {"who?"}
+
+
+def test_a_student_picks_what_it_finds_likeliest_a_token(tmp_path: Path, tiny_model: Path) -> None:
+    from harness.engines.transformers import TransformersEngine
+
+    many = {**ANSWER, "samples": 3, "pick": {"by": "student", "model": "tiny"}}
+    run = project(tmp_path, [ASK, many], rows=6)
+    texts = ["so it is", "it is so so it is", "why not"]
+    engine = Passing(
+        FakeGenerator(lambda r: say(r) if r.origin.step == "question" else texts[r.sample_index // 160_000_000])
+    )
+    student = TransformersEngine(tiny_model)
+    augment(run, TEACHER, lambda: engine, Quiet(), Stop(), lambda name: student)
+    for row in rows_of(run):
+        prompt = row.messages[:-1]
+        pairs = [Pair(context=student.prompt_ids(prompt), continuation=student.answer_ids(prompt, t)) for t in texts]
+        means = [measured.logprob / measured.tokens for measured in student.loglikelihood(pairs)]
+        assert row.answer == texts[means.index(max(means))]
+    early = {**ASK, "samples": 2, "pick": {"by": "student", "model": "tiny"}}
+    with pytest.raises(UsageError, match="before its question is written"):
+        run_it(project(tmp_path / "early", [early, ANSWER], {"text": "answer", "answer": "question"}))

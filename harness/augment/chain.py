@@ -175,10 +175,17 @@ def row_of(chain: Chain, last: Candidate, task: TaskFile, student: Template, row
 
 def put_together(chain: Chain, row: Mapping[str, object], task: TaskFile) -> Example | str:
     """The example that `row` makes of what was written and drawn, or why it cannot: a value is missing or empty."""
-    values = {**chain.attributes, "document": chain.document.shown if chain.document else {}, **chain.values}
+    document = {"document": chain.document.shown} if chain.document else {}
+    return example_of({**chain.attributes, **document, **chain.values}, chain.place[0], row, task)
+
+
+def example_of(
+    values: Mapping[str, Any], label: str, row: Mapping[str, object], task: TaskFile, *, answered: bool = True
+) -> Example | str:
+    """The example that `row` makes of values, or why it cannot. Not `answered`, it is the question alone."""
     texts: dict[str, str] = {}
     for name, source in row.items():
-        if name == TURNS:
+        if name == TURNS or (name == "answer" and not answered):
             continue
         found = [_at(values, option) for option in _sources(source)]
         text = next((text for text in found if text), "" if "" in found else None)
@@ -191,9 +198,8 @@ def put_together(chain: Chain, row: Mapping[str, object], task: TaskFile) -> Exa
         if not (turn := _at(values, source)):
             return f"{source}, which is to be a turn: it is empty, or not there"
         turns.append(Message(role="assistant" if place % 2 else "user", content=turn))
-    label, _ = chain.place
     answer = texts.get("answer", label)
-    if not task.free and answer not in task.labels:
+    if answered and not task.free and answer not in task.labels:
         return f"the answer {answer[:80]!r} is none of the labels{nearest(answer, task.labels)}"
     fields = {name: texts.get(name, "") for name in task.fields}
     return Example(fields=fields, turns=tuple(turns), answer=answer, label=None if task.free else answer)

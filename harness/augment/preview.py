@@ -11,7 +11,7 @@ from harness.augment.chain import Chain, Place
 from harness.augment.forecast import FILE, LEVEL, Forecast, Tried, forecast
 from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
-from harness.augment.work import Work, at_work, progress
+from harness.augment.work import Students, Work, at_work, no_students, progress
 from harness.config.run import Run
 from harness.config.teacher import Teacher, money_of
 from harness.core.aligned import aligned
@@ -24,7 +24,13 @@ from harness.records import Completion, Request, Row
 
 
 def preview(
-    run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop, rows: int
+    run: Run,
+    teacher: str,
+    engine: Callable[[], Generator],
+    terminal: Terminal,
+    stop: Stop,
+    rows: int,
+    students: Students = no_students,
 ) -> Forecast:
     """Make the first `rows` rows of a run, show how each came about, and forecast the rest.
 
@@ -33,7 +39,7 @@ def preview(
     """
     if not run.file.augment.teacher_writes:
         raise UsageError(f"runs/{run.name}.yaml: augment.rows_file: these rows are there: there is nothing to preview")
-    with at_work(run, teacher, engine, terminal, stop) as work:
+    with at_work(run, teacher, engine, terminal, stop, students) as work:
         places = list(islice(work.plan.places(work.plan.first_round()), rows))
         with progress(work.plan, work.scheduler, len(places), terminal) as tick:
             work.scheduler.write(iter(places), work.plan, tick)

@@ -21,7 +21,7 @@ from harness.augment.plan import Plan
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
 from harness.augment.summary import cause, tell, too_few
-from harness.augment.work import at_work, filter_names, progress
+from harness.augment.work import Students, at_work, filter_names, no_students, progress
 from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
 from harness.config.teacher import Teacher, money_of
@@ -33,10 +33,18 @@ from harness.errors import Interrupted
 from harness.filters import Rule
 
 
-def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Funnel | None:
+def augment(
+    run: Run,
+    teacher: str,
+    engine: Callable[[], Generator],
+    terminal: Terminal,
+    stop: Stop,
+    students: Students = no_students,
+) -> Funnel | None:
     """Make the run's rows and return their funnel, or None when there was nothing to do.
 
     `teacher` is name@revision. `engine` builds the teacher's engine, and is called only if a call is missing.
+    `students` loads a model by which a step picks.
     Raises Interrupted after writing what there is, MachineError when every call fails. Raises after writing, too, when
     no training could use what is kept: see `summary.too_few`.
     """
@@ -48,7 +56,7 @@ def augment(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
         return None
 
-    with at_work(run, teacher, engine, terminal, stop) as work:
+    with at_work(run, teacher, engine, terminal, stop, students) as work:
         plan, rules, ask = work.plan, work.rules, work.ask
         judged, lost, requested = make_rows(plan, work.scheduler, terminal)
 

@@ -8,18 +8,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from harness.augment.ask import Asker, about_seeds, over_cap
+from harness.augment.chain import example_of
 from harness.augment.plan import Plan, plan_rows
 from harness.augment.preflight import require_pieces_fit, teacher_tokens
+from harness.augment.rows import student_prompt
 from harness.augment.scheduler import Scheduler
 from harness.config.run import Run
 from harness.config.teacher import VLLMTeacher
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
-from harness.engines.protocols import Generator
+from harness.engines.protocols import Generator, StudentEngine
+from harness.errors import UsageError
 from harness.filters import AnyFilter, Context, Protected, Rule
 from harness.filters.base import no_requests
+from harness.records import Pair
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
 
@@ -34,8 +39,41 @@ class Work:
     scheduler: Scheduler
 
 
+Students = Callable[[str], StudentEngine]  # a model's name -> the model, loaded
+
+
+def no_students(model: str) -> StudentEngine:
+    """Where no step picks by a student. Raises UsageError."""
+    raise UsageError(f"no student {model!r} is at hand")
+
+
+def likelihoods(plan: Plan, students: Students) -> Callable[[str, Mapping[str, Any], Sequence[str]], list[float]]:
+    """Measures answers under a student, asked as it is tuned: mean log-probability, in nats a token."""
+    loaded = functools.cache(students)
+
+    def measure(model: str, values: Mapping[str, Any], answers: Sequence[str]) -> list[float]:
+        question = example_of(values, "", plan.settings.row, plan.task, answered=False)
+        if isinstance(question, str):
+            raise UsageError(
+                f"augment.steps: a student is to pick an answer before its question is written: {question}"
+            )
+        engine, messages = loaded(model), student_prompt(plan.task, plan.student, question)
+        prompt = engine.prompt_ids(messages)
+        pairs = [Pair(context=prompt, continuation=engine.answer_ids(messages, answer)) for answer in answers]
+        return [measured.logprob / measured.tokens for measured in engine.loglikelihood(pairs)]
+
+    return measure
+
+
 @contextmanager
-def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: Terminal, stop: Stop) -> Iterator[Work]:
+def at_work(
+    run: Run,
+    teacher: str,
+    engine: Callable[[], Generator],
+    terminal: Terminal,
+    stop: Stop,
+    students: Students = no_students,
+) -> Iterator[Work]:
     """A run's plan with its filters prepared and its stored calls open. They are closed at the end.
 
     A mistake in a user's rows, or in a filter, is found before a teacher is paid. Raises UsageError for it.
@@ -53,6 +91,7 @@ def at_work(run: Run, teacher: str, engine: Callable[[], Generator], terminal: T
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed,
             documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents}, say=terminal.say,
+            likelihood=likelihoods(plan, students),
         )  # fmt: skip
         plan = plan.prepared(context)
         rules = tuple(prepare(run.file.augment.filters, context))

@@ -88,6 +88,8 @@ def chain_problem(steps: Sequence[Step], row: Mapping[str, object], given: Seque
         makes_row = not row and i == len(steps) - 1
         if step.output == "json" and step.sampling.json_schema is None and not makes_row:
             return f"steps.{i}: sampling.json_schema: this key is missing: it says what later steps can use"
+        if step.pick and step.pick.by == "student" and makes_row:
+            return f"steps.{i}.pick: a student measures an answer to a question: say with `row` which steps write them"
         if step.output == "messages" and not makes_row:
             return f"steps.{i}.output: 'messages': only the last step, without `row`, makes a conversation of its JSON"
     return ""

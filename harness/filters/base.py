@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
 from harness.engines.protocols import Embedder
+from harness.errors import UsageError
 from harness.records import Completion, Example, Request, Row, Verdict
 
 On = Annotated[str, Field(min_length=1)]  # input, answer, both, or the name of a field of the task
@@ -57,6 +58,11 @@ def nobody(requests: Sequence[Request]) -> list[Completion]:
     raise RuntimeError(f"{len(requests)} requests, and no teacher to ask")
 
 
+def no_student(model: str, values: Mapping[str, Any], answers: Sequence[str]) -> list[float]:
+    """Likelihoods without a student. Raises UsageError."""
+    raise UsageError(f"no student {model!r} is at hand to measure {len(answers)} answers")
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything a filter may read."""
@@ -71,6 +77,8 @@ class Context:
     say: Callable[[str], None] = lambda line: None  # what a filter says while it is prepared
     documents: Mapping[str, str] = field(default_factory=dict)  # id of a piece -> its headings and its text
     embedder: Callable[[], Embedder] = bundled_embedder  # builds what tells how near texts are in meaning
+    # mean log-probability (nats a token) of answers under a model, to the question that some values make
+    likelihood: Callable[[str, Mapping[str, Any], Sequence[str]], list[float]] = no_student
 
 
 def no_requests(row: Row) -> tuple[Request, ...]:

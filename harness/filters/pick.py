@@ -198,6 +198,26 @@ class PickByJudge(Record):
         return best
 
 
+class PickByStudent(Record):
+    """Takes the completion that a student finds likeliest, its log-probability divided by its number of tokens.
+
+    The student is asked as it is tuned: with the task's prompt for the row so far (GRAPE, Zhang et al. 2025).
+    """
+
+    needs: ClassVar = Needs()
+
+    by: Literal["student"] = "student"
+    model: Annotated[str, Field(min_length=1)]  # the student, as train.students names it
+
+    def prepare(self, context: Context) -> Picker:
+        """The score is in nats a token."""
+
+        def choose(candidates: Sequence[str], variables: Variables, answers: Sequence[Completion]) -> Picked:
+            return _highest(context.likelihood(self.model, variables, candidates), "the student measured nothing")
+
+        return Picker(choose)
+
+
 def _highest(scores: Sequence[float | None], why_none: str) -> Picked:
     """The first of the highest scores."""
     scored = [(score, -place) for place, score in enumerate(scores) if score is not None]
@@ -207,4 +227,4 @@ def _highest(scores: Sequence[float | None], why_none: str) -> Picked:
     return Picked(-place, score=score)
 
 
-AnyPick = Annotated[Majority | Equals | PickByPython | PickByJudge, Field(discriminator="by")]
+AnyPick = Annotated[Majority | Equals | PickByPython | PickByJudge | PickByStudent, Field(discriminator="by")]
