@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.augment.ask import Asker
 from harness.augment.current import finished_rows, inputs_digest
+from harness.augment.data_report import REPORT, write_data_report
 from harness.augment.forecast import read_forecast
 from harness.augment.funnel import Funnel, breakdown, count_drops
 from harness.augment.plan import Plan
@@ -26,11 +27,13 @@ from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
 from harness.config.teacher import Teacher, money_of
 from harness.core.environment import environment
+from harness.core.json_file import read_jsonl
 from harness.core.store import Manifest, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
 from harness.filters import Rule
+from harness.records import Row
 
 
 def augment(
@@ -54,6 +57,8 @@ def augment(
         for name in unavailable:
             terminal.say(f"augment: the rows of {name} are not at hand now; what was checked against them stands")
         terminal.say(f"augment: nothing to do ({manifest.summary}; same seeds, templates, filters and teacher)")
+        if not (folder / REPORT).is_file():
+            write_data_report(run, [row for _, row in read_jsonl(folder / KEPT, Row)], terminal)
         return None
 
     with at_work(run, teacher, engine, terminal, stop, students) as work:
@@ -85,6 +90,7 @@ def augment(
         ),
         [folder / name for name in (KEPT, DROPPED, "funnel.json")],
     )
+    write_data_report(run, () if stop() else rows, terminal)
     most = plan.settings.max_requests_per_row if plan.chains else None
     tell(funnel, rows, rejected, lost, terminal, random.Random(plan.random_seed), most)
     if not partial and plan.chains and (expected := read_forecast(folder)):
