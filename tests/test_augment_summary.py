@@ -192,7 +192,7 @@ def test_a_judge_behind_an_endpoint_without_log_probabilities_judges_by_what_it_
         engine = OpenAIEngine(endpoint.base_url, None)
         augment(run, TEACHER, lambda: engine, terminal, Stop())
         engine.close()
-    said = next(line for line in terminal.said if line.startswith("judge"))
+    said = next(line for line in terminal.said if line.startswith("judge") and "AUC" in line)
     assert "written choice (it gives no log-probabilities): AUC" in said
     probes = sum("logprobs" in post for post in endpoint.posts)
     assert 0 < probes <= PROBES, "equal prompts are asked once"

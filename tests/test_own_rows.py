@@ -19,7 +19,7 @@ from tests.project import rows_given, rows_of_seeds
 ROOT = Path(__file__).parent.parent
 STUDENT = "smollm2-135m-instruct"
 README = (ROOT / "README.md").read_text()
-SECTION = README.split("### Rows you already have, and no teacher\n")[1].split("\nFilters:")[0]
+SECTION = README.split("### Rows you already have, and no teacher\n")[1].split("\nFilters stand under")[0]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.DOTALL)
 
 
@@ -122,7 +122,7 @@ def test_labels_need_no_template_either(tmp_path: Path) -> None:
 REFUSED = [
     ("train.data=[filtered, seeds_only]", "train.data ['filtered', 'seeds_only']: seeds_only needs augment.seeds"),
     ("augment.filters=[{kind: judge, template: a.j2}]", "seeds: this key is missing: the filter judge"),
-    ("augment.rows_file=null", "give one of templates and steps (a teacher writes), rows_file"),
+    ("augment.rows_file=null", "give one of templates and steps (a teacher writes), or rows_file"),
     ("eval.compare=[teacher]", "teacher: this key is missing, and eval.compare needs one"),
     ("task={}", "task.system: this key is missing"),
     ("task={systm: x}", "task.systm: unknown key (did you mean 'system'?)"),
