@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.text import WORD
@@ -152,6 +152,7 @@ def test_a_piece_in_the_middle_of_a_line_says_at_which_word_it_begins(tmp_path: 
 BITS = ["a", "bb", "c.", "d!", "\n", "\n\n", "中文。", "(e.)", 'f?"', "\t", "\xa0g", "\u2028", "h"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(BITS), max_size=80).map(" ".join), st.integers(8, 20))
 def test_every_word_is_in_one_piece_in_order_and_no_piece_is_too_long(text: str, most: int) -> None:
     pieces = list(Part("a.txt", "", text, 1).pieces(most, 1))

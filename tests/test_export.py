@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from harness.augment.current import rows_of_data
+from harness.augment.funnel import Funnel
 from harness.augment.stage import augment
+from harness.commands.dataset_card import Card, dataset_card
 from harness.commands.export import Options, export
 from harness.commands.push import Hub, push
 from harness.config.load import load_run
@@ -22,9 +24,10 @@ from harness.core.terminal import Stop
 from harness.data.examples import read_examples
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
+from harness.records import Provenance
 from tests.fakes import Quiet
-from tests.process import harness
-from tests.project import LABELS, write_project
+from tests.process import ROOT, harness
+from tests.project import LABELS, prompted_row, write_project
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,27 @@ def test_the_card_has_the_recipe_and_the_funnel(shop: Run, tmp_path: Path) -> No
         "the card's licence is 'unknown': --license says which",
         "the card names no language: --language says which",
     }
+
+
+def test_the_card_of_a_chain_has_every_step() -> None:
+    run = load_run(ROOT / "runs/critique.yaml")
+    steps = [
+        {"name": n, "template": f"{n}.j2", "template_digest": n * 8, "teacher": "org/big@1", "request": "", "text": ""}
+        for n in ("text", "draft")
+    ]
+    made = Provenance.model_validate({"source": "teacher", "steps": steps, "teacher": "org/big@1"})
+    row = prompted_row("why?", "so").model_copy(update={"provenance": made})
+    funnel = Funnel(wanted=2, requested=2, filtered={"draft: finished": 1}, kept=1, kept_by_label={"": 1})
+    card = dataset_card(run, [row], [{"text": "why?"}], funnel, Card("train.jsonl", "kept", False, "", (), "fields"))
+    for line in (
+        "| text | text.j2 | texttexttexttext | 1 |",
+        "| draft: finished |  |",
+        "| draft: finished | 1 | 1 |",
+        "| text: length | min_words: 3",
+    ):
+        assert line in card
+    assert "(huggingface.co/org/big)" in card
+    assert "2 rows were wanted, and 1 are there." in card
 
 
 def test_licence_and_languages_are_what_is_said(shop: Run, tmp_path: Path) -> None:

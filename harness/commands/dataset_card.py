@@ -13,11 +13,11 @@ import yaml
 
 from harness.augment.funnel import Funnel
 from harness.augment.work import filter_names
-from harness.config.run import Run
+from harness.config.run import Augment, Run
 from harness.config.steps import Step
 from harness.core.markdown import escaped, fenced, table
 from harness.data.writing import CONVERSATIONS, Line, Target
-from harness.filters import AnyFilter
+from harness.filters import AnyFilter, AnyPick
 from harness.records import Row
 
 STAMP = "<!-- written by harness export -->"  # tells a card that may be written over from one of somebody else
@@ -126,11 +126,8 @@ def _recipe(run: Run, rows: Sequence[Row]) -> str:
     if augment.pool_every:
         facts.append(f"rows that were kept before are shown in prompts, from {augment.pool_every} on")
     parts.append(f"Made by harness {version('harness')} with: {escaped('; '.join(facts))}.")
-    if augment.filters:
-        names = filter_names(augment.filters)
-        parts.append(
-            table(("filter", "settings"), [(n, _settings(f)) for n, f in zip(names, augment.filters, strict=True)])
-        )
+    if filters := _filters(augment):
+        parts.append(table(("filter", "settings"), [(name, _settings(filter_)) for name, filter_ in filters]))
     return "\n\n".join(parts)
 
 
@@ -159,10 +156,18 @@ def _sampling(step: Step) -> str:
     settings |= step.model_dump(include={"shots", "samples", "form"})
     shown = {name: value for name, value in settings.items() if value not in ([], None)}
     guided = ["JSON by a schema"] if step.sampling.json_schema else []
-    return ", ".join([*(f"{name} {value}" for name, value in shown.items()), *guided])
+    picked = [f"picked {_settings(step.pick)}"] if step.pick else []
+    return ", ".join([*(f"{name} {value}" for name, value in shown.items()), *guided, *picked])
 
 
-def _settings(filter_: AnyFilter) -> str:
+def _filters(augment: Augment) -> list[tuple[str, AnyFilter]]:
+    """Every filter with what the card calls it: those of steps after their step."""
+    steps = [step for _, step in augment.asked_in()]
+    of_steps = [(f"{_name(step)}: {filter_.kind}", filter_) for step in steps for filter_ in step.filters]
+    return [*of_steps, *zip(filter_names(augment.filters), augment.filters, strict=True)]
+
+
+def _settings(filter_: AnyFilter | AnyPick) -> str:
     settings = filter_.model_dump(mode="json", exclude={"kind"})
     return ", ".join(f"{name}: {value}" for name, value in settings.items() if value not in (None, "", []))
 
@@ -179,7 +184,7 @@ def _funnel(funnel: Funnel) -> str:
 
 
 def _limits(run: Run, rows: Sequence[Row], funnel: Funnel, card: Card) -> Iterator[str]:
-    kinds = {filter_.kind for filter_ in run.file.augment.filters}
+    kinds = {filter_.kind for _, filter_ in _filters(run.file.augment)}
     if any(row.provenance.source == "teacher" for row in rows):
         yield "A model wrote it: it can be wrong, one-sided, or close to a text that the model was trained on."
         if "judge" not in kinds:
