@@ -21,8 +21,7 @@ from harness.data.examples import path_of
 from harness.engines.call_file import count_stored
 from harness.errors import UsageError
 from harness.eval.candidates import untuned_names
-from harness.eval.current import stored_card
-from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring
+from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring, stored_card
 from harness.eval.prompt_search import dev_items, most_tries
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve

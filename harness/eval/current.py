@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from harness.config.inputs import scores_source, suite_source
 from harness.config.run import Run
-from harness.core.json_file import read_json, read_jsonl
 from harness.errors import UsageError
-from harness.eval.plan import PlannedCard
 from harness.eval.results import Results, load_results
-from harness.records import Score, Scorecard, scores_digest
-from harness.suites import forgetting
 from harness.suites.suite import Suite
-from harness.suites.summary import disagreement
 
 
 def results_of(run: Run) -> Results:
@@ -39,19 +32,3 @@ def require_current(results: Results, suite: Suite, root: Path) -> None:
             f"suites/{suite.name}.yaml: the suite, or a file that it names, changed since it was scored;"
             f" make augment train eval RUN={results.run}"
         )
-
-
-def stored_card(planned: PlannedCard, folder: Path) -> Scorecard | None:
-    """A complete card that an earlier command stored. None for one that was edited, damaged or has failed items."""
-    path, suite = folder / f"{planned.key}.json", planned.suite
-    try:
-        card = Scorecard.model_validate(read_json(path))
-        scores = [score for _, score in read_jsonl(path.with_suffix(".jsonl"), Score)]
-    except (UsageError, ValidationError):
-        return None
-    same = (card.key, card.suite_digest, card.scores) == (planned.key, suite.digest, scores_digest(scores))
-    if not same or not card.complete or disagreement(card, scores, suite):
-        return None
-    # students are measured by what their untuned base expects, which is stored beside its card
-    base = suite.spec.extras.reads_base and not planned.candidate.tuned
-    return None if base and not forgetting.is_whole(path.with_suffix(".expected.npz")) else card

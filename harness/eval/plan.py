@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from harness.augment.current import rows_of_data
 from harness.config.run import Run
 from harness.config.teacher import Teacher
+from harness.core.json_file import read_json, read_jsonl
 from harness.core.record import digest
 from harness.errors import UsageError
 from harness.eval.candidates import (
@@ -23,10 +26,11 @@ from harness.eval.candidates import (
 from harness.eval.prompt_search import MOST_ITEMS, ways_tried
 from harness.eval.prompting import PromptForms, Shots, one_line, prompt_forms, shots_from
 from harness.eval.results import scored_benchmarks
-from harness.records import Cell, Form
-from harness.suites import reference
+from harness.records import Cell, Form, Score, Scorecard, scores_digest
+from harness.suites import forgetting, reference
 from harness.suites.benchmark_rows import fingerprint
 from harness.suites.suite import CardInputs, Suite
+from harness.suites.summary import disagreement
 from harness.train.cells import CELLS, TrainedCell, load_cells
 from harness.train.grid import GridCell, grid_cells, plan_training
 
@@ -217,3 +221,19 @@ def _references(candidates: Sequence[Candidate], suites: Iterable[Suite]) -> tup
             classifier = Candidate(cell, key, tuned.base, None, "trained", tuned=True, rows=tuned.rows)
             cards.setdefault((suite.name, cell.name), PlannedCard(classifier, suite, key))
     return tuple(cards.values())
+
+
+def stored_card(planned: PlannedCard, folder: Path) -> Scorecard | None:
+    """A complete card that an earlier command stored. None for one that was edited, damaged or has failed items."""
+    path, suite = folder / f"{planned.key}.json", planned.suite
+    try:
+        card = Scorecard.model_validate(read_json(path))
+        scores = [score for _, score in read_jsonl(path.with_suffix(".jsonl"), Score)]
+    except (UsageError, ValidationError):
+        return None
+    same = (card.key, card.suite_digest, card.scores) == (planned.key, suite.digest, scores_digest(scores))
+    if not same or not card.complete or disagreement(card, scores, suite):
+        return None
+    # students are measured by what their untuned base expects, which is stored beside its card
+    base = suite.spec.extras.reads_base and not planned.candidate.tuned
+    return None if base and not forgetting.is_whole(path.with_suffix(".expected.npz")) else card

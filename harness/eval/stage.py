@@ -22,8 +22,7 @@ from harness.core.json_file import read_jsonl
 from harness.core.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted
-from harness.eval.current import stored_card
-from harness.eval.plan import PlannedCard, plan_scoring
+from harness.eval.plan import PlannedCard, plan_scoring, stored_card
 from harness.eval.results import CARDS, PLANNED, StoredCards
 from harness.eval.runner import Openers, Scorer, score_suite
 from harness.metrics.unread import unread
