@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
+from pathlib import Path
 
 from harness.augment.chain import Chain, Place, PlannedStep, go_on, pick_one, read_step, row_of
 from harness.augment.parse import answer_name
@@ -222,13 +223,10 @@ def _order(random_seed: int, turn: int, count: int) -> list[int]:
     return random.Random(digest("documents", random_seed, turn)).sample(range(count), count)
 
 
-def planned_chains(run: Run) -> tuple[tuple[PlannedStep, ...], ...]:
+def planned_chains(augment: Augment, root: Path) -> tuple[tuple[PlannedStep, ...], ...]:
     """The chains of a run: its steps as one, or each of its templates as one of a single step."""
-    augment = run.file.augment
     alternatives = (augment.steps,) if augment.steps else tuple((template,) for template in augment.templates)
-    return tuple(
-        tuple(PlannedStep(step, templates.load(run.root / step.path)) for step in steps) for steps in alternatives
-    )
+    return tuple(tuple(PlannedStep(step, templates.load(root / step.path)) for step in steps) for steps in alternatives)
 
 
 def plan_rows(run: Run, teacher: str) -> Plan:
@@ -241,7 +239,7 @@ def plan_rows(run: Run, teacher: str) -> Plan:
         augment,
         run.seeds,
         run.shots,
-        planned_chains(run),
+        planned_chains(augment, run.root),
         computed(augment.attributes, f"{place}: augment"),
         read_documents(augment.documents, run.root, f"{place}: augment.documents") if augment.documents else (),
         run.prompts.student,

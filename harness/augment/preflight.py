@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 from harness.augment.chain import imagined
 from harness.augment.plan import Plan
-from harness.config.run import Run
+from harness.config.teacher import Teacher
 from harness.errors import UsageError
 from harness.models.resolve import resolve
 from harness.models.token_count import TURN_TOKENS, Count, fast_tokenizer
@@ -39,9 +40,9 @@ def require_pieces_fit(plan: Plan, place: str, most: int, count: Callable[[], Co
         )
 
 
-def teacher_tokens(run: Run) -> Count:
-    """Counts tokens as the run's teacher does. Without a tokenizer that is quick to load every text has none."""
-    model = resolve(run.teacher.model, run.cache, run.teacher.revision, run.root)
+def teacher_tokens(teacher: Teacher, cache: Path, root: Path) -> Count:
+    """Counts tokens as the teacher does. Without a tokenizer that is quick to load every text has none."""
+    model = resolve(teacher.model, cache, teacher.revision, root)
     return fast_tokenizer(model.folder) or (lambda text: 0)
 
 

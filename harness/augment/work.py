@@ -20,7 +20,7 @@ from harness.config.run import Run
 from harness.config.teacher import VLLMTeacher
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
-from harness.engines.protocols import Generator, StudentEngine
+from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
 from harness.filters import AnyFilter, Context, Protected, Rule
 from harness.filters.base import no_requests
@@ -37,6 +37,13 @@ class Work:
     rules: tuple[Rule, ...]
     ask: Asker
     scheduler: Scheduler
+
+
+def bundled_embedder() -> Embedder:
+    """The embedding model that comes with a package. Loading takes seconds. Raises MachineError where it is missing."""
+    from harness.engines.embeddings import MiniLM, minilm_folder
+
+    return MiniLM(minilm_folder())
 
 
 Students = Callable[[str], StudentEngine]  # a model's name -> the model, loaded
@@ -81,8 +88,9 @@ def at_work(
     plan = plan_rows(run, teacher)
     if plan.own:
         terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
-    if isinstance(run.file.teacher, VLLMTeacher):
-        require_pieces_fit(plan, f"runs/{run.name}.yaml", run.file.teacher.max_model_len, lambda: teacher_tokens(run))
+    if isinstance(writer := run.file.teacher, VLLMTeacher):
+        count = functools.partial(teacher_tokens, writer, run.cache, run.root)
+        require_pieces_fit(plan, f"runs/{run.name}.yaml", writer.max_model_len, count)
     protected = protected_texts(run.suites, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps, run.file.teacher)
@@ -91,7 +99,7 @@ def at_work(
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed,
             documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents}, say=terminal.say,
-            likelihood=likelihoods(plan, students),
+            likelihood=likelihoods(plan, students), embedder=bundled_embedder,
         )  # fmt: skip
         plan = plan.prepared(context)
         rules = tuple(prepare(run.file.augment.filters, context))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +15,7 @@ from harness.augment.funnel import Funnel
 from harness.augment.work import filter_names
 from harness.config.run import Augment, Run
 from harness.config.steps import Step
+from harness.config.task import TaskFile
 from harness.core.markdown import escaped, fenced, table
 from harness.data.writing import CONVERSATIONS, Line, Target
 from harness.filters import AnyFilter, AnyPick
@@ -45,36 +46,44 @@ class Card:
 
 def dataset_card(run: Run, rows: Sequence[Row], lines: Sequence[Line], funnel: Funnel, card: Card) -> str:
     """README.md of a dataset. `lines` are the rows as they stand in the file."""
+    facts = [f"random seed {run.file.random_seed}"]
+    if run.seeds:
+        facts.append(f"{len(run.seeds)} seeds, which are not in it")
+    filters = {filter_.kind for _, filter_ in _filters(run.file.augment)}
+    limits = [*_limits(filters, tuple(run.suites), rows, funnel)]
+    if card.target in CONVERSATIONS and not card.prompts and run.task.labels:
+        limits.append("The labels are explained in this card alone, and in no row.")
+    front = front_matter(run.name, run.task.free, rows, card)
     parts = [
-        f"---\n{yaml.safe_dump(front_matter(run, rows, card), sort_keys=False, allow_unicode=True)}---\n{STAMP}",
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{STAMP}",
         f"# {escaped(run.name)}",
-        _summary(run, rows, card),
-        f"## Task\n\n{_task(run, card)}",
+        _summary(rows, card),
+        f"## Task\n\n{_task(run.task, card)}",
         f"## A row\n\n{fenced(json.dumps(lines[0], indent=1, ensure_ascii=False))}",
-        f"## Recipe\n\n{_recipe(run, rows)}",
+        f"## Recipe\n\n{_recipe(run.file.augment, facts, rows)}",
         f"## What became of {funnel.requested} requests\n\n{_funnel(funnel)}",
-        "## Known limits\n\n" + "\n".join(f"- {escaped(limit)}" for limit in _limits(run, rows, funnel, card)),
+        "## Known limits\n\n" + "\n".join(f"- {escaped(limit)}" for limit in limits),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(run: Run, rows: Sequence[Row], card: Card) -> dict[str, Any]:
-    """What the hub reads of a card, by its names."""
-    size = next((name for most, name in SIZES if len(rows) < most), LARGEST)
+def front_matter(name: str, free: bool, rows: Sequence[Row], card: Card) -> dict[str, Any]:
+    """What the hub reads of a card, by its names. `free`: answers are free text."""
+    size = next((words for most, words in SIZES if len(rows) < most), LARGEST)
     written = any(row.provenance.source == "teacher" for row in rows)
     split = {"split": card.file.split(".")[0], "path": card.file}
     return {
-        "pretty_name": run.name,
+        "pretty_name": name,
         "license": card.licence or "unknown",
         **({"language": list(card.languages)} if card.languages else {}),
-        "task_categories": ["text-generation" if run.task.free else "text-classification"],
+        "task_categories": ["text-generation" if free else "text-classification"],
         "tags": [*(["synthetic"] if written else []), "instruction-data", "harness"],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": [split]}],
     }
 
 
-def _summary(run: Run, rows: Sequence[Row], card: Card) -> str:
+def _summary(rows: Sequence[Row], card: Card) -> str:
     sources = Counter(row.provenance.source for row in rows)
     who = []
     if sources["teacher"]:
@@ -93,20 +102,19 @@ def _summary(run: Run, rows: Sequence[Row], card: Card) -> str:
     )
 
 
-def _task(run: Run, card: Card) -> str:
+def _task(task: TaskFile, card: Card) -> str:
     held = "every row has it" if card.prompts else "no row has it"
-    parts = [f"System message ({held}):", fenced(run.task.system)]
-    parts.append(f"An example has the fields {escaped(', '.join(run.task.fields))}, and an answer.")
-    if run.task.labels:
-        parts.append(table(("label", "meaning"), list(run.task.labels.items())))
-    if run.task.loss == "all":
+    parts = [f"System message ({held}):", fenced(task.system)]
+    parts.append(f"An example has the fields {escaped(', '.join(task.fields))}, and an answer.")
+    if task.labels:
+        parts.append(table(("label", "meaning"), list(task.labels.items())))
+    if task.loss == "all":
         parts.append("Every turn of the assistant is learned.")
     return "\n\n".join(parts)
 
 
-def _recipe(run: Run, rows: Sequence[Row]) -> str:
-    augment = run.file.augment
-    parts = []
+def _recipe(augment: Augment, facts: Sequence[str], rows: Sequence[Row]) -> str:
+    parts, facts = [], list(facts)
     if used := _templates(rows):
         parts += [table(("step", "template", "digest", "rows"), used)]
         parts += [table(("step", "sampling"), [(_name(step), _sampling(step)) for _, step in augment.asked_in()])]
@@ -117,9 +125,6 @@ def _recipe(run: Run, rows: Sequence[Row]) -> str:
             f"Teacher, with its revision: {escaped(', '.join(teachers))}{pages}. Its licence and terms of use bind what"
             " its answers may be used for, training other models among it. Read them before you share these rows."
         )
-    facts = [f"random seed {run.file.random_seed}"]
-    if run.seeds:
-        facts.append(f"{len(run.seeds)} seeds, which are not in it")
     if augment.documents:
         facts.append(f"documents in {augment.documents.path}, in pieces of {augment.documents.words} words at most")
     facts += [f"attribute {name}" for name in augment.attributes]
@@ -183,23 +188,20 @@ def _funnel(funnel: Funnel) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(run: Run, rows: Sequence[Row], funnel: Funnel, card: Card) -> Iterator[str]:
-    kinds = {filter_.kind for _, filter_ in _filters(run.file.augment)}
+def _limits(filters: Collection[str], suites: Sequence[str], rows: Sequence[Row], funnel: Funnel) -> Iterator[str]:
     if any(row.provenance.source == "teacher" for row in rows):
         yield "A model wrote it: it can be wrong, one-sided, or close to a text that the model was trained on."
-        if "judge" not in kinds:
+        if "judge" not in filters:
             yield "No judge has looked whether the answers are right."
-        if "personal_data" not in kinds:
+        if "personal_data" not in filters:
             yield "It was not searched for personal data."
-    if "near_duplicate" not in kinds:
+    if "near_duplicate" not in filters:
         yield "Near duplicates were not looked for."
-    if "contamination" in kinds:
-        suites = ", ".join(run.suites)
-        yield f"It was compared with the items of these suites and no others, by shared words: {suites}."
+    if "contamination" in filters:
+        listed = ", ".join(suites)
+        yield f"It was compared with the items of these suites and no others, by shared words: {listed}."
     else:
         yield "It was compared with no test set: what is in it may be an item of one."
     if funnel.kept < funnel.wanted:
         yield f"{funnel.wanted} rows were wanted, and {funnel.kept} are there."
-    if card.target in CONVERSATIONS and not card.prompts and run.task.labels:
-        yield "The labels are explained in this card alone, and in no row."
     yield "How good a model becomes by it depends on the model: the run's report says it for the models it names."

@@ -19,6 +19,7 @@ from harness.core.json_file import read_json, record
 from harness.core.store import require_sealed, write_atomic
 from harness.core.table_file import INSTALL
 from harness.core.terminal import Terminal
+from harness.data.examples import Shape
 from harness.data.writing import TARGETS, Line, Target, example_lines, prompt_lines
 from harness.errors import UsageError, nearest
 from harness.records import Row
@@ -64,18 +65,18 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
         check_dataset_name(options.dataset)
     opened = hub() if options.dataset else None
     rows = _rows(run, options.which)
-    lines = _lines(run, rows, options)
+    lines = _lines(rows, options, run.task.shape)
     name = f"{'train' if options.which == 'kept' else 'dropped'}.{options.file_format}"
     data = _as_bytes(lines, options.file_format)
     folder = options.output or run.folder / "export" / f"{options.target}{'-dropped' * (options.which == 'dropped')}"
     _refuse_others(folder, name)
     where = Card(name, options.which, options.prompts, options.licence, options.languages, options.target)
-    text = dataset_card(run, rows, lines, _funnel(run), where)
+    text = dataset_card(run, rows, lines, _funnel(run.folder / "augment", run.name), where)
     write_atomic(folder / name, data)
     write_atomic(folder / "README.md", text)
     shown = os.path.relpath(folder, run.root) if folder.is_relative_to(run.root) else str(folder)
     terminal.say(f"export: {len(rows)} rows in {shown}/{name}, their card in {shown}/README.md")
-    for line in _said(run, rows, options):
+    for line in _said(rows, options):
         terminal.say(f"  {line}")
     if opened is not None:
         terminal.say(push(opened, options.dataset, folder, (name, "README.md"), options.public))
@@ -91,10 +92,10 @@ def _rows(run: Run, which: Which) -> tuple[Row, ...]:
     return rows
 
 
-def _lines(run: Run, rows: Sequence[Row], options: Options) -> list[Line]:
+def _lines(rows: Sequence[Row], options: Options, shape: Shape) -> list[Line]:
     if options.prompts:
         return prompt_lines([row.messages for row in rows], options.target)
-    return example_lines([row.example for row in rows], options.target, run.task.shape)
+    return example_lines([row.example for row in rows], options.target, shape)
 
 
 def _as_bytes(lines: Sequence[Line], file_format: str) -> bytes:
@@ -120,13 +121,12 @@ def _refuse_others(folder: Path, name: str) -> None:
         raise UsageError(f"--output {folder}: {other or folder} is there, and no export wrote it: name another folder")
 
 
-def _funnel(run: Run) -> Funnel:
-    folder, command = run.folder / "augment", f"make augment RUN={run.name}"
-    require_sealed(folder, ["funnel.json"], command)
+def _funnel(folder: Path, run: str) -> Funnel:
+    require_sealed(folder, ["funnel.json"], f"make augment RUN={run}")
     return record(read_json(folder / "funnel.json"), Funnel, folder / "funnel.json", 1)
 
 
-def _said(run: Run, rows: Sequence[Row], options: Options) -> list[str]:
+def _said(rows: Sequence[Row], options: Options) -> list[str]:
     """What a reader of the files would not expect."""
     said: list[str] = []
     if not options.prompts:

@@ -16,7 +16,7 @@ import yaml
 
 from harness.augment.rows import seed_rows
 from harness.commands.error_analysis import is_wrong
-from harness.config.run import Run
+from harness.config.run import Run, Ship
 from harness.config.ship import ship_cells
 from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
@@ -55,7 +55,10 @@ def hard_examples(run: Run, scorer: Scorer, terminal: Terminal) -> tuple[Path, P
     for name, chosen in (("hard", hard), ("control", control), ("rows", candidate.rows)):
         lines = [json.dumps(_line(row.example), ensure_ascii=False) + "\n" for row in chosen]
         write_atomic(folder / f"{name}.jsonl", "".join(lines))
-    hard_run, control_run = (_run_file(run, folder, name, len(candidate.rows)) for name in ("hard", "control"))
+    ship = run.file.ship
+    hard_run, control_run = (
+        _run_file(run.root, run.name, ship, name, len(candidate.rows)) for name in ("hard", "control")
+    )
     first, second = hard_run.stem, control_run.stem
     terminal.say(
         f"{len(hard)} of {len(asked)} are wrong: {folder.relative_to(run.root)}/hard.jsonl, and as many random ones in"
@@ -91,19 +94,18 @@ def _line(example: Example) -> dict[str, object]:
     return {"messages": [*turns, *last]}
 
 
-def _run_file(run: Run, folder: Path, name: str, rows: int) -> Path:
+def _run_file(root: Path, run: str, ship: Ship | None, name: str, rows: int) -> Path:
     """A run that goes on from the student's rows with half as many again, written like these examples."""
-    path = run.root / "runs" / f"{run.name}_{name}.yaml"
-    total = rows + rows // 2
-    place = folder.relative_to(run.root)
+    path = root / "runs" / f"{run}_{name}.yaml"
+    total, place = rows + rows // 2, f"runs/{run}/hard"
     keys: dict[str, object] = {
-        "extends": f"{run.name}.yaml",
+        "extends": f"{run}.yaml",
         "augment": {"shots_file": f"{place}/{name}.jsonl", "rows_file": f"{place}/rows.jsonl", "rows": total},
         "train": {"data": ["filtered"], "sizes": [0, total]},
     }
-    if run.file.ship:
-        keys["ship"] = run.file.ship.model_dump() | {"data": "filtered", "size": total}
+    if ship:
+        keys["ship"] = ship.model_dump() | {"data": "filtered", "size": total}
     what = "the rows that its student gets wrong" if name == "hard" else "as many random rows: the control"
-    head = f"# Another round of {run.name}: a teacher writes more like {what}.\n"
+    head = f"# Another round of {run}: a teacher writes more like {what}.\n"
     write_atomic(path, head + yaml.safe_dump(keys, sort_keys=False))
     return path

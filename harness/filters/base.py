@@ -46,11 +46,9 @@ class Protected:
     text: str
 
 
-def bundled_embedder() -> Embedder:
-    """The embedding model that comes with a package. Loading takes seconds. Raises MachineError where it is missing."""
-    from harness.engines.embeddings import MiniLM, minilm_folder
-
-    return MiniLM(minilm_folder())
+def no_embedder() -> Embedder:
+    """Where nothing compares texts by meaning. Raises UsageError."""
+    raise UsageError("no embedding model is at hand")
 
 
 def nobody(requests: Sequence[Request]) -> list[Completion]:
@@ -76,7 +74,7 @@ class Context:
     random_seed: int = 0
     say: Callable[[str], None] = lambda line: None  # what a filter says while it is prepared
     documents: Mapping[str, str] = field(default_factory=dict)  # id of a piece -> its headings and its text
-    embedder: Callable[[], Embedder] = bundled_embedder  # builds what tells how near texts are in meaning
+    embedder: Callable[[], Embedder] = no_embedder  # builds what tells how near texts are in meaning
     # mean log-probability (nats a token) of answers under a model, to the question that some values make
     likelihood: Callable[[str, Mapping[str, Any], Sequence[str]], list[float]] = no_student
 
