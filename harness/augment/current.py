@@ -13,7 +13,7 @@ from harness.core.store import Manifest, finished, read_manifest, remade_by, req
 from harness.errors import UsageError
 from harness.records import Row
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:

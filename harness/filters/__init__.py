@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from harness.filters.base import Context, Filter, Protected, Rule
+from harness.filters.contamination import Contamination
 from harness.filters.judge import Judge
 from harness.filters.language import Language
 from harness.filters.meaning import Diverse, SemanticDuplicate
@@ -14,7 +15,7 @@ from harness.filters.personal_data import PersonalData
 from harness.filters.pick import AnyPick, Picker
 from harness.filters.python import PythonFilter
 from harness.filters.rows import Finished, Format, Length, Refusal, Repetition, Slots
-from harness.filters.sets import Balance, Contamination, Duplicate, NearDuplicate, Novelty
+from harness.filters.sets import Balance, Duplicate, NearDuplicate, Novelty
 from harness.filters.support import Support
 
 AnyFilter = Annotated[

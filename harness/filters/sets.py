@@ -1,4 +1,4 @@
-"""Filters that compare rows with each other, with the seeds, and with the items of the suites.
+"""Filters that compare rows with each other and with the seeds.
 
 All rows given take part, in request order, whatever other filters think of them: so a verdict depends on one
 filter alone, and changing one filter changes no other verdict.
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.core.record import Record
-from harness.core.text import Nearest, jaccard, near_duplicates, ngrams, normalise, shingles, words
+from harness.core.text import Nearest, near_duplicates, normalise, words
 from harness.errors import UsageError
-from harness.filters.base import Answers, Context, Needs, On, Protected, Rule, choosing, part_of
+from harness.filters.base import Context, Needs, On, Rule, choosing, part_of
 from harness.records import Example, Row, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
-MIN_CONTAINED = 4  # words; a shorter item inside a row says nothing
 
 
 class Duplicate(Record):
@@ -206,96 +204,6 @@ class Balance(Record):
                 Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason, against="" if keep else value)
             )
         return verdicts
-
-
-class Contamination(Record):
-    """Drops a row that gives away an item of a suite: words in a row, a whole short item, or nearly it."""
-
-    needs: ClassVar = Needs(suites=True)
-
-    kind: Literal["contamination"] = "contamination"
-    ngram: Annotated[int, Field(ge=MIN_CONTAINED, le=100)] = 8  # words in a row that no row may share with an item
-    threshold: Threshold = 0.8  # Jaccard index of character 4-grams between row and item
-    on: On = "input"
-
-    def prepare(self, context: Context) -> Rule:
-        """Looks for the items of every suite. `against` is 'suite/item', `score` the Jaccard index.
-
-        Of several items the one with the longest run of shared words is named, or without such a run the most
-        alike. N-gram overlap as in Brown et al. 2020 (GPT-3), appendix C.
-        """
-        index = _index(context.protected, self.ngram)
-        nearest = Nearest([item.text for item in context.protected], self.threshold)
-
-        def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
-            return self._verdicts(rows, context.protected, index, nearest)
-
-        return Rule(verdicts)
-
-    def _verdicts(
-        self, rows: Sequence[Row], protected: Sequence[Protected], index: _Index, nearest: Nearest
-    ) -> list[Verdict]:
-        texts = [part_of(row.example, self.on) for row in rows]
-        verdicts: list[Verdict] = []
-        for row, text, twin in zip(rows, texts, nearest(texts), strict=True):
-            overlap = _overlap(words(text), index)
-            item, reason, score = None, "", None
-            if overlap:
-                item = protected[overlap.item]
-                score = jaccard(shingles(text), shingles(item.text))
-                what = "holds the whole of" if overlap.is_item else f"shares {len(overlap.shared)} words in a row with"
-                reason = f"{what} an item of {item.suite}: {' '.join(overlap.shared)!r}"
-            elif twin:
-                item, score = protected[twin.index], twin.score
-                reason = f"nearly an item of {item.suite} (Jaccard {score:.2f}): {item.text!r}"
-            against = f"{item.suite}/{item.item}" if item else ""
-            verdicts.append(
-                Verdict(row=row.id, filter=self.kind, keep=not item, reason=reason, score=score, against=against)
-            )
-        return verdicts
-
-
-@dataclass(frozen=True)
-class _Index:
-    """Where runs of words occur in the protected items. Runs shorter than the n-gram are whole items."""
-
-    words: list[list[str]]  # per item
-    places: dict[tuple[str, ...], list[tuple[int, int]]]  # run -> (item, its place in the item)
-    lengths: tuple[int, ...]  # lengths of the runs, in words
-
-
-@dataclass(frozen=True)
-class _Overlap:
-    item: int
-    shared: list[str]
-    is_item: bool
-
-
-def _index(protected: Sequence[Protected], n: int) -> _Index:
-    texts = [words(item.text) for item in protected]
-    places: dict[tuple[str, ...], list[tuple[int, int]]] = {}
-    for i, text in enumerate(texts):
-        if len(text) >= MIN_CONTAINED:
-            for at, run in enumerate(ngrams(text, min(n, len(text)))):
-                places.setdefault(run, []).append((i, at))
-    return _Index(texts, places, tuple(sorted({len(run) for run in places})))
-
-
-def _overlap(text: list[str], index: _Index) -> _Overlap | None:
-    """The longest run of words that `text` shares with an item, if it is long enough to count."""
-    best: _Overlap | None = None
-    for length in index.lengths:
-        for start, run in enumerate(ngrams(text, length)):
-            for item, at in index.places.get(run, ()):
-                protected = index.words[item]
-                end = length
-                while (
-                    start + end < len(text) and at + end < len(protected) and text[start + end] == protected[at + end]
-                ):
-                    end += 1
-                if best is None or end > len(best.shared):
-                    best = _Overlap(item, text[start : start + end], end == len(protected))
-    return best
 
 
 def part_of_twin(twin: Example | Row, on: str) -> str:
