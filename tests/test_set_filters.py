@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from harness.augment.ask import Asker
 from harness.augment.scheduler import Scheduler
+from harness.augment.work import bundled_embedder
 from harness.core.terminal import Stop
 from harness.engines.call_cache import CallCache
 from harness.errors import UsageError
@@ -29,6 +30,7 @@ from harness.metrics.answers import rouge_l
 from harness.records import Row
 from tests.project import context, labelled, row, verdicts_of
 from tests.test_row_filters import answered
+from tests.test_steps import ANSWER, ASK, ROW, project, run_it
 
 # --- novelty ---
 
@@ -126,8 +128,17 @@ def test_a_text_is_embedded_once_however_often_rows_are_judged() -> None:
 
 def test_the_real_embeddings_find_the_same_question_in_other_words() -> None:
     texts = ["Where is my parcel?", "Could you tell me where my parcel is?", "The brake squeaks in the rain."]
-    said = verdicts_of(SemanticDuplicate(threshold=0.8), [row(text) for text in texts], context())
+    where = replace(context(), embedder=bundled_embedder)
+    said = verdicts_of(SemanticDuplicate(threshold=0.8), [row(text) for text in texts], where)
     assert [v.keep for v in said] == [True, False, True]
+
+
+def test_a_run_keeps_as_many_diverse_rows_as_it_says_of_those_that_pass(tmp_path: Path) -> None:
+    filters = [{"kind": "diverse", "rows": 6, "on": "answer"}, {"kind": "format", "forbid": "[24680]"}]
+    run = project(tmp_path, [ASK, ANSWER], ROW, rows=6, requests_per_row=3, max_requests_per_row=3, filters=filters)
+    _, funnel = run_it(run)
+    assert (funnel.requested, funnel.kept) == (18, 6)
+    assert funnel.dropped == {"diverse": 3, "format": 9}  # 9 of the numbers to 17 have an even digit
 
 
 # --- balance ---
