@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -30,6 +31,8 @@ our ours out over own same shall she should so some such than that the their the
 those through to too under until up upon us very was we were what when where whether which while who whom whose why
 will with within without would yes you your yours"""
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+DOCUMENTS_KEPT = 1_024  # whose words are held, since many rows are about one document
+Stem = Callable[[str], str]
 NAME = re.compile(r"(?<=[\w,;:'’\")] )[A-Z][\w’'-]*\w")  # a capital where no sentence begins
 NOT_NAMES = frozenset({"I'm", "I'd", "I'll", "I've"})
 
@@ -61,17 +64,18 @@ class Support(Record):
             import snowballstemmer
         except ImportError as error:
             raise UsageError("support: it needs snowballstemmer: make setup EXTRAS=train") from error
-        stem = snowballstemmer.stemmer("english").stemWord
-        return each_row(lambda row: self._verdict(row, context, stem))
+        stem: Stem = cache(snowballstemmer.stemmer("english").stemWord)
+        read = lru_cache(DOCUMENTS_KEPT)(lambda text: _Content.of(text, stem))
+        return each_row(lambda row: self._verdict(row, context, stem, read))
 
-    def _verdict(self, row: Row, context: Context, stem: Callable[[str], str]) -> Verdict:
+    def _verdict(self, row: Row, context: Context, stem: Stem, read: Callable[[str], _Content]) -> Verdict:
         example, answer = row.example, part_of(row.example, self.on)
         document = example.fields.get(self.document, "") or context.documents.get(row.provenance.document, "")
         if not document.strip():
             return Verdict(row=row.id, filter=self.kind, keep=False, reason="it has no document")
         if abstains(answer):
             return Verdict(row=row.id, filter=self.kind, keep=True)
-        source, spoken = _Content.of(document, stem), _Content.of(self._question(example), stem)
+        source, spoken = read(document), _Content.of(self._question(example), stem)
         share, reasons = self._compared(answer, source, spoken, stem)
         return Verdict(row=row.id, filter=self.kind, keep=not reasons, reason="; ".join(reasons), score=share)
 
@@ -81,9 +85,7 @@ class Support(Record):
         fields = (text for name, text in example.fields.items() if name not in ("answer", self.document))
         return "\n".join([*(turn.content for turn in example.turns), *fields])
 
-    def _compared(
-        self, answer: str, source: _Content, spoken: _Content, stem: Callable[[str], str]
-    ) -> tuple[float | None, list[str]]:
+    def _compared(self, answer: str, source: _Content, spoken: _Content, stem: Stem) -> tuple[float | None, list[str]]:
         """The share of content words in the document, and what is wrong."""
         reasons: list[str] = []
         checked = [w for w in words(answer) if w not in FUNCTION_WORDS and w not in SAID and not _has_digit(w)]
@@ -115,7 +117,7 @@ class _Content:
     numbers: frozenset[float]
 
     @classmethod
-    def of(cls, text: str, stem: Callable[[str], str]) -> _Content:
+    def of(cls, text: str, stem: Stem) -> _Content:
         found = words(text)
         said = (float(SAID[word]) for word in found if word in SAID)
         return cls(frozenset(found), frozenset(map(stem, found)), frozenset([*numbers(text), *said]))
