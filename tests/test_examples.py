@@ -13,6 +13,7 @@ import pytest
 from harness.augment.current import rows_of_data
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Lost
+from harness.builders import teacher_of
 from harness.config.load import load_run
 from harness.data.examples import Shape, read_examples
 from harness.errors import UsageError
@@ -20,6 +21,7 @@ from harness.eval.prompting import prompt_forms
 from harness.filters.base import part_of
 from harness.models.chat_template import load_chat, tokenize_row
 from harness.records import Completion, Example, Message, Row
+from tests.fakes import Quiet
 from tests.process import succeed
 from tests.project import rows_given, rows_of_seeds
 
@@ -220,3 +222,11 @@ def test_own_rows_say_what_they_were_read_as(tmp_path: Path, tiny_model: Path) -
     settings = ["augment.templates=[]", "augment.rows_file=prompts/edit/seeds.jsonl", "train.sizes=[0, 8]"]
     rows = rows_given(load_run(path, settings))
     assert {row.provenance.format for row in rows} == {"instruction, input, output (Alpaca)"}
+
+
+def test_a_teacher_that_guides_no_json_says_so_for_every_kind_of_json(tmp_path: Path, tiny_model: Path) -> None:
+    for name in ("dialogue", "edit"):
+        path = project(tmp_path / name, name, tiny_model)
+        terminal = Quiet()
+        teacher_of(load_run(path, [f"teacher={{model: {tiny_model}, engine: transformers}}"]), terminal)
+        assert "does not guide JSON" in terminal.said[-1]

@@ -199,3 +199,14 @@ def test_workflow_commands_are_one_escaped_line_each() -> None:
 def test_a_doubt_that_may_pass_is_a_warning() -> None:
     (line,) = formats.workflow_commands("b.json", [decision("inconclusive")], "pass")
     assert line.startswith("::warning file=b.json,title=")
+
+
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    assert (
+        formats.interval(Interval(estimate=-0.00001, low=-0.00004, high=0.2, method="m", n=9))
+        == "+0.0000 [+0.0000, +0.2000]"
+    )
+    assert (
+        formats.interval(Interval(estimate=-0.3, low=-0.4, high=-0.00006, method="m", n=9))
+        == "-0.3000 [-0.4000, -0.0001]"
+    )

@@ -52,8 +52,13 @@ def number(value: float | None) -> str:
 
 
 def interval(difference: Interval | None) -> str:
-    """An estimate with its ends, or a dash."""
-    return f"{difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]" if difference else "-"
+    """An estimate with its ends, or a dash. What rounds to nothing has no minus."""
+    if difference is None:
+        return "-"
+    estimate, low, high = (
+        f"{round(value, 4) + 0.0:+.4f}" for value in (difference.estimate, difference.low, difference.high)
+    )
+    return f"{estimate} [{low}, {high}]"
 
 
 def as_json(run: str, student: str, decisions: Sequence[Decision], unsure: Unsure) -> str:
