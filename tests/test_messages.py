@@ -50,7 +50,7 @@ WORDING: list[tuple[Change, str]] = [
     ),
     (
         file("prompts/shop/teacher.json", '{"a": []}'),
-        "ROOT/prompts/shop/teacher.json:1: a: unknown key; allowed here: generate, words, judge",
+        "ROOT/prompts/shop/teacher.json:1: a: unknown key; allowed here: generate, steps, words, judge",
     ),
     # values
     (
