@@ -20,11 +20,13 @@ from harness.config.run import Run, Ship
 from harness.config.ship import ship_cells
 from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
+from harness.data.writing import example_lines
 from harness.errors import UsageError
 from harness.eval.candidates import Candidate
 from harness.eval.plan import PlannedCard
 from harness.eval.runner import Scorer, score_suite
 from harness.records import Example, Item, Row
+from harness.suites.shaped import located
 from harness.suites.suite import Suite
 
 FEWEST = 4  # hard examples that another round can be written from
@@ -53,8 +55,11 @@ def hard_examples(run: Run, scorer: Scorer, terminal: Terminal) -> tuple[Path, P
     control = random.Random(run.file.random_seed).sample(asked, len(hard))
     folder = run.folder / "hard"
     for name, chosen in (("hard", hard), ("control", control), ("rows", candidate.rows)):
-        lines = [json.dumps(_line(row.example), ensure_ascii=False) + "\n" for row in chosen]
-        write_atomic(folder / f"{name}.jsonl", "".join(lines))
+        examples = [row.example for row in chosen]
+        turns = any(example.turns for example in examples)
+        lines = example_lines(examples, "messages" if turns else "fields", run.task.shape)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomic(folder / f"{name}.jsonl", text)
     ship = run.file.ship
     hard_run, control_run = (
         _run_file(run.root, run.name, ship, name, len(candidate.rows)) for name in ("hard", "control")
@@ -78,20 +83,9 @@ def wrong_rows(scorer: Scorer, suite: Suite, candidate: Candidate, rows: Sequenc
 
 def item_of(example: Example, suite: Suite) -> Item:
     """An example as an item of the suite: its label among the choices, or its answer."""
-    fields = {} if example.fields.keys() == {"text"} else example.fields
     if choices := suite.choices:
-        gold = choices.index(example.answer)
-        return Item(text=example.text, fields=fields, turns=example.turns, choices=choices, gold=gold)
-    return Item(text=example.text, fields=fields, turns=example.turns, answers=(example.answer,))
-
-
-def _line(example: Example) -> dict[str, object]:
-    """A line that `seeds` and `rows_file` read: the task's fields and the answer, or messages."""
-    if not example.turns:
-        return {**example.fields, "label" if example.label is not None else "answer": example.answer}
-    turns = [{"role": turn.role, "content": turn.content} for turn in example.turns]
-    last = [{"role": "user", "content": example.text}, {"role": "assistant", "content": example.answer}]
-    return {"messages": [*turns, *last]}
+        return located("", example, choices=choices, gold=choices.index(example.answer))[1]
+    return located("", example, answers=(example.answer,))[1]
 
 
 def _run_file(root: Path, run: str, ship: Ship | None, name: str, rows: int) -> Path:
