@@ -52,7 +52,6 @@ class Asker:
     answers: dict[str, Completion] = field(default_factory=dict)  # by request key
     paid: int = 0
     fresh_tokens: int = 0  # generated now
-    seconds: float = 0.0  # spent on calls that were paid for now
     cut_short: bool = False  # whether the stop left something unasked
     over: Callable[[Spent], str] = lambda spent: ""  # the cap that is reached, in words
     spent: Spent = field(default_factory=Spent)
@@ -69,20 +68,18 @@ class Asker:
         nothing can be asked before another answer. Those that were answered earlier in this command are left out.
         Raises MachineError when every call fails.
         """
-        started, paid_before = time.monotonic(), self.paid
+        started, paid_before, seconds_before = time.monotonic(), self.paid, self.spent.seconds
         unanswered = (request for request in requests if request is None or request.key not in self.answers)
         for completion, paid in cached(unanswered, self.cache, self.engine, self.ended):
             self.answers[completion.request] = completion
             self.paid += paid
-            seconds = self.seconds + (time.monotonic() - started if self.paid > paid_before else 0)
+            seconds = seconds_before + (time.monotonic() - started if self.paid > paid_before else 0)
             self.spent = self.spent.plus(completion, seconds)
             self.cap = self.cap or self.over(self.spent)
             self.fresh_tokens += completion.completion_tokens * paid
             yield completion
             if self.stop.overdue:
                 break
-        if self.paid > paid_before:
-            self.seconds += time.monotonic() - started
         failed = [c for c in self.answers.values() if c.finish_reason == "error"]
         if failed and len(failed) == len(self.answers):
             raise MachineError(f"all {len(failed)} calls to the teacher failed; the first said: {failed[0].error}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.augment.parse import lost_request, row_example, step_value
 from harness.augment.rows import Lost, make_row
-from harness.config.steps import TURNS, Step, stand_in
+from harness.config.steps import DOCUMENT, TURNS, Step, stand_in
 from harness.config.task import TaskFile
 from harness.core.templates import Template
 from harness.data.documents import Piece
@@ -78,6 +78,12 @@ class Chain:
         """What provenance says of what was drawn for it."""
         document = self.document.id if self.document else ""
         return {"document": document, "attributes": {name: str(value) for name, value in self.attributes.items()}}
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What was drawn for it, its document, and what its steps wrote, by name."""
+        document = {DOCUMENT: self.document.shown} if self.document else {}
+        return {**self.attributes, **document, **self.values}
 
     @property
     def texts(self) -> list[str]:
@@ -175,8 +181,7 @@ def row_of(chain: Chain, last: Candidate, task: TaskFile, student: Template, row
 
 def put_together(chain: Chain, row: Mapping[str, object], task: TaskFile) -> Example | str:
     """The example that `row` makes of what was written and drawn, or why it cannot: a value is missing or empty."""
-    document = {"document": chain.document.shown} if chain.document else {}
-    return example_of({**chain.attributes, **document, **chain.values}, chain.place[0], row, task)
+    return example_of(chain.variables, chain.place[0], row, task)
 
 
 def example_of(

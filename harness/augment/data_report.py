@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.augment.funnel import facets_of_row
 from harness.config.run import Run
 from harness.core.markdown import escaped, fenced, table
 from harness.core.neighbours import Shingled
@@ -234,11 +235,7 @@ def balance(rows: Sequence[Row]) -> dict[str, Counter[str]]:
     """Rows of each label, template, teacher, piece of a document and attribute that has more than one value."""
     counts: dict[str, Counter[str]] = {}
     for row in rows:
-        made = row.provenance
-        template = made.steps[0].template if made.steps else made.template
-        facets = {"label": row.example.label or "", "template": template, "teacher": made.teacher}
-        facets |= {"document": made.document, **{f"attribute {name}": v for name, v in made.attributes.items()}}
-        for name, value in facets.items():
+        for name, value in facets_of_row(row).items():
             if value:
                 counts.setdefault(name, Counter())[value] += 1
     return {name: values for name, values in counts.items() if len(values) > 1}

@@ -105,7 +105,7 @@ def breakdown(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[
     A name with one value only says nothing and is left out.
     """
     counts: dict[str, dict[str, list[int]]] = {}
-    lines = [(_facets_of_row(line.row), line.kept) for line in judged] + [
+    lines = [(facets_of_row(line.row), line.kept) for line in judged] + [
         (_facets_of_lost(line), False) for line in lost
     ]
     for names, kept in lines:
@@ -121,7 +121,8 @@ def breakdown(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[
     }
 
 
-def _facets_of_row(row: Row) -> dict[str, str]:
+def facets_of_row(row: Row) -> dict[str, str]:
+    """What rows are counted by: template, label, teacher, document and every attribute. Empty where there is none."""
     made = row.provenance
     template = "" if made.steps else made.template  # the steps of a chain are no alternatives
     facets = {"template": template, "label": row.example.label or "", "teacher": made.teacher}

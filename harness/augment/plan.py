@@ -153,7 +153,7 @@ class Plan:
             if isinstance(read, Lost):
                 return chain.again(read)
             chain, answers = read, ()
-            if self.requests(chain):  # its way to pick asks a judge
+            if asks_judge(chain.step.step):
                 return chain
         candidate = pick_one(chain, self._variables(chain), answers)
         if isinstance(candidate, Lost):
@@ -165,15 +165,12 @@ class Plan:
 
     def _variables(self, chain: Chain) -> dict[str, object]:
         label, j = chain.place
-        document = {"document": chain.document.shown} if chain.document else {}
         return {
             "label": label,
             "description": self.task.labels.get(label, ""),
             "labels": self.task.labels,
             "index": j,
-            **chain.attributes,
-            **document,
-            **chain.values,
+            **chain.variables,
         }
 
     def _shots(self, step: Step, label: str, j: int) -> list[Example]:

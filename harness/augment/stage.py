@@ -172,9 +172,7 @@ def funnel_of(
     by_label = Counter(row.row.answer for row in judged if row.kept)
     steps = Counter(line.lost for line in lost)
     dropped, would_drop = count_drops(rejected, filter_names(plan.settings.filters))
-    answers = ask.answers.values()
-    prompt_tokens = sum(c.prompt_tokens for c in answers)
-    completion_tokens = sum(c.completion_tokens for c in answers)
+    spent = ask.spent
     return Funnel(
         wanted=plan.settings.rows if plan.chains else requested,
         requested=requested,
@@ -190,10 +188,10 @@ def funnel_of(
         kept_by_label={label: by_label[label] for label in plan.task.labels} or {"": by_label.total()},
         by=breakdown(judged, lost),
         notes=tuple(rule.note for rule in rules if rule.note),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
         calls_paid=ask.paid,
         calls_cached=len(ask.answers) - ask.paid,
-        seconds=round(ask.seconds, 1),
-        cost=money_of(teacher, prompt_tokens, completion_tokens),
+        seconds=round(spent.seconds, 1),
+        cost=money_of(teacher, spent.prompt_tokens, spent.completion_tokens),
     )

@@ -71,12 +71,7 @@ class Judge(Record):
             if self.accept != "label":
                 raise ValueError(f'accept {self.accept!r}: with choices "labels" it must be "label"')
             return self
-        folded = [_fold(choice) for choice in self.choices]
-        if len(set(folded)) != len(folded) or len(folded) < 2 or "" in folded:
-            raise ValueError(f"choices {list(self.choices)} must be two or more different words")
-        if self.accept not in self.choices:
-            hint = nearest(self.accept, self.choices)
-            raise ValueError(f"accept {self.accept!r} is not one of the choices {list(self.choices)}{hint}")
+        check_choices(self.choices, self.accept)
         return self
 
     def prepare(self, context: Context) -> Rule:
@@ -285,6 +280,16 @@ def choice_probabilities(completion: Completion, choices: Sequence[str]) -> dict
     filled = {choice: mass.get(choice, bound) for choice in choices}
     total = sum(filled.values())
     return {choice: chance / total for choice, chance in filled.items()}
+
+
+def check_choices(choices: Sequence[str], accept: str) -> None:
+    """Raises ValueError for choices that an answer cannot tell apart, and for an accepted one that is none of them."""
+    folded = [_fold(choice) for choice in choices]
+    if len(set(folded)) != len(folded) or len(folded) < 2 or "" in folded:
+        raise ValueError(f"choices {list(choices)} must be two or more different words")
+    if accept not in choices:
+        hint = nearest(accept, choices)
+        raise ValueError(f"accept {accept!r} is not one of the choices {list(choices)}{hint}")
 
 
 def _fold(text: str) -> str:

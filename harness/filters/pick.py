@@ -18,7 +18,7 @@ from harness.core.record import Record
 from harness.core.text import normalise
 from harness.errors import UsageError, nearest
 from harness.filters.base import Context, Needs
-from harness.filters.judge import WRITTEN_TOKENS, choice_probabilities
+from harness.filters.judge import WRITTEN_TOKENS, check_choices, choice_probabilities
 from harness.metrics.answers import numbers, same
 from harness.records import Completion, Message, Origin, Request, Sampling
 
@@ -158,11 +158,7 @@ class PickByJudge(Record):
 
     @model_validator(mode="after")
     def _choosable(self) -> Self:
-        if len(set(self.choices)) != len(self.choices) or len(self.choices) < 2:
-            raise ValueError(f"choices {list(self.choices)} must be two or more different words")
-        if self.accept not in self.choices:
-            hint = nearest(self.accept, self.choices)
-            raise ValueError(f"accept {self.accept!r} is not one of the choices {list(self.choices)}{hint}")
+        check_choices(self.choices, self.accept)
         return self
 
     def prepare(self, context: Context) -> Picker:
