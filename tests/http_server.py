@@ -14,18 +14,21 @@ import hashlib
 import json
 import math
 import random
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 import httpx2
 
-Fault = Literal["ok", "429", "500", "503", "400", "401", "403", "garbage", "half", "reset", "hang"]
+Fault = Literal[
+    "ok", "429", "500", "503", "529", "400", "401", "403", "garbage", "half", "cut", "reset", "hang", "drip"
+]
 
 WORDS = (
     "the my a was is not again twice bike app battery bill charged lock city refund help now please broken"
@@ -37,13 +40,15 @@ KEY = "sk-test-of-the-key-that-must-stay-hidden"
 
 @dataclass
 class Answer:
-    """One HTTP answer; `reset` drops the connection instead."""
+    """One HTTP answer; `reset` drops the connection instead, `cut` in the middle of the body."""
 
     status: int = 200
     content: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None
     reset: bool = False
+    cut: bool = False
+    drips: tuple[int, float] = (0, 0.0)  # blank lines before the body, seconds before each
 
     def bytes(self) -> bytes:
         """The body."""
@@ -61,13 +66,17 @@ class Endpoint:
     retry_after: str = ""  # what each failure asks for; by default it asks for a pause of 1 ms
     hang_s: float = 30.0
     delay_s: float = 0.0  # before each good answer
+    at_once: int | None = None  # POSTs that are answered at the same time; any more get 429
+    drips: tuple[int, float] = (0, 0.0)  # of the fault "drip": blank lines before the body, seconds before each
     guided: bool = True  # choices are honoured
     longest: int | None = None  # characters of a body; longer ones are refused
     no_logprobs: bool = False  # they are left out, asked for or not
     base_url: str = ""  # set while serving
     posts: list[dict[str, Any]] = field(default_factory=list)  # bodies, as they came
+    arrivals: list[tuple[int, bool]] = field(default_factory=list)  # POSTs there with each, itself too; one too many?
 
     def __post_init__(self) -> None:
+        self._there = 0
         self._faults = deque(self.faults)
         self._lock = threading.Lock()
         self.closing = threading.Event()
@@ -87,15 +96,26 @@ class Endpoint:
         asked = json.loads(body)
         with self._lock:
             self.posts.append(asked)
-            fault = self._faults.popleft() if self._faults else "ok"
+            self._there += 1
+            crowded = self.at_once is not None and self._there > self.at_once
+            self.arrivals.append((self._there, crowded))
+            fault: Fault = "429" if crowded else self._faults.popleft() if self._faults else "ok"
+        try:
+            return self._answer(asked, fault, chat, headers, len(body))
+        finally:
+            with self._lock:
+                self._there -= 1
+
+    def _answer(self, asked: dict[str, Any], fault: Fault, chat: bool, headers: dict[str, str], length: int) -> Answer:
         if asked["model"] not in self.models:
             return _error(404, f"The model {asked['model']} does not exist.")
-        if fault != "ok":
+        if fault not in ("ok", "cut", "drip"):
             return self._fail(fault, headers)
-        if self.longest is not None and len(body) > self.longest:
+        if self.longest is not None and length > self.longest:
             return _error(400, "This model's maximum context length is exceeded.")
         time.sleep(self.delay_s)
-        return Answer(content=self._complete(asked, chat, headers.get("idempotency-key", "")))
+        content = self._complete(asked, chat, headers.get("idempotency-key", ""))
+        return Answer(content=content, cut=fault == "cut", drips=self.drips if fault == "drip" else (0, 0.0))
 
     def _fail(self, fault: Fault, headers: dict[str, str]) -> Answer:
         if fault == "garbage":
@@ -155,19 +175,36 @@ def transport(endpoint: Endpoint) -> httpx2.MockTransport:
     def handle(request: httpx2.Request) -> httpx2.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
         answer = endpoint.answer(request.method, request.url.path, headers, request.content)
-        if answer.reset:
+        if answer.reset or answer.cut:
             raise httpx2.ReadError("connection reset", request=request)
         return httpx2.Response(answer.status, headers=answer.headers, content=answer.bytes())
 
     return httpx2.MockTransport(handle)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128  # connections that may come at the same moment
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has left is no error, and a test that fails says so itself."""
+
+
 @contextmanager
-def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Serve on a free port of this machine; `endpoint.base_url` tells which."""
+def serving(endpoint: Endpoint, port: int = 0) -> Iterator[Endpoint]:
+    """Serve on a port of this machine (0: a free one); `endpoint.base_url` tells which.
+
+    At the end every connection is dropped, as when a process dies. It may be served again then.
+    """
+    connections: list[socket.socket] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(self.connection)
 
         def do_GET(self) -> None:
             self._answer()
@@ -183,19 +220,23 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
                 self.close_connection = True
                 return
             content = answer.bytes()
+            count, pause_s = answer.drips
             self.send_response(answer.status)
             for name, value in {**answer.headers, "Content-Type": "application/json"}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(count + len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            for _ in range(count):
+                endpoint.closing.wait(pause_s)
+                self.wfile.write(b"\n")
+            self.wfile.write(content[: len(content) // 2] if answer.cut else content)
+            self.close_connection = self.close_connection or answer.cut
 
         def log_message(self, *_: object) -> None:
             """Tests print what they need."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
+    endpoint.closing.clear()
+    server = _Server(("127.0.0.1", port), Handler)
     endpoint.base_url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -205,3 +246,6 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
         endpoint.closing.set()
         server.shutdown()
         server.server_close()
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

@@ -6,7 +6,8 @@ endpoint that is gone altogether, or that takes the key back, ends the work.
 
 The `openai` client sends and retries: back-off, Retry-After, time-outs. One thread per request in flight: measured
 with instant answers, its asynchronous client reached a quarter of the requests per second. Reading the answers is
-ours (openai_wire.py), since the client's types hold only what OpenAI itself sends.
+ours (openai_wire.py), since the client's types hold only what OpenAI itself sends. How many requests are sent at once
+follows what the endpoint throttles (pace.py): a retry waits for its turn too, and a pause before it takes no place.
 
 The key is given by the caller, sent in one header, and is in no message, no record and no repr.
 """
@@ -26,6 +27,7 @@ import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, Omit, OpenAI, omit
 
 from harness.engines import openai_wire as wire
+from harness.engines.pace import Outcome, Pace
 from harness.errors import HarnessError, MachineError, UsageError, nearest
 from harness.models.endpoint import address_problem, check_proxies, endpoint_path
 from harness.records import Completion, Request
@@ -36,14 +38,19 @@ LEAVE_S = 10.0  # what is in flight when the endpoint is given up may take this 
 CLOSE_S = 2.0  # what is in flight when the engine is closed may take this long
 GIVE_UP_AFTER = 20  # requests in a row that failed in all their attempts
 FIRST_CALLS = 8  # in flight at most before one was answered; when the first so many fail alike, no more are sent
+THROTTLED = (429, 503, 529)  # too many requests, too busy, overloaded
+# An answer that comes in pieces has so many times `timeout_s`: hosts send blank lines while a request waits for its
+# turn (DeepSeek for up to ten minutes), and without a bound one that never ends would hold its place for ever.
+PIECEWISE = 10
 MODELS_SHOWN = 10
 
 
 class OpenAIEngine:
-    """Asks an OpenAI-compatible endpoint, `concurrency` requests at a time.
+    """Asks an OpenAI-compatible endpoint, up to `concurrency` requests at a time, fewer while it throttles.
 
     `base_url` is what comes before `/chat/completions`, e.g. http://127.0.0.1:8000/v1. `api_key` is None for
-    an endpoint without one. `timeout_s` is for connecting, and for each wait for the next piece of an answer.
+    an endpoint without one. `timeout_s` is for connecting, and for each wait for the next piece of an answer, all
+    of which together have PIECEWISE times as long.
     `transport` replaces the network in tests, `say` is told once of each thing that is odd about the endpoint. Of
     `Request.model` (name@revision) the endpoint is sent what it lists: all of it, or the name alone.
     """
@@ -73,8 +80,8 @@ class OpenAIEngine:
             "OpenAI-Organization": omit,
             "OpenAI-Project": omit,
         }
-        self._concurrency = concurrency
-        self._attempts = attempts
+        self._pace = Pace(FIRST_CALLS, concurrency)
+        self._attempts, self._timeout_s = attempts, timeout_s
         self._models: tuple[str, ...] | None = None  # that the endpoint lists; None before it was asked
         self._listing_is_a_page = False
         self._answered = False  # whether any request ever was
@@ -82,7 +89,8 @@ class OpenAIEngine:
         self._learning = threading.Lock()
         self._say, self._said = say, set[str]()
         self._threads = WeakSet[threading.Thread]()
-        self._thread = threading.local()  # .leaving: the event of the call of `generate` that a thread works for
+        # .leaving: the event of the call of `generate` that a thread works for; .begun: of its attempt on the way
+        self._thread = threading.local()
         local = address.host in ("localhost", "127.0.0.1", "::1")
         if not local and transport is None:
             check_proxies()
@@ -95,7 +103,7 @@ class OpenAIEngine:
                 limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
                 transport=transport,
                 trust_env=not local,  # no proxy on the way to oneself
-                event_hooks={"request": [self._check_wanted], "response": [self._judge]},
+                event_hooks={"request": [self._await_turn], "response": [self._judge]},
             ),
         )
 
@@ -113,8 +121,7 @@ class OpenAIEngine:
         first: list[str] = []  # why requests failed before any was answered
         try:
             while True:
-                room = self._concurrency if self._answered else min(FIRST_CALLS, self._concurrency)
-                for request in islice(waiting, room - flying):
+                for request in islice(waiting, max(0, self._pace.limit - flying)):
                     if request is None:  # nothing can be asked before another answer
                         break
                     model = self._model(request.model)
@@ -168,10 +175,13 @@ class OpenAIEngine:
     ) -> None:
         """Put exactly one outcome: a completion, or what must end all work."""
         self._thread.leaving = leaving
+        outcome: Completion | Exception
         try:
-            done.put(self._complete(request, model))
+            outcome = self._complete(request, model)
         except Exception as error:  # noqa: BLE001  (the caller's thread raises it)
-            done.put(error)
+            outcome = error
+        self._end_attempt("answered" if isinstance(outcome, Completion) and not outcome.error else "failed")
+        done.put(outcome)
 
     def _complete(self, request: Request, model: str) -> Completion:
         """The answer, or a completion with the reason of its failure. Raises UsageError for a refused key or model."""
@@ -217,21 +227,41 @@ class OpenAIEngine:
         except APIStatusError as error:
             return error.response, str(error.response.extensions.get("reason", ""))
 
-    def _check_wanted(self, attempt: httpx2.Request) -> None:
-        """Raise at a retry whose answer has no reader any more: leaving does not end the client's pauses."""
+    def _await_turn(self, attempt: httpx2.Request) -> None:
+        """Let an attempt begin when the pace allows. Raises MachineError where its answer has no reader any more.
+
+        Leaving does not end the client's pauses, so a retry may come late. A first attempt that need not wait is sent.
+        """
         leaving: threading.Event | None = getattr(self._thread, "leaving", None)
-        if leaving is not None and leaving.is_set() and attempt.headers["x-stainless-retry-count"] != "0":
+        if leaving is None:
+            return
+        self._end_attempt("failed")  # one that ended without a response
+        unwanted = leaving.is_set() and attempt.headers["x-stainless-retry-count"] != "0"
+        self._thread.begun = None if unwanted else self._pace.begin(leaving.is_set)
+        if self._thread.begun is None:
             raise MachineError("the work was ended")
+
+    def _end_attempt(self, outcome: Outcome, status: int = 0) -> None:
+        """Tell the pace of this thread's attempt, once."""
+        begun, self._thread.begun = getattr(self._thread, "begun", None), None
+        lowered = None if begun is None else self._pace.end(begun, outcome)
+        if lowered and not begun:  # the first time
+            self._say_once(f"it throttles (HTTP {status}): {lowered} in flight from now on, more again as it answers")
 
     def _judge(self, response: httpx2.Response) -> None:
         """Give an answer of HTTP 200 that holds none the status it should have had: the client retries or raises."""
         if response.request.method != "POST":
             return
+        if isinstance(response.stream, httpx2.SyncByteStream):
+            response.stream = wire.Bounded(response.stream, PIECEWISE * self._timeout_s)
         response.read()
         http_status = response.status_code
         response.status_code, reason, answer = wire.judge(response, self._hidden)
         response.extensions |= {"reason": reason, "answer": answer, "http_status": http_status}
         wire.cap_wait(response)
+        if not response.is_success:
+            throttled = response.status_code in THROTTLED
+            self._end_attempt("throttled" if throttled else "failed", response.status_code)
         if reason == wire.GARBAGE and self._listing_is_a_page and not self._answered:
             raise UsageError(
                 f"teacher.base_url: {self._shown} answers, but not as an OpenAI-compatible endpoint does"

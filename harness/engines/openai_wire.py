@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
@@ -121,6 +121,27 @@ def judge(response: httpx2.Response, hidden: Sequence[str]) -> tuple[int, str, A
         return 502, GARBAGE, None  # a proxy's page, half an answer: worth another attempt
     status, words = error_in(answer, hidden) or (response.status_code, "")
     return status, words, answer
+
+
+class Bounded(httpx2.SyncByteStream):
+    """The pieces of an answer, which must all come within `seconds`. Raises httpx2.ReadTimeout.
+
+    The client bounds only the wait for each piece, and a server may send blank lines for ever.
+    """
+
+    def __init__(self, pieces: httpx2.SyncByteStream, seconds: float) -> None:
+        self._pieces, self._until = pieces, time.monotonic() + seconds
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces as they come."""
+        for piece in self._pieces:
+            if time.monotonic() > self._until:
+                raise httpx2.ReadTimeout("the answer came too slowly")
+            yield piece
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._pieces.close()
 
 
 def cap_wait(response: httpx2.Response) -> None:
