@@ -340,6 +340,7 @@ class Trial(Record):
     """What one way to ask was worth on the dev items."""
 
     way: Way
+    items: int | None = None  # of the dev items so many, the first ones; None in older files: all of them
     value: float | None  # the best of the choice's metrics; None where no item has one
     gold_nll: float | None = None  # of the accepted answers, in nats: decides between equal values
     failed: int = 0  # dev items that could not be asked this way
@@ -358,14 +359,16 @@ class Choice(Record):
         """The choice in words."""
         if len(self.tried) < 2:
             return f"asked as {self.way.words}"
-        values = "; ".join(f"{trial.way.words} {_decimals(trial)}" for trial in self.tried)
+        values = "; ".join(f"{trial.way.words} {_decimals(trial, self.items)}" for trial in self.tried)
         by = " or ".join(self.metrics)
         return f"asked as {self.way.words}: chosen on {self.items} dev items by {by} among: {values}"
 
 
-def _decimals(trial: Trial) -> str:
-    failed = f" ({trial.failed} failed)" if trial.failed else ""
-    return f"{trial.value:.3f}{failed}" if trial.value is not None else f"without a value{failed}"
+def _decimals(trial: Trial, items: int) -> str:
+    """A way's value, and on how many items it was tried where that is not all."""
+    value = f"{trial.value:.3f}" if trial.value is not None else "without a value"
+    fewer = f" on {trial.items}" if trial.items not in (None, items) else ""
+    return value + fewer + (f" ({trial.failed} failed)" if trial.failed else "")
 
 
 def scores_digest(scores: Sequence[Score]) -> str:

@@ -16,7 +16,7 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.config.task import TaskFile
 from harness.eval.plan import outline_scoring
-from harness.eval.prompt_search import MOST_ITEMS, choose, dev_items, most_tries, trial
+from harness.eval.prompt_search import FIRST_ITEMS, MOST_ITEMS, choose, dev_items, most_tries, trial
 from harness.eval.prompting import Asker, PromptForms, answer_room, even_shots, prompt_forms
 from harness.metrics.unread import unread
 from harness.records import FORMS, Completion, Example, Form, Item, Message, Score, Way
@@ -194,9 +194,14 @@ def items(count: int) -> tuple[Item, ...]:
 
 
 LABELLED = Suite("s", LabelsSuite(kind="labels", items="s.jsonl"), items(80))
-WRITTEN = Suite(
-    "s", AnswersSuite(kind="answers", items="s.jsonl"), tuple(Item(text=str(i), answers=("x",)) for i in range(80))
-)
+
+
+def written_suite(count: int) -> Suite:
+    asked = tuple(Item(text=str(i), answers=("x",)) for i in range(count))
+    return Suite("s", AnswersSuite(kind="answers", items="s.jsonl"), asked)
+
+
+WRITTEN = written_suite(80)
 FORM_NAMES: tuple[Form, ...] = tuple(FORMS)
 
 
@@ -214,21 +219,57 @@ def way(form: Form, number: int) -> Way:
 
 def test_forms_are_compared_first_and_then_numbers_in_the_best_form() -> None:
     worth = {("chat", 16): 0.5, ("chat", 4): 0.7, ("chat", 20): 0.6}
-    seen: list[Way] = []
+    seen: dict[Way, int] = {}
+    written = written_suite(400)
 
     def score(one: Way, asked: Sequence[Item]) -> list[Score]:
-        seen.append(one)
+        seen[one] = seen.get(one, 0) + len(asked)
         assert {item.split for item in asked} == {"dev"}
         return scores(asked, worth.get((one.form, one.shots), 0.1))
 
-    found = choose(WRITTEN, FORM_NAMES, (16, 4, 64, 99), way, score)
+    found = choose(written, FORM_NAMES, (16, 4, 64, 99), way, score)
+    every = len(dev_items(written))
     assert [(one.form, one.shots) for one in seen] == [(form, 16) for form in FORMS] + [("chat", 4), ("chat", 20)]
-    assert len(seen) - 1 <= most_tries(FORM_NAMES, (16, 4, 64, 99))
+    assert {one.form: count for one, count in seen.items() if one.shots == 16} == {
+        "completion": every,  # of equal ones the first goes on
+        "chat": every,
+        "turns": FIRST_ITEMS,
+        "student": FIRST_ITEMS,
+    }
     assert found.way == Way(form="chat", shots=4)
-    assert [one.way for one in found.tried] == seen
-    assert found.items == len(dev_items(WRITTEN))
+    assert {one.way: one.items for one in found.tried} == seen
+    assert found.items == every
     assert "asked as a chat, 4 examples: chosen on" in found.sentence
-    assert "a completion, 16 examples 0.100" in found.sentence
+    assert "a completion, 16 examples 0.100;" in found.sentence
+    assert f"examples as turns, 16 examples 0.100 on {FIRST_ITEMS};" in found.sentence
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(FORM_NAMES), min_size=1, unique=True),
+    st.lists(st.integers(1, 40), min_size=1, max_size=5, unique=True),
+    st.integers(1, 300),
+    st.randoms(use_true_random=False),
+)
+def test_the_better_half_of_the_ways_is_tried_on_all_dev_items(
+    forms: list[Form], numbers: list[int], count: int, chance: Any
+) -> None:
+    """No more is asked than the dry run says, no item twice, and the way taken was tried as long as any."""
+    suite = written_suite(count)
+    asked_of: dict[Way, list[str]] = {}
+
+    def score(one: Way, asked: Sequence[Item]) -> list[Score]:
+        asked_of.setdefault(one, []).extend(item.id for item in asked)
+        return scores(asked, chance.random())
+
+    found = choose(suite, forms, numbers, way, score)
+    every, first = len(dev_items(suite)), min(FIRST_ITEMS, len(dev_items(suite)))
+    on_first, on_all = most_tries(forms, numbers)
+    assert all(len(set(ids)) == len(ids) for ids in asked_of.values())
+    assert sum(map(len, asked_of.values())) <= on_first * first + (on_all + 1) * every
+    assert len(asked_of) <= on_first + on_all + 1
+    if asked_of and every:
+        assert len(asked_of[found.way]) == every
 
 
 def test_equal_values_are_decided_by_the_gold_answers_and_then_by_order() -> None:

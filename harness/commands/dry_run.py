@@ -22,7 +22,7 @@ from harness.engines.call_file import count_stored
 from harness.errors import UsageError
 from harness.eval.candidates import untuned_names
 from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring, stored_card
-from harness.eval.prompt_search import dev_items, most_tries
+from harness.eval.prompt_search import FIRST_ITEMS, dev_items, most_tries
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
@@ -208,17 +208,21 @@ def _cards_and_requests(plan: EvalPlan, run: str) -> str:
     rows = []
     for name, cards in plan.by_suite.items():
         suite = cards[0].suite
-        all_items, dev = suite.spec.requests(suite.items), suite.spec.requests(dev_items(suite))
+        all_items, dev = suite.spec.requests(suite.items), dev_items(suite)
         line = f"{len(cards)} cards of {all_items.items} items"
         if not all_items.counted:
             rows.append((name, f"{line}, as lm-evaluation-harness asks them"))
             continue
         promptings = [card.candidate.prompting for card in cards if suite.of_task and not card.candidate.tuned]
-        tries = sum(most_tries(*plan.ways(prompting)) for prompting in promptings)
-        pairs = len(cards) * all_items.loglikelihoods + tries * dev.loglikelihoods
-        answers = len(cards) * all_items.answers + tries * dev.answers
+        tries = [most_tries(*plan.ways(prompting)) for prompting in promptings]
+        on_first, on_dev = (sum(counts) for counts in zip(*tries, strict=True)) if tries else (0, 0)
+        first = suite.spec.requests(dev[:FIRST_ITEMS])
+        passes = ((len(cards), all_items), (on_first, first), (on_dev, suite.spec.requests(dev)))
+        pairs = sum(times * asked.loglikelihoods for times, asked in passes)
+        answers = sum(times * asked.answers for times, asked in passes)
         requests = f"{pairs} log-likelihoods, at most {answers} generated answers"
-        requests += f", choosing among {tries} more ways to ask on dev items included" if tries else ""
+        more = on_first + on_dev
+        requests += f", choosing among {more} more ways to ask on dev items included" if more else ""
         rows.append((name, f"{line}: {requests}{_judge_requests(suite, len(cards))}"))
     head = f"eval {run} would score ({tuned} tuned students, {len(untuned)} untuned models):"
     return f"{head}\n{aligned(rows, indent='  ')}"

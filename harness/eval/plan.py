@@ -23,7 +23,7 @@ from harness.eval.candidates import (
     named_candidates,
     untuned_names,
 )
-from harness.eval.prompt_search import MOST_ITEMS, ways_tried
+from harness.eval.prompt_search import FIRST_ITEMS, MOST_ITEMS, ways_tried
 from harness.eval.prompting import PromptForms, Shots, one_line, prompt_forms, shots_from
 from harness.eval.results import scored_benchmarks
 from harness.records import Cell, Form, Score, Scorecard, scores_digest
@@ -182,7 +182,7 @@ def card_key(
             ending = prompts.ending
             parts += [prompts.template.digest, ending.after, ending.next_example, prompts.preface]
             parts += ways_tried(prompts.task.untuned_form, shots.most, shots.retrieved, candidate.prompting)
-            parts += [MOST_ITEMS, ending.one_line]
+            parts += [MOST_ITEMS, FIRST_ITEMS, ending.one_line]
         if candidate.prompting == "few_shot":
             parts.append([shot.id for shot in shots.pool])
         if candidate.prompting == "retrieval":

@@ -1,14 +1,14 @@
 """How an untuned model is asked: the forms and numbers of examples are tried on dev items, and the best is taken.
 
 A model that was not tuned is asked in the way it is best at, so that no gain of tuning is flattered. First the
-forms are compared, then for few_shot the numbers of examples in the best form. The choice is a pure function of
-scores on items that no claim is made on.
+forms are compared, then for few_shot the numbers of examples in the best form. More than two ways are tried on a few
+items, and the better half of them on all. The choice is a pure function of scores on items that no claim is made on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from harness.core.record import digest
@@ -18,6 +18,7 @@ from harness.suites.summary import LOWER_IS_BETTER, value_of
 
 NUMBERS = (16, 4, 64)  # examples of few_shot, and all seeds that fit; the forms are compared at the first number
 MOST_ITEMS = 64  # dev items that a choice looks at, the first by digest: more cost more than they tell
+FIRST_ITEMS = 24  # so many of them decide which half of the ways is tried on all
 
 ScoreWay = Callable[[Way, Sequence[Item]], Sequence[Score]]
 
@@ -32,9 +33,16 @@ def ways_tried(
     return forms, (retrieved if prompting == "retrieval" else 0,)
 
 
-def most_tries(forms: Sequence[Form], numbers: Sequence[int]) -> int:
-    """How many ways `choose` tries beside the one it takes, at most."""
-    return len(forms) + len(numbers) - 2
+def most_tries(forms: Sequence[Form], numbers: Sequence[int]) -> tuple[int, int]:
+    """How many ways `choose` tries at most beside the one it takes: on the first items only, on all dev items."""
+    ways = len(forms) + len(numbers) - 1
+    on_all = min(_better_half(len(forms)) + (_better_half(len(numbers)) if len(numbers) > 1 else 0), ways)
+    return ways - on_all, on_all - 1
+
+
+def _better_half(ways: int) -> int:
+    """How many of some ways are tried on all dev items: two are always."""
+    return ways if ways <= 2 else math.ceil(ways / 2)
 
 
 def dev_items(suite: Suite) -> tuple[Item, ...]:
@@ -62,17 +70,25 @@ def choose(
     first = [way(form, numbers[0]) for form in forms]
     if len(first) == 1 and len({way(forms[0], number) for number in numbers}) == 1:
         return Choice(way=first[0])
-    tried: dict[Way, Trial] = {}
+    scores: dict[Way, list[Score]] = {}
 
-    def best(ways: Sequence[Way]) -> Way:
-        for candidate in ways:
-            if candidate not in tried:
-                tried[candidate] = trial(candidate, score(candidate, items), metrics)
-        return min(tried.values(), key=lambda trial: _rank(trial, metrics)).way
+    def rank(candidate: Way, count: int) -> tuple[int, float, float]:
+        known = scores.setdefault(candidate, [])
+        if missing := items[len(known) : count]:
+            known += score(candidate, missing)
+        return _rank(trial(candidate, known[:count], metrics), metrics)
+
+    def best(ways: Iterable[Way]) -> Way:
+        rivals = list(dict.fromkeys(ways))
+        if len(rivals) > 2:
+            rivals = sorted(rivals, key=lambda rival: rank(rival, FIRST_ITEMS))[: _better_half(len(rivals))]
+        return min(rivals, key=lambda rival: rank(rival, len(items)))
 
     chosen = best(first)
-    chosen = best([way(chosen.form, number) for number in numbers])
-    return Choice(way=chosen, metrics=metrics, items=len(items), tried=tuple(tried.values()))
+    if len(numbers) > 1:
+        chosen = best(way(chosen.form, number) for number in numbers)
+    tried = tuple(trial(candidate, known, metrics) for candidate, known in scores.items())
+    return Choice(way=chosen, metrics=metrics, items=len(items), tried=tried)
 
 
 def trial(way: Way, scores: Sequence[Score], metrics: Sequence[str]) -> Trial:
@@ -81,7 +97,7 @@ def trial(way: Way, scores: Sequence[Score], metrics: Sequence[str]) -> Trial:
     better = min if metrics[0] in LOWER_IS_BETTER else max
     value = better(values) if values else None
     failed = sum(score.status == "failed" for score in scores)
-    return Trial(way=way, value=value, gold_nll=_mean(scores, "gold_nll"), failed=failed)
+    return Trial(way=way, items=len(scores), value=value, gold_nll=_mean(scores, "gold_nll"), failed=failed)
 
 
 def _mean(scores: Sequence[Score], metric: str) -> float | None:
