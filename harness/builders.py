@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.core.terminal import Stop, Terminal
-from harness.errors import MachineError
+from harness.engines.several import SeveralEngines, Source
+from harness.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
     from harness.config.run import Run
-    from harness.config.teacher import Teacher
+    from harness.config.teacher import OpenAITeacher, Teacher
     from harness.engines.protocols import Embedder, Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
+    from harness.records import Teachers
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
@@ -38,7 +41,7 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
         from harness.models.resolve import resolve
 
         if not name:
-            return Judge(*teacher_of(run, Terminal()))
+            return Judge(*own_teacher(run))
         model = resolve(name, run.cache, root=run.root)
 
         def build() -> Generator:
@@ -71,56 +74,88 @@ def scorers(run: Run, terminal: Terminal, stop: Stop) -> Callable[[int | None], 
     return build
 
 
-def teacher_of(run: Run, terminal: Terminal) -> tuple[str, Callable[[], Generator]]:
-    """name@revision of the run's teacher, and a builder of its engine."""
+def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Generator]]:
+    """The models that write and judge in a run, and a builder of what answers for them."""
+    from harness.records import OWN_TEACHER, Teachers
+
+    if not run.file.augment.asking:
+        return Teachers(own="no teacher"), _nobody  # own rows and nothing to judge
+    sources = {name: _sources(teacher, run, terminal) for name, teacher in run.file.all_teachers.items()}
+    models = {name: some[0].model for name, some in sources.items()}
+    for name, model in models.items():
+        if (first := next(other for other in models if models[other] == model)) != name:
+            raise UsageError(
+                f"runs/{run.name}.yaml: teachers.{name} is {model}, as {first} is: several endpoints of one model are"
+                " written as base_url: [ADDRESS, ADDRESS]"
+            )
+    teachers = Teachers(own=models.pop(OWN_TEACHER), named=models)
+    engines = [source for some in sources.values() for source in some]
+    return teachers, engines[0].build if len(engines) == 1 else lambda: SeveralEngines(engines, terminal.say)
+
+
+def own_teacher(run: Run) -> tuple[str, Callable[[], Generator]]:
+    """name@revision of the run's own teacher, and a builder of its engine. Raises UsageError where it has none."""
+    sources = _sources(run.teacher, run, Terminal())
+    return sources[0].model, sources[0].build if len(sources) == 1 else lambda: SeveralEngines(sources)
+
+
+def _sources(teacher: Teacher, run: Run, terminal: Terminal) -> list[Source]:
+    """What answers for one teacher: its engine, or one for each of its endpoints."""
     from importlib.util import find_spec
 
     from harness.core.store import file_digest
     from harness.models.resolve import resolve
 
-    rubrics = any(suite.rubric and not suite.rubric.judge for suite in run.suites.values())
-    if not run.file.augment.asking and not rubrics:
-        return "no teacher", _nobody  # own rows and nothing to judge
-    teacher = run.teacher
     if teacher.engine == "scripted":
         from harness.engines.scripted import ScriptedEngine
 
         script = run.root / teacher.script
-        return f"{teacher.model}@{file_digest(script)}", lambda: ScriptedEngine.from_file(script)
+        model = f"{teacher.model}@{file_digest(script)}"
+        return [Source(teacher.model, model, lambda: ScriptedEngine.from_file(script))]
     if teacher.engine == "openai":
-        from harness.models.endpoint import api_key
-
-        key = api_key(os.environ, teacher.api_key_env)
-
-        def connect() -> Generator:
-            from harness.engines.openai import OpenAIEngine  # its client takes a second to import
-
-            return OpenAIEngine(teacher.base_url, key, concurrency=teacher.concurrency, say=terminal.say)
-
-        return f"{teacher.model}@{teacher.revision or 'endpoint'}", connect
-    model = resolve(teacher.model, run.cache, teacher.revision, run.root)
+        return _endpoints(teacher, terminal)
+    resolved = resolve(teacher.model, run.cache, teacher.revision, run.root)
     if teacher.engine == "vllm" and find_spec("vllm") is None:
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
     elif teacher.engine == "vllm":
         from harness.engines.vllm import VLLMEngine
 
-        return model.identity, lambda: VLLMEngine(
-            model.folder,
-            random_seed=run.file.random_seed,
-            max_model_len=teacher.max_model_len,
-            concurrency=teacher.concurrency,
-            gpu_memory_utilization=teacher.gpu_memory_utilization,
-            tensor_parallel_size=teacher.tensor_parallel_size,
-        )
+        return [
+            Source(
+                teacher.model,
+                resolved.identity,
+                lambda: VLLMEngine(
+                    resolved.folder,
+                    random_seed=run.file.random_seed,
+                    max_model_len=teacher.max_model_len,
+                    concurrency=teacher.concurrency,
+                    gpu_memory_utilization=teacher.gpu_memory_utilization,
+                    tensor_parallel_size=teacher.tensor_parallel_size,
+                ),
+            )
+        ]
     if any(step.output != "text" for _, step in run.file.augment.asked_in()):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
 
     def build() -> Generator:
         from harness.engines.transformers import TransformersEngine
 
-        return TransformersEngine(model.folder)
+        return TransformersEngine(resolved.folder)
 
-    return model.identity, build
+    return [Source(teacher.model, resolved.identity, build)]
+
+
+def _endpoints(teacher: OpenAITeacher, terminal: Terminal) -> list[Source]:
+    from harness.models.endpoint import api_key
+
+    key, model = api_key(os.environ, teacher.api_key_env), f"{teacher.model}@{teacher.revision or 'endpoint'}"
+
+    def connect(address: str) -> Generator:
+        from harness.engines.openai import OpenAIEngine  # its client takes a second to import
+
+        return OpenAIEngine(address, key, concurrency=teacher.concurrency, say=terminal.say)
+
+    return [Source(address, model, functools.partial(connect, address)) for address in teacher.addresses]
 
 
 def vllm_of(teacher: Teacher | None) -> Callable[[Path, Path | None, str], VLLMEngine]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.builders import openers, scorers, students_of, teacher_of, vllm_of
+from harness.builders import openers, scorers, students_of, teachers_of, vllm_of
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -56,21 +56,20 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
     require_possible_models(loaded.file.train, loaded.file.eval.compare, loaded.root, loaded.name)
     terminal = Terminal()
     if dry_run:
-        from harness.commands.dry_run import describe_augment, tokens_of_teacher
+        from harness.commands.dry_run import describe_augment, tokens_of_teacher, unresolved
         from harness.models.resolve import ready
 
-        teacher = loaded.file.teacher
-        loads = teacher is not None and teacher.engine in ("vllm", "transformers")
-        unseen = loads and not ready(loaded.teacher.model, loaded.cache, loaded.root)
-        identity = f"{loaded.teacher.model}@newest" if unseen else teacher_of(loaded, terminal)[0]
-        count = tokens_of_teacher(teacher, loaded.root, loaded.cache, unseen)
-        terminal.say(describe_augment(loaded, identity, count))
+        loads = [one for one in loaded.file.all_teachers.values() if one.engine in ("vllm", "transformers")]
+        unseen = any(not ready(one.model, loaded.cache, loaded.root) for one in loads)
+        teachers = unresolved(loaded) if unseen else teachers_of(loaded, terminal)[0]
+        count = tokens_of_teacher(loaded.file.teacher, loaded.root, loaded.cache, unseen)
+        terminal.say(describe_augment(loaded, teachers, count))
         return
-    identity, engine = teacher_of(loaded, terminal)
+    teachers, engine = teachers_of(loaded, terminal)
     from harness.core.store import locked
 
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
-        stage(loaded, identity, engine, terminal, stop, students_of(loaded))
+        stage(loaded, teachers, engine, terminal, stop, students_of(loaded))
 
 
 @app.command()
@@ -84,9 +83,9 @@ def preview(
     from harness.core.store import locked
 
     loaded, terminal = _load(run, settings), Terminal()
-    identity, engine = teacher_of(loaded, terminal)
+    teachers, engine = teachers_of(loaded, terminal)
     with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
-        show_rows(loaded, identity, engine, terminal, stop, rows, students_of(loaded))
+        show_rows(loaded, teachers, engine, terminal, stop, rows, students_of(loaded))
 
 
 @app.command()

@@ -13,7 +13,7 @@ import yaml
 from harness.augment.rows import own_rows, seed_rows
 from harness.config.run import Run
 from harness.filters import Context, Filter, Protected
-from harness.records import Example, Message, Provenance, Row, Verdict
+from harness.records import Example, Message, Provenance, Row, Teachers, Verdict
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",
@@ -50,7 +50,9 @@ def labelled(text: str, label: str) -> Example:
 
 def context(root: Path = Path(), seeds: Sequence[Example] = (), protected: Sequence[Protected] = ()) -> Context:
     """What a filter may look at, with TOPICS for labels."""
-    return Context(root=root, seeds=tuple(seeds), labels=TOPICS, protected=tuple(protected), teacher="t@1")
+    return Context(
+        root=root, seeds=tuple(seeds), labels=TOPICS, protected=tuple(protected), teachers=Teachers(own="t@1")
+    )
 
 
 def verdicts_of(rule: Filter, rows: Sequence[Row], where: Context) -> list[Verdict]:

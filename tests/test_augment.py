@@ -23,12 +23,12 @@ from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
-from harness.records import Completion, Request, Row
+from harness.records import Completion, Request, Row, Teachers
 from tests.fakes import Passing, Pressed, Quiet
 from tests.process import COMMAND, harness
 from tests.project import write_project
 
-TEACHER = "script@1"
+TEACHERS = Teachers(own="script@1")
 
 
 def load(root: Path, **changes: object) -> Run:
@@ -45,7 +45,7 @@ def run_it(run: Run, shuffle: int = 0, die_after: float = math.inf) -> tuple[Pas
             raise RuntimeError("killed")
 
     engine, terminal = Passing(scripted(run), die, random.Random(shuffle).shuffle), Quiet()
-    return engine, terminal, augment(run, TEACHER, lambda: engine, terminal, Stop())
+    return engine, terminal, augment(run, TEACHERS, lambda: engine, terminal, Stop())
 
 
 def pressing(run: Run, at: int, **settings: int) -> tuple[Passing, Pressed]:
@@ -116,7 +116,7 @@ def test_a_changed_filter_asks_the_teacher_nothing(tmp_path: Path) -> None:
 
 def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> None:
     run = load(tmp_path)
-    plan = plan_rows(run, TEACHER)
+    plan = plan_rows(run, TEACHERS)
     few, many = (
         [r for place in plan.places(dict.fromkeys(run.task.labels, n)) for r in plan.requests(plan.begin(place))]
         for n in (5, 9)
@@ -128,7 +128,7 @@ def test_more_rows_leave_the_earlier_requests_as_they_were(tmp_path: Path) -> No
 def test_the_dry_run_counts_what_the_run_asks(tmp_path: Path) -> None:
     run = load(tmp_path)
     words = lambda text: len(text.split())  # noqa: E731
-    planned = describe_augment(run, TEACHER, words)
+    planned = describe_augment(run, TEACHERS, words)
     engine, _, funnel = run_it(run)
     line = next(line for line in planned.splitlines() if line.strip().startswith("in all")).split()
     assert int(line[2]) == len(engine.completed)
@@ -143,7 +143,7 @@ def test_the_price_is_that_of_this_round_and_of_the_most_rows_that_may_be_reques
 
     def planned(*settings: str) -> tuple[list[float], list[float]]:
         """(tokens of each line, prices)."""
-        text = describe_augment(load_run(path, [*priced, *settings]), TEACHER, lambda text: len(text.split()))
+        text = describe_augment(load_run(path, [*priced, *settings]), TEACHERS, lambda text: len(text.split()))
         tokens = [float(n) for n in re.findall(r"requests +(\d+) tokens", text)]
         return tokens, [float(n) for n in re.findall(r"(\d+\.\d{4})", text)]
 
@@ -179,7 +179,7 @@ def test_when_every_call_fails_nothing_is_written(tmp_path: Path) -> None:
     run = load(tmp_path)
     broken = ScriptedEngine(lambda r: Completion(request=r.key, finish_reason="error", error="no such model"))
     with pytest.raises(MachineError, match="no such model"):
-        augment(run, TEACHER, lambda: broken, Quiet(), Stop())
+        augment(run, TEACHERS, lambda: broken, Quiet(), Stop())
     assert not (run.folder / "augment" / "train.jsonl").exists()
 
 
@@ -187,7 +187,7 @@ def test_stopping_keeps_what_was_finished_and_says_how_to_go_on(tmp_path: Path) 
     run = load(tmp_path)
     stopped, stop = pressing(run, 70, concurrency=8)
     with pytest.raises(Interrupted, match="go on with: make augment RUN=shop"):
-        augment(run, TEACHER, lambda: stopped, Quiet(), stop)
+        augment(run, TEACHERS, lambda: stopped, Quiet(), stop)
     funnel = Funnel.model_validate_json((run.folder / "augment" / "funnel.json").read_text())
     assert funnel.pending > 0
     engine, _, _ = run_it(run)
@@ -203,7 +203,7 @@ def test_a_stop_after_the_last_call_leaves_nothing_to_go_on_with(tmp_path: Path)
 
     engine, stop = pressing(run, calls)
     with pytest.raises(Interrupted, match=r"every finished call is kept$"):
-        augment(run, TEACHER, lambda: engine, Quiet(), stop)
+        augment(run, TEACHERS, lambda: engine, Quiet(), stop)
     assert files(run) == files(whole)
     assert run_it(run)[2] is None
 
@@ -250,7 +250,7 @@ def test_memory_grows_with_what_was_asked(tmp_path: Path) -> None:
     run = load_run(write_project(tmp_path, "nobody"), ["augment.rows=10000000", "augment.filters=[]"])
     engine, stop = pressing(run, 40)
     with pytest.raises(Interrupted, match="of 10000000 rows"):
-        augment(run, TEACHER, lambda: engine, Quiet(), stop)
+        augment(run, TEACHERS, lambda: engine, Quiet(), stop)
     assert 40 <= len(engine.requests) < 100
 
 
@@ -278,7 +278,7 @@ def test_a_judge_that_failed_is_asked_again(tmp_path: Path) -> None:
                 failed = Completion(request=key, finish_reason="error", error="HTTP 503")
                 yield failed if judged and n % 2 else completion
 
-    augment(run, TEACHER, Failing, Quiet(), Stop())
+    augment(run, TEACHERS, Failing, Quiet(), Stop())
     engine, _, funnel = run_it(run)
     assert funnel is not None, "a row that a failed judge dropped is no reason to be done"
     assert {request.origin.purpose for request in engine.requests} == {"judge"}

@@ -22,12 +22,12 @@ from harness.core.terminal import Stop
 from harness.engines.openai import OpenAIEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
-from harness.records import PROBES, Completion, Request, Row
+from harness.records import PROBES, Completion, Request, Row, Teachers
 from tests.fakes import Quiet
 from tests.http_server import Endpoint, serving
 from tests.project import write_project
 
-TEACHER = "teacher@1"
+TEACHERS = Teachers(own="teacher@1")
 JSON = {"path": "prompts/shop/list.j2", "form": "chat", "output": "json", "shots": 2, "sampling": {"max_tokens": 32}}
 Saying = Callable[[Request], dict[str, Any]]
 
@@ -51,7 +51,7 @@ def run_it(run: Run, saying: Saying) -> tuple[Quiet, Funnel | None, HarnessError
 
     terminal = Quiet()
     try:
-        funnel = augment(run, TEACHER, lambda: ScriptedEngine(answer), terminal, Stop())
+        funnel = augment(run, TEACHERS, lambda: ScriptedEngine(answer), terminal, Stop())
     except HarnessError as error:
         return terminal, None, error, len(asked)
     return terminal, funnel, None, len(asked)
@@ -190,7 +190,7 @@ def test_a_judge_behind_an_endpoint_without_log_probabilities_judges_by_what_it_
         teacher = f"teacher={{model: teacher, engine: openai, base_url: '{endpoint.base_url}'}}"
         run = load_run(tmp_path / "runs/shop.yaml", [teacher, "augment.rows=12"])
         engine = OpenAIEngine(endpoint.base_url, None)
-        augment(run, TEACHER, lambda: engine, terminal, Stop())
+        augment(run, TEACHERS, lambda: engine, terminal, Stop())
         engine.close()
     said = next(line for line in terminal.said if line.startswith("judge") and "AUC" in line)
     assert "written choice (it gives no log-probabilities): AUC" in said

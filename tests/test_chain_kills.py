@@ -17,13 +17,14 @@ from harness.augment.preview import follow
 from harness.config.load import load_run
 from harness.core.terminal import Stop
 from harness.engines.call_cache import CallCache
+from harness.records import Teachers
 from tests.fakes import FakeGenerator
 from tests.http_server import Endpoint, serving
 from tests.process import finish, start, succeed, wait_for
 from tests.test_steps import ANSWER, ASK, CHECK, project
 
 KILLS = 20
-TEACHER = "teacher@endpoint"
+TEACHERS = Teachers(own="teacher@endpoint")
 
 
 def stored(root: Path) -> set[str]:
@@ -74,7 +75,7 @@ def test_a_chain_killed_at_20_moments_asks_no_committed_call_again(tmp_path: Pat
     kept = [(folder / "runs/q/augment/train.jsonl").read_bytes() for folder in (root, whole)]
     assert kept[0] == kept[1]
     run = load_run(root / "runs/q.yaml")
-    plan = plan_rows(run, TEACHER)
+    plan = plan_rows(run, TEACHERS)
     cache = CallCache(run.cache / "calls.sqlite")
     ask = Asker(cache, lambda: FakeGenerator(), Stop(), answers=cache.get(sorted(stored(root))))
     cache.close()

@@ -18,7 +18,7 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
-from harness.records import Example, Message, Provenance, Row
+from harness.records import Example, Message, Provenance, Row, Teachers
 from tests.fakes import Quiet
 from tests.project import labelled, prompted_row, write_project
 
@@ -115,7 +115,7 @@ def shop(tmp_path: Path) -> Run:
 def made(run: Run) -> Quiet:
     terminal = Quiet()
     script = run.root / "prompts/shop/teacher.json"
-    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), terminal, Stop())
+    augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), terminal, Stop())
     return terminal
 
 

@@ -13,14 +13,14 @@ import pytest
 from harness.augment.current import rows_of_data
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Lost
-from harness.builders import teacher_of
+from harness.builders import teachers_of
 from harness.config.load import load_run
 from harness.data.examples import Shape, read_examples
 from harness.errors import UsageError
 from harness.eval.prompting import prompt_forms
 from harness.filters.base import part_of
 from harness.models.chat_template import load_chat, tokenize_row
-from harness.records import Completion, Example, Message, Row
+from harness.records import Completion, Example, Message, Row, Teachers
 from tests.fakes import Quiet
 from tests.process import succeed
 from tests.project import rows_given, rows_of_seeds
@@ -189,7 +189,7 @@ def test_an_untuned_model_sees_every_field_and_the_turns_before(tmp_path: Path, 
 
 
 def test_an_answer_keeps_its_lines(tmp_path: Path, tiny_model: Path) -> None:
-    plan = plan_rows(load_run(project(tmp_path, "edit", tiny_model)), "t")
+    plan = plan_rows(load_run(project(tmp_path, "edit", tiny_model)), Teachers(own="t"))
     chain = plan.begin(("", 0))
     (request,) = plan.requests(chain)
     written = {"instruction": "List.", "input": "", "answer": "- a  \r\n- b\n\n- c"}
@@ -228,5 +228,5 @@ def test_a_teacher_that_guides_no_json_says_so_for_every_kind_of_json(tmp_path: 
     for name in ("dialogue", "edit"):
         path = project(tmp_path / name, name, tiny_model)
         terminal = Quiet()
-        teacher_of(load_run(path, [f"teacher={{model: {tiny_model}, engine: transformers}}"]), terminal)
+        teachers_of(load_run(path, [f"teacher={{model: {tiny_model}, engine: transformers}}"]), terminal)
         assert "does not guide JSON" in terminal.said[-1]

@@ -24,7 +24,7 @@ from harness.core.terminal import Stop
 from harness.data.examples import read_examples
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
-from harness.records import Provenance
+from harness.records import Provenance, Teachers
 from tests.fakes import Quiet
 from tests.process import ROOT, harness
 from tests.project import LABELS, prompted_row, write_project
@@ -35,7 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose rows are made. Tests write beside them only."""
     run = load_run(write_project(tmp_path_factory.mktemp("export"), "nobody"))
     script = run.root / "prompts/shop/teacher.json"
-    assert augment(run, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    assert augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
     return run
 
 
@@ -161,7 +161,7 @@ def test_text_of_a_row_is_no_markup_in_the_card(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     loaded = load_run(run)
-    augment(loaded, "no teacher", lambda: pytest.fail("asked"), Quiet(), Stop())
+    augment(loaded, Teachers(own="no teacher"), lambda: pytest.fail("asked"), Quiet(), Stop())
     folder, _ = exported(loaded, tmp_path / "out")
     card = (folder / "README.md").read_text()
     assert "<script>" not in card

@@ -24,7 +24,7 @@ from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
 from harness.eval.current import results_of
-from harness.records import Score
+from harness.records import Score, Teachers
 from harness.suites.suite import Suite
 from tests.fakes import Quiet
 from tests.project import write_project
@@ -131,7 +131,7 @@ def scores(suite: Suite) -> list[Score]:
 
 def make_rows(run: Run) -> None:
     script = run.root / "prompts/shop/teacher.json"
-    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_file_that_was_replaced_is_noticed(made: Path, tmp_path: Path, place: 
     refused(for_verdict, lambda run: check(run, Quiet()), path)
     refused(for_verdict, lambda run: bless(run, Quiet()), path)
     if for_rows:
-        assert finished_rows(load_run(path), "script@1")[0] is None, "augment does make them again"
+        assert finished_rows(load_run(path), Teachers(own="script@1"))[0] is None, "augment does make them again"
         make_rows(load_run(path))
         rows_of_data(load_run(path), "filtered")
     file.write_text(text)
@@ -243,7 +243,7 @@ def test_benchmark_rows_that_are_gone_are_no_reason_to_begin_again(
     kept = (root / "runs/shop/augment/train.jsonl").stat().st_mtime_ns
     monkeypatch.delenv("HARNESS_BENCHMARKS")
     terminal, run = Quiet(), load_run(path, settings)
-    assert augment(run, "script@1", lambda: pytest.fail("nobody is asked"), terminal, Stop()) is None
+    assert augment(run, Teachers(own="script@1"), lambda: pytest.fail("nobody is asked"), terminal, Stop()) is None
     assert "the rows of arc are not at hand now" in terminal.text
     assert (root / "runs/shop/augment/train.jsonl").stat().st_mtime_ns == kept
     rows_of_data(run, "filtered")

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.filters import Context, Judge
 from harness.filters.calibration import Calibration, calibrate, prior_of, threshold_keeping, weigh
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
-from harness.records import Completion, Example, Message, Request, Row
+from harness.records import Completion, Example, Message, Request, Row, Teachers
 from tests.project import TOPICS, context, labelled, row
 
 SURE = Calibration(auc=0.9, low=0.8, high=1.0, threshold=0.4, seeds=64)
@@ -210,7 +210,7 @@ def test_of_written_choices_the_threshold_lies_between_and_what_it_costs_is_said
 
 def test_where_the_task_has_no_labels_other_seeds_answers_are_the_wrong_ones(tmp_path: Path) -> None:
     given_seeds = tuple(labelled(f"question {i}", f"answer {i}") for i in range(9))
-    where = Context(root=tmp_path, seeds=given_seeds, labels={}, protected=(), teacher="t@1")
+    where = Context(root=tmp_path, seeds=given_seeds, labels={}, protected=(), teachers=Teachers(own="t@1"))
     rule = judge(tmp_path, choices=["yes", "no"], accept="yes", wrong_labels=2)
     rows = rule.calibration_rows(where)
     assert len(rows) == 27

@@ -35,7 +35,7 @@ from harness.eval.plan import outline_scoring, plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
-from harness.records import Completion, Request, Score
+from harness.records import Completion, Request, Score, Teachers
 from harness.report.analysis import arms
 from harness.report.headline import Headline, headline
 from harness.report.stage import report
@@ -62,7 +62,7 @@ OPENERS = Openers(opener, WordEmbedder, no_judge)
 def loop(run: Run) -> Quiet:
     terminal = Quiet()
     script = run.root / "prompts/shop/teacher.json"
-    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), terminal, Stop())
+    augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), terminal, Stop())
     train(run, terminal, Stop())
     evaluate(run, OPENERS, terminal, Stop())
     report(run, terminal)
@@ -366,7 +366,7 @@ def test_an_engine_that_fails_makes_the_card_incomplete_and_is_scored_again(
         ["train.sizes=[0]", "train.data=[filtered]", "ship=null", "eval.suites=[talk]"],
     )
     script = run.root / "prompts/shop/teacher.json"
-    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
     train(run, Quiet(), Stop())
 
     class Failing(TransformersEngine):

@@ -12,7 +12,7 @@ from harness.augment.preview import preview
 from harness.augment.stage import augment
 from harness.core.terminal import Stop
 from harness.errors import UsageError
-from harness.records import Request
+from harness.records import Request, Teachers
 from tests.fakes import FakeGenerator, Passing, Quiet
 from tests.test_steps import ANSWER, ASK, project, say
 
@@ -29,7 +29,7 @@ def test_it_shows_prompts_completions_and_verdicts_and_augment_asks_none_of_it_a
     run = project(tmp_path, [SHORT, ANSWER], filters=[{"kind": "duplicate"}])
     terminal = Quiet()
     tried = Passing(FakeGenerator(long_at_times))
-    expected = preview(run, "t@1", lambda: tried, terminal, Stop(), 10)
+    expected = preview(run, Teachers(own="t@1"), lambda: tried, terminal, Stop(), 10)
     told = "\n".join(terminal.said)
     assert told.count("--- row ") == 10 == expected.tried
     assert "[question] prompt:\n    Write question 0 like" in told
@@ -40,7 +40,7 @@ def test_it_shows_prompts_completions_and_verdicts_and_augment_asks_none_of_it_a
     assert "make augment RUN=q is expected to take (90% intervals)" in told
     assert not (run.folder / "augment/train.jsonl").exists()
     whole = Passing(FakeGenerator(long_at_times))
-    funnel = augment(run, "t@1", lambda: whole, terminal, Stop())
+    funnel = augment(run, Teachers(own="t@1"), lambda: whole, terminal, Stop())
     assert funnel is not None
     assert funnel.calls_cached == len(tried.completed)
     assert not {r.key for r in tried.requests} & {r.key for r in whole.requests}
@@ -50,7 +50,7 @@ def test_it_shows_prompts_completions_and_verdicts_and_augment_asks_none_of_it_a
 def test_nothing_is_to_be_previewed_of_rows_that_are_there(tmp_path: Path) -> None:
     run = project(tmp_path, [], None, rows_file="prompts/q/seeds.jsonl", filters=[])
     with pytest.raises(UsageError, match="nothing to preview"):
-        preview(run, "t@1", lambda: FakeGenerator(say), Quiet(), Stop(), 4)
+        preview(run, Teachers(own="t@1"), lambda: FakeGenerator(say), Quiet(), Stop(), 4)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.6, 0.95])

@@ -22,7 +22,7 @@ from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
-from harness.records import Item, Score
+from harness.records import Item, Score, Teachers
 from harness.report.stage import report
 from harness.suites.base import ItemsSuite, read_lines
 from harness.suites.free_text import plain_prompt
@@ -224,7 +224,7 @@ def test_eval_scores_it_like_any_other(tmp_path: Path, tiny_model: Path) -> None
     path.write_text(yaml.safe_dump(changed, sort_keys=False))
     run = load_run(path)
     script = tmp_path / "prompts/shop/teacher.json"
-    augment(run, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
     train(run, Quiet(), Stop())
     openers = Openers(lambda base, adapter: TransformersEngine(base, adapter, device="cpu"), WordEmbedder, no_judge)
     evaluate(run, openers, Quiet(), Stop())

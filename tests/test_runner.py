@@ -25,7 +25,7 @@ from harness.eval.plan import plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Judge, Openers
 from harness.eval.stage import evaluate
-from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
+from harness.records import FORMS, Completion, Loglikelihood, Pair, Request, Teachers
 from harness.train.stage import train
 from tests.fakes import FakeGenerator, Quiet, WordEmbedder
 from tests.project import unscored, write_project
@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     path.write_text(yaml.safe_dump(changed, sort_keys=False))
     loaded = load_run(path)
     script = root / "prompts/shop/teacher.json"
-    augment(loaded, "script@1", lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
+    augment(loaded, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
     train(loaded, Quiet(), Stop())
     return loaded
 

@@ -26,10 +26,10 @@ from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
 from harness.models.token_count import fast_tokenizer
-from harness.records import Pair, Request, Row
+from harness.records import Pair, Request, Row, Teachers
 from tests.fakes import FakeGenerator, Passing, Quiet, answered, prompt_of
 
-TEACHER = "t@1"
+TEACHERS = Teachers(own="t@1")
 ASK = {"path": "prompts/q/ask.j2", "name": "question", "shots": 1, "sampling": {"max_tokens": 40}}
 ANSWER = {"path": "prompts/q/answer.j2", "name": "answer", "shots": 0, "form": "chat", "sampling": {"max_tokens": 40}}
 CHECK = {"path": "prompts/q/check.j2", "name": "critique", "shots": 0, "sampling": {}}
@@ -88,7 +88,7 @@ def say(request: Request) -> str:
 
 def run_it(run: Run, say: Say = say) -> tuple[Passing, Funnel]:
     engine = Passing(FakeGenerator(say))
-    funnel = augment(run, TEACHER, lambda: engine, Quiet(), Stop())
+    funnel = augment(run, TEACHERS, lambda: engine, Quiet(), Stop())
     assert funnel is not None
     return engine, funnel
 
@@ -234,11 +234,11 @@ def test_a_judge_picks_the_likeliest(tmp_path: Path) -> None:
         lambda r: f"{say(r)} v{r.sample_index // 160_000_000}" if not r.sampling.choices
         else (" yes", {" yes": -0.1 if "v1 a good" in prompt_of(r) else -3.0, " no": -1.0})
     ))  # fmt: skip
-    funnel = augment(run, TEACHER, lambda: engine, Quiet(), Stop())
+    funnel = augment(run, TEACHERS, lambda: engine, Quiet(), Stop())
     assert funnel is not None
     assert len(engine.completed) == 20 * (1 + 3 + 3)
     assert all(row.answer.endswith("v1") for row in rows_of(run))
-    planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=10"]), TEACHER, len)
+    planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=10"]), TEACHERS, len)
     assert [line.split()[:3] for line in planned.splitlines()[1:4]] == [
         ["question", "10", "requests"], ["answer", "30", "requests"], ["answer:", "judge", "30"],
     ]  # fmt: skip
@@ -250,7 +250,7 @@ def test_attributes_are_drawn_by_weight_under_conditions_and_again_the_same(tmp_
         "why": {"values": ["late", "broken"], "when": {"tone": "angry"}},
     }
     run = project(tmp_path, [ASK, ANSWER], attributes=attributes)
-    plan = plan_rows(run, TEACHER)
+    plan = plan_rows(run, TEACHERS)
     drawn = [plan.begin(("", j)).attributes for j in range(4000)]
     tones = Counter(str(one["tone"]) for one in drawn)
     assert 0.72 < tones["calm"] / 4000 < 0.78
@@ -272,7 +272,7 @@ def test_every_piece_of_the_documents_has_its_turn_and_a_row_names_its_own(tmp_p
     )
     run = load_run(run.root / "runs/q.yaml")
     run_it(run)
-    pieces = {piece.id: piece for piece in plan_rows(run, TEACHER).documents}
+    pieces = {piece.id: piece for piece in plan_rows(run, TEACHERS).documents}
     assert len(pieces) == 5
     assert Counter(row.provenance.document for row in rows_of(run)) == dict.fromkeys(pieces, 4)
     assert {piece.title for piece in pieces.values()} == {"Bikes"}
@@ -293,7 +293,7 @@ def test_a_piece_that_the_teacher_cannot_read_is_named_before_it_is_asked(tmp_pa
     assert count is not None
     tokens = count("On " + " ".join(["extraordinarily"] * 30) + " answer word")
     with pytest.raises(UsageError) as caught:
-        augment(with_teacher(run, tiny_model, tokens), TEACHER, lambda: pytest.fail("asked"), Quiet(), Stop())
+        augment(with_teacher(run, tiny_model, tokens), TEACHERS, lambda: pytest.fail("asked"), Quiet(), Stop())
     assert str(caught.value) == (
         "runs/q.yaml: augment.documents: 1 of 2 pieces are too long for the teacher: a.txt:3 makes a prompt of"
         f" {tokens} tokens with prompts/q/answer.j2, and teacher.max_model_len is {tokens}, completion included:"
@@ -384,7 +384,7 @@ def test_a_mistake_in_steps_is_named_before_anything_is_spent(
     tmp_path: Path, steps: list[dict[str, Any]], row: dict[str, Any] | None, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        plan_rows(project(tmp_path, steps, row, **changes), TEACHER)
+        plan_rows(project(tmp_path, steps, row, **changes), TEACHERS)
     assert expected in str(caught.value)
 
 
@@ -400,7 +400,7 @@ def test_a_cap_ends_the_work_keeps_everything_and_a_higher_one_goes_on(tmp_path:
         tokens = {"prompt_tokens": 90, "completion_tokens": 10}
         counted = ScriptedEngine(lambda r: answered(r, say(r)).model_copy(update=tokens), concurrency=4)
         engine = Passing(counted)
-        return run, engine, augment(run, TEACHER, lambda: engine, terminal, Stop())
+        return run, engine, augment(run, TEACHERS, lambda: engine, terminal, Stop())
 
     terminal = Quiet()
     run, first, funnel = capped({"tokens": 1700}, terminal)
@@ -435,7 +435,7 @@ def test_a_teacher_writes_what_the_own_rows_lack(tmp_path: Path) -> None:
     assert (funnel.kept, funnel.requested, len(engine.completed)) == (20, 20, 2 * 14)
     assert [row.provenance.source for row in rows_of(run)] == ["own"] * 6 + ["teacher"] * 14
     assert funnel.wanted == 20
-    planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=16"]), TEACHER, len)
+    planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=16"]), TEACHERS, len)
     assert "6 rows are read from prompts/q/seeds.jsonl\n" in planned
     assert [line.split()[:2] for line in planned.splitlines()[1:3]] == [["question", "10"], ["answer", "10"]]
 
@@ -456,7 +456,7 @@ def test_a_student_picks_what_it_finds_likeliest_a_token(tmp_path: Path, tiny_mo
         FakeGenerator(lambda r: say(r) if r.origin.step == "question" else texts[r.sample_index // 160_000_000])
     )
     student = TransformersEngine(tiny_model)
-    augment(run, TEACHER, lambda: engine, Quiet(), Stop(), lambda name: student)
+    augment(run, TEACHERS, lambda: engine, Quiet(), Stop(), lambda name: student)
     for row in rows_of(run):
         prompt = row.messages[:-1]
         pairs = [Pair(context=student.prompt_ids(prompt), continuation=student.answer_ids(prompt, t)) for t in texts]

@@ -28,7 +28,7 @@ from harness.eval.prompting import PromptForms
 from harness.filters import Context as FilterContext
 from harness.filters import Judge
 from harness.models.chat_template import of_tokenizer, prompt_text
-from harness.records import Example, Item, Message, Provenance, Row
+from harness.records import Example, Item, Message, Provenance, Row, Teachers
 from harness.suites.generate import Ending
 from harness.suites.rubric import Rubric
 from tests.project import labelled, prompted_row, write_project
@@ -88,7 +88,7 @@ def _teacher(run: Run) -> tuple[Render, set[str]]:
     def render(source: str) -> str:
         path.write_text(source)
         try:
-            plan = plan_rows(run, "teacher@1")
+            plan = plan_rows(run, Teachers(own="teacher@1"))
             return plan.requests(plan.begin(("parcel", 0)))[0].prompt
         finally:
             path.write_text(before)
@@ -99,7 +99,9 @@ def _teacher(run: Run) -> tuple[Render, set[str]]:
 def _judge(run: Run) -> tuple[Render, set[str]]:
     path = run.root / "prompts/shop/tried.j2"
     judge = Judge(kind="judge", template="prompts/shop/tried.j2", shots=1)
-    context = FilterContext(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher="t@1")
+    context = FilterContext(
+        root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teachers=Teachers(own="t@1")
+    )
 
     def render(source: str) -> str:
         path.write_text(source)

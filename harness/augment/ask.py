@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from harness.config.run import Caps
-from harness.config.teacher import Teacher, money_of
+from harness.config.teacher import Price
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
 from harness.engines.protocols import Generator
@@ -22,23 +22,27 @@ class Spent:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0  # of this command's engine work
+    money: float | None = None  # by the teachers' prices; None where no completion has one
 
-    def plus(self, completion: Completion, seconds: float) -> Spent:
-        """After one more completion, and so many seconds in all."""
-        prompt = self.prompt_tokens + completion.prompt_tokens
-        return Spent(prompt, self.completion_tokens + completion.completion_tokens, seconds)
+    def plus(self, completion: Completion, seconds: float, price: float | None) -> Spent:
+        """After one more completion with its price, and so many seconds in all."""
+        return Spent(
+            self.prompt_tokens + completion.prompt_tokens,
+            self.completion_tokens + completion.completion_tokens,
+            seconds,
+            self.money if price is None else (self.money or 0.0) + price,
+        )
 
 
-def over_cap(caps: Caps, teacher: Teacher | None, spent: Spent) -> str:
+def over_cap(caps: Caps, spent: Spent) -> str:
     """The cap that is reached, in words, or ''."""
     tokens = spent.prompt_tokens + spent.completion_tokens
     if caps.tokens is not None and tokens >= caps.tokens:
         return f"caps.tokens ({caps.tokens}) is reached: {tokens} tokens"
     if caps.seconds is not None and spent.seconds >= caps.seconds:
         return f"caps.seconds ({caps.seconds:g}) is reached"
-    money = money_of(teacher, spent.prompt_tokens, spent.completion_tokens)
-    if caps.money is not None and money is not None and money >= caps.money:
-        return f"caps.money ({caps.money:g}) is reached: {money:.4f}"
+    if caps.money is not None and spent.money is not None and spent.money >= caps.money:
+        return f"caps.money ({caps.money:g}) is reached: {spent.money:.4f}"
     return ""
 
 
@@ -54,6 +58,7 @@ class Asker:
     fresh_tokens: int = 0  # generated now
     cut_short: bool = False  # whether the stop left something unasked
     over: Callable[[Spent], str] = lambda spent: ""  # the cap that is reached, in words
+    price: Price = lambda model, completion: None
     spent: Spent = field(default_factory=Spent)
     cap: str = ""  # the cap that ended the work
 
@@ -69,12 +74,22 @@ class Asker:
         Raises MachineError when every call fails.
         """
         started, paid_before, seconds_before = time.monotonic(), self.paid, self.spent.seconds
-        unanswered = (request for request in requests if request is None or request.key not in self.answers)
-        for completion, paid in cached(unanswered, self.cache, self.engine, self.ended):
+        models: dict[str, str] = {}  # key of a request on its way -> whom it asks
+
+        def unanswered() -> Iterator[Request | None]:
+            for request in requests:
+                if request is None:
+                    yield None
+                elif request.key not in self.answers:
+                    models[request.key] = request.model
+                    yield request
+
+        for completion, paid in cached(unanswered(), self.cache, self.engine, self.ended):
             self.answers[completion.request] = completion
             self.paid += paid
             seconds = seconds_before + (time.monotonic() - started if self.paid > paid_before else 0)
-            self.spent = self.spent.plus(completion, seconds)
+            price = self.price(models.pop(completion.request, ""), completion)
+            self.spent = self.spent.plus(completion, seconds, price)
             self.cap = self.cap or self.over(self.spent)
             self.fresh_tokens += completion.completion_tokens * paid
             yield completion

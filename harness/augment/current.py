@@ -11,27 +11,28 @@ from harness.core.json_file import read_jsonl
 from harness.core.record import digest
 from harness.core.store import Manifest, finished, read_manifest, remade_by, require_same
 from harness.errors import UsageError
-from harness.records import Row
+from harness.records import Row, Teachers
 
 STAGE_VERSION = 3
 
 
-def finished_rows(run: Run, teacher: str) -> tuple[Manifest | None, list[str]]:
+def finished_rows(run: Run, teachers: Teachers) -> tuple[Manifest | None, list[str]]:
     """(The manifest where the stored rows are those of the run as it is now, benchmarks that are no longer at hand)."""
     folder = run.folder / "augment"
     before = read_manifest(folder)
     guarded, unavailable = still_guarded(
         guarded_suites(run.file.augment.filters, run.suites), before.suites if before else {}
     )
-    return finished(folder, inputs_digest(teacher, rows_source(run), guarded)), unavailable
+    return finished(folder, inputs_digest(teachers, rows_source(run), guarded)), unavailable
 
 
-def inputs_digest(teacher: str, source: str, guarded: Mapping[str, str]) -> str:
+def inputs_digest(teachers: Teachers, source: str, guarded: Mapping[str, str]) -> str:
     """All that could change the rows: 64 hex digits.
 
     `source` is the digest of what a person wrote, `guarded` the suites that rows are checked against.
     """
-    return digest("augment", STAGE_VERSION, teacher, source, dict(guarded))
+    named = [teachers.named] if teachers.named else []
+    return digest("augment", STAGE_VERSION, teachers.own, source, dict(guarded), *named)
 
 
 def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:

@@ -22,7 +22,7 @@ from harness.core.record import digest
 from harness.core.templates import Template
 from harness.data.documents import Piece, read_documents
 from harness.filters import Context
-from harness.records import Completion, Example, Message, Origin, Request, Row
+from harness.records import Completion, Example, Message, Origin, Request, Row, Teachers
 
 HOPELESS = 64  # requests without a single row after which no further round is asked
 ASKED_AGAIN = 10_000_000  # between the sample indices of two completions that are asked for in the same words
@@ -43,7 +43,7 @@ CONVERSATION = {
 class Plan:
     """A run's own rows, or the chains of requests that make its rows, in the order that decides everything after."""
 
-    teacher: str  # name@revision
+    teachers: Teachers
     random_seed: int
     task: TaskFile
     settings: Augment
@@ -184,6 +184,13 @@ class Plan:
             shots += draw.sample(pool, min(step.pool_shots, len(pool)))
         return shots
 
+    def _teacher(self, step: Step, label: str, j: int) -> str:
+        """Who writes a step of a row. Steps with the same weights have the same teacher in a row."""
+        names, weights = list(step.teachers), list(step.teachers.values())
+        if len(names) == 1:
+            return names[0]
+        return random.Random(digest("teacher", self.random_seed, label, j)).choices(names, weights)[0]
+
     def _request(self, chain: Chain, text: str, shots: list[Example]) -> Request:
         """The first of the equal requests of a step."""
         step, template = chain.step.step, chain.step.template
@@ -193,7 +200,7 @@ class Plan:
             schema = _row_schema(self.task) if step.output == "json" else CONVERSATION
             sampling = sampling.model_copy(update={"json_schema": schema})
         return Request(
-            model=self.teacher,
+            model=self.teachers.model(self._teacher(step, label, j)),
             prompt=text if step.form == "completion" else "",
             messages=(Message(role="user", content=text),) if step.form == "chat" else (),
             sampling=sampling,
@@ -211,7 +218,7 @@ class Plan:
 
 def asks_judge(step: Step) -> bool:
     """Whether the step's way to pick asks the teacher about each completion."""
-    return step.pick is not None and step.pick.needs.teacher
+    return step.pick is not None and bool(step.pick.needs.teachers)
 
 
 @cache
@@ -226,11 +233,11 @@ def planned_chains(augment: Augment, root: Path) -> tuple[tuple[PlannedStep, ...
     return tuple(tuple(PlannedStep(step, templates.load(root / step.path)) for step in steps) for steps in alternatives)
 
 
-def plan_rows(run: Run, teacher: str) -> Plan:
+def plan_rows(run: Run, teachers: Teachers) -> Plan:
     """The plan of a run's rows. Raises UsageError naming every line of a user's own rows that is wrong."""
     augment, place = run.file.augment, f"runs/{run.name}.yaml"
     return Plan(
-        teacher,
+        teachers,
         run.file.random_seed,
         run.task,
         augment,

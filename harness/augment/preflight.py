@@ -15,13 +15,14 @@ from harness.models.token_count import TURN_TOKENS, Count, fast_tokenizer
 from harness.records import Request
 
 
-def require_pieces_fit(plan: Plan, place: str, most: int, count: Callable[[], Count]) -> None:
-    """Raises UsageError for a prompt about a piece that has `most` tokens (teacher.max_model_len), the answer included.
+def require_pieces_fit(plan: Plan, place: str, model: str, most: int, count: Callable[[], Count]) -> None:
+    """Raises UsageError for a prompt about a piece that has `most` tokens, the answer included, of those to `model`.
 
     What earlier steps will write is taken to be one word. `place` is the run file. `count` loads the teacher's
     tokenizer, and is called only where a prompt has as many bytes as the context has tokens.
     """
-    long = [(source, r) for source, r in _prompts(plan) if len(_text(r).encode()) + TURN_TOKENS >= most]
+    asked = ((source, r) for source, r in _prompts(plan) if r.model == model)
+    long = [(source, r) for source, r in asked if len(_text(r).encode()) + TURN_TOKENS >= most]
     if not long:
         return
     tokens = count()

@@ -13,19 +13,18 @@ from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
 from harness.augment.work import Students, Work, at_work, no_students, progress
 from harness.config.run import Run
-from harness.config.teacher import Teacher, money_of
 from harness.core.aligned import aligned
 from harness.core.store import write_json
 from harness.core.terminal import Stop, Terminal
 from harness.core.text import printable
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted, UsageError
-from harness.records import Completion, Request, Row
+from harness.records import Completion, Request, Row, Teachers
 
 
 def preview(
     run: Run,
-    teacher: str,
+    teachers: Teachers,
     engine: Callable[[], Generator],
     terminal: Terminal,
     stop: Stop,
@@ -39,7 +38,7 @@ def preview(
     """
     if not run.file.augment.teacher_writes:
         raise UsageError(f"runs/{run.name}.yaml: augment.rows_file: these rows are there: there is nothing to preview")
-    with at_work(run, teacher, engine, terminal, stop, students) as work:
+    with at_work(run, teachers, engine, terminal, stop, students) as work:
         places = list(islice(work.plan.places(work.plan.first_round()), rows))
         with progress(work.plan, work.scheduler, len(places), terminal) as tick:
             work.scheduler.write(iter(places), work.plan, tick)
@@ -52,7 +51,7 @@ def preview(
             made = follow(work.plan, work.ask, place)
             row = next(verdicts) if isinstance(made.end, Row) else made.end
             terminal.say(f"\n{_title(number, len(places), place)}\n{_shown(made, row)}")
-            tried.append(_tried(work, made, row, run.file.teacher))
+            tried.append(_tried(work, made, row))
     first = sum(work.plan.first_round().values())
     most = int(run.file.augment.rows * run.file.augment.max_requests_per_row)
     expected = forecast(tried, run.file.augment.rows, first, max(first, most), run.file.random_seed)
@@ -129,15 +128,15 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in printable(text).splitlines())
 
 
-def _tried(work: Work, made: Made, end: Judged | Lost, teacher: Teacher | None) -> Tried:
+def _tried(work: Work, made: Made, end: Judged | Lost) -> Tried:
     """What a row took, with what the filters asked about it."""
-    answers = [completion for _, _, completion in made.asked]
+    asked = [request for _, request, _ in made.asked]
     if isinstance(made.end, Row):
-        answers += [work.ask.of(request) for rule in work.rules for request in rule.requests(made.end)]
-    prompt, completion = (sum(getattr(c, f"{kind}_tokens") for c in answers) for kind in ("prompt", "completion"))
+        asked += [request for rule in work.rules for request in rule.requests(made.end)]
+    answers = [(request.model, work.ask.of(request)) for request in asked]
     return Tried(
         kept=isinstance(end, Judged) and end.kept,
         requests=len(answers),
-        tokens=prompt + completion,
-        money=money_of(teacher, prompt, completion) or 0.0,
+        tokens=sum(answer.prompt_tokens + answer.completion_tokens for _, answer in answers),
+        money=sum(work.ask.price(model, answer) or 0.0 for model, answer in answers),
     )

@@ -25,7 +25,6 @@ from harness.augment.summary import cause, tell, too_few
 from harness.augment.work import Students, at_work, filter_names, no_students, progress
 from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
-from harness.config.teacher import Teacher, money_of
 from harness.core.environment import environment
 from harness.core.json_file import read_jsonl
 from harness.core.store import Manifest, unseal, write_json, write_jsonl, write_manifest
@@ -33,12 +32,12 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
 from harness.filters import Rule
-from harness.records import Row
+from harness.records import Row, Teachers
 
 
 def augment(
     run: Run,
-    teacher: str,
+    teachers: Teachers,
     engine: Callable[[], Generator],
     terminal: Terminal,
     stop: Stop,
@@ -46,13 +45,13 @@ def augment(
 ) -> Funnel | None:
     """Make the run's rows and return their funnel, or None when there was nothing to do.
 
-    `teacher` is name@revision. `engine` builds the teacher's engine, and is called only if a call is missing.
+    `engine` builds what answers for the teachers, and is called only if a call is missing.
     `students` loads a model by which a step picks.
     Raises Interrupted after writing what there is, MachineError when every call fails. Raises after writing, too, when
     no training could use what is kept: see `summary.too_few`.
     """
     folder = run.folder / "augment"
-    manifest, unavailable = finished_rows(run, teacher)
+    manifest, unavailable = finished_rows(run, teachers)
     if manifest:
         for name in unavailable:
             terminal.say(f"augment: the rows of {name} are not at hand now; what was checked against them stands")
@@ -61,13 +60,13 @@ def augment(
             write_data_report(run, [row for _, row in read_jsonl(folder / KEPT, Row)], terminal)
         return None
 
-    with at_work(run, teacher, engine, terminal, stop, students) as work:
+    with at_work(run, teachers, engine, terminal, stop, students) as work:
         plan, rules, ask = work.plan, work.rules, work.ask
         judged, lost, requested = make_rows(plan, work.scheduler, terminal)
 
     rows = [row.row for row in judged if row.kept]
     rejected = [row for row in judged if not row.kept]
-    funnel = funnel_of(plan, run.file.teacher, rules, judged, lost, requested, ask)
+    funnel = funnel_of(plan, rules, judged, lost, requested, ask)
     unseal(folder)
     write_jsonl(folder / KEPT, rows)
     write_jsonl(folder / DROPPED, [*rejected, *(line for line in lost if line.lost != "failed")])
@@ -81,7 +80,7 @@ def augment(
         folder,
         Manifest(
             stage="augment",
-            inputs=inputs_digest(teacher, rows_source(run), guarded),
+            inputs=inputs_digest(teachers, rows_source(run), guarded),
             settings=rows_source(run),
             suites=guarded,
             partial=partial,
@@ -160,7 +159,6 @@ def in_steps(plan: Plan, lost: Sequence[Lost]) -> dict[str, Any]:
 
 def funnel_of(
     plan: Plan,
-    teacher: Teacher | None,
     rules: Sequence[Rule],
     judged: Sequence[Judged],
     lost: Sequence[Lost],
@@ -193,5 +191,5 @@ def funnel_of(
         calls_paid=ask.paid,
         calls_cached=len(ask.answers) - ask.paid,
         seconds=round(spent.seconds, 1),
-        cost=money_of(teacher, spent.prompt_tokens, spent.completion_tokens),
+        cost=spent.money,
     )

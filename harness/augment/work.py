@@ -17,14 +17,14 @@ from harness.augment.preflight import require_pieces_fit, teacher_tokens
 from harness.augment.rows import student_prompt
 from harness.augment.scheduler import Scheduler
 from harness.config.run import Run
-from harness.config.teacher import VLLMTeacher
+from harness.config.teacher import VLLMTeacher, pricing
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
 from harness.filters import AnyFilter, Context, Protected, Rule
 from harness.filters.base import no_requests
-from harness.records import Pair
+from harness.records import Pair, Teachers
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
 
@@ -75,7 +75,7 @@ def likelihoods(plan: Plan, students: Students) -> Callable[[str, Mapping[str, A
 @contextmanager
 def at_work(
     run: Run,
-    teacher: str,
+    teachers: Teachers,
     engine: Callable[[], Generator],
     terminal: Terminal,
     stop: Stop,
@@ -85,19 +85,21 @@ def at_work(
 
     A mistake in a user's rows, or in a filter, is found before a teacher is paid. Raises UsageError for it.
     """
-    plan = plan_rows(run, teacher)
+    plan = plan_rows(run, teachers)
     if plan.own:
         terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
-    if isinstance(writer := run.file.teacher, VLLMTeacher):
-        count = functools.partial(teacher_tokens, writer, run.cache, run.root)
-        require_pieces_fit(plan, f"runs/{run.name}.yaml", writer.max_model_len, count)
+    by_model = {teachers.model(name): one for name, one in run.file.all_teachers.items()}
+    for model, one in by_model.items():
+        if isinstance(one, VLLMTeacher):
+            count = functools.partial(teacher_tokens, one, run.cache, run.root)
+            require_pieces_fit(plan, f"runs/{run.name}.yaml", model, one.max_model_len, count)
     protected = protected_texts(run.suites, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
-    over = functools.partial(over_cap, run.file.augment.caps, run.file.teacher)
-    ask = Asker(cache, functools.cache(engine), stop, over=over)
+    over = functools.partial(over_cap, run.file.augment.caps)
+    ask = Asker(cache, functools.cache(engine), stop, over=over, price=pricing(by_model))
     try:
         context = Context(
-            run.root, run.seeds, run.task.labels, protected, teacher, about_seeds(ask, terminal), run.file.random_seed,
+            run.root, run.seeds, run.task.labels, protected, teachers, about_seeds(ask, terminal), run.file.random_seed,
             documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents}, say=terminal.say,
             likelihood=likelihoods(plan, students), embedder=bundled_embedder,
         )  # fmt: skip
@@ -140,7 +142,7 @@ def protected_texts(suites: Mapping[str, Suite], terminal: Terminal) -> tuple[Pr
 
 def prepare(filters: Sequence[AnyFilter], context: Context) -> list[Rule]:
     """Filters as rules. Those that ask nothing come first, so that a mistake in them is found before a call."""
-    order = sorted(range(len(filters)), key=lambda i: filters[i].needs.teacher)
+    order = sorted(range(len(filters)), key=lambda i: bool(filters[i].needs.teachers))
     rules = {i: filters[i].prepare(context) for i in order}
     names = filter_names(filters)
     return [rules[i] if names[i] == filters[i].kind else rules[i].named(names[i]) for i in range(len(filters))]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import mean
 
 from harness.augment.chain import Place, imagined
 from harness.augment.current import finished_rows
@@ -26,7 +27,7 @@ from harness.eval.prompt_search import FIRST_ITEMS, dev_items, most_tries
 from harness.filters import Context, Judge
 from harness.models.resolve import ready, resolve
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
-from harness.records import Cell, Request, Row
+from harness.records import OWN_TEACHER, Cell, Request, Row, Teachers
 from harness.suites.suite import Suite
 from harness.train.grid import grid_cells, plan_training, require_rows, steps_of
 
@@ -34,41 +35,28 @@ SAMPLE = 256  # rows tokenized for an estimate
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
 
 
-def describe_augment(run: Run, teacher: str, count: Count) -> str:
+def describe_augment(run: Run, teachers: Teachers, count: Count) -> str:
     """Requests and tokens of augment. Every row a request returns is judged, so the number is known before.
 
     Prompts are counted as they will be sent. A new text is taken to be as long as a seed.
     """
-    done, _ = finished_rows(run, teacher)
+    done, _ = finished_rows(run, teachers)
     if done:
         return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
-    context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teacher=teacher)
-    augment = run.file.augment
-    plan = plan_rows(run, teacher)
+    augment, plan = run.file.augment, plan_rows(run, teachers)
+    meter = Meter(count, {teachers.model(name): _dearer_price(one) for name, one in run.file.all_teachers.items()})
     begun = sum(plan.first_round().values()) if plan.chains else 0
     total_rows = len(plan.own) + begun
     places = list(islice(plan.places(plan.first_round()), COUNTED)) if begun else []
     generations = [request for place in places for request in plan.requests(plan.begin(place))]
-    lines = [
-        (name, round(n * begun / len(places)), t * begun / len(places)) for name, n, t in _steps(plan, places, count)
-    ]
-    once = 0.0  # tokens that do not grow with the rows
-    calibration: list[Request] = []
-    for judge in (f for f in augment.filters if isinstance(f, Judge)):
-        requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
-        calibrations = list({r.key: r for r in requests}.values())
-        calibration += calibrations
-        spent = sum(count(_prompt(r)) + 1 for r in calibrations)
-        once += spent
-        lines.append(("calibrate the judge", len(calibrations), spent))
-        sample = judge.ask(seed_rows(run.task, run.prompts.student, run.seeds), context)
-        each = mean(count(_prompt(r)) + 1 for r in sample)
-        lines.append(("judge", total_rows, total_rows * each))  # at most: rows with equal texts are asked once
-    total, tokens = sum(n for _, n, _ in lines), sum(t for _, _, t in lines)
-    stored = count_stored(run.cache / "calls.sqlite", list({r.key for r in (*generations, *calibration)}))
-    out = [f"augment {run.name} would send{f' (teacher {teacher})' if plan.chains else ''}:"]
-    rows = [(name, f"{n} requests", f"{t:.0f} tokens") for name, n, t in [*lines, ("in all", total, tokens)]]
-    out.append(aligned(rows, right=(1, 2), indent="  "))
+    calibration, judging = _judging(run, teachers, meter, total_rows)
+    once = meter.take(calibration, 1)  # does not grow with the rows
+    lines = [(name, took.times(begun / len(places))) for name, took in _steps(plan, places, meter).items()] + judging
+    total = functools.reduce(Took.plus, (took for _, took in lines), Took())
+    stored = count_stored(run.cache / "calls.sqlite", list({r.key: r for r in (*generations, *calibration)}))
+    whom = f" (teacher{'s' if teachers.named else ''} {teachers.words})" if plan.chains else ""
+    rows = [(name, f"{t.requests:.0f} requests", f"{t.tokens:.0f} tokens") for name, t in [*lines, ("in all", total)]]
+    out = [f"augment {run.name} would send{whom}:", aligned(rows, right=(1, 2), indent="  ")]
     most = max(total_rows, int(augment.rows * augment.max_requests_per_row)) if plan.chains else total_rows
     if augment.rows_file:
         also = "" if plan.chains else ", and no teacher writes any"
@@ -81,28 +69,83 @@ def describe_augment(run: Run, teacher: str, count: Count) -> str:
         out.append(f"  Should rows be missing after this round, more are asked, up to {most} rows requested.")
     if calibration:
         out.append("  A judge no better than chance is not asked.")
-    furthest = once + (tokens - once) * most / total_rows
-    return "\n".join([*out, *_price(run.file.teacher, tokens, furthest, most)])
+    furthest = once.money + (total.money - once.money) * most / total_rows
+    return "\n".join([*out, *([_price(total.money, furthest, most)] if total.money else [])])
 
 
-def _steps(plan: Plan, places: Sequence[Place], count: Count) -> list[tuple[str, int, float]]:
-    """(step, requests, tokens) of these rows, if every step writes a text as long as a seed and no filter drops it."""
+@dataclass(frozen=True)
+class Took:
+    """What some requests would take."""
+
+    requests: float = 0
+    tokens: float = 0
+    money: float = 0  # at the dearer of a teacher's two prices
+
+    def plus(self, more: Took) -> Took:
+        """Both together."""
+        return Took(self.requests + more.requests, self.tokens + more.tokens, self.money + more.money)
+
+    def times(self, factor: float) -> Took:
+        """So many times as much."""
+        return Took(self.requests * factor, self.tokens * factor, self.money * factor)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts what requests would take."""
+
+    count: Count
+    prices: Mapping[str, float]  # name@revision -> money a token
+
+    def take(self, requests: Sequence[Request], answer_tokens: int) -> Took:
+        """What requests take whose answers have so many tokens each. Equal prompts are counted once."""
+        length = functools.cache(self.count)
+        tokens = [length(_prompt(request)) + answer_tokens for request in requests]
+        money = sum(n * self.prices[request.model] for n, request in zip(tokens, requests, strict=True))
+        return Took(len(requests), sum(tokens), money)
+
+
+def _judging(
+    run: Run, teachers: Teachers, meter: Meter, total_rows: int
+) -> tuple[list[Request], list[tuple[str, Took]]]:
+    """(What judges are asked about the seeds, lines of what they are asked about seeds and rows)."""
+    context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teachers=teachers)
+    calibration: list[Request] = []
+    lines: list[tuple[str, Took]] = []
+    for judge in (f for f in run.file.augment.filters if isinstance(f, Judge)):
+        requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
+        unique = list({r.key: r for r in requests}.values())
+        calibration += unique
+        lines.append(("calibrate the judge", meter.take(unique, 1)))
+        sample = judge.ask(seed_rows(run.task, run.prompts.student, run.seeds), context)
+        # at most: rows with equal texts are asked once
+        lines.append(("judge", meter.take(sample, 1).times(total_rows / len(sample))))
+    return calibration, lines
+
+
+def _steps(plan: Plan, places: Sequence[Place], meter: Meter) -> dict[str, Took]:
+    """Step -> what it takes for these rows, if it writes a text as long as a seed and no filter drops it."""
     lengths = sorted((seed.answer if plan.task.free else seed.text for seed in plan.seeds), key=len)
     text = lengths[len(lengths) // 2] if lengths else "some words " * 8
-    lines: dict[str, tuple[int, float]] = {}
+    answer = meter.count(text) + 1
+    steps: dict[str, Took] = {}
     for place in places:
         chain = plan.begin(place)
         while not chain.complete:
             step, requests = chain.step.step, plan.requests(chain)
-            prompts = count(_prompt(requests[0])) * len(requests)
             name = step.name or "generate"
-            before = lines.get(name, (0, 0.0))
-            lines[name] = before[0] + len(requests), before[1] + prompts + (count(text) + 1) * len(requests)
+            steps[name] = steps.get(name, Took()).plus(meter.take(requests, answer))
             if asks_judge(step):
-                before = lines.get(f"{name}: judge", (0, 0.0))
-                lines[f"{name}: judge"] = before[0] + len(requests), before[1] + prompts + 2 * len(requests)
+                judged = f"{name}: judge"
+                steps[judged] = steps.get(judged, Took()).plus(meter.take(requests, 2))
             chain = imagined(chain, text)
-    return [(name, n, tokens) for name, (n, tokens) in lines.items()]
+    return steps
+
+
+def unresolved(run: Run) -> Teachers:
+    """The teachers of a run whose models are not at hand yet: their newest revisions will be taken."""
+    models = {name: f"{teacher.model}@newest" for name, teacher in run.file.all_teachers.items()}
+    return Teachers(own=models.pop(OWN_TEACHER), named=models)
 
 
 def tokens_of_teacher(teacher: Teacher | None, root: Path, cache: Path, unseen: bool) -> Count:
@@ -120,14 +163,15 @@ def _prompt(request: Request) -> str:
     return request.prompt or "".join(message.content for message in request.messages)
 
 
-def _price(teacher: Teacher | None, tokens: float, furthest: float, most: int) -> list[str]:
-    """The price of this round and of `most` requested rows, at the higher of the two prices. Empty without a price."""
-    prices = [p for p in (teacher.prompt_price, teacher.completion_price) if p is not None] if teacher else []
-    if not prices:
-        return []
-    now, then = (max(prices) * n / 1e6 for n in (tokens, furthest))
-    more = f"; {then:.4f} should all {most} rows be requested" if furthest > tokens else ""
-    return [f"  about {now:.4f} in money at the dearer of the two prices{more}"]
+def _dearer_price(teacher: Teacher) -> float:
+    """Money a token, at the higher of a teacher's prices. 0 where it has none."""
+    return max(teacher.prompt_price or 0.0, teacher.completion_price or 0.0) / 1e6
+
+
+def _price(now: float, furthest: float, most: int) -> str:
+    """What this round costs, and what `most` requested rows would."""
+    more = f"; {furthest:.4f} should all {most} rows be requested" if furthest > now else ""
+    return f"  about {now:.4f} in money at the dearer of the two prices{more}"
 
 
 # --- train

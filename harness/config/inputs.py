@@ -40,6 +40,7 @@ def rows_source(run: Run) -> str:
         "rows",
         [file.random_seed, file.shuffle_labels],
         identity(file.teacher, root, REACHED),
+        *([[[name, identity(one, root, REACHED)] for name, one in file.teachers.items()]] if file.teachers else []),
         identity(file.augment, root),
         identity(run.task, root, UNTUNED),
         run.prompts.student.digest,  # a built-in one, too

@@ -14,7 +14,7 @@ from harness.config.null_run import shuffle_labels
 from harness.config.run import Augment, Run, RunFile
 from harness.config.steps import DOCUMENT, Step, row_problem, stand_in
 from harness.config.task import TaskFile, TaskPrompts
-from harness.config.teacher import ScriptedTeacher
+from harness.config.teacher import ScriptedTeacher, price_of
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.templates import Template
@@ -23,7 +23,7 @@ from harness.data.examples import Shape, local_path, read_examples, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import Judge, Support
 from harness.filters.base import PARTS
-from harness.records import Example
+from harness.records import OWN_TEACHER, Example
 from harness.suites.kinds import load_suite
 from harness.suites.suite import Suite
 
@@ -58,6 +58,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
         _free_answers_fit(run_file, at)
     _fields_fit(run_file, task, at)
     _attributes_fit(run_file, at)
+    _teachers_fit(run_file, at)
     prompts = task.prompts(root)
     _templates_render(run_file, task, prompts, seeds, root)
     if seeds:
@@ -80,8 +81,13 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield ("augment", *key, "pick", name), getattr(step.pick, name)
     if augment.rows_file and (path := local_path(augment.rows_file)):
         yield ("augment", "rows_file"), path
-    if isinstance(run_file.teacher, ScriptedTeacher):
-        yield ("teacher", "script"), run_file.teacher.script
+    teachers = [
+        (("teacher",), run_file.teacher),
+        *((("teachers", name), one) for name, one in run_file.teachers.items()),
+    ]
+    for place, teacher in teachers:
+        if isinstance(teacher, ScriptedTeacher):
+            yield (*place, "script"), teacher.script
     for i, filter_ in enumerate(augment.filters):
         for name in filter_.needs.files:
             yield ("augment", "filters", i, name), getattr(filter_, name)
@@ -183,6 +189,28 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
     given = [*augment.attributes, *([DOCUMENT] if augment.documents else [])]
     if augment.row and (problem := row_problem(augment.steps, augment.row, given, task)):
         raise UsageError(f"{at('augment', 'row')}: {problem}")
+
+
+def _teachers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
+    """Steps and judges name teachers that the run has, and every one of them. A cap of money needs their prices."""
+    teachers = run_file.all_teachers
+    if OWN_TEACHER in run_file.teachers:
+        raise UsageError(f"{at('teachers', OWN_TEACHER)}: this is the run's own teacher: choose another name")
+    asked = run_file.augment.teachers_asked()
+    for key, name in asked:
+        if name not in teachers:
+            hint = f"{nearest(name, teachers)}; there are: {', '.join(teachers)}"
+            raise UsageError(f"{at('augment', *key)}: there is no teacher {name!r}{hint}")
+    for name in run_file.teachers:
+        if name not in {name for _, name in asked}:
+            raise UsageError(f"{at('teachers', name)}: no step and no judge names it")
+    if run_file.augment.caps.money is not None:
+        for name, teacher in teachers.items():
+            if price_of(teacher, 0, 0) is None:
+                place = at("teacher") if name == OWN_TEACHER else at("teachers", name)
+                raise UsageError(f"{place}: augment.caps.money needs its price: set prompt_price or completion_price")
+        if not teachers:
+            raise UsageError(f"{at('augment', 'caps', 'money')}: there is no teacher, and so nothing has a price")
 
 
 def _attributes_fit(run_file: RunFile, at: Callable[..., str]) -> None:

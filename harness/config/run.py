@@ -14,17 +14,18 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.attributes import Attributes, conditions_problem
 from harness.config.steps import RESERVED, Step, chain_problem
-from harness.config.task import TaskFile, TaskPrompts
-from harness.config.teacher import Name, Teacher, money_of
+from harness.config.task import FieldName, TaskFile, TaskPrompts
+from harness.config.teacher import Name, Teacher
 from harness.core.record import Record
 from harness.data.columns import written_as
 from harness.data.documents import Documents
 from harness.data.examples import Examples
 from harness.errors import UsageError, nearest
-from harness.filters import AnyFilter
-from harness.records import Example
+from harness.filters import AnyFilter, AnyPick
+from harness.records import OWN_TEACHER, Example
 from harness.suites.suite import Suite
 
+Key = tuple[str | int, ...]  # where something stands in a file
 RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
 
 
@@ -87,6 +88,16 @@ class Augment(Record):
         named = [("templates", self.templates), ("steps", self.steps)]
         return [((name, i), step) for name, steps in named for i, step in enumerate(steps)]
 
+    def teachers_asked(self) -> list[tuple[Key, str]]:
+        """(key, teacher's name) of everything that asks one."""
+        asked: list[tuple[Key, str]] = []
+        for key, step in self.asked_in():
+            asked += [((*key, "teacher"), name) for name in step.teachers]
+            asked += _teachers_of(step.pick, (*key, "pick")) if step.pick else ()
+        for i, filter_ in enumerate(self.filters):
+            asked += _teachers_of(filter_, ("filters", i))
+        return asked
+
     def row_makers(self) -> list[tuple[tuple[str, int], Step]]:
         """The steps whose completions are rows by themselves, with their keys."""
         if self.row:
@@ -101,14 +112,20 @@ class Augment(Record):
     @property
     def asking(self) -> str:
         """What of it asks the teacher, and first about the seeds, in words. Empty where nothing does."""
-        judge = next((f"the filter {filter_.kind}" for filter_ in self.filters if filter_.needs.teacher), "")
+        judge = next((f"the filter {filter_.kind}" for filter_ in self.filters if filter_.needs.teachers), "")
         return "steps" if self.steps else "templates" if self.templates else judge
 
     @property
     def needs_seeds(self) -> bool:
         """Whether it cannot do without human-written examples: prompts show some, or a judge is measured on them."""
         shown = any(step.shots for step in (*self.steps, *self.templates))
-        return shown or any(filter_.needs.teacher for filter_ in self.filters)
+        return shown or any(filter_.needs.teachers for filter_ in self.filters)
+
+
+def _teachers_of(asking: AnyFilter | AnyPick, key: Key) -> list[tuple[Key, str]]:
+    """(key, teacher's name) of what a filter, or a way to pick, asks."""
+    named = [(field, getattr(asking, field)) for field in asking.needs.teachers]
+    return [((*key, field), n) for field, value in named for n in ((value,) if isinstance(value, str) else value)]
 
 
 def _each_once(record: Record, *names: str) -> None:
@@ -206,6 +223,7 @@ class RunFile(Record):
     task: TaskSource
     shuffle_labels: bool = False  # the null run: seeds and items get labels at random; nothing may be found
     teacher: Teacher | None = None  # only where nobody writes or judges
+    teachers: dict[FieldName, Teacher] = {}  # further ones, by the names that steps and judges have for them
     augment: Augment
     train: Train
     eval: Eval
@@ -225,11 +243,14 @@ class RunFile(Record):
             needing = self.augment.asking or ("eval.compare" if "teacher" in self.eval.compare else "")
             if needing:
                 raise ValueError(f"teacher: this key is missing, and {needing} needs one")
-        if self.augment.caps.money is not None and money_of(self.teacher, 0, 0) is None:
-            raise ValueError("augment.caps.money: the teacher has no price: set prompt_price or completion_price")
         if self.augment.seeds is None and "seeds_only" in self.train.data:
             raise ValueError(f"train.data {list(self.train.data)}: seeds_only needs augment.seeds, and there are none")
         return self
+
+    @property
+    def all_teachers(self) -> dict[str, Teacher]:
+        """The run's own teacher, where it has one, and the further ones, by name."""
+        return {**({OWN_TEACHER: self.teacher} if self.teacher else {}), **self.teachers}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,11 +13,12 @@ from harness.core.record import Record
 from harness.errors import nearest
 from harness.filters import AnyFilter, AnyPick
 from harness.metrics.json_answers import schema_problem
-from harness.records import Sampling
+from harness.records import OWN_TEACHER, Sampling
 
 DOCUMENT = "document"  # what templates call the piece of a document that a row is about
 # what the templates of steps, and of their ways to pick, are given beside attributes and what steps wrote
 RESERVED = ("label", "labels", "description", "shots", "index", DOCUMENT, "candidate")
+Weight = Annotated[float, Field(gt=0)]
 TURNS = "turns"  # in `row`: the steps that write a conversation's turns, the user's first
 
 
@@ -26,6 +27,8 @@ class Step(Record):
 
     path: Name  # of the template
     name: FieldName | None = None  # what later templates, and `row`, call what it wrote
+    # who is asked: a name of `teachers`, or several with weights, of which one is drawn for each row
+    teacher: Name | Annotated[dict[Name, Weight], Field(min_length=1)] = OWN_TEACHER
     form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
     # a text, an object (by sampling.json_schema, else the task's fields and the answer), or {"messages": [...]}
     output: Literal["text", "json", "messages"] = "text"
@@ -49,6 +52,11 @@ class Step(Record):
         if self.sampling.choices and self.output != "text":
             raise ValueError(f"sampling.choices with output {self.output!r}: a choice is read as output: text")
         return self
+
+    @property
+    def teachers(self) -> dict[str, float]:
+        """Names of the teachers that are asked, each with its weight."""
+        return {self.teacher: 1.0} if isinstance(self.teacher, str) else dict(self.teacher)
 
     def parts(self, fields: Sequence[str]) -> tuple[str, ...]:
         """What filters of the step can look at: its text by its name, or the keys of the object that it writes."""

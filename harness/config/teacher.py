@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.core.record import Record
+from harness.records import Completion
 
 Name = Annotated[str, Field(min_length=1)]
 Concurrency = Annotated[int, Field(ge=1, le=4096)]  # requests in flight at once
@@ -34,7 +36,8 @@ class OpenAITeacher(_Model):
 
     engine: Literal["openai"]
     revision: str | None = None  # tells answers of one version of the model from those of another
-    base_url: str  # where the endpoint answers, e.g. http://127.0.0.1:8000/v1
+    # where the endpoint answers, e.g. http://127.0.0.1:8000/v1, or several that have the same model
+    base_url: str | tuple[str, ...]
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key
     concurrency: Concurrency = 128
 
@@ -42,9 +45,19 @@ class OpenAITeacher(_Model):
     def _reachable(self) -> Self:
         from harness.models.endpoint import address_problem  # imports an HTTP client: half a second
 
-        if problem := address_problem(self.base_url):
-            raise ValueError(f"base_url {problem}")
+        if not self.addresses:
+            raise ValueError("base_url names no address")
+        for address in self.addresses:
+            if problem := address_problem(address):
+                raise ValueError(f"base_url {problem}")
+        if len(set(self.addresses)) < len(self.addresses):
+            raise ValueError("base_url repeats an address")
         return self
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The endpoints that share the work."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
 
 
 class TransformersTeacher(_Model):
@@ -75,9 +88,22 @@ Teacher = Annotated[
 ]
 
 
-def money_of(teacher: Teacher | None, prompt_tokens: int, completion_tokens: int) -> float | None:
+Price = Callable[[str, Completion], float | None]  # name@revision, what it answered -> money, None without a price
+
+
+def price_of(teacher: Teacher, prompt_tokens: int, completion_tokens: int) -> float | None:
     """What tokens cost in the currency of the run file's prices, or None where it names none."""
-    if teacher is None or (teacher.prompt_price is None and teacher.completion_price is None):
+    if teacher.prompt_price is None and teacher.completion_price is None:
         return None
     prices = teacher.prompt_price or 0.0, teacher.completion_price or 0.0
     return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+
+
+def pricing(by_model: Mapping[str, Teacher]) -> Price:
+    """What completions cost. `by_model`: name@revision -> the teacher as the run file has it."""
+
+    def price(model: str, completion: Completion) -> float | None:
+        teacher = by_model.get(model)
+        return price_of(teacher, completion.prompt_tokens, completion.completion_tokens) if teacher else None
+
+    return price

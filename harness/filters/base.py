@@ -11,7 +11,7 @@ from pydantic import Field
 
 from harness.engines.protocols import Embedder
 from harness.errors import UsageError
-from harness.records import Completion, Example, Request, Row, Verdict
+from harness.records import Completion, Example, Request, Row, Teachers, Verdict
 
 On = Annotated[str, Field(min_length=1)]  # input, answer, both, or the name of a field of the task
 PARTS = ("input", "answer", "both")
@@ -69,7 +69,7 @@ class Context:
     seeds: tuple[Example, ...]
     labels: Mapping[str, str]  # label -> description
     protected: tuple[Protected, ...]
-    teacher: str  # name@revision, for the requests of a judge
+    teachers: Teachers  # for the requests of a judge
     ask: Ask = nobody  # what a filter asks about the seeds before it sees a row
     random_seed: int = 0
     say: Callable[[str], None] = lambda line: None  # what a filter says while it is prepared
@@ -138,7 +138,7 @@ class Needs:
     """What a kind of filter cannot do without. Loading, the digests and augment go by it."""
 
     files: tuple[str, ...] = ()  # its fields that name files of the project
-    teacher: bool = False  # it asks the teacher, first about the seeds
+    teachers: tuple[str, ...] = ()  # its fields that name teachers of the run: it asks them, first about the seeds
     suites: bool = False  # it looks at the suites' texts, so that other items make other rows
     attributes: tuple[str, ...] = ()  # its fields that name attributes of the run
 

@@ -23,6 +23,7 @@ from harness.errors import nearest
 from harness.filters.base import Answers, Context, Needs, Rule, no_requests
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
 from harness.records import (
+    OWN_TEACHER,
     PROBES,
     Completion,
     Example,
@@ -53,10 +54,11 @@ class Judge(Record):
     `shots`: seeds with the same names and `wrong`, an answer that is not theirs.
     """
 
-    needs: ClassVar = Needs(files=("template",), teacher=True)
+    needs: ClassVar = Needs(files=("template",), teachers=("teacher",))
 
     kind: Literal["judge"] = "judge"
     template: Annotated[str, Field(min_length=1)]  # path of a Jinja file, relative to the project
+    teacher: Annotated[str, Field(min_length=1)] = OWN_TEACHER  # who judges: a name of `teachers`
     choices: Literal["labels"] | tuple[str, ...] = "labels"  # what the judge picks from
     accept: str = "label"  # the choice that means good: "label" is the row's own label
     form: Literal["completion", "chat"] = "completion"  # a plain prompt to continue, or one user turn
@@ -121,7 +123,7 @@ class Judge(Record):
                 shots=self._shots(by_label, row),
             )
             return Request(
-                model=context.teacher,
+                model=context.teachers.model(self.teacher),
                 prompt=text if self.form == "completion" else "",
                 messages=(Message(role="user", content=text),) if self.form == "chat" else (),
                 sampling=sampling,

@@ -20,7 +20,7 @@ from harness.errors import UsageError, nearest
 from harness.filters.base import Context, Needs
 from harness.filters.judge import WRITTEN_TOKENS, check_choices, choice_probabilities
 from harness.metrics.answers import numbers, same
-from harness.records import Completion, Message, Origin, Request, Sampling
+from harness.records import OWN_TEACHER, Completion, Message, Origin, Request, Sampling
 
 Variables = Mapping[str, Any]  # what templates of the step are given
 NOTHING: Sequence[Completion] = ()
@@ -147,10 +147,11 @@ class PickByJudge(Record):
     The template is given `candidate`, and all that the step's template was given.
     """
 
-    needs: ClassVar = Needs(files=("template",), teacher=True)
+    needs: ClassVar = Needs(files=("template",), teachers=("teacher",))
 
     by: Literal["judge"] = "judge"
     template: Annotated[str, Field(min_length=1)]  # path of a Jinja file, relative to the project
+    teacher: Annotated[str, Field(min_length=1)] = OWN_TEACHER  # who judges: a name of `teachers`
     choices: tuple[str, ...] = ("yes", "no")  # what the judge picks from
     accept: str = "yes"  # the choice that means good
     form: Literal["completion", "chat"] = "completion"
@@ -173,7 +174,7 @@ class PickByJudge(Record):
             texts = [template.render(**{**variables, "candidate": candidate}) for candidate in candidates]
             return tuple(
                 Request(
-                    model=context.teacher,
+                    model=context.teachers.model(self.teacher),
                     prompt=text if self.form == "completion" else "",
                     messages=(Message(role="user", content=text),) if self.form == "chat" else (),
                     sampling=sampling,

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.augment.stage import augment
-from harness.builders import teacher_of
+from harness.builders import teachers_of
 from harness.config.load import load_run
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.engines.scripted import ScriptedEngine
-from harness.records import Completion, Request
+from harness.records import Completion, Request, Teachers
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUESTS = {"vllm": 384, "instant": 20_000}
@@ -68,7 +68,7 @@ def project(folder: Path) -> Path:
 
 def vllm(path: Path) -> None:
     run = load_run(path, [f"augment.rows={REQUESTS['vllm']}", *ONCE])
-    name, build = teacher_of(run, Silent())
+    teachers, build = teachers_of(run, Silent())
     engine: Any = build()
     inner, in_flight = engine._engine, []
     step, scheduler = inner.step, inner.engine_core.engine_core.scheduler
@@ -90,7 +90,7 @@ def vllm(path: Path) -> None:
     recorder = Recorder(engine)
     print(f"{'':<32}{'requests':>9}{'steps':>8}{'in flight':>12}{'seconds':>10}")
     started = time.monotonic()
-    augment(run, name, lambda: recorder, Silent(), Stop())
+    augment(run, teachers, lambda: recorder, Silent(), Stop())
     line("augment", time.monotonic() - started)
     started = time.monotonic()
     for _ in engine.generate(recorder.requests):
@@ -116,7 +116,7 @@ def instant(path: Path) -> None:
         engine = Recorder(ScriptedEngine(answer))
         run = load_run(path, [f"augment.rows={count}", *ONCE])
         started = time.process_time()
-        augment(run, f"instant@{count}", lambda engine=engine: engine, Silent(), Stop())  # type: ignore[misc]
+        augment(run, Teachers(own=f"instant@{count}"), lambda engine=engine: engine, Silent(), Stop())  # type: ignore[misc]
         seconds, asked = time.process_time() - started, len(engine.requests)
         print(f"{asked} requests: {seconds:.1f} s of CPU, {1000 * seconds / asked:.2f} ms a request")
 

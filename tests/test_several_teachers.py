@@ -1,0 +1,167 @@
+"""Several teachers in one run: who writes what, what each of them costs, and what is refused before any is asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.augment.plan import plan_rows
+from harness.augment.stage import augment
+from harness.builders import teachers_of
+from harness.commands.dry_run import describe_augment
+from harness.config.inputs import rows_source
+from harness.config.load import load_run
+from harness.config.run import Run
+from harness.core.terminal import Stop
+from harness.engines.call_cache import CallCache
+from harness.errors import UsageError
+from harness.records import Request, Teachers
+from tests.fakes import FakeGenerator, Passing, Quiet
+from tests.test_steps import ANSWER, ASK, project, rows_of, say
+
+TEACHERS = Teachers(own="t@1", named={"strong": "s@2"})
+STRONG = {"engine": "openai", "model": "s", "base_url": "http://127.0.0.1:9/v1"}
+MIXED = {"teacher": 3, "strong": 1}
+
+
+def with_teachers(run: Run, teachers: dict[str, Any] | None = None, **own: Any) -> Run:
+    path = run.root / "runs/q.yaml"
+    written = yaml.safe_load(path.read_text())
+    written["teacher"] |= own
+    written["teachers"] = {"strong": STRONG} if teachers is None else teachers
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+    return load_run(path)
+
+
+def made(root: Path, steps: list[dict[str, Any]], **changes: Any) -> Run:
+    """The run as it is written before it has its further teachers: until then a step that names one is refused."""
+    run = project(root, [ASK, ANSWER], **changes)
+    path = root / "runs/q.yaml"
+    written = yaml.safe_load(path.read_text())
+    written["augment"]["steps"] = steps
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+    return run
+
+
+def asked(run: Run) -> list[Request]:
+    engine = Passing(FakeGenerator(lambda request: "yes" if request.origin.purpose == "judge" else say(request)))
+    augment(run, TEACHERS, lambda: engine, Quiet(), Stop())
+    return engine.requests
+
+
+def test_another_teacher_writes_another_step(tmp_path: Path) -> None:
+    run = with_teachers(made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}]))
+    assert Counter((r.origin.step, r.model) for r in asked(run)) == {("question", "t@1"): 20, ("answer", "s@2"): 20}
+    row = rows_of(run)[0]
+    assert [step.teacher for step in row.provenance.steps] == ["t@1", "s@2"]
+    assert row.provenance.teacher == "s@2", "who wrote the last step"
+
+
+def test_weights_deal_rows_out_and_the_funnel_counts_each_teachers(tmp_path: Path) -> None:
+    run = with_teachers(made(tmp_path, [ASK | {"teacher": MIXED}, ANSWER | {"teacher": MIXED}], rows=200))
+    engine = Passing(FakeGenerator(say))
+    funnel = augment(run, TEACHERS, lambda: engine, Quiet(), Stop())
+    rows = rows_of(run)
+    writers = Counter(tuple(step.teacher for step in row.provenance.steps) for row in rows)
+    assert writers.keys() == {("t@1", "t@1"), ("s@2", "s@2")}, "steps with the same weights have one teacher in a row"
+    assert 30 <= writers[("s@2", "s@2")] <= 70
+    assert funnel is not None
+    begun = {name: count for name, (count, _) in funnel.by["teacher"].items()}
+    assert begun == {"t@1": writers[("t@1", "t@1")], "s@2": writers[("s@2", "s@2")]}
+    assert augment(run, TEACHERS, lambda: pytest.fail("asked again"), Quiet(), Stop()) is None
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.floats(0.1, 9), st.floats(0.1, 9))
+def test_who_writes_a_row_depends_on_the_row_alone(
+    tmp_path_factory: pytest.TempPathFactory, random_seed: int, first: float, second: float
+) -> None:
+    root = tmp_path_factory.mktemp("weights")
+    run = made(root, [ASK | {"teacher": {"teacher": first, "strong": second}}, ANSWER])
+    with_teachers(run)
+    run = load_run(root / "runs/q.yaml", [f"random_seed={random_seed}"])
+    plan = plan_rows(run, TEACHERS)
+    few, many = ([plan.requests(plan.begin(p))[0].model for p in plan.places({"": n})] for n in (20, 400))
+    assert many[:20] == few
+    share = first / (first + second)
+    assert abs(many.count("t@1") - 400 * share) <= 5 * (400 * share * (1 - share)) ** 0.5 + 1
+
+
+def test_each_teachers_tokens_cost_its_own_price(tmp_path: Path) -> None:
+    run = made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}])
+    prices = {"strong": STRONG | {"prompt_price": 100, "completion_price": 100}}
+    run = with_teachers(run, prices, prompt_price=1, completion_price=1)
+    engine = Passing(FakeGenerator(say))
+    funnel = augment(run, TEACHERS, lambda: engine, Quiet(), Stop())
+    assert funnel is not None
+    assert funnel.cost is not None
+    spent: Counter[str] = Counter()
+    model_of = {request.key: request.model for request in engine.requests}
+    cache = CallCache(run.cache / "calls.sqlite")
+    for key, completion in cache.get(list(model_of)).items():
+        spent[model_of[key]] += completion.prompt_tokens + completion.completion_tokens
+    cache.close()
+    assert funnel.cost == pytest.approx((spent["t@1"] + 100 * spent["s@2"]) / 1e6)
+    planned = describe_augment(load_run(run.root / "runs/q.yaml", ["augment.rows=30"]), TEACHERS, len)
+    assert "(teachers t@1, s@2)" in planned
+    assert "in money" in planned
+
+
+def test_another_teacher_judges(tmp_path: Path) -> None:
+    (tmp_path / "prompts/q").mkdir(parents=True)
+    (tmp_path / "prompts/q/judge.j2").write_text("Is {{ candidate }} good?")
+    pick = {"by": "judge", "template": "prompts/q/judge.j2", "teacher": "strong"}
+    run = with_teachers(made(tmp_path, [ASK, ANSWER | {"samples": 2, "pick": pick, "sampling": {"temperature": 1}}]))
+    models = {(r.origin.purpose, r.model) for r in asked(run)}
+    assert models == {("generate", "t@1"), ("judge", "s@2")}
+
+
+def test_other_teachers_make_other_rows_and_an_address_does_not(tmp_path: Path) -> None:
+    run = with_teachers(made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}]))
+    elsewhere = with_teachers(
+        run, {"strong": STRONG | {"base_url": ["http://127.0.0.1:9/v1", "http://127.0.0.1:8/v1"]}}
+    )
+    assert rows_source(run) == rows_source(elsewhere)
+    assert rows_source(run) != rows_source(with_teachers(run, {"strong": STRONG | {"model": "z"}}))
+    _, build = teachers_of(elsewhere, Quiet())
+    assert type(build()).__name__ == "SeveralEngines"
+
+
+WRONG: list[tuple[dict[str, Any], dict[str, Any] | None, str]] = [
+    ({"teacher": "strnog"}, None, "augment.steps.1.teacher: there is no teacher 'strnog' (did you mean 'strong'?)"),
+    ({"teacher": {"strong": 0}}, None, "augment.steps.1.teacher"),
+    ({"teacher": {}}, None, "augment.steps.1.teacher"),
+    ({}, None, "teachers.strong: no step and no judge names it"),
+    ({"teacher": "strong"}, {"teacher": STRONG, "strong": STRONG}, "teachers.teacher: this is the run's own teacher"),
+    ({"teacher": "strong"}, {"strong": STRONG | {"base_url": []}}, "base_url names no address"),
+    ({"teacher": "strong"}, {"strong": STRONG | {"base_url": ["http://h/v1", "http://h/v1"]}}, "repeats an address"),
+]
+
+
+@pytest.mark.parametrize(("step", "teachers", "problem"), WRONG, ids=[str(i) for i in range(len(WRONG))])
+def test_a_mistake_is_said_before_anybody_is_asked(
+    tmp_path: Path, step: dict[str, Any], teachers: dict[str, Any] | None, problem: str
+) -> None:
+    run = made(tmp_path, [ASK, ANSWER | step])
+    with pytest.raises(UsageError) as error:
+        with_teachers(run, teachers)
+    assert problem in str(error.value)
+
+
+def test_a_cap_of_money_needs_the_price_of_every_teacher(tmp_path: Path) -> None:
+    run = made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}])
+    with_teachers(run, prompt_price=1)
+    with pytest.raises(UsageError, match=r"teachers\.strong: augment\.caps\.money needs its price"):
+        load_run(run.root / "runs/q.yaml", ["augment.caps.money=1"])
+
+
+def test_two_names_of_one_model_are_refused(tmp_path: Path) -> None:
+    run = with_teachers(made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}]), {"strong": STRONG | {"model": "t"}})
+    with pytest.raises(UsageError, match=r"teachers\.strong is t@endpoint, as teacher is.*base_url"):
+        teachers_of(run, Quiet())
