@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from harness.core.terminal import Stop, Terminal
 from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
+from harness.models.teachers import OWN_TEACHER, Teachers
 
 if TYPE_CHECKING:
     from harness.config.run import Run
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from harness.engines.protocols import Embedder, Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
-    from harness.records import Teachers
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
@@ -76,7 +76,6 @@ def scorers(run: Run, terminal: Terminal, stop: Stop) -> Callable[[int | None], 
 
 def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Generator]]:
     """The models that write and judge in a run, and a builder of what answers for them."""
-    from harness.records import OWN_TEACHER, Teachers
 
     if not run.file.augment.asking:
         return Teachers(own="no teacher"), _nobody  # own rows and nothing to judge

@@ -17,24 +17,7 @@ from harness.core.completions import without_thinking
 from harness.core.record import FORMAT, Record, digest, digested
 
 THINKING_KEPT = 300  # characters
-OWN_TEACHER = "teacher"  # what run files call the run's own teacher
 PROBES = 8  # requests that tell whether an engine gives log-probabilities
-
-
-class Teachers(Record):
-    """The models of a run that write and judge, each as name@revision."""
-
-    own: str  # the run's own teacher, which steps and judges ask unless they name another
-    named: dict[str, str] = {}  # further ones, by the names that the run file has for them
-
-    def model(self, name: str) -> str:
-        """The model behind a name of the run file."""
-        return self.own if name == OWN_TEACHER else self.named[name]
-
-    @property
-    def words(self) -> str:
-        """All of them, for people."""
-        return ", ".join((self.own, *self.named.values()))
 
 
 class Message(Record):

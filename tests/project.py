@@ -13,7 +13,8 @@ import yaml
 from harness.augment.rows import own_rows, seed_rows
 from harness.config.run import Run
 from harness.filters import Context, Filter, Protected
-from harness.records import Example, Message, Provenance, Row, Teachers, Verdict
+from harness.models.teachers import Teachers
+from harness.records import Example, Message, Provenance, Row, Verdict
 
 LABELS = {
     "parcel": "Where a parcel is and when it comes",

@@ -23,7 +23,8 @@ from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import Interrupted, MachineError
-from harness.records import Completion, Request, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Request, Row
 from tests.fakes import Passing, Pressed, Quiet
 from tests.process import COMMAND, harness
 from tests.project import write_project

@@ -22,7 +22,8 @@ from harness.core.terminal import Stop
 from harness.engines.openai import OpenAIEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
-from harness.records import PROBES, Completion, Request, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import PROBES, Completion, Request, Row
 from tests.fakes import Quiet
 from tests.http_server import Endpoint, serving
 from tests.project import write_project

@@ -17,7 +17,7 @@ from harness.augment.preview import follow
 from harness.config.load import load_run
 from harness.core.terminal import Stop
 from harness.engines.call_cache import CallCache
-from harness.records import Teachers
+from harness.models.teachers import Teachers
 from tests.fakes import FakeGenerator
 from tests.http_server import Endpoint, serving
 from tests.process import finish, start, succeed, wait_for

@@ -18,7 +18,8 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
-from harness.records import Example, Message, Provenance, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Example, Message, Provenance, Row
 from tests.fakes import Quiet
 from tests.project import labelled, prompted_row, write_project
 

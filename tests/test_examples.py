@@ -20,7 +20,8 @@ from harness.errors import UsageError
 from harness.eval.prompting import prompt_forms
 from harness.filters.base import part_of
 from harness.models.chat_template import load_chat, tokenize_row
-from harness.records import Completion, Example, Message, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Example, Message, Row
 from tests.fakes import Quiet
 from tests.process import succeed
 from tests.project import rows_given, rows_of_seeds

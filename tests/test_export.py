@@ -24,7 +24,8 @@ from harness.core.terminal import Stop
 from harness.data.examples import read_examples
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
-from harness.records import Provenance, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Provenance
 from tests.fakes import Quiet
 from tests.process import ROOT, harness
 from tests.project import LABELS, prompted_row, write_project

@@ -24,7 +24,8 @@ from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
 from harness.eval.current import results_of
-from harness.records import Score, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Score
 from harness.suites.suite import Suite
 from tests.fakes import Quiet
 from tests.project import write_project

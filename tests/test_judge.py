@@ -16,7 +16,8 @@ from harness.errors import UsageError
 from harness.filters import Context, Judge
 from harness.filters.calibration import Calibration, calibrate, prior_of, threshold_keeping, weigh
 from harness.filters.judge import SILENT, UNUSED, choice_probabilities
-from harness.records import Completion, Example, Message, Request, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Example, Message, Request, Row
 from tests.project import TOPICS, context, labelled, row
 
 SURE = Calibration(auc=0.9, low=0.8, high=1.0, threshold=0.4, seeds=64)

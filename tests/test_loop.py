@@ -35,7 +35,8 @@ from harness.eval.plan import outline_scoring, plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
-from harness.records import Completion, Request, Score, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Request, Score
 from harness.report.analysis import arms
 from harness.report.headline import Headline, headline
 from harness.report.stage import report

@@ -12,7 +12,8 @@ from harness.augment.preview import preview
 from harness.augment.stage import augment
 from harness.core.terminal import Stop
 from harness.errors import UsageError
-from harness.records import Request, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Request
 from tests.fakes import FakeGenerator, Passing, Quiet
 from tests.test_steps import ANSWER, ASK, project, say
 

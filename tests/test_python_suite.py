@@ -22,7 +22,8 @@ from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.eval.runner import Openers
 from harness.eval.stage import evaluate
-from harness.records import Item, Score, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Item, Score
 from harness.report.stage import report
 from harness.suites.base import ItemsSuite, read_lines
 from harness.suites.free_text import plain_prompt

@@ -25,7 +25,8 @@ from harness.eval.plan import plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Judge, Openers
 from harness.eval.stage import evaluate
-from harness.records import FORMS, Completion, Loglikelihood, Pair, Request, Teachers
+from harness.models.teachers import Teachers
+from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
 from harness.train.stage import train
 from tests.fakes import FakeGenerator, Quiet, WordEmbedder
 from tests.project import unscored, write_project

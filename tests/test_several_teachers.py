@@ -21,7 +21,8 @@ from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.engines.call_cache import CallCache
 from harness.errors import UsageError
-from harness.records import Request, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Request
 from tests.fakes import FakeGenerator, Passing, Quiet
 from tests.test_steps import ANSWER, ASK, project, rows_of, say
 

@@ -25,8 +25,9 @@ from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
+from harness.models.teachers import Teachers
 from harness.models.token_count import fast_tokenizer
-from harness.records import Pair, Request, Row, Teachers
+from harness.records import Pair, Request, Row
 from tests.fakes import FakeGenerator, Passing, Quiet, answered, prompt_of
 
 TEACHERS = Teachers(own="t@1")

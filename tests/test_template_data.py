@@ -28,7 +28,8 @@ from harness.eval.prompting import PromptForms
 from harness.filters import Context as FilterContext
 from harness.filters import Judge
 from harness.models.chat_template import of_tokenizer, prompt_text
-from harness.records import Example, Item, Message, Provenance, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Example, Item, Message, Provenance, Row
 from harness.suites.generate import Ending
 from harness.suites.rubric import Rubric
 from tests.project import labelled, prompted_row, write_project

@@ -11,7 +11,8 @@ from harness.core.json_file import read_jsonl
 from harness.core.record import digest
 from harness.core.store import Manifest, finished, read_manifest, remade_by, require_same
 from harness.errors import UsageError
-from harness.records import Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Row
 
 STAGE_VERSION = 3
 

@@ -22,7 +22,8 @@ from harness.core.record import digest
 from harness.core.templates import Template
 from harness.data.documents import Piece, read_documents
 from harness.filters import Context
-from harness.records import Completion, Example, Message, Origin, Request, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Example, Message, Origin, Request, Row
 
 HOPELESS = 64  # requests without a single row after which no further round is asked
 ASKED_AGAIN = 10_000_000  # between the sample indices of two completions that are asked for in the same words

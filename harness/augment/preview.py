@@ -19,7 +19,8 @@ from harness.core.terminal import Stop, Terminal
 from harness.core.text import printable
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted, UsageError
-from harness.records import Completion, Request, Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Request, Row
 
 
 def preview(

@@ -32,7 +32,8 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
 from harness.filters import Rule
-from harness.records import Row, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Row
 
 
 def augment(

@@ -24,7 +24,8 @@ from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
 from harness.filters import AnyFilter, Context, Protected, Rule
 from harness.filters.base import no_requests
-from harness.records import Pair, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Pair
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
 

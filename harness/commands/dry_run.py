@@ -24,10 +24,11 @@ from harness.errors import UsageError
 from harness.eval.candidates import untuned_names
 from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring, stored_card
 from harness.eval.prompt_search import FIRST_ITEMS, dev_items, most_tries
-from harness.filters import Context, Judge
+from harness.filters import Context, judges_of
 from harness.models.resolve import ready, resolve
+from harness.models.teachers import OWN_TEACHER, Teachers
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
-from harness.records import OWN_TEACHER, Cell, Request, Row, Teachers
+from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
 from harness.train.grid import grid_cells, plan_training, require_rows, steps_of
 
@@ -112,7 +113,7 @@ def _judging(
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teachers=teachers)
     calibration: list[Request] = []
     lines: list[tuple[str, Took]] = []
-    for judge in (f for f in run.file.augment.filters if isinstance(f, Judge)):
+    for judge in judges_of(run.file.augment.filters):
         requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
         unique = list({r.key: r for r in requests}.values())
         calibration += unique

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from harness.core.templates import Template
 from harness.data.documents import Piece
 from harness.data.examples import Shape, local_path, read_examples, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
-from harness.filters import Judge, Support
+from harness.filters import Score, Support, judges_of
 from harness.filters.base import PARTS
-from harness.records import OWN_TEACHER, Example
+from harness.models.teachers import OWN_TEACHER
+from harness.records import Example
 from harness.suites.kinds import load_suite
 from harness.suites.suite import Suite
 
@@ -169,6 +170,8 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
         if on not in allowed:
             place = at("augment", "filters", i, "on")
             raise UsageError(f"{place}: {on!r}{nearest(on, allowed)}; allowed: {', '.join(allowed)}")
+        if isinstance(filter_, Score):
+            _require_step(filter_.of, run_file.augment.steps, at("augment", "filters", i, "of"))
         if isinstance(filter_, Support) and filter_.document not in ("", *task.fields):
             place, name = at("augment", "filters", i, "document"), filter_.document
             raise UsageError(f"{place}: {name!r}{nearest(name, task.fields)}; fields: {', '.join(task.fields)}")
@@ -181,14 +184,27 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
     for key, step in run_file.augment.asked_in():
         parts = ("input", *step.parts(task.fields), "both")
         for i, filter_ in enumerate(step.filters):
-            on = getattr(filter_, "on", "input")
+            name = "of" if isinstance(filter_, Score) else "on"
+            on = getattr(filter_, name, "input")
             if on not in parts:
-                place = at("augment", *key, "filters", i, "on")
+                place = at("augment", *key, "filters", i, name)
                 raise UsageError(f"{place}: {on!r}{nearest(on, parts)}; a step wrote: {', '.join(parts)}")
     augment = run_file.augment
     given = [*augment.attributes, *([DOCUMENT] if augment.documents else [])]
     if augment.row and (problem := row_problem(augment.steps, augment.row, given, task)):
         raise UsageError(f"{at('augment', 'row')}: {problem}")
+
+
+def _require_step(named: str, steps: Sequence[Step], place: str) -> None:
+    """Raises UsageError where there is no such step, or no such key of the object that it writes (STEP.KEY)."""
+    written = [
+        f"{step.name}.{part}" if step.output == "json" else str(step.name)
+        for step in steps
+        for part in (step.parts(()) if step.output == "json" else ("",))
+    ]
+    if named not in written:
+        hint = f"{nearest(named, written)}; there are: {', '.join(written)}" if written else ": the run has no steps"
+        raise UsageError(f"{place}: there is no step {named!r}{hint}")
 
 
 def _teachers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
@@ -237,7 +253,7 @@ def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
                 " give both the text and its answer: write output: json"
             )
     for i, filter_ in enumerate(run_file.augment.filters):
-        if isinstance(filter_, Judge) and filter_.choices == "labels":
+        if any(judge.choices == "labels" for judge in judges_of([filter_])):
             raise UsageError(
                 f"{at('augment', 'filters', i, 'choices')}: 'labels': the task has no labels; give the judge words to"
                 " pick from, such as choices: [yes, no] and accept: yes"
@@ -263,7 +279,7 @@ def _templates_render(
         _render_step(template, step, run_file.augment, shared | stand_ins | {"shots": shots[: step.shots]})
         if step.name:
             stand_ins[step.name] = stand_in(step)
-    for judge in (f for f in run_file.augment.filters if isinstance(f, Judge)):
+    for judge in judges_of(run_file.augment.filters):
         examples = [{**shot, "wrong": seed.answer} for shot in shots[: judge.shots]]
         templates.load(root / judge.template).render(**(shared | seed.shown), shots=examples)
 

@@ -22,7 +22,8 @@ from harness.data.documents import Documents
 from harness.data.examples import Examples
 from harness.errors import UsageError, nearest
 from harness.filters import AnyFilter, AnyPick
-from harness.records import OWN_TEACHER, Example
+from harness.models.teachers import OWN_TEACHER
+from harness.records import Example
 from harness.suites.suite import Suite
 
 Key = tuple[str | int, ...]  # where something stands in a file

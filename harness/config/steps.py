@@ -13,7 +13,8 @@ from harness.core.record import Record
 from harness.errors import nearest
 from harness.filters import AnyFilter, AnyPick
 from harness.metrics.json_answers import schema_problem
-from harness.records import OWN_TEACHER, Sampling
+from harness.models.teachers import OWN_TEACHER
+from harness.records import Sampling
 
 DOCUMENT = "document"  # what templates call the piece of a document that a row is about
 # what the templates of steps, and of their ways to pick, are given beside attributes and what steps wrote

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
 
+from harness.filters.agreement import Agreement
 from harness.filters.base import Context, Filter, Protected, Rule
 from harness.filters.contamination import Contamination
 from harness.filters.judge import Judge
@@ -14,7 +16,7 @@ from harness.filters.meaning import Diverse, SemanticDuplicate
 from harness.filters.personal_data import PersonalData
 from harness.filters.pick import AnyPick, Picker
 from harness.filters.python import PythonFilter
-from harness.filters.rows import Finished, Format, Length, Refusal, Repetition, Slots
+from harness.filters.rows import Finished, Format, Length, Refusal, Repetition, Score, Slots
 from harness.filters.sets import Balance, Duplicate, NearDuplicate, Novelty
 from harness.filters.support import Support
 
@@ -25,6 +27,7 @@ AnyFilter = Annotated[
     | Refusal
     | Repetition
     | Slots
+    | Score
     | Language
     | PersonalData
     | Support
@@ -34,6 +37,7 @@ AnyFilter = Annotated[
     | SemanticDuplicate
     | Contamination
     | Judge
+    | Agreement
     | PythonFilter
     | Balance
     | Diverse,
@@ -41,6 +45,7 @@ AnyFilter = Annotated[
 ]
 
 __all__ = [
+    "Agreement",
     "AnyFilter",
     "AnyPick",
     "Balance",
@@ -63,7 +68,15 @@ __all__ = [
     "Refusal",
     "Repetition",
     "Rule",
+    "Score",
     "SemanticDuplicate",
     "Slots",
     "Support",
+    "judges_of",
 ]
+
+
+def judges_of(filters: Iterable[AnyFilter]) -> list[Judge]:
+    """Every judge among some filters: those that are one, and the two of each agreement."""
+    pairs = [(f,) if isinstance(f, Judge) else f.judges for f in filters if isinstance(f, Judge | Agreement)]
+    return [judge for judges in pairs for judge in judges]

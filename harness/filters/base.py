@@ -11,7 +11,8 @@ from pydantic import Field
 
 from harness.engines.protocols import Embedder
 from harness.errors import UsageError
-from harness.records import Completion, Example, Request, Row, Teachers, Verdict
+from harness.models.teachers import Teachers
+from harness.records import Completion, Example, Request, Row, Verdict
 
 On = Annotated[str, Field(min_length=1)]  # input, answer, both, or the name of a field of the task
 PARTS = ("input", "answer", "both")

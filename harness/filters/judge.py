@@ -22,8 +22,8 @@ from harness.core.text import named_label, normalise
 from harness.errors import nearest
 from harness.filters.base import Answers, Context, Needs, Rule, no_requests
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
+from harness.models.teachers import OWN_TEACHER
 from harness.records import (
-    OWN_TEACHER,
     PROBES,
     Completion,
     Example,

@@ -20,7 +20,8 @@ from harness.errors import UsageError, nearest
 from harness.filters.base import Context, Needs
 from harness.filters.judge import WRITTEN_TOKENS, check_choices, choice_probabilities
 from harness.metrics.answers import numbers, same
-from harness.records import OWN_TEACHER, Completion, Message, Origin, Request, Sampling
+from harness.models.teachers import OWN_TEACHER
+from harness.records import Completion, Message, Origin, Request, Sampling
 
 Variables = Mapping[str, Any]  # what templates of the step are given
 NOTHING: Sequence[Completion] = ()

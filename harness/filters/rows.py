@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -68,6 +69,57 @@ class Length(Record):
         elif count > self.max_words:
             reason = f"too long: words {count}, at most {self.max_words} wanted"
         return Verdict(row=row.id, filter=self.kind, keep=not reason, reason=reason, score=count)
+
+
+class Score(Record):
+    """Drops a row to which a step gave a number below `min` or above `max`: a rating that a teacher was asked for.
+
+    Under augment.filters `of` names a step, or STEP.KEY of one that writes an object. Under the filters of a step it
+    names the step itself, or a key of the object that it writes. In a text the first number counts.
+    """
+
+    needs: ClassVar = Needs()
+
+    kind: Literal["score"] = "score"
+    of: Annotated[str, Field(min_length=1)]
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min or max, or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g}): no row could pass")
+        return self
+
+    def prepare(self, context: Context) -> Rule:
+        """Reads the number that the step wrote for each row. It is the score."""
+        return each_row(self._verdict)
+
+    def _verdict(self, row: Row) -> Verdict:
+        text = self._written(row)
+        found = numbers(text)
+        if not found:
+            reason = f"no number in {self.of}: {one_line(text)[:QUOTED]!r}" if text else f"nothing in {self.of}"
+            return Verdict(row=row.id, filter=self.kind, keep=False, reason=reason)
+        reason = ""
+        if self.min is not None and found[0] < self.min:
+            reason = f"{self.of} is {found[0]:g}, at least {self.min:g} wanted"
+        elif self.max is not None and found[0] > self.max:
+            reason = f"{self.of} is {found[0]:g}, at most {self.max:g} wanted"
+        return Verdict(row=row.id, filter=self.kind, keep=not reason, reason=reason, score=found[0])
+
+    def _written(self, row: Row) -> str:
+        """The text in which the number stands, or ''."""
+        if self.of in row.example.fields and not row.provenance.steps:
+            return row.example.fields[self.of]  # while the step is at work
+        name, _, key = self.of.partition(".")
+        text = next((step.text for step in row.provenance.steps if step.name == name), "")
+        if not key:
+            return text
+        value = json.loads(text).get(key, "") if text else ""
+        return value if isinstance(value, str) else json.dumps(value)
 
 
 class Format(Record):

@@ -25,7 +25,8 @@ from harness.config.load import load_run
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.engines.scripted import ScriptedEngine
-from harness.records import Completion, Request, Teachers
+from harness.models.teachers import Teachers
+from harness.records import Completion, Request
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUESTS = {"vllm": 384, "instant": 20_000}

@@ -1,0 +1,23 @@
+"""Who writes and judges in a run, by the names that its file has for them."""
+
+from __future__ import annotations
+
+from harness.core.record import Record
+
+OWN_TEACHER = "teacher"  # what run files call the run's own teacher
+
+
+class Teachers(Record):
+    """The models of a run that write and judge, each as name@revision."""
+
+    own: str  # the run's own teacher, which steps and judges ask unless they name another
+    named: dict[str, str] = {}  # further ones, by the names that the run file has for them
+
+    def model(self, name: str) -> str:
+        """The model behind a name of the run file."""
+        return self.own if name == OWN_TEACHER else self.named[name]
+
+    @property
+    def words(self) -> str:
+        """All of them, for people."""
+        return ", ".join((self.own, *self.named.values()))
