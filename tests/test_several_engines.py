@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.engines.openai import OpenAIEngine
 from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
 from harness.records import Completion, Origin, Request, Sampling
+from tests.http_server import Endpoint, serving
 
 
 def request(n: int, model: str = "a@1") -> Request:
@@ -157,6 +160,23 @@ def test_closing_early_ends_every_thread() -> None:
     assert threading.active_count() == before
 
 
+def test_what_fails_at_one_endpoint_is_asked_of_the_others_once() -> None:
+    class Failing(Batch):
+        def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+            for completion in super().generate(requests):
+                yield completion.model_copy(update={"finish_reason": "error", "error": f"{self.name} is ill"})
+
+    ill, well = Failing("ill"), Batch("well")
+    found = list(several((ill, "a@1"), (well, "a@1")).generate([request(n) for n in range(40)]))
+    assert Counter(c.finish_reason for c in found) == {"stop": 40}
+    assert len(well.asked) == 40
+    assert 0 < len(ill.asked) < 40
+    both = [Failing("one"), Failing("two")]
+    found = list(several(*((engine, "a@1") for engine in both)).generate([request(n) for n in range(10)]))
+    assert Counter(c.finish_reason for c in found) == {"error": 10}
+    assert [len(engine.asked) for engine in both] == [10, 10]
+
+
 def test_a_model_that_no_engine_has_is_a_machine_error() -> None:
     with pytest.raises(MachineError, match="c@1"):
         list(several((Batch("a"), "a@1")).generate([request(1, "c@1")]))
@@ -169,3 +189,19 @@ def test_nothing_to_ask_builds_nothing() -> None:
     work = SeveralEngines([Source("a", "a@1", never)])
     assert list(work.generate([])) == []
     assert list(work.generate([None])) == []
+
+
+def test_a_server_that_dies_halfway_loses_nothing_where_another_has_the_model() -> None:
+    """Two real servers on loopback. One of them drops every connection after a few answers."""
+    with ExitStack() as open_now:
+        servers = [open_now.enter_context(serving(Endpoint(dies_after=n))) for n in (10, None)]
+
+        def connect(endpoint: Endpoint) -> OpenAIEngine:
+            return open_now.enter_context(closing(OpenAIEngine(endpoint.base_url, None, concurrency=4, attempts=2)))
+
+        sources = [Source(server.base_url, "teacher@1", partial(connect, server)) for server in servers]
+        requests = [request(n, "teacher@1") for n in range(120)]
+        found = list(SeveralEngines(sources).generate(requests))
+    assert Counter(c.request for c in found) == Counter(r.key for r in requests)
+    assert not [c.error for c in found if c.finish_reason == "error"]
+    assert [len(server.posts) for server in servers] == [10, 110]

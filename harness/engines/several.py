@@ -73,8 +73,8 @@ class _Lane:
 class SeveralEngines:
     """Answers requests of several models, each by an engine of its own, or by several that have the same model.
 
-    Of several with one model the one that wants a request first gets it. Where one of them breaks, the others take
-    over what it has not answered, and `say` is told.
+    Of several with one model the one that wants a request first gets it. What fails at one of them is asked of the
+    others. Where one breaks, they take over what it has not answered, and `say` is told.
     """
 
     def __init__(self, sources: Sequence[Source], say: Callable[[str], None] = lambda text: None) -> None:
@@ -92,8 +92,9 @@ class SeveralEngines:
             while work.feed():
                 lane, event = work.events.get()
                 if isinstance(event, Completion):
-                    lane.flying.pop(event.request, None)
-                    yield event
+                    request = lane.flying.pop(event.request)
+                    if event.finish_reason != "error" or not work.tried_elsewhere(request, lane):
+                        yield event
                 elif isinstance(event, Exception):
                     if not self._stand_in(work, lane, event):
                         yield from work.landed()
@@ -126,7 +127,7 @@ class SeveralEngines:
         lane.flying, lane.queue = {}, deque()
         self._say(f"{lane.source.name} is left out from here on: {error}; {len(left)} of its requests go to others")
         for request in left:
-            work.route(request)
+            work.route_anew(request)
         return True
 
 
@@ -143,6 +144,7 @@ class _Work:
         self.events: SimpleQueue[tuple[_Lane, _Event]] = SimpleQueue()
         self.lanes = [_Lane(source, gone=source in broken) for source in sources]
         self._requests, self._engine = requests, engine
+        self._failed_at: dict[str, list[_Lane]] = {}  # key of a request -> where it failed
         self._leaving = threading.Event()
 
     def feed(self) -> bool:
@@ -159,7 +161,7 @@ class _Work:
 
     def route(self, request: Request, first: _Lane | None = None) -> None:
         """Give a request to `first` where it has the model, else to the least busy engine that has."""
-        able = [lane for lane in self.lanes if lane.source.model == request.model and not lane.gone]
+        able = self._able(request)
         if not able:
             raise MachineError(f"no engine answers as {request.model!r}")
         for lane in able:
@@ -169,6 +171,28 @@ class _Work:
             lane.give(request)
         else:
             lane.queue.append(request)
+
+    def route_anew(self, request: Request) -> None:
+        """Give a request to any engine that has its model, even one at which it failed."""
+        self._failed_at.pop(request.key, None)
+        self.route(request)
+
+    def tried_elsewhere(self, request: Request, lane: _Lane) -> bool:
+        """Have another engine of the model try what failed at this one. False where all of them have."""
+        self._failed_at.setdefault(request.key, []).append(lane)
+        if self._able(request):
+            self.route(request)
+            return True
+        return False
+
+    def _able(self, request: Request) -> list[_Lane]:
+        """The engines that have a request's model, and at which it has not failed."""
+        failed_at = self._failed_at.get(request.key, ())
+        return [
+            lane
+            for lane in self.lanes
+            if lane.source.model == request.model and not lane.gone and lane not in failed_at
+        ]
 
     def landed(self) -> Iterator[Completion]:
         """Answers that are on their way when the work ends: they are paid for, so they are kept."""
