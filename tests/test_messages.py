@@ -39,8 +39,8 @@ WORDING: list[tuple[Change, str]] = [
     # keys
     (
         lambda root: edited(root, lambda run: run.update(nosuch=1)),
-        "runs/shop.yaml:32: nosuch: unknown key; allowed here: random_seed, task, shuffle_labels, teacher, augment,"
-        " train, eval, ship",
+        "runs/shop.yaml:32: nosuch: unknown key; allowed here: random_seed, task, shuffle_labels, teacher, teachers,"
+        " augment, train, eval, ship",
     ),
     (
         section(train={"epoch": 2}),
