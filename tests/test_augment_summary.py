@@ -24,9 +24,11 @@ from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.models.teachers import Teachers
 from harness.records import PROBES, Completion, Request, Row
-from tests.fakes import Quiet
+from tests.fakes import FakeGenerator, Quiet
 from tests.http_server import Endpoint, serving
 from tests.project import write_project
+from tests.test_steps import ANSWER, ASK
+from tests.test_steps import project as chain_project
 
 TEACHERS = Teachers(own="teacher@1")
 JSON = {"path": "prompts/shop/list.j2", "form": "chat", "output": "json", "shots": 2, "sampling": {"max_tokens": 32}}
@@ -157,6 +159,17 @@ def test_hopeless_requests_are_not_all_made(tmp_path: Path) -> None:
     assert stored(run)[2].requested == FRUITLESS <= asked < 500, (
         "what was in flight then is stored, and no row of it is taken"
     )
+
+
+def test_what_is_the_same_in_every_row_is_said(tmp_path: Path) -> None:
+    def all_alike(request: Request) -> str:
+        return "Nothing." if request.origin.step == "answer" else f"question {request.sample_index}"
+
+    terminal = Quiet()
+    augment(chain_project(tmp_path, [ASK, ANSWER]), TEACHERS, lambda: FakeGenerator(all_alike), terminal, Stop())
+    assert "the answer of all 20 kept rows is the same: 'Nothing.'" in terminal.text
+    assert "the text of the step answer of all 20 kept rows is the same" in terminal.text
+    assert "step question of all" not in terminal.text
 
 
 def test_the_cause_is_where_most_ended() -> None:

@@ -12,7 +12,7 @@ from harness.augment.funnel import Funnel
 from harness.augment.rows import Judged, Lost
 from harness.config.run import Train
 from harness.core.terminal import Terminal
-from harness.core.text import one_line
+from harness.core.text import normalise, one_line
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.records import Row
 
@@ -20,6 +20,7 @@ SAMPLES_SHOWN = 10
 LOST_SHOWN = 3
 REASON_SHOWN = 400  # characters; a filter of the user's may say more
 TEXT_SHOWN = 200  # characters of what gave no row
+MANY_ROWS = 8  # from so many rows on it is no chance that something is the same in all of them
 ROW_SHOWN = 400  # characters of a row's input, and of its answer
 
 
@@ -51,9 +52,27 @@ def tell(
         text = " ".join(line.text.split())[:TEXT_SHOWN]
         to.say(f"  [{line.label}] {text or '(nothing)'}\n      {line.lost}: {line.reason}")
     to.say("\nfunnel:\n" + funnel.table())
+    for remark in always_the_same(rows, free):
+        to.say(f"  {remark}")
     if most is not None and funnel.kept < funnel.wanted and not funnel.pending:
         advice = _advice(most, funnel, rejected, lost)
         to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {advice}")
+
+
+def always_the_same(rows: Sequence[Row], free: bool) -> list[str]:
+    """What every kept row has in common that rows should differ in: its answer, or what a step wrote for it."""
+    if len(rows) < MANY_ROWS:
+        return []
+    texts = {"answer": [row.answer for row in rows]} if free else {}
+    for row in rows:
+        for step in row.provenance.steps:
+            texts.setdefault(f"text of the step {step.name}", []).append(step.text)
+    return [
+        f"the {name} of all {len(of_rows)} kept rows is the same: {one_line(of_rows[0])[:TEXT_SHOWN]!r}: look at the"
+        " examples in its template"
+        for name, of_rows in texts.items()
+        if len(set(map(normalise, of_rows))) == 1
+    ]
 
 
 def _heading(to: Terminal, shown: int, count: int, what: str) -> None:
