@@ -16,13 +16,14 @@ from harness.models.teachers import OWN_TEACHER, Teachers
 if TYPE_CHECKING:
     from harness.config.run import Run
     from harness.config.teacher import OpenAITeacher, Teacher
-    from harness.engines.protocols import Embedder, Generator, StudentEngine
+    from harness.engines.protocols import Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
     """Builders of the models that eval needs. Nothing is loaded here."""
+    from harness.augment.work import bundled_embedder
     from harness.eval.runner import Judge, Openers
 
     file = run.file.eval
@@ -31,11 +32,6 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
         from harness.engines.transformers import TransformersEngine
 
         return TransformersEngine(base, adapter, device=file.device, batch_tokens=batch_tokens or file.batch_tokens)
-
-    def embedder() -> Embedder:
-        from harness.engines.embeddings import MiniLM, minilm_folder
-
-        return MiniLM(minilm_folder())
 
     def judge(name: str) -> Judge:
         from harness.models.resolve import resolve
@@ -51,7 +47,7 @@ def openers(run: Run, batch_tokens: int | None = None) -> Openers:
 
         return Judge(model.identity, build)
 
-    return Openers(student, embedder, judge)
+    return Openers(student, bundled_embedder, judge)
 
 
 def students_of(run: Run) -> Callable[[str], StudentEngine]:

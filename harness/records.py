@@ -108,6 +108,11 @@ class Request(Record):
         return digest("request", FORMAT, digested(self, {"origin"}))
 
 
+def in_form(form: Literal["completion", "chat"], text: str) -> dict[str, Any]:
+    """What a request holds of a text: a plain prompt to continue, or the only turn of a chat."""
+    return {"prompt": text} if form == "completion" else {"messages": (Message(role="user", content=text),)}
+
+
 class Completion(Record):
     """What an engine returned for one request; a failure is a status, not an exception.
 

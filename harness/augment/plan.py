@@ -23,7 +23,7 @@ from harness.core.templates import Template
 from harness.data.documents import Piece, read_documents
 from harness.filters import Context
 from harness.models.teachers import Teachers
-from harness.records import Completion, Example, Message, Origin, Request, Row
+from harness.records import Completion, Example, Origin, Request, Row, in_form
 
 HOPELESS = 64  # requests without a single row after which no further round is asked
 ASKED_AGAIN = 10_000_000  # between the sample indices of two completions that are asked for in the same words
@@ -202,8 +202,7 @@ class Plan:
             sampling = sampling.model_copy(update={"json_schema": schema})
         return Request(
             model=self.teachers.model(self._teacher(step, label, j)),
-            prompt=text if step.form == "completion" else "",
-            messages=(Message(role="user", content=text),) if step.form == "chat" else (),
+            **in_form(step.form, text),
             sampling=sampling,
             template_digest=template.digest,
             sample_index=j,

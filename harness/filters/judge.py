@@ -34,6 +34,7 @@ from harness.records import (
     Row,
     Sampling,
     Verdict,
+    in_form,
     lack_logprobs,
 )
 
@@ -124,8 +125,7 @@ class Judge(Record):
             )
             return Request(
                 model=context.teachers.model(self.teacher),
-                prompt=text if self.form == "completion" else "",
-                messages=(Message(role="user", content=text),) if self.form == "chat" else (),
+                **in_form(self.form, text),
                 sampling=sampling,
                 template_digest=template.digest,
                 origin=Origin(purpose=purpose, template=self.template, label=row.answer, row=row.id),

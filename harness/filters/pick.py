@@ -21,7 +21,7 @@ from harness.filters.base import Context, Needs
 from harness.filters.judge import WRITTEN_TOKENS, check_choices, choice_probabilities
 from harness.metrics.answers import numbers, same
 from harness.models.teachers import OWN_TEACHER
-from harness.records import Completion, Message, Origin, Request, Sampling
+from harness.records import Completion, Origin, Request, Sampling, in_form
 
 Variables = Mapping[str, Any]  # what templates of the step are given
 NOTHING: Sequence[Completion] = ()
@@ -176,8 +176,7 @@ class PickByJudge(Record):
             return tuple(
                 Request(
                     model=context.teachers.model(self.teacher),
-                    prompt=text if self.form == "completion" else "",
-                    messages=(Message(role="user", content=text),) if self.form == "chat" else (),
+                    **in_form(self.form, text),
                     sampling=sampling,
                     template_digest=template.digest,
                     origin=Origin(purpose="judge", template=self.template),
