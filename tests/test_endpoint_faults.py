@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from harness.engines import openai_wire as wire
 from harness.engines.openai import OpenAIEngine
+from harness.engines.several import SeveralEngines, Source
 from tests.http_server import Endpoint, Fault, serving
 from tests.test_openai_engine import asks
 
@@ -148,3 +149,19 @@ def test_an_answer_that_drips_has_its_time_and_no_more(drips: tuple[int, float],
         engine.close()
     assert done.error == error
     assert bool(done.text) == (not error)
+
+
+def test_of_two_endpoints_the_one_that_throttles_is_sent_less() -> None:
+    strong, weak = Endpoint(delay_s=0.02), Endpoint(delay_s=0.02, at_once=2, retry_after="0.02")
+    sent = asks(300)
+    with serving(strong), serving(weak):
+        both = [OpenAIEngine(one.base_url, None, concurrency=16) for one in (strong, weak)]
+        names = zip(("strong", "weak"), both, strict=True)
+        engine = SeveralEngines([Source(name, "teacher@rev1", lambda one=one: one) for name, one in names])  # type: ignore[misc]
+        done = list(engine.generate(sent))
+        engine.close()
+    assert sorted(one.request for one in done) == sorted(one.key for one in sent)
+    assert all(one.finish_reason == "stop" for one in done)
+    answered = len(weak.posts) - refused(weak)
+    assert len(strong.posts) > 2 * answered > 0
+    assert refused(weak) < answered
