@@ -17,10 +17,10 @@ import numpy as np
 from harness.augment.funnel import facets_of_row
 from harness.config.run import Run
 from harness.core.markdown import escaped, fenced, table
-from harness.core.neighbours import Shingled
+from harness.core.neighbours import Shingled, Twin
 from harness.core.store import write_atomic
 from harness.core.terminal import Terminal
-from harness.core.text import Twin, ngrams, words
+from harness.core.text import ngrams, words
 from harness.errors import HarnessError
 from harness.models.resolve import ready, resolve
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer

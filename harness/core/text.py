@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 T = TypeVar("T")
 Shingles = frozenset[str]
 
 SHINGLE = 4  # characters; the reason is in `shingles`
-EXACT_CELLS = 4_000_000  # up to 2,000 x 2,000 texts every pair is compared, so nothing can be missed
-LIKELY_TEXTS = 1_000  # texts that references are indexed for where their number is not known before
-CHUNK_CELLS = 2_000_000  # cells of one slice of that comparison: a few tens of MiB
-PERMUTATIONS = 240  # of a MinHash; has many divisors, so that bands fit any threshold
-RECALL = 0.999  # chance that a pair just at the threshold becomes a candidate
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
@@ -237,151 +228,3 @@ def jaccard(a: Shingles, b: Shingles) -> float:
         return 1.0
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
-
-
-@dataclass(frozen=True)
-class Twin:
-    """The text that another is a near duplicate of."""
-
-    index: int  # its place in the list that was searched
-    score: float  # Jaccard index of the two shingle sets, 0 to 1
-
-
-def similar_pairs(
-    texts: Sequence[str], references: Sequence[str], threshold: float, exact_cells: int = EXACT_CELLS
-) -> Iterator[tuple[int, int, float]]:
-    """(place in `texts`, place in `references`, Jaccard) of all pairs at or above `threshold`.
-
-    Up to `exact_cells` pairs all are compared: that takes under a second and misses none. Above that, MinHash
-    bands propose the pairs (each true one with a chance of at least 0.999), and the exact index decides.
-    Raises ValueError for a threshold outside (0, 1].
-    """
-    return _search(references, threshold, len(texts), exact_cells)([shingles(text) for text in texts])
-
-
-class Nearest:
-    """Looks for each text's most alike reference. The references are indexed once, for texts that come in parts.
-
-    What is found for a text does not depend on the texts beside it. Raises ValueError for a threshold outside (0, 1].
-    """
-
-    def __init__(self, references: Sequence[str], threshold: float) -> None:
-        self._search = _search(references, threshold, LIKELY_TEXTS)
-
-    def __call__(self, texts: Sequence[str]) -> list[Twin | None]:
-        """For each text the most alike reference at or above the threshold (ties: the first), or None."""
-        nearest: list[Twin | None] = [None] * len(texts)
-        for i, j, score in self._search([shingles(text) for text in texts]):
-            nearest[i] = _better(nearest[i], Twin(j, score))
-        return nearest
-
-
-def near_duplicates(texts: Sequence[str], threshold: float, exact_cells: int = EXACT_CELLS) -> list[Twin | None]:
-    """For each text the earlier kept text it is most like, at or above `threshold`, or None: it is kept.
-
-    First come stays. A text is compared with kept earlier ones only, so a chain of small changes does not
-    eat everything: its members stay as soon as they differ enough from what was kept.
-    """
-    # equal texts are looked at once: a teacher that repeats itself would make quadratically many pairs
-    first: dict[str, int] = {}
-    place = [first.setdefault(normalise(text), i) for i, text in enumerate(texts)]
-    unique = sorted(set(place))
-    earlier: dict[int, list[Twin]] = {i: [] for i in unique}
-    distinct = [texts[i] for i in unique]
-    for i, j, score in similar_pairs(distinct, distinct, threshold, exact_cells):
-        if j < i:
-            earlier[unique[i]].append(Twin(unique[j], score))
-    twin: list[Twin | None] = []
-    for i, original in enumerate(place):
-        best: Twin | None = None
-        if original == i:
-            for candidate in earlier[i]:
-                if twin[candidate.index] is None:
-                    best = _better(best, candidate)
-        else:
-            best = twin[original] or Twin(original, 1.0)
-        twin.append(best)
-    return twin
-
-
-def _better(a: Twin | None, b: Twin) -> Twin:
-    return b if a is None or (b.score, -b.index) > (a.score, -a.index) else a
-
-
-Search = Callable[[Sequence[Shingles]], Iterator[tuple[int, int, float]]]
-
-
-def _search(references: Sequence[str], threshold: float, texts: int, exact_cells: int = EXACT_CELLS) -> Search:
-    """The references indexed for about so many texts, by the method that `similar_pairs` states."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold {threshold:g} must be above 0 and at most 1")
-    right = [shingles(text) for text in references]
-    if texts * len(right) <= exact_cells:
-        return all_pairs(right, threshold)
-    return minhash_pairs(right, threshold)
-
-
-def all_pairs(right: Sequence[Shingles], threshold: float) -> Search:
-    """Every pair, by a sparse matrix product in slices: shared[i, j] counts the shingles that both have."""
-    import numpy as np
-
-    column: dict[str, int] = {}
-    for shingle in (s for text in right for s in text):
-        column.setdefault(shingle, len(column))
-    b = _incidence(right, column).T.tocsr()
-    size_b = np.array([len(text) for text in right])
-    step = max(1, CHUNK_CELLS // max(1, len(right)))
-
-    def pairs(texts: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
-        size_a = np.array([len(text) for text in texts])
-        for start in range(0, len(texts) if right else 0, step):
-            shared = (_incidence(texts[start : start + step], column) @ b).tocoo()
-            union = size_a[start + shared.row] + size_b[shared.col] - shared.data
-            for k in np.flatnonzero(shared.data >= threshold * union - 1e-9):
-                yield start + int(shared.row[k]), int(shared.col[k]), float(shared.data[k] / union[k])
-
-    return pairs
-
-
-def _incidence(texts: Sequence[Shingles], column: Mapping[str, int]) -> csr_matrix:
-    """[texts, shingles of `column`] with 1 where the text has the shingle."""
-    import numpy as np
-    from scipy.sparse import csr_matrix
-
-    places = [[column[s] for s in text if s in column] for text in texts]
-    starts = np.cumsum([0, *map(len, places)])
-    indices = [place for text in places for place in text]
-    return csr_matrix((np.ones(len(indices), np.int32), indices, starts), shape=(len(texts), len(column)))
-
-
-def minhash_pairs(right: Sequence[Shingles], threshold: float) -> Search:
-    """Pairs that share a band of their MinHashes (rensa, fixed random seed), checked by the exact index."""
-    from rensa import RMinHash, RMinHashLSH
-
-    index = RMinHashLSH(threshold, PERMUTATIONS, bands(threshold))
-    index.insert_many(RMinHash.from_token_sets(right, PERMUTATIONS, 0))
-
-    def pairs(texts: Sequence[Shingles]) -> Iterator[tuple[int, int, float]]:
-        for start in range(0, len(texts), 4096):
-            part = texts[start : start + 4096]
-            hashes = RMinHash.from_token_sets(part, PERMUTATIONS, 0)
-            for i, (text, proposed) in enumerate(zip(part, index.query_all(hashes), strict=True), start):
-                for j in sorted(proposed):
-                    score = jaccard(text, right[j])
-                    if text and score >= threshold - 1e-9:
-                        yield i, j, score
-
-    return pairs
-
-
-def bands(threshold: float) -> int:
-    """The fewest bands of a MinHash that propose a pair at `threshold` with a chance of at least 0.999.
-
-    With b bands of r values the chance is 1 - (1 - threshold^r)^b (Leskovec, Rajaraman, Ullman, "Mining of
-    Massive Datasets", 3.4). Fewer, longer bands propose fewer pairs in vain.
-    """
-    for count in range(1, PERMUTATIONS):
-        values, rest = divmod(PERMUTATIONS, count)
-        if not rest and 1 - (1 - threshold**values) ** count >= RECALL:
-            return count
-    return PERMUTATIONS

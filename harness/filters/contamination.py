@@ -14,8 +14,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from harness.core.neighbours import Nearest
 from harness.core.record import Record
-from harness.core.text import Nearest, jaccard, ngrams, shingles, words
+from harness.core.text import jaccard, ngrams, shingles, words
 from harness.errors import UsageError
 from harness.filters.base import Answers, Context, Needs, On, Protected, Rule, part_of
 from harness.records import Row, Verdict

@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from harness.core.neighbours import Nearest, near_duplicates
 from harness.core.record import Record
-from harness.core.text import Nearest, near_duplicates, normalise, words
+from harness.core.text import normalise, words
 from harness.errors import UsageError
 from harness.filters.base import Context, Needs, On, Rule, choosing, part_of
 from harness.records import Example, Row, Verdict
