@@ -175,8 +175,7 @@ def test_what_is_the_same_in_every_row_is_said(tmp_path: Path) -> None:
 def test_the_cause_is_where_most_ended() -> None:
     lost = [Lost(lost="failed", reason=f"HTTP 400: request {i} is odd", request="r") for i in range(3)]
     lost += [Lost(lost="unparsed", reason="there is no JSON in it", request="r")]
-    funnel = Funnel(wanted=4, requested=4, failed=3, unparsed=1, kept=0)
-    assert cause(funnel, (), lost).startswith("3 of 4 calls failed")
+    assert cause(4, 0, (), lost).startswith("3 of 4 calls failed")
 
 
 @pytest.mark.parametrize(

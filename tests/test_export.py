@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from harness.augment.current import rows_of_data
-from harness.augment.funnel import Funnel
+from harness.augment.funnel import Funnel, Ordered
 from harness.augment.stage import augment
 from harness.commands.dataset_card import Card, dataset_card
 from harness.commands.export import Options, export
@@ -142,6 +142,16 @@ def test_the_card_of_a_chain_has_every_step() -> None:
         assert line in card
     assert "(huggingface.co/org/big)" in card
     assert "2 rows were wanted, and 1 are there." in card
+
+
+def test_the_card_says_what_was_ordered_and_what_is_missing_of_it() -> None:
+    run = load_run(ROOT / "runs/passages.yaml")
+    row = prompted_row("why?", "so")
+    quotas = {"kind": {"unanswerable": Ordered(wanted=8, begun=9, kept=1)}}
+    funnel = Funnel(wanted=1, requested=1, kept=1, kept_by_label={"": 1}, quotas=quotas)
+    card = dataset_card(run, [row], [{"text": "why?"}], funnel, Card("train.jsonl", "kept", False, "", (), "fields"))
+    assert "attribute kind; attribute none; at least 8 rows of kind unanswerable" in card
+    assert "8 rows of kind unanswerable were ordered, and 1 were kept." in card
 
 
 def test_licence_and_languages_are_what_is_said(shop: Run, tmp_path: Path) -> None:

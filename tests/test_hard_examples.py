@@ -16,6 +16,7 @@ from tests.project import write_project
 @pytest.mark.slow
 def test_the_rows_that_are_wrong_and_as_many_random_ones_make_two_runs(tmp_path: Path, tiny_model: Path) -> None:
     path = write_project(tmp_path, str(tiny_model))
+    path.write_text(path.read_text().replace("  rows: 24\n", "  rows: 24\n  quotas: {label: {parcel: 8}}\n"))
     for verb in ("augment", "train"):
         succeed(tmp_path, verb, "shop")
     told = succeed(tmp_path, "hard-examples", "shop")
@@ -37,6 +38,7 @@ def test_the_rows_that_are_wrong_and_as_many_random_ones_make_two_runs(tmp_path:
         again = load_run(tmp_path / f"runs/shop_{name}.yaml")
         total = ship.size + ship.size // 2
         assert (again.file.augment.rows, again.file.train.sizes) == (total, (0, total))
+        assert again.file.augment.quotas == {"label": {"parcel": 8 * total // 24}}
         assert again.shots == read_examples(f"runs/shop/hard/{name}.jsonl", tmp_path, run.task.shape, "here").examples
         assert again.seeds == run.seeds
     succeed(tmp_path, "augment", "shop_hard", "--set", f"augment.rows={ship.size + 2}", "--set",

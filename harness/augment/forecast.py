@@ -70,25 +70,37 @@ def read_forecast(folder: Path) -> Forecast | None:
         return None
 
 
-def forecast(tried: Sequence[Tried], wanted: int, first: int, most: int, random_seed: int) -> Forecast:
+class Part(NamedTuple):
+    """Rows of a run that have an ordered value in common, or none: how many are ordered, and what is known of them."""
+
+    ordered: int  # kept rows, at least
+    first: int  # rows begun in the first round
+    tried: int  # rows begun for the preview
+    kept: int  # of them
+
+
+def forecast(
+    tried: Sequence[Tried],
+    wanted: int,
+    first: int,
+    most: int,
+    random_seed: int,
+    quotas: Sequence[Sequence[Part]] = (),
+) -> Forecast:
     """The spans of a run that wants so many rows, begins `first` in its first round and `most` at most.
 
     The keep rate has a Beta posterior with Jeffreys' prior. What a row takes is drawn from the rows tried (bootstrap).
     Rows are taken to be kept independently of each other, so that filters which compare rows keep fewer of many.
+    Each of `quotas` divides the rows of the run into parts, those without an ordered value last. The run takes as many
+    rows as the costliest of these orders.
     """
     draw = np.random.default_rng(random_seed)
     kept = sum(row.kept for row in tried)
-    rates = draw.beta(kept + 0.5, len(tried) - kept + 0.5, DRAWS)
-    begun = np.full(DRAWS, float(min(first, most)))
-    rows = draw.binomial(begun.astype(int), rates).astype(float)
-    short = rows < wanted
-    # later rounds ask for what is missing at the keep rate seen so far, a few times over
-    for _ in range(8):
-        seen = np.maximum(rows / begun, 0.05)
-        more = np.where(short, np.minimum(np.ceil((wanted - rows) / seen), most - begun), 0).clip(0)
-        rows += draw.binomial(more.astype(int), rates)
-        begun += more
-        short = (rows < wanted) & (begun < most)
+    begun, rows = _course([Part(0, first, len(tried), kept)], wanted, most, draw)
+    for parts in quotas:
+        begun_for_it, rows_for_it = _course(parts, wanted, most, draw)
+        costlier = begun_for_it > begun
+        begun, rows = np.where(costlier, begun_for_it, begun), np.where(costlier, rows_for_it, rows)
     picks = draw.integers(0, len(tried), (DRAWS, len(tried)))
 
     def spent(each: Sequence[float]) -> Span:
@@ -106,6 +118,27 @@ def forecast(tried: Sequence[Tried], wanted: int, first: int, most: int, random_
         tokens=spent([row.tokens for row in tried]),
         money=spent([row.money for row in tried]),
     )
+
+
+def _course(parts: Sequence[Part], wanted: int, most: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(Rows begun, rows kept) in `DRAWS` possible courses of a run that wants so many rows, what is ordered among them.
+
+    What is missing beyond what is ordered is asked of the last part.
+    """
+    rates = np.array([draw.beta(part.kept + 0.5, part.tried - part.kept + 0.5, DRAWS) for part in parts])
+    ordered = np.array([[part.ordered] for part in parts])
+    begun = np.array([np.full(DRAWS, float(min(part.first, most))) for part in parts])
+    rows = draw.binomial(begun.astype(int), rates).astype(float)
+    # later rounds ask for what is missing at the keep rate seen so far, a few times over
+    for _ in range(8):
+        missing = (ordered - rows).clip(0)
+        missing[-1] += (wanted - rows.sum(axis=0) - missing.sum(axis=0)).clip(0)
+        more = np.ceil(missing / np.maximum(rows / np.maximum(begun, 1), 0.05))
+        room = (most - begun.sum(axis=0)).clip(0)
+        more = np.floor(more * np.minimum(1, room / np.maximum(more.sum(axis=0), 1)) + 1e-9)
+        rows += draw.binomial(more.astype(int), rates)
+        begun += more
+    return begun.sum(axis=0), rows.sum(axis=0)
 
 
 def _span(values: np.ndarray) -> Span:

@@ -6,17 +6,36 @@ import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Self
+from typing import NamedTuple, Self
 
 from pydantic import model_validator
 
 from harness.augment.rows import Judged, Lost
+from harness.config.quotas import LABEL, Quotas
 from harness.core.aligned import aligned
 from harness.core.record import FORMAT, Record
 from harness.records import Row
 from harness.stats.rates import quantile, wilson_ends
 
 MOST_VALUES = 8  # of a template, an attribute, ... that a line of the funnel shows
+
+Counts = Mapping[str, Mapping[str, tuple[int, int]]]  # facet -> value -> (rows begun, rows kept)
+
+
+class Ordered(NamedTuple):
+    """What became of the rows of a value that a quota orders."""
+
+    wanted: int
+    begun: int
+    kept: int
+
+
+class Short(NamedTuple):
+    """A quota that is not met."""
+
+    name: str  # label, or an attribute
+    value: str
+    ordered: Ordered
 
 
 class Funnel(Record):
@@ -39,6 +58,7 @@ class Funnel(Record):
     kept: int
     kept_by_label: dict[str, int] = {}
     by: dict[str, dict[str, tuple[int, int]]] = {}  # template, attribute, ... -> value -> (rows begun, rows kept)
+    quotas: dict[str, dict[str, Ordered]] = {}  # label or an attribute -> value -> what became of its quota
     notes: tuple[str, ...] = ()  # what a filter said of itself, e.g. the judge's calibration
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -56,6 +76,16 @@ class Funnel(Record):
         if sum(self.kept_by_label.values()) != self.kept:
             raise ValueError("the kept rows by label do not add up")
         return self
+
+    @property
+    def short(self) -> list[Short]:
+        """The quotas that are not met."""
+        return short_of(self.quotas)
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many rows are kept as were wanted, of every ordered value too."""
+        return self.kept >= self.wanted and not self.short
 
     def steps(self) -> list[tuple[str, int, int]]:
         """(what it is, rows left after it, rows lost at it) of every filter, and of every other step that lost any."""
@@ -83,6 +113,7 @@ class Funnel(Record):
         lines = [aligned(rows, right=(1,), indent="  ")]
         if self.kept_by_label.keys() != {""}:  # answers are free
             lines.append("  by label: " + ", ".join(f"{k} {n}" for k, n in self.kept_by_label.items()))
+        lines += [f"  ordered by {name}: {_ordered_line(values)}" for name, values in self.quotas.items()]
         lines += [line for name, values in self.by.items() if (line := _by_line(name, values))]
         if self.ended_at:
             lines.append("  without a row, by step: " + ", ".join(f"{name} {n}" for name, n in self.ended_at.items()))
@@ -99,26 +130,47 @@ class Funnel(Record):
         return "\n".join(lines)
 
 
-def breakdown(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[str, tuple[int, int]]]:
-    """(Rows begun, rows kept) by template, label, teacher, document and every attribute. Rows that are stopped are out.
+def facet(name: str) -> str:
+    """What rows are counted by for a quota: its name is `label` or that of an attribute."""
+    return LABEL if name == LABEL else f"attribute {name}"
 
-    A name with one value only says nothing and is left out.
-    """
+
+def breakdown(counts: Counts) -> dict[str, dict[str, tuple[int, int]]]:
+    """Those of these counts that say something: a name with one value only is left out."""
+    return {name: dict(values) for name, values in counts.items() if len(values) > 1}
+
+
+def ordered_rows(quotas: Quotas, counts: Counts) -> dict[str, dict[str, Ordered]]:
+    """What became of every quota."""
+    return {
+        name: {value: Ordered(n, *counts.get(facet(name), {}).get(value, (0, 0))) for value, n in quota.items()}
+        for name, quota in quotas.items()
+    }
+
+
+def short_of(quotas: Mapping[str, Mapping[str, Ordered]]) -> list[Short]:
+    """Those of these quotas that are not met."""
+    pairs = [(name, value, ordered) for name, values in quotas.items() for value, ordered in values.items()]
+    return [Short(*pair) for pair in pairs if pair[2].kept < pair[2].wanted]
+
+
+def shortfall(quotas: Sequence[Short]) -> str:
+    """What quotas lack, as the end of a sentence, or ''."""
+    parts = [f"{short.name} {short.value} {short.ordered.kept} of {short.ordered.wanted}" for short in quotas]
+    return f", short of {', '.join(parts)}" if parts else ""
+
+
+def count_facets(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[str, tuple[int, int]]]:
+    """(Rows begun, rows kept) by template, label, teacher, document and attribute. Rows that are stopped are out."""
     counts: dict[str, dict[str, list[int]]] = {}
-    lines = [(facets_of_row(line.row), line.kept) for line in judged] + [
-        (_facets_of_lost(line), False) for line in lost
-    ]
+    lines = [(facets_of_row(line.row), line.kept) for line in judged] + [(facets_of_lost(line), False) for line in lost]
     for names, kept in lines:
         for name, value in names.items():
             if value:
                 count = counts.setdefault(name, {}).setdefault(value, [0, 0])
                 count[0] += 1
                 count[1] += kept
-    return {
-        name: {value: (begun, kept) for value, (begun, kept) in values.items()}
-        for name, values in counts.items()
-        if len(values) > 1
-    }
+    return {name: {value: (begun, kept) for value, (begun, kept) in values.items()} for name, values in counts.items()}
 
 
 def facets_of_row(row: Row) -> dict[str, str]:
@@ -129,10 +181,15 @@ def facets_of_row(row: Row) -> dict[str, str]:
     return {**facets, "document": made.document, **{f"attribute {k}": v for k, v in made.attributes.items()}}
 
 
-def _facets_of_lost(lost: Lost) -> dict[str, str]:
+def facets_of_lost(lost: Lost) -> dict[str, str]:
+    """The same of what gave no row."""
     template = "" if lost.step else lost.template
     facets = {"template": template, "label": lost.label, "teacher": lost.teacher}
     return {**facets, "document": lost.document, **{f"attribute {k}": v for k, v in lost.attributes.items()}}
+
+
+def _ordered_line(values: Mapping[str, Ordered]) -> str:
+    return ", ".join(f"{value} {ordered.kept} of {ordered.wanted}" for value, ordered in values.items())
 
 
 def _by_line(name: str, values: Mapping[str, tuple[int, int]]) -> str:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
 
 from harness.augment.chain import Chain, Place, PlannedStep, go_on, pick_one, read_step, row_of
+from harness.augment.funnel import Counts
 from harness.augment.parse import answer_name
+from harness.augment.quotas import (
+    LOWEST_RATE,
+    Demand,
+    Weights,
+    allot,
+    draw_weights,
+    label_targets,
+    most_to_begin,
+    rows_to_begin,
+)
 from harness.augment.rows import Lost, own_rows
 from harness.config.attributes import computed, draw_attributes
+from harness.config.quotas import LABEL, Quota
 from harness.config.run import Augment, Run
 from harness.config.steps import Step
 from harness.config.task import TaskFile
@@ -41,6 +53,14 @@ CONVERSATION = {
 
 
 @dataclass(frozen=True)
+class Round:
+    """What a round begins."""
+
+    count: dict[str, int]  # rows of each label, those of earlier rounds among them
+    weights: Weights  # of attributes whose values are ordered, for the rows that are new in it
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run's own rows, or the chains of requests that make its rows, in the order that decides everything after."""
 
@@ -56,6 +76,7 @@ class Plan:
     student: Template  # of a student's prompt
     own: tuple[Row, ...]  # where there are any, no teacher writes
     pool: tuple[Row, ...] = ()  # rows kept so far, where later rows may be shown them
+    weights: Weights = field(default_factory=dict)  # of attributes in this round, in place of their own
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -79,38 +100,82 @@ class Plan:
         steps = [[planned.step for planned in chain] for chain in self.chains]
         return max((sum(step.samples * (1 + asks_judge(step)) for step in chain) for chain in steps), default=0)
 
+    @property
+    def to_write(self) -> int:
+        """Rows of `rows` that nobody has."""
+        return max(self.settings.rows - len(self.own), 0)
+
+    @property
+    def most(self) -> int:
+        """Rows that may be begun in all rounds."""
+        return int(self.settings.rows * self.settings.max_requests_per_row)
+
+    @property
+    def label_quota(self) -> Quota:
+        """Rows that are ordered of labels."""
+        return self.settings.quotas.get(LABEL, {})
+
     def first_round(self) -> dict[str, int]:
         """Rows per label that the first round begins: `requests_per_row` for every row of `rows` that nobody has.
 
         With a pool a round is as long as the pool stands still.
         """
-        wanted = ceil(max(self.settings.rows - len(self.own), 0) * self.settings.requests_per_row)
-        each = ceil(min(wanted, self.settings.pool_every or wanted) / len(self.labels))
-        return dict.fromkeys(self.labels, each)
+        begin, shares = self._opening()
+        begin = min(begin, self.settings.pool_every or begin)
+        return {label: -(-begin * share // sum(shares.values())) for label, share in shares.items()}
 
-    def next_round(self, requested: dict[str, int], rows: Counter[str], own: Counter[str]) -> dict[str, int] | None:
-        """Rows per label that are begun, those before among them, or None when nothing more is to be asked.
+    def _opening(self) -> tuple[int, dict[str, int]]:
+        """(Rows that the first round begins without a pool, the share of each label). Quotas may take more rows."""
+        shares, missing = label_targets(self.labels, self.settings.rows, self.label_quota), self.to_write
+        if self.label_quota:
+            own = Counter(row.answer for row in self.own)
+            lacking = {label: max(target - own[label], 0) for label, target in shares.items()}
+            shares, missing = lacking if any(lacking.values()) else shares, max(missing, sum(lacking.values()))
+        ordered = min(most_to_begin(self._demand({}, 1 / self.settings.requests_per_row, 0)), self.most)
+        return max(ceil(missing * self.settings.requests_per_row), ordered), shares
 
-        `rows` counts the kept rows of each label, `own` those among them that no teacher wrote. What is missing is
-        asked for at each label's own keep rate.
+    def _demand(self, seen: Counts, rate: float, begun: int) -> Demand:
+        return rows_to_begin(self.settings.attributes, self.settings.quotas, seen, rate, begun)
+
+    def _weights(self, demand: Demand, begin: int) -> Weights:
+        return draw_weights(self.settings.attributes, self.settings.quotas, demand, self.to_write, begin)
+
+    def first_weights(self) -> Weights:
+        """How the first round draws attributes whose values are ordered."""
+        return self._weights(self._demand({}, 1 / self.settings.requests_per_row, 0), self._opening()[0])
+
+    def next_round(
+        self, requested: dict[str, int], rows: Counter[str], own: Counter[str], seen: Counts
+    ) -> Round | None:
+        """The next round, or None when nothing more is to be asked.
+
+        `requested` counts the rows of each label that are begun, `rows` those kept, `own` those among them that no
+        teacher wrote. `seen` counts rows by the values of attributes. What is missing is asked for at each label's,
+        and each ordered value's, own keep rate.
         """
-        room = int(self.settings.rows * self.settings.max_requests_per_row) - sum(requested.values())
-        hopeless = not rows.total() and sum(requested.values()) >= HOPELESS
-        if rows.total() >= self.settings.rows or room <= 0 or hopeless:
-            return None
-        room = min(room, self.settings.pool_every or room)
-        target = ceil(self.settings.rows / len(requested))
-        more: dict[str, int] = {}
+        begun = sum(requested.values())
+        room, enough = self.most - begun, rows.total() >= self.settings.rows
+        hopeless = not rows.total() and begun >= HOPELESS
+        targets = label_targets(list(requested), self.settings.rows, self.label_quota)
+        rate = max((rows.total() - own.total()) / max(begun, 1), LOWEST_RATE)
+        demand = self._demand(seen, rate, begun)
+        needed: dict[str, int] = {}
         for label, n in requested.items():
-            rate = max((rows[label] - own[label]) / max(n, 1), 0.05)
-            short = max(0, target - rows[label])
-            more[label] = min(ceil(short / rate), room)
-            room -= more[label]
-        return {label: n + more[label] for label, n in requested.items()}
+            rate_of_label = max((rows[label] - own[label]) / max(n, 1), LOWEST_RATE)
+            counts = not enough or label in self.label_quota
+            needed[label] = ceil(max(0, targets[label] - rows[label]) / rate_of_label) if counts else 0
+        beyond = max(most_to_begin(demand) - sum(needed.values()), 0)
+        if room <= 0 or hopeless or not (any(needed.values()) or beyond):
+            return None
+        needed = {label: n - (-beyond * targets[label] // sum(targets.values())) for label, n in needed.items()}
+        weights = self._weights(demand, min(sum(needed.values()), room))
+        room = min(room, self.settings.pool_every or room)
+        more = allot(needed, room, cheapest_first=bool(self.settings.quotas))
+        return Round({label: n + more[label] for label, n in requested.items()}, weights)
 
-    def with_pool(self, rows: tuple[Row, ...]) -> Plan:
+    def in_round(self, next_round: Round, rows: tuple[Row, ...]) -> Plan:
         """The same plan for the next round, whose rows may be shown these."""
-        return replace(self, pool=rows) if self.settings.pool_every else self
+        return replace(self, weights=next_round.weights, pool=rows if self.settings.pool_every else ())
 
     def prepared(self, context: Context) -> Plan:
         """The same plan with the filters and the ways to pick of its steps made ready."""
@@ -125,7 +190,7 @@ class Plan:
         if self.documents:  # all of them in turn, in an order of the run's own
             turn, at = divmod(j * len(self.labels) + self.labels.index(label), len(self.documents))
             document = self.documents[_order(self.random_seed, turn, len(self.documents))[at]]
-        attributes = draw_attributes(self.settings.attributes, self.computed, draw)
+        attributes = draw_attributes(self.settings.attributes, self.computed, draw, self.weights)
         return Chain(place, self.chains[j % len(self.chains)], attributes, document)
 
     def requests(self, chain: Chain) -> tuple[Request, ...]:
@@ -236,7 +301,7 @@ def planned_chains(augment: Augment, root: Path) -> tuple[tuple[PlannedStep, ...
 def plan_rows(run: Run, teachers: Teachers) -> Plan:
     """The plan of a run's rows. Raises UsageError naming every line of a user's own rows that is wrong."""
     augment, place = run.file.augment, f"runs/{run.name}.yaml"
-    return Plan(
+    plan = Plan(
         teachers,
         run.file.random_seed,
         run.task,
@@ -249,6 +314,7 @@ def plan_rows(run: Run, teachers: Teachers) -> Plan:
         run.prompts.student,
         own_rows(run.task, run.prompts.student, augment.rows_file, run.root, place),
     )
+    return replace(plan, weights=plan.first_weights())
 
 
 def _row_schema(task: TaskFile) -> dict[str, object]:

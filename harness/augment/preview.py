@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from harness.augment.ask import Asker
 from harness.augment.chain import Chain, Place
-from harness.augment.forecast import FILE, LEVEL, Forecast, Tried, forecast
+from harness.augment.forecast import FILE, LEVEL, Forecast, Part, Tried, forecast
 from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
 from harness.augment.work import Students, Work, at_work, no_students, progress
+from harness.config.quotas import LABEL
 from harness.config.run import Run
 from harness.core.aligned import aligned
 from harness.core.store import write_json
@@ -54,11 +55,27 @@ def preview(
             terminal.say(f"\n{_title(number, len(places), place)}\n{_shown(made, row)}")
             tried.append(_tried(work, made, row))
     first = sum(work.plan.first_round().values())
-    most = int(run.file.augment.rows * run.file.augment.max_requests_per_row)
-    expected = forecast(tried, run.file.augment.rows, first, max(first, most), run.file.random_seed)
+    quotas = [parts_of(work.plan, name, places, tried) for name in run.file.augment.quotas]
+    expected = forecast(tried, run.file.augment.rows, first, max(first, work.plan.most), run.file.random_seed, quotas)
     write_json(run.folder / "augment" / FILE, expected.model_dump(mode="json"))
     terminal.say(told(expected, run.file.augment.rows, run.name))
     return expected
+
+
+def parts_of(plan: Plan, name: str, places: Sequence[Place], tried: Sequence[Tried]) -> list[Part]:
+    """The rows of each value that the quota of this name orders, then all others, with what was tried of each."""
+    quota, count = plan.settings.quotas[name], plan.first_round()
+    weights: dict[str, float] = {**count} if name == LABEL else plan.weights[name]
+    drawn = [place[0] if name == LABEL else str(plan.begin(place).attributes[name]) for place in places]
+    begin, holds = sum(count.values()), sum(value != "" for value in drawn) / len(drawn)
+    parts: list[Part] = []
+    for value, ordered in quota.items():
+        kept = [row.kept for row, of_row in zip(tried, drawn, strict=True) if of_row == value]
+        first = round(begin * holds * weights[value] / sum(weights.values()))
+        parts.append(Part(ordered, first, len(kept), sum(kept)))
+    kept = [row.kept for row, of_row in zip(tried, drawn, strict=True) if of_row not in quota]
+    others = max(begin - sum(part.first for part in parts), 0)
+    return [*parts, Part(0, others, len(kept), sum(kept))] if kept or others else parts
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from harness.augment.ask import Asker
 from harness.augment.current import finished_rows, inputs_digest
 from harness.augment.data_report import REPORT, write_data_report
 from harness.augment.forecast import read_forecast
-from harness.augment.funnel import Funnel, breakdown, count_drops
+from harness.augment.funnel import Funnel, breakdown, count_drops, count_facets, ordered_rows, short_of, shortfall
 from harness.augment.plan import Plan
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
-from harness.augment.summary import cause, tell, too_few
+from harness.augment.summary import ended_by_cap, tell, too_few
 from harness.augment.work import Students, at_work, filter_names, no_students, progress
 from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
@@ -75,7 +75,7 @@ def augment(
     problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, bool(plan.chains))
     # failures, a judge's too, are asked again
     failures = any(answer.finish_reason == "error" for answer in ask.answers.values())
-    partial = ask.cut_short or problem is not None or (failures and funnel.kept < funnel.wanted)
+    partial = ask.cut_short or problem is not None or (failures and not funnel.complete)
     guarded = guarded_suites(run.file.augment.filters, run.suites)
     write_manifest(
         folder,
@@ -85,7 +85,7 @@ def augment(
             settings=rows_source(run),
             suites=guarded,
             partial=partial,
-            summary=f"{funnel.kept} rows kept of {funnel.requested} asked",
+            summary=f"{funnel.kept} rows kept of {funnel.requested} asked{shortfall(funnel.short)}",
             environment=environment(run.root),
         ),
         [folder / name for name in (KEPT, DROPPED, "funnel.json")],
@@ -101,9 +101,8 @@ def augment(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
             f" every finished call is kept{f'; go on with: make augment RUN={run.name}' if partial else ''}"
         )
-    if ask.cap and funnel.kept < funnel.wanted:
-        advice = f"raise the cap, or ask for fewer rows; {cause(funnel, rejected, lost)}"
-        terminal.say(f"  augment.{ask.cap}: {funnel.kept} of {funnel.wanted} rows are kept: {advice}")
+    if ask.cap and not funnel.complete:
+        terminal.say(f"  {ended_by_cap(ask.cap, funnel, rejected, lost)}")
     if problem is not None:
         raise problem
     return funnel
@@ -127,14 +126,17 @@ def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[lis
         judged, lost = scheduler.outcome()
         by_label = by_label_of(plan, judged)
         requested = len(scheduler.order) if scheduler.fruitless else len(plan.own) + sum(count.values())
-        more = plan.next_round(count, by_label, own_kept)
+        seen = count_facets(judged, lost) if plan.settings.quotas else {}
+        more = plan.next_round(count, by_label, own_kept, seen)
         scheduler.ask.cut_short |= more is not None and scheduler.ask.ended()
         if more is None or scheduler.ask.ended():
             return judged, lost, requested
         begun = sum(count.values())
-        missing = sum(more.values()) - begun
-        terminal.say(f"{by_label.total()} of {plan.settings.rows} rows so far; asking {missing} more")
-        count, plan = more, plan.with_pool(tuple(row.row for row in judged if row.kept))
+        missing = sum(more.count.values()) - begun
+        so_far = f"{by_label.total()} of {plan.settings.rows} rows so far"
+        so_far += shortfall(short_of(ordered_rows(plan.settings.quotas, seen)))
+        terminal.say(f"{so_far}; asking {missing} more")
+        count, plan = more.count, plan.in_round(more, tuple(row.row for row in judged if row.kept))
 
 
 def by_label_of(plan: Plan, judged: Sequence[Judged]) -> Counter[str]:
@@ -171,7 +173,7 @@ def funnel_of(
     by_label = Counter(row.row.answer for row in judged if row.kept)
     steps = Counter(line.lost for line in lost)
     dropped, would_drop = count_drops(rejected, filter_names(plan.settings.filters))
-    spent = ask.spent
+    spent, counts = ask.spent, count_facets(judged, lost)
     return Funnel(
         wanted=plan.settings.rows if plan.chains else requested,
         requested=requested,
@@ -185,7 +187,8 @@ def funnel_of(
         would_drop=would_drop,
         kept=by_label.total(),
         kept_by_label={label: by_label[label] for label in plan.task.labels} or {"": by_label.total()},
-        by=breakdown(judged, lost),
+        by=breakdown(counts),
+        quotas=ordered_rows(plan.settings.quotas, counts),
         notes=tuple(rule.note for rule in rules if rule.note),
         prompt_tokens=spent.prompt_tokens,
         completion_tokens=spent.completion_tokens,

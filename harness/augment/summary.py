@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import ceil
 
-from harness.augment.funnel import Funnel
+from harness.augment.funnel import Funnel, Short, facet, facets_of_lost, facets_of_row, shortfall
 from harness.augment.rows import Judged, Lost
 from harness.config.run import Train
 from harness.core.terminal import Terminal
@@ -57,6 +57,8 @@ def tell(
     if most is not None and funnel.kept < funnel.wanted and not funnel.pending:
         advice = _advice(most, funnel, rejected, lost)
         to.say(f"  {funnel.wanted} rows were wanted and {funnel.kept} are kept: {advice}")
+    for short in funnel.short:
+        to.say(f"  {_short(short, None if funnel.pending else most, rejected, lost)}")
 
 
 def always_the_same(rows: Sequence[Row], free: bool) -> list[str]:
@@ -89,7 +91,7 @@ def _shown(row: Row, free: bool) -> str:
 
 
 def _advice(most: float, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
-    why = cause(funnel, rejected, lost)
+    why = cause(funnel.requested, funnel.kept, rejected, lost)
     if not funnel.kept:
         return why
     share = max(funnel.kept / max(funnel.requested, 1), 0.01)
@@ -99,8 +101,33 @@ def _advice(most: float, funnel: Funnel, rejected: Sequence[Judged], lost: Seque
     )
 
 
-def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
-    """Where most requests ended that gave no row, with the commonest reason: a step of the funnel, or one filter."""
+def _short(short: Short, most: float | None, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
+    """A quota that is not met: how far it came, what took most of its rows, and what would fill it."""
+    (wanted, begun, kept), name = short.ordered, facet(short.name)
+    line = f"augment.quotas.{short.name}.{short.value}: {kept} of {wanted} rows are kept"
+    if not begun:
+        return f"{line}: none was begun"
+    line += f", {kept / begun:.0%} of the {begun} begun"
+    dropped = [reject for reject in rejected if facets_of_row(reject.row).get(name) == short.value]
+    ended = [line for line in lost if facets_of_lost(line).get(name) == short.value]
+    why = f": {cause(begun, kept, dropped, ended)}" if dropped or ended else ""
+    advice = f"; raise augment.max_requests_per_row (now {most:g}), or lower the quota" if most and kept else ""
+    return f"{line}{why}{advice}"
+
+
+def ended_by_cap(cap: str, funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
+    """What there is where a cap ended the work, and what to change."""
+    why = cause(funnel.requested, funnel.kept, rejected, lost)
+    kept = f"{funnel.kept} of {funnel.wanted} rows are kept{shortfall(funnel.short)}"
+    return f"augment.{cap}: {kept}: raise the cap, or ask for fewer rows; {why}"
+
+
+def cause(requested: int, kept: int, rejected: Sequence[Judged], lost: Sequence[Lost]) -> str:
+    """Where most of the rows requested ended that are not kept, with the commonest reason.
+
+    It is a step of the funnel, or one filter. `requested` and `kept` count rows, those in `rejected` and `lost` are
+    the others.
+    """
     steps: Counter[str] = Counter(line.lost for line in lost)
     filters = Counter(verdict.filter for reject in rejected for verdict in reject.verdicts if not verdict.keep)
     if not steps and not filters:
@@ -114,11 +141,11 @@ def cause(funnel: Funnel, rejected: Sequence[Judged], lost: Sequence[Lost]) -> s
             "not picked": "rows ended where no completion was picked",
             "filtered": "rows were dropped by filters of steps",
         }
-        share = f"{count} of {funnel.requested} {names[step]}"
+        share = f"{count} of {requested} {names[step]}"
         reasons = [line.reason for line in lost if line.lost == step]
     else:
         kind, count = filters.most_common(1)[0]
-        share = f"the filter {kind} drops {count} of {funnel.kept + len(rejected)} rows"
+        share = f"the filter {kind} drops {count} of {kept + len(rejected)} rows"
         reasons = [v.reason for reject in rejected for v in reject.verdicts if v.filter == kind and not v.keep]
     alike = [re.sub(r"\d+(\.\d+)?|'.*'", "#", reason) for reason in reasons]
     commonest = Counter(alike).most_common(1)[0][0]
@@ -139,7 +166,7 @@ def too_few(
     needed = (
         f"fewer than the smallest of train.sizes ({smallest})" if funnel.kept else "so there is nothing to train on"
     )
-    message = f"{funnel.kept} rows are kept, {needed}: {cause(funnel, rejected, lost)}"
+    message = f"{funnel.kept} rows are kept, {needed}: {cause(funnel.requested, funnel.kept, rejected, lost)}"
     dropped = len(rejected) + sum(bool(line.filter) for line in lost)
     teacher_failed = teacher_writes and len(lost) + len(rejected) >= 2 * dropped
     if any(line.lost != "failed" for line in lost) and teacher_failed:

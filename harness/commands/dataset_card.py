@@ -128,6 +128,7 @@ def _recipe(augment: Augment, facts: Sequence[str], rows: Sequence[Row]) -> str:
     if augment.documents:
         facts.append(f"documents in {augment.documents.path}, in pieces of {augment.documents.words} words at most")
     facts += [f"attribute {name}" for name in augment.attributes]
+    facts += [f"at least {n} rows of {name} {value}" for name, of in augment.quotas.items() for value, n in of.items()]
     if augment.pool_every:
         facts.append(f"rows that were kept before are shown in prompts, from {augment.pool_every} on")
     parts.append(f"Made by harness {version('harness')} with: {escaped('; '.join(facts))}.")
@@ -204,4 +205,6 @@ def _limits(filters: Collection[str], suites: Sequence[str], rows: Sequence[Row]
         yield "It was compared with no test set: what is in it may be an item of one."
     if funnel.kept < funnel.wanted:
         yield f"{funnel.wanted} rows were wanted, and {funnel.kept} are there."
+    for name, value, ordered in funnel.short:
+        yield f"{ordered.wanted} rows of {name} {value} were ordered, and {ordered.kept} were kept."
     yield "How good a model becomes by it depends on the model: the run's report says it for the models it names."

@@ -11,11 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from harness.augment.rows import seed_rows
 from harness.commands.error_analysis import is_wrong
+from harness.config.quotas import LABEL, Quotas
 from harness.config.run import Run, Ship
 from harness.config.ship import ship_cells
 from harness.core.store import write_atomic
@@ -61,9 +63,7 @@ def hard_examples(run: Run, scorer: Scorer, terminal: Terminal) -> tuple[Path, P
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_atomic(folder / f"{name}.jsonl", text)
     ship = run.file.ship
-    hard_run, control_run = (
-        _run_file(run.root, run.name, ship, name, len(candidate.rows)) for name in ("hard", "control")
-    )
+    hard_run, control_run = (_run_file(run, ship, name, len(candidate.rows)) for name in ("hard", "control"))
     first, second = hard_run.stem, control_run.stem
     terminal.say(
         f"{len(hard)} of {len(asked)} are wrong: {folder.relative_to(run.root)}/hard.jsonl, and as many random ones in"
@@ -88,18 +88,28 @@ def item_of(example: Example, suite: Suite) -> Item:
     return located("", example, answers=(example.answer,))[1]
 
 
-def _run_file(root: Path, run: str, ship: Ship | None, name: str, rows: int) -> Path:
+def smaller(quotas: Quotas, of: int, total: int, written: int) -> Quotas:
+    """The quotas of `of` rows for a run of `total` rows. Attributes are those of the rows that it writes itself."""
+    return {
+        name: {value: max(n * (total if name == LABEL else written) // of, 1) for value, n in quota.items()}
+        for name, quota in quotas.items()
+    }
+
+
+def _run_file(run: Run, ship: Ship | None, name: str, rows: int) -> Path:
     """A run that goes on from the student's rows with half as many again, written like these examples."""
-    path = root / "runs" / f"{run}_{name}.yaml"
-    total, place = rows + rows // 2, f"runs/{run}/hard"
-    keys: dict[str, object] = {
-        "extends": f"{run}.yaml",
+    path, augment = run.root / "runs" / f"{run.name}_{name}.yaml", run.file.augment
+    total, place = rows + rows // 2, f"runs/{run.name}/hard"
+    keys: dict[str, Any] = {
+        "extends": f"{run.name}.yaml",
         "augment": {"shots_file": f"{place}/{name}.jsonl", "rows_file": f"{place}/rows.jsonl", "rows": total},
         "train": {"data": ["filtered"], "sizes": [0, total]},
     }
+    if augment.quotas:
+        keys["augment"] = {**keys["augment"], "quotas": smaller(augment.quotas, augment.rows, total, rows // 2)}
     if ship:
         keys["ship"] = ship.model_dump() | {"data": "filtered", "size": total}
     what = "the rows that its student gets wrong" if name == "hard" else "as many random rows: the control"
-    head = f"# Another round of {run}: a teacher writes more like {what}.\n"
+    head = f"# Another round of {run.name}: a teacher writes more like {what}.\n"
     write_atomic(path, head + yaml.safe_dump(keys, sort_keys=False))
     return path

@@ -93,12 +93,25 @@ def computed(attributes: Mapping[str, Attribute], place: str) -> dict[str, Templ
     }
 
 
+def can_hold(name: str, attributes: Mapping[str, Attribute]) -> bool:
+    """Whether an attribute can have a value at all, as far as its conditions on listed values tell, one by one."""
+    return all(
+        can_hold(other, attributes)
+        and (not attributes[other].values or any(attributes[other].values[value] for value in allowed))
+        for other, allowed in attributes[name].when.items()
+    )
+
+
 def draw_attributes(
-    attributes: Mapping[str, Attribute], templates: Mapping[str, Template], draw: random.Random
+    attributes: Mapping[str, Attribute],
+    templates: Mapping[str, Template],
+    draw: random.Random,
+    weights: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, str | int]:
     """One value of each attribute, in their order. A number stays a number, so that templates can count with it.
 
-    What is drawn for one attribute does not depend on whether another's condition holds.
+    What is drawn for one attribute does not depend on whether another's condition holds. `weights` take the place of
+    an attribute's own, value for value.
     """
     drawn: dict[str, str | int] = {}
     for name, attribute in attributes.items():
@@ -110,6 +123,7 @@ def draw_attributes(
             low, high = attribute.range
             value: str | int = low + attribute.step * draw.randrange((high - low) // attribute.step + 1)
         else:
-            (value,) = draw.choices(list(attribute.values), list(attribute.values.values()))
+            of_values = weights[name] if weights and name in weights else attribute.values
+            (value,) = draw.choices(list(of_values), list(of_values.values()))
         drawn[name] = value if holds else ""
     return drawn

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.config.attributes import computed, draw_attributes
 from harness.config.null_run import shuffle_labels
+from harness.config.quotas import quota_problems
 from harness.config.run import Augment, Run, RunFile
 from harness.config.steps import DOCUMENT, Step, row_problem, stand_in
 from harness.config.task import TaskFile, TaskPrompts
@@ -60,6 +61,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     _fields_fit(run_file, task, at)
     _attributes_fit(run_file, at)
     _teachers_fit(run_file, at)
+    _quotas_fit(run_file.augment, task, at)
     prompts = task.prompts(root)
     _templates_render(run_file, task, prompts, seeds, root)
     if seeds:
@@ -242,6 +244,17 @@ def _attributes_fit(run_file: RunFile, at: Callable[..., str]) -> None:
                         place, names = at("augment", *key, i, field), list(augment.attributes)
                         hint = f"{nearest(name, names)}; there are: {', '.join(names)}" if names else ""
                         raise UsageError(f"{place}: there is no attribute {name!r} in augment.attributes{hint}")
+
+
+def _quotas_fit(augment: Augment, task: TaskFile, at: Callable[..., str]) -> None:
+    """Every quota can be met. Raises UsageError with a line for each that cannot."""
+    if augment.quotas and not augment.teacher_writes:
+        raise UsageError(f"{at('augment', 'quotas')}: no teacher writes rows here, so that none can be ordered")
+    mistakes = Mistakes()
+    problems = quota_problems(augment.quotas, augment.attributes, task.labels, augment.rows, augment.filters)
+    for key, problem in problems:
+        mistakes.note(f"{at('augment', 'quotas', *key)}: {problem}")
+    mistakes.check()
 
 
 def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.attributes import Attributes, conditions_problem
+from harness.config.quotas import Quotas
 from harness.config.steps import RESERVED, Step, chain_problem
 from harness.config.task import FieldName, TaskFile, TaskPrompts
 from harness.config.teacher import Name, Teacher
@@ -44,6 +45,8 @@ class Augment(Record):
     seeds: Examples | None = None  # a handful of human-written examples; only own rows can do without
     shots_file: Examples | None = None  # examples that prompts show in place of the seeds, label by label
     rows: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # kept rows wanted
+    # label, or an attribute -> value -> kept rows of it at least; values that are not named share what is left
+    quotas: Quotas = {}
     requests_per_row: Annotated[float, Field(ge=1, le=50)] = 1.5  # requests in the first round per row wanted
     max_requests_per_row: Annotated[float, Field(ge=1, le=100)] = 4.0  # requests at most per row wanted, all rounds
     caps: Annotated[Caps, Field(exclude=True)] = Caps()  # they decide no row that is made
