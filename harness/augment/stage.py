@@ -68,28 +68,11 @@ def augment(
     rows = [row.row for row in judged if row.kept]
     rejected = [row for row in judged if not row.kept]
     funnel = funnel_of(plan, rules, judged, lost, requested, ask)
-    unseal(folder)
-    write_jsonl(folder / KEPT, rows)
-    write_jsonl(folder / DROPPED, [*rejected, *(line for line in lost if line.lost != "failed")])
-    write_json(folder / "funnel.json", funnel.model_dump())
     problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, bool(plan.chains))
     # failures, a judge's too, are asked again
     failures = any(answer.finish_reason == "error" for answer in ask.answers.values())
     partial = ask.cut_short or problem is not None or (failures and not funnel.complete)
-    guarded = guarded_suites(run.file.augment.filters, run.suites)
-    write_manifest(
-        folder,
-        Manifest(
-            stage="augment",
-            inputs=inputs_digest(teachers, rows_source(run), guarded),
-            settings=rows_source(run),
-            suites=guarded,
-            partial=partial,
-            summary=f"{funnel.kept} rows kept of {funnel.requested} asked{shortfall(funnel.short)}",
-            environment=environment(run.root),
-        ),
-        [folder / name for name in (KEPT, DROPPED, "funnel.json")],
-    )
+    _store(run, teachers, rows, [*rejected, *(line for line in lost if line.lost != "failed")], funnel, partial=partial)
     write_data_report(run, () if stop() else rows, terminal)
     most = plan.settings.max_requests_per_row if plan.chains else None
     tell(funnel, rows, rejected, lost, terminal, random.Random(plan.random_seed), most)
@@ -106,6 +89,33 @@ def augment(
     if problem is not None:
         raise problem
     return funnel
+
+
+def _store(
+    run: Run,
+    teachers: Teachers,
+    rows: Sequence[Row],
+    dropped: Sequence[Judged | Lost],
+    funnel: Funnel,
+    *,
+    partial: bool,
+) -> None:
+    """Write what came of the work, and the manifest that says what it is of."""
+    folder, guarded = run.folder / "augment", guarded_suites(run.file.augment.filters, run.suites)
+    unseal(folder)
+    write_jsonl(folder / KEPT, rows)
+    write_jsonl(folder / DROPPED, dropped)
+    write_json(folder / "funnel.json", funnel.model_dump())
+    manifest = Manifest(
+        stage="augment",
+        inputs=inputs_digest(teachers, rows_source(run), guarded),
+        settings=rows_source(run),
+        suites=guarded,
+        partial=partial,
+        summary=f"{funnel.kept} rows kept of {funnel.requested} asked{shortfall(funnel.short)}",
+        environment=environment(run.root),
+    )
+    write_manifest(folder, manifest, [folder / name for name in (KEPT, DROPPED, "funnel.json")])
 
 
 def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:
