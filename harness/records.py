@@ -41,6 +41,9 @@ class Example(Record):
     @property
     def id(self) -> str:
         """16 hex digits that name this example."""
+        return self._named_once(self._digest)
+
+    def _digest(self) -> str:
         if self.turns or self.fields.keys() != {"text"}:
             return digest("example", FORMAT, self.fields, [[m.role, m.content] for m in self.turns], self.answer)[:16]
         return digest("seed", FORMAT, self.fields["text"], self.answer)[:16]
@@ -48,7 +51,7 @@ class Example(Record):
     @property
     def text(self) -> str:
         """All of the input as one text: earlier turns, then the fields in their order, empty ones left out."""
-        return "\n\n".join(part for part in (*(m.content for m in self.turns), *self.fields.values()) if part)
+        return "\n\n".join(filter(None, [*(m.content for m in self.turns), *self.fields.values()]))
 
     @property
     def input(self) -> dict[str, str]:
@@ -105,7 +108,7 @@ class Request(Record):
     @property
     def key(self) -> str:
         """The call's name in the cache: 64 hex digits over what was asked, not why or where."""
-        return digest("request", FORMAT, digested(self, {"origin"}))
+        return self._named_once(lambda: digest("request", FORMAT, digested(self, {"origin"})))
 
 
 def in_form(form: Literal["completion", "chat"], text: str) -> dict[str, Any]:
@@ -201,7 +204,9 @@ class Row(Record):
     def id(self) -> str:
         """16 hex digits over what the student sees and learns, so equal examples have one id."""
         learned = [] if self.loss == "last" else [self.loss]
-        return digest("row", FORMAT, [[m.role, m.content] for m in self.messages], *learned)[:16]
+        return self._named_once(
+            lambda: digest("row", FORMAT, [[m.role, m.content] for m in self.messages], *learned)[:16]
+        )
 
     @property
     def text(self) -> str:

@@ -248,3 +248,14 @@ def test_a_kind_of_record_that_is_new_says_its_kind(tmp_path: Path) -> None:
         size: int = 1
 
     assert digested(New()) == {"kind": "new"}
+
+
+def test_a_copy_with_other_values_has_a_key_of_its_own() -> None:
+    request = Request(model="m@1", prompt="p", sampling=Sampling(), origin=ORIGIN)
+    named = {request.key, ROW.id, ROW.example.id}
+    again = request.model_copy(update={"sample_index": 1})
+    row = ROW.model_copy(update={"messages": CHAT})
+    example = ROW.example.model_copy(update={"answer": "b"})
+    assert named.isdisjoint({again.key, row.id, example.id})
+    assert again == Request(model="m@1", prompt="p", sampling=Sampling(), origin=ORIGIN, sample_index=1)
+    assert again.key == again.model_copy(deep=True).key == Request(**dict(again)).key

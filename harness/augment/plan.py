@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from math import ceil
 from pathlib import Path
 
@@ -239,11 +239,18 @@ class Plan:
             **chain.variables,
         }
 
+    @cached_property
+    def _examples(self) -> dict[str, list[Example]]:
+        """What prompts may show of each label: its shots, or its seeds where it has none."""
+
+        def of(label: str, examples: Sequence[Example]) -> list[Example]:
+            return [example for example in examples if example.answer == label or self.task.free]
+
+        return {label: of(label, self.shots) or of(label, self.seeds) for label in self.labels}
+
     def _shots(self, step: Step, label: str, j: int) -> list[Example]:
         draw = random.Random(digest("shots", self.random_seed, label, j))
-        sources = (self.shots, self.seeds)
-        of_label = ([seed for seed in seeds if seed.answer == label or self.task.free] for seeds in sources)
-        eligible = next(filter(None, of_label), [])
+        eligible = self._examples[label]
         shots: list[Example] = draw.sample(eligible, min(step.shots, len(eligible)))
         if step.pool_shots and self.pool:
             pool = [row.example for row in self.pool if row.answer == label or self.task.free]

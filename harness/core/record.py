@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 FORMAT = 1
+CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 class Record(BaseModel):
     """A frozen value that forbids unknown fields."""
 
+    __slots__ = ("_name",)  # beside the fields: pydantic neither compares nor copies it
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def _named_once(self, name: Callable[[], str]) -> str:
+        """The digest that names the record, worked out when it is first asked for. A copy has one of its own."""
+        found: str = getattr(self, "_name", "")
+        if not found:
+            found = name()
+            object.__setattr__(self, "_name", found)
+        return found
 
 
 def digest(*parts: Any) -> str:
     """64 hex digits of SHA-256 over the canonical JSON of `parts`."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(parts).encode()).hexdigest()
 
 
 # The fields that a digest holds whatever they say; one that was added since counts where it is not at its default.

@@ -11,6 +11,7 @@ import string
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Template:
     source: str
     compiled: jinja2.Template
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """16 hex digits over the source."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:16]
@@ -50,11 +51,11 @@ def plain(value: Any) -> Any:
 
     A record becomes a dict of its fields. Raises TypeError for what has no such form.
     """
-    if isinstance(value, str):
-        return str.__str__(value)  # also of a kind of string that has methods of its own
-    if value is None or type(value) in (bool, int, float):
+    if value is None or type(value) in (str, bool, int, float):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        return str.__str__(value)  # a kind of string that has methods of its own
+    if isinstance(value, dict | Mapping):  # most are a dict, which is quick to tell
         return {plain(key): plain(content) for key, content in value.items()}
     if isinstance(value, BaseModel):
         return {name: plain(content) for name, content in value}
@@ -79,7 +80,7 @@ def compile_template(path: Path, source: str) -> Template:
         environment = sandbox.environment()
         tree = template_syntax.rewrite(environment.parse(source))
         code = environment.compile(tree)
-        return Template(path, source, jinja2.Template.from_code(environment, code, environment.make_globals(None)))
+        return Template(path, source, jinja2.Template.from_code(environment, code, {}))
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(f"{path}:{error.lineno}: {error.message}") from error
     except (RecursionError, MemoryError, SyntaxError) as error:

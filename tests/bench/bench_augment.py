@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.augment.stage import augment
 from harness.builders import teachers_of
 from harness.config.load import load_run
+from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.engines.scripted import ScriptedEngine
@@ -65,6 +67,14 @@ def project(folder: Path) -> Path:
     for path in (ROOT / "runs").glob("*.yaml"):
         shutil.copy(path, folder / "runs")
     return folder / "runs/helpdesk.yaml"
+
+
+def without_judge(run: Run) -> Run:
+    """The run without the filters that ask the teacher."""
+    augment = run.file.augment
+    filters = tuple(filter_ for filter_ in augment.filters if not filter_.needs.teachers)
+    file = run.file.model_copy(update={"augment": augment.model_copy(update={"filters": filters})})
+    return replace(run, file=file)
 
 
 def vllm(path: Path) -> None:
