@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -158,6 +160,55 @@ def test_closing_early_ends_every_thread() -> None:
     next(answers)
     answers.close()
     assert threading.active_count() == before
+
+
+class Ending(Batch):
+    """It ends after three answers, whatever it has in flight, or with an error that is no Exception."""
+
+    def __init__(self, name: str, error: BaseException | None = None) -> None:
+        super().__init__(name)
+        self.last = error
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        yield from islice(super().generate(requests), 3)
+        if self.last is not None:
+            raise self.last
+
+
+class Panic(BaseException):
+    """As what pyo3 raises where Rust code panics."""
+
+
+def test_an_engine_that_ends_too_early_is_one_that_broke() -> None:
+    said: list[str] = []
+    requests = [request(n) for n in range(60)]
+    found = list(several((Ending("one"), "a@1"), (Batch("two"), "a@1"), say=said.append).generate(requests))
+    assert Counter(c.request for c in found) == Counter(r.key for r in requests)
+    assert said[0].startswith("one is left out from here on: one ended before everything was answered; ")
+    with pytest.raises(MachineError, match="a ended before everything was answered"):
+        list(several((Ending("a"), "a@1"), (Batch("b"), "b@1")).generate(requests))
+    with pytest.raises(Panic):
+        list(several((Ending("a", Panic()), "a@1"), (Batch("b"), "b@1")).generate(requests))
+
+
+def test_the_second_interrupt_waits_for_no_engine() -> None:
+    free = threading.Event()
+
+    class Stuck(Batch):
+        def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+            _ = list(islice(requests, 2))  # one request that it never answers, and the wish for another
+            free.wait()
+            yield from ()
+
+    answers: Any = several((Stuck("a"), "a@1"), (Batch("b"), "b@1")).generate(
+        [request(0), *(request(n, "b@1") for n in range(1, 9))]
+    )
+    next(answers)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        answers.throw(KeyboardInterrupt)
+    assert time.monotonic() - started < 1
+    free.set()
 
 
 def test_what_fails_at_one_endpoint_is_asked_of_the_others_once() -> None:

@@ -19,7 +19,8 @@ from harness.errors import MachineError
 from harness.records import Completion, Request
 
 MOST_AHEAD = 64  # requests that wait for busy engines at most, before an idle one must wait as well
-LEAVE_S = 10.0  # what is in flight when the work ends early may take this long
+LEAVE_S = 10.0  # what is in flight when the work ends by a failure may take this long: it is paid for, and kept
+CLOSE_S = 2.0  # engines whose answers nobody waits for may take this long to end
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Wanting:
     """In the place of a completion: the engine has room for a request."""
 
 
-_Event = Completion | Exception | type[_Wanting]
+_Event = Completion | BaseException | type[_Wanting]
 
 
 @dataclass(eq=False)
@@ -88,6 +89,7 @@ class SeveralEngines:
         Raises whatever an engine raises which no other can stand in for, after what had come back by then.
         """
         work = _Work(self._sources, iter(requests), self._engine, self._broken)
+        wait_s = CLOSE_S
         try:
             while work.feed():
                 lane, event = work.events.get()
@@ -95,14 +97,17 @@ class SeveralEngines:
                     request = lane.flying.pop(event.request)
                     if event.finish_reason != "error" or not work.tried_elsewhere(request, lane):
                         yield event
-                elif isinstance(event, Exception):
+                elif isinstance(event, BaseException):
                     if not self._stand_in(work, lane, event):
                         yield from work.landed()
                         raise event
                 else:
                     lane.wanting = True
+        except KeyboardInterrupt:
+            wait_s = 0.0
+            raise
         finally:
-            work.end()
+            work.end(wait_s)
 
     def close(self) -> None:
         """Close every engine that was built."""
@@ -116,7 +121,7 @@ class SeveralEngines:
             self._built[source] = source.build()
         return self._built[source]
 
-    def _stand_in(self, work: _Work, lane: _Lane, error: Exception) -> bool:
+    def _stand_in(self, work: _Work, lane: _Lane, error: BaseException) -> bool:
         """Have others do what a broken engine has not done. False where none has its model, or the user is to act."""
         lane.gone = True
         others = [one for one in work.lanes if one.source.model == lane.source.model and not one.gone]
@@ -206,16 +211,16 @@ class _Work:
             if isinstance(event, Completion):
                 lane.flying.pop(event.request, None)
                 yield event
-            elif isinstance(event, Exception):
+            elif isinstance(event, BaseException):
                 lane.gone = True
             else:
                 lane.tell(_Ended)
 
-    def end(self) -> None:
-        """Have every engine end its work. What is in flight is given up."""
+    def end(self, wait_s: float) -> None:
+        """Have every engine end its work, and wait so long for it. What is in flight is given up."""
         self._leaving.set()
         self._end_all()
-        until = time.monotonic() + LEAVE_S
+        until = time.monotonic() + wait_s
         for lane in self.lanes:
             if lane.thread is not None:
                 lane.inbox.put(_Ended)  # it may be on its way to ask
@@ -256,10 +261,12 @@ class _Work:
                     return
                 yield request
 
+        ended: BaseException = MachineError(f"{lane.source.name} ended before everything was answered")
         try:
             for completion in engine.generate(wanted()):
                 self.events.put((lane, completion))
                 if self._leaving.is_set():
                     return
-        except Exception as error:  # noqa: BLE001  (the caller's thread raises it)
-            self.events.put((lane, error))
+        except BaseException as error:  # noqa: BLE001  (the caller's thread raises it)
+            ended = error
+        self.events.put((lane, ended))  # nobody reads it where the work has ended
