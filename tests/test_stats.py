@@ -295,3 +295,13 @@ def test_coverage_of_two_recipes() -> None:
         found = two_recipes(a, b, i)
         covered.append(found.low <= 0.0 <= found.high)
     assert np.mean(covered) > 0.88
+
+
+@given(st.floats(-1, 1), st.floats(0, 3), st.floats(0, 3))
+def test_an_interval_is_cut_at_what_a_number_can_be(estimate: float, below: float, above: float) -> None:
+    interval = stats.Interval(estimate=estimate, low=estimate - below, high=estimate + above, method="t", n=9)
+    cut = interval.within(-1.0, 1.0)
+    assert -1 <= cut.low <= cut.estimate <= cut.high <= 1
+    assert (cut.low, cut.high) == (max(-1, interval.low), min(1, interval.high))
+    endless = stats.Interval(estimate=estimate, low=-math.inf, high=math.inf, method="not estimable", n=1)
+    assert endless.within(-1.0, 1.0) == endless

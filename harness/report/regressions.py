@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.core import markdown
 from harness.eval.results import Results
@@ -77,6 +77,8 @@ def changes(results: Results, suite: str, random_seed: int, metrics: Sequence[st
             if len(after.items) < 2:  # e.g. repetition, when no answer is long enough to repeat anything
                 continue
             d = difference(after, before, random_seed, b_varies=False)
+            if wording.bounded(metric):  # an interval of real values does not know that a share moves by 1 at most
+                d = replace(d, interval=d.interval.within(-1.0, 1.0))
             rows.append(Change(suite, metric, arm, before.mean, after.mean, d))
     return rows
 

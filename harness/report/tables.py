@@ -52,10 +52,7 @@ def interval_of(scores: ScoreMatrix, bounded: bool = False) -> Interval:
     estimate = contrasts.level(scores, random_seed=0) if scores.items else None
     if estimate is None:
         return unknown(scores.mean if scores.items else 0.0, len(scores.items))
-    interval = estimate.interval()
-    if not bounded:
-        return interval
-    return interval.model_copy(update={"low": max(0.0, interval.low), "high": min(1.0, interval.high)})
+    return estimate.interval().within(0.0, 1.0) if bounded else estimate.interval()
 
 
 def value_interval(results: Results, arm: Arm, metric: str) -> Interval:

@@ -49,6 +49,12 @@ class Interval(Record):
             raise ValueError(f"{self.low} <= {self.estimate} <= {self.high} does not hold ({self.method})")
         return self
 
+    def within(self, least: float, most: float) -> Interval:
+        """The same, cut at what the number can be. An interval that is not estimable stays so."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return self
+        return self.model_copy(update={"low": max(least, self.low), "high": min(most, self.high)})
+
 
 @dataclass(frozen=True)
 class OneSided:
