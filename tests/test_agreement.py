@@ -141,6 +141,58 @@ def test_a_score_in_a_step_ends_a_row_and_under_filters_it_drops_one(tmp_path: P
     assert funnel.filtered == {"rating: score": funnel.requested // 2}
 
 
+def test_a_row_that_no_step_wrote_has_no_score_to_fall_short_of() -> None:
+    own = row("a text", source="own")
+    (verdict,) = Score(of="rating", min=5).prepare(context()).verdicts([own], [()])
+    assert verdict.keep
+
+
+SCHEMA = {"type": "object", "properties": {"question": {"type": "string"}, "stars": {"type": "integer"}}}
+WHOLE = {
+    "path": "prompts/q/rate.j2",
+    "name": "whole",
+    "shots": 0,
+    "output": "json",
+    "sampling": {"json_schema": SCHEMA},
+}
+AS_ROW = {"kind": "score", "of": "whole.stars", "min": 3}
+
+
+@pytest.mark.parametrize(
+    ("steps", "row_of", "filters", "problem"),
+    [
+        (
+            [WHOLE],
+            {"question": "whole.question", "answer": "whole.stars"},
+            [AS_ROW],
+            "filters.0.of: 'whole.stars': rows do not",
+        ),
+        ([WHOLE], {}, [AS_ROW], "filters.0.of: 'whole.stars': rows do not hold this"),
+        ([ASK, WHOLE], {}, [AS_ROW], "filters.0.of: 'whole.stars': rows do not hold this"),
+        ([ASK, WHOLE | {"filters": [AS_ROW | {"of": "stars"}]}], {}, [], "steps.1.filters.0.of: 'stars'"),
+        ([ASK, WHOLE | {"filters": [{"kind": "length", "on": "stars"}]}], {}, [], "steps.1.filters.0.on: 'stars'"),
+        ([ASK | {"filters": [AS_ROW | {"of": "input"}]}, ANSWER], None, [], "steps.0.filters.0.of: 'input'"),
+        (
+            [ASK | {"filters": [{"kind": "judge", "template": "x.j2"}]}, ANSWER],
+            None,
+            [],
+            "it belongs in augment.filters",
+        ),
+    ],
+)
+def test_what_a_row_or_a_step_does_not_hold_is_said_at_load(
+    tmp_path: Path,
+    steps: list[dict[str, Any]],
+    row_of: dict[str, str] | None,
+    filters: list[dict[str, Any]],
+    problem: str,
+) -> None:
+    changes = {} if row_of is None else {"row": row_of}
+    with pytest.raises(UsageError) as error:
+        project(tmp_path, steps, files={"rate": "Rate it"}, filters=filters, **changes)
+    assert problem in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("filters", "problem"),
     [

@@ -33,10 +33,11 @@ class PlannedStep:
         """The same step, ready to read completions. Raises UsageError for a filter that cannot stand in a step."""
         rules = tuple(filter_.prepare(context) for filter_ in self.step.filters)
         for filter_, rule in zip(self.step.filters, rules, strict=True):
-            if rule.compares_rows or filter_.needs.teachers:
-                why = "asks the teacher" if filter_.needs.teachers else "compares rows with each other"
+            if rule.compares_rows:
                 name = f"step {self.step.name!r}" if self.step.name else self.step.path
-                raise UsageError(f"{name}: the filter {filter_.kind} {why}: it belongs in augment.filters")
+                raise UsageError(
+                    f"{name}: the filter {filter_.kind} compares rows with each other: it belongs in augment.filters"
+                )
         return replace(self, rules=rules, picker=self.step.pick.prepare(context) if self.step.pick else None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -173,20 +173,21 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
             place = at("augment", "filters", i, "on")
             raise UsageError(f"{place}: {on!r}{nearest(on, allowed)}; allowed: {', '.join(allowed)}")
         if isinstance(filter_, Score):
-            _require_step(filter_.of, run_file.augment.steps, at("augment", "filters", i, "of"))
+            _require_written(filter_.of, run_file.augment, at("augment", "filters", i, "of"))
         if isinstance(filter_, Support) and filter_.document not in ("", *task.fields):
             place, name = at("augment", "filters", i, "document"), filter_.document
             raise UsageError(f"{place}: {name!r}{nearest(name, task.fields)}; fields: {', '.join(task.fields)}")
-    for key, step in run_file.augment.row_makers():
+    makers = dict(run_file.augment.row_makers())
+    for key, step in makers.items():
         if step.output == "text" and len(task.fields) > 1:
             raise UsageError(
                 f"{at('augment', *key, 'output')}: 'text': the task has the fields {', '.join(task.fields)},"
                 " which a plain text cannot tell apart: write output: json"
             )
     for key, step in run_file.augment.asked_in():
-        parts = ("input", *step.parts(task.fields), "both")
+        written = task.fields if key in makers else step.parts(task.fields)
         for i, filter_ in enumerate(step.filters):
-            name = "of" if isinstance(filter_, Score) else "on"
+            name, parts = ("of", written) if isinstance(filter_, Score) else ("on", ("input", *written, "both"))
             on = getattr(filter_, name, "input")
             if on not in parts:
                 place = at("augment", *key, "filters", i, name)
@@ -197,11 +198,20 @@ def _fields_fit(run_file: RunFile, task: TaskFile, at: Callable[..., str]) -> No
         raise UsageError(f"{at('augment', 'row')}: {problem}")
 
 
-def _require_step(named: str, steps: Sequence[Step], place: str) -> None:
-    """Raises UsageError where there is no such step, or no such key of the object that it writes (STEP.KEY)."""
+def _require_written(named: str, augment: Augment, place: str) -> None:
+    """Raises UsageError where rows do not hold what such a step wrote, or such a key of its object (STEP.KEY).
+
+    They hold the steps of a chain. Of a single step, and of an object that is a row by itself, they hold the row alone.
+    """
+    whole = [step.name for _, step in augment.row_makers() if step.output != "text"]
+    if len(augment.steps) == 1 or named.split(".")[0] in whole:
+        raise UsageError(
+            f"{place}: {named!r}: rows do not hold this beside their fields and their answer: say with `row` what of it"
+            " makes the row, and give the filter to the step"
+        )
     written = [
         f"{step.name}.{part}" if step.output == "json" else str(step.name)
-        for step in steps
+        for step in augment.steps
         for part in (step.parts(()) if step.output == "json" else ("",))
     ]
     if named not in written:

@@ -52,6 +52,8 @@ class Step(Record):
                 raise ValueError(f"sampling.json_schema: {problem}")
         if self.sampling.choices and self.output != "text":
             raise ValueError(f"sampling.choices with output {self.output!r}: a choice is read as output: text")
+        if asking := next((filter_.kind for filter_ in self.filters if filter_.needs.teachers), ""):
+            raise ValueError(f"filters: {asking} asks a teacher: it belongs in augment.filters")
         return self
 
     @property

@@ -94,10 +94,12 @@ class Score(Record):
         return self
 
     def prepare(self, context: Context) -> Rule:
-        """Reads the number that the step wrote for each row. It is the score."""
+        """Reads the number that the step wrote for each row. It is the score. Rows that no teacher wrote are kept."""
         return each_row(self._verdict)
 
     def _verdict(self, row: Row) -> Verdict:
+        if row.provenance.source != "teacher":
+            return Verdict(row=row.id, filter=self.kind, keep=True)
         text = self._written(row)
         found = numbers(text)
         if not found:
