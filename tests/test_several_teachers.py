@@ -73,9 +73,29 @@ def test_weights_deal_rows_out_and_the_funnel_counts_each_teachers(tmp_path: Pat
     assert writers.keys() == {("t@1", "t@1"), ("s@2", "s@2")}, "steps with the same weights have one teacher in a row"
     assert 30 <= writers[("s@2", "s@2")] <= 70
     assert funnel is not None
-    begun = {name: count for name, (count, _) in funnel.by["teacher"].items()}
-    assert begun == {"t@1": writers[("t@1", "t@1")], "s@2": writers[("s@2", "s@2")]}
+    for step in ("question", "answer"):
+        begun = {name: count for name, (count, _) in funnel.by[f"teacher of {step}"].items()}
+        assert begun == {"t@1": writers[("t@1", "t@1")], "s@2": writers[("s@2", "s@2")]}
     assert augment(run, TEACHERS, lambda: pytest.fail("asked again"), Quiet(), Stop()) is None
+
+
+def test_a_row_counts_for_who_wrote_each_step_and_one_that_is_lost_for_whom_it_came_to(tmp_path: Path) -> None:
+    """The other teacher writes all answers: that says nothing of the teachers between whom the questions are dealt."""
+    run = with_teachers(made(tmp_path, [ASK | {"teacher": MIXED}, ANSWER | {"teacher": "strong"}], rows=100))
+
+    def says(request: Request) -> str:
+        late = request.origin.step == "answer" and request.sample_index % 5 == 0
+        return "" if late or (request.model == "t@1" and request.sample_index % 2) else say(request)
+
+    funnel = augment(run, TEACHERS, lambda: Passing(FakeGenerator(says)), Quiet(), Stop())
+    assert funnel is not None
+    kept = Counter(row.provenance.steps[0].teacher for row in rows_of(run))
+    plan = plan_rows(run, TEACHERS)
+    begun = Counter(plan.requests(plan.begin(place))[0].model for place in plan.places({"": funnel.requested}))
+    assert funnel.by == {"teacher of question": {name: (begun[name], kept[name]) for name in begun}}
+    assert 0 < kept["t@1"] < begun["t@1"] / 2
+    assert 0 < kept["s@2"] < begun["s@2"]
+    assert "kept by teacher of question: t@1" in funnel.table()
 
 
 @settings(deadline=None, max_examples=25)

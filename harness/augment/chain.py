@@ -91,6 +91,12 @@ class Chain:
         """The candidates as texts."""
         return [candidate.text for candidate in self.candidates]
 
+    def lost(self, lost: Lost) -> Lost:
+        """Why its step gave nothing, with what was drawn for it and who wrote what."""
+        several = len(self.steps) > 1
+        teachers = {step.name: step.teacher for step in self.written} | {lost.step: lost.teacher} if several else {}
+        return lost.model_copy(update={**self.drawn, "teachers": teachers})
+
     def again(self, lost: Lost) -> Chain | Lost:
         """The chain with its step to be asked once more, or why it ends here. A call that failed is not asked twice."""
         if lost.lost == "failed" or self.attempt + 1 >= self.step.step.attempts:

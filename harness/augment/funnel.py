@@ -14,7 +14,7 @@ from harness.augment.rows import Judged, Lost
 from harness.config.quotas import LABEL, Quotas
 from harness.core.aligned import aligned
 from harness.core.record import FORMAT, Record
-from harness.records import Row
+from harness.records import Provenance, Row
 from harness.stats.rates import quantile, wilson_ends
 
 MOST_VALUES = 8  # of a template, an attribute, ... that a line of the funnel shows
@@ -161,7 +161,10 @@ def shortfall(quotas: Sequence[Short]) -> str:
 
 
 def count_facets(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, dict[str, tuple[int, int]]]:
-    """(Rows begun, rows kept) by template, label, teacher, document and attribute. Rows that are stopped are out."""
+    """(Rows begun, rows kept) by template, label, teacher, document and attribute. Rows that are stopped are out.
+
+    Of the teachers of a step, the rows begun are those that came to it.
+    """
     counts: dict[str, dict[str, list[int]]] = {}
     lines = [(facets_of_row(line.row), line.kept) for line in judged] + [(facets_of_lost(line), False) for line in lost]
     for names, kept in lines:
@@ -175,17 +178,20 @@ def count_facets(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, di
 
 def facets_of_row(row: Row) -> dict[str, str]:
     """What rows are counted by: template, label, teacher, document and every attribute. Empty where there is none."""
-    made = row.provenance
-    template = "" if made.steps else made.template  # the steps of a chain are no alternatives
-    facets = {"template": template, "label": row.example.label or "", "teacher": made.teacher}
-    return {**facets, "document": made.document, **{f"attribute {k}": v for k, v in made.attributes.items()}}
+    return _facets(row.provenance, row.example.label or "", {step.name: step.teacher for step in row.provenance.steps})
 
 
 def facets_of_lost(lost: Lost) -> dict[str, str]:
     """The same of what gave no row."""
-    template = "" if lost.step else lost.template
-    facets = {"template": template, "label": lost.label, "teacher": lost.teacher}
-    return {**facets, "document": lost.document, **{f"attribute {k}": v for k, v in lost.attributes.items()}}
+    return _facets(lost, lost.label, lost.teachers)
+
+
+def _facets(made: Provenance | Lost, label: str, writers: Mapping[str, str]) -> dict[str, str]:
+    """`writers`: step of a chain -> who wrote it. Each step counts for itself. They have no alternative templates."""
+    teachers = {f"teacher of {step}": teacher for step, teacher in writers.items()} or {"teacher": made.teacher}
+    attributes = {f"attribute {name}": value for name, value in made.attributes.items()}
+    template = "" if writers else made.template
+    return {"template": template, "label": label, **teachers, "document": made.document, **attributes}
 
 
 def _ordered_line(values: Mapping[str, Ordered]) -> str:

@@ -211,7 +211,7 @@ class Plan:
     def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
         """The chain after the answers to what it asked: further on its way, at its end as a row, or lost."""
         after = self._take(chain, requests, answers)
-        return after.model_copy(update=chain.drawn) if isinstance(after, Lost) else after
+        return chain.lost(after) if isinstance(after, Lost) else after
 
     def _take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
         if not chain.candidates:

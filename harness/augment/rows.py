@@ -45,6 +45,7 @@ class Lost(Record):
     label: str = ""
     teacher: str = ""
     step: str = ""  # of a chain
+    teachers: dict[str, str] = {}  # step -> who wrote it, or was to, of a chain of several as far as it came
     filter: str = ""  # of the step
     document: str = ""  # id of the piece that it was to be about
     attributes: dict[str, str] = {}
