@@ -88,6 +88,12 @@ def test_each_judge_is_asked_once_about_a_row(tmp_path: Path) -> None:
     assert [judge.teacher for judge in judges_of([rule_of])] == ["teacher", "strong"]
 
 
+def test_where_one_judge_is_not_used_neither_is_asked_about_rows(tmp_path: Path) -> None:
+    rule_of, where, _ = agreement(tmp_path, knows, lambda text: "billing")
+    rule = rule_of.prepare(where)
+    assert [rule.requests(one) for one in ROWS] == [(), (), ()], "an answer that decides nothing would be paid for"
+
+
 def test_two_judges_are_two(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="a judge always agrees with itself"):
         Agreement(template="j.j2", teachers=("strong", "strong"))

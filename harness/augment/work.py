@@ -22,7 +22,7 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
-from harness.filters import AnyFilter, Context, Protected, Rule
+from harness.filters import AnyFilter, Context, Protected, Rule, judges_of
 from harness.filters.base import no_requests
 from harness.models.teachers import Teachers
 from harness.records import Pair
@@ -119,8 +119,9 @@ def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal
     """A bar over one round: what is yielded moves it on after every answer."""
     ask = scheduler.ask
     before, tokens, started = len(ask.answers), ask.fresh_tokens, time.monotonic()
-    asking = sum(rule.requests is not no_requests for rule in scheduler.rules) + plan.calls_per_row
-    with terminal.progress("augment", requests * asking) as advance:
+    pairs = zip(plan.settings.filters, scheduler.rules, strict=True)
+    judges = judges_of(filter_ for filter_, rule in pairs if rule.requests is not no_requests)
+    with terminal.progress("augment", requests * (len(judges) + plan.calls_per_row)) as advance:
 
         def tick() -> None:
             speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from harness.core.record import Record
-from harness.filters.base import Answers, Context, Needs, Rule
+from harness.filters.base import Answers, Context, Needs, Rule, each_row, no_requests
 from harness.filters.judge import SILENT, UNUSED, Judge
 from harness.records import Request, Row, Verdict
 
@@ -57,24 +58,26 @@ class Agreement(Record):
         return first, second
 
     def prepare(self, context: Context) -> Rule:
-        """Measures both judges on the seeds, the first one first."""
-        rules = [judge.prepare(context) for judge in self.judges]
+        """Measures both judges on the seeds, the first one first. Unless both are used, neither is asked about rows."""
+        first, second = (judge.prepare(context) for judge in self.judges)
+        note = f"agreement: {self.teachers[0]} as {first.note}; {self.teachers[1]} as {second.note}"
+        if no_requests in (first.requests, second.requests):
+            return replace(each_row(self._unused), note=note)
 
         def requests(row: Row) -> tuple[Request, ...]:
-            return (*rules[0].requests(row), *rules[1].requests(row))
+            return (*first.requests(row), *second.requests(row))
 
         def verdicts(rows: Sequence[Row], answers: Answers) -> list[Verdict]:
-            parts = [len(rules[0].requests(row)) for row in rows]
-            first = rules[0].verdicts(rows, [a[:n] for a, n in zip(answers, parts, strict=True)])
-            second = rules[1].verdicts(rows, [a[n:] for a, n in zip(answers, parts, strict=True)])
-            return [self._verdict(*pair) for pair in zip(first, second, strict=True)]
+            of_first = first.verdicts(rows, [pair[:1] for pair in answers])
+            of_second = second.verdicts(rows, [pair[1:] for pair in answers])
+            return [self._verdict(*pair) for pair in zip(of_first, of_second, strict=True)]
 
-        notes = [f"{name} as {rule.note}" for name, rule in zip(self.teachers, rules, strict=True)]
-        return Rule(verdicts, requests, note=f"agreement: {'; '.join(notes)}")
+        return Rule(verdicts, requests, note=note)
+
+    def _unused(self, row: Row) -> Verdict:
+        return Verdict(row=row.id, filter=self.kind, keep=True, reason=UNUSED)
 
     def _verdict(self, first: Verdict, second: Verdict) -> Verdict:
-        if UNUSED in (first.reason, second.reason):
-            return Verdict(row=first.row, filter=self.kind, keep=True, reason=UNUSED)
         if SILENT in (first.reason, second.reason):
             return Verdict(row=first.row, filter=self.kind, keep=False, reason=SILENT)
         keep = first.against == second.against
