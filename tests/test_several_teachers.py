@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from harness.augment.plan import plan_rows
 from harness.augment.stage import augment
 from harness.builders import teachers_of
-from harness.commands.dry_run import describe_augment
+from harness.commands.dry_run import describe_augment, unresolved
 from harness.config.inputs import rows_source
 from harness.config.load import load_run
 from harness.config.run import Run
@@ -141,6 +142,43 @@ def test_another_teacher_judges(tmp_path: Path) -> None:
     run = with_teachers(made(tmp_path, [ASK, ANSWER | {"samples": 2, "pick": pick, "sampling": {"temperature": 1}}]))
     models = {(r.origin.purpose, r.model) for r in asked(run)}
     assert models == {("generate", "t@1"), ("judge", "s@2")}
+
+
+def lines_of(planned: str) -> dict[str, tuple[int, int]]:
+    """Line of a plan -> (requests, tokens)."""
+    found = re.findall(r"^  (\S.*?) +(\d+) requests +(\d+) tokens$", planned, re.M)
+    assert len({name for name, *_ in found}) == len(found)
+    return {name: (int(requests), int(tokens)) for name, requests, tokens in found}
+
+
+def test_a_plan_takes_each_judges_price_and_counts_once_what_is_asked_once(tmp_path: Path) -> None:
+    files = {"fair": "{{ text }}: {{ answer }}", "pick": "Is {{ candidate }} good?"}
+    asks = {"template": "prompts/q/fair.j2", "choices": ["yes", "no"], "accept": "yes"}
+    filters = [
+        {"kind": "judge", "teacher": "strong", **asks},
+        {"kind": "agreement", "teachers": ["teacher", "strong"], **asks},
+    ]
+    pick = {"by": "judge", "template": "prompts/q/pick.j2", "teacher": "strong"}
+    steps = [ASK, ANSWER | {"samples": 2, "pick": pick}]
+    run = with_teachers(made(tmp_path, steps, files=files), {"strong": STRONG | {"prompt_price": 1e6}})
+    planned = describe_augment(run, TEACHERS, len)
+    lines = lines_of(planned)
+    assert lines["answer: judge"][0] == 40
+    assert f"about {lines['answer: judge'][1]}.0000 in money" in planned, "the writer costs nothing, its judge does"
+    path = run.root / "runs/q.yaml"
+    path.write_text(path.read_text().replace("  steps:", f"  filters: {filters}\n  steps:"))
+    lines = lines_of(describe_augment(load_run(path), TEACHERS, len))
+    assert lines["calibrate the judge strong"] == lines["calibrate the judge teacher"]
+    assert lines["calibrate the judge strong"][0] == 36
+    assert lines["judge strong"][0] == lines["judge teacher"][0] == 20
+    assert lines["in all"][0] == 20 + 40 + 40 + 2 * (36 + 20)
+
+
+def test_a_plan_of_models_that_are_not_there_yet_tells_their_revisions_apart(tmp_path: Path) -> None:
+    run = made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}])
+    strong = {"engine": "transformers", "model": "a/b", "revision": "r2"}
+    run = with_teachers(run, {"strong": strong}, engine="openai")
+    assert unresolved(run) == Teachers(own="t@newest", named={"strong": "a/b@r2"})
 
 
 def test_other_teachers_make_other_rows_and_an_address_does_not(tmp_path: Path) -> None:

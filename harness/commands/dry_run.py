@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.augment.chain import Place, imagined
 from harness.augment.current import finished_rows
-from harness.augment.plan import Plan, asks_judge, plan_rows
+from harness.augment.plan import Plan, plan_rows
 from harness.augment.rows import own_rows, seed_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
@@ -25,6 +25,7 @@ from harness.eval.candidates import untuned_names
 from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring, stored_card
 from harness.eval.prompt_search import FIRST_ITEMS, dev_items, most_tries
 from harness.filters import Context, judges_of
+from harness.filters.pick import PickByJudge
 from harness.models.resolve import ready, resolve
 from harness.models.teachers import OWN_TEACHER, Teachers
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
@@ -111,17 +112,22 @@ def _judging(
 ) -> tuple[list[Request], list[tuple[str, Took]]]:
     """(What judges are asked about the seeds, lines of what they are asked about seeds and rows)."""
     context = Context(root=run.root, seeds=run.seeds, labels=run.task.labels, protected=(), teachers=teachers)
-    calibration: list[Request] = []
+    seeds = seed_rows(run.task, run.prompts.student, run.seeds)
+    calibration: dict[str, Request] = {}
+    judged: set[str] = set()  # keys; a judge that asks what another one has asked is answered without a call
     lines: list[tuple[str, Took]] = []
     for judge in judges_of(run.file.augment.filters):
+        name = f"judge {judge.teacher}" if teachers.named else "judge"
         requests = judge.ask(judge.calibration_rows(context), context, purpose="calibrate")
-        unique = list({r.key: r for r in requests}.values())
-        calibration += unique
-        lines.append(("calibrate the judge", meter.take(unique, 1)))
-        sample = judge.ask(seed_rows(run.task, run.prompts.student, run.seeds), context)
-        # at most: rows with equal texts are asked once
-        lines.append(("judge", meter.take(sample, 1).times(total_rows / len(sample))))
-    return calibration, lines
+        unique = {r.key: r for r in requests if r.key not in calibration}
+        calibration |= unique
+        lines.append((f"calibrate the {name}", meter.take(list(unique.values()), 1)))
+        sample = judge.ask(seeds, context)
+        if not judged.issuperset(r.key for r in sample):
+            # at most: rows with equal texts are asked once
+            lines.append((name, meter.take(sample, 1).times(total_rows / len(sample))))
+        judged.update(r.key for r in sample)
+    return list(calibration.values()), [(name, took) for name, took in lines if took.requests]
 
 
 def _steps(plan: Plan, places: Sequence[Place], meter: Meter) -> dict[str, Took]:
@@ -136,16 +142,19 @@ def _steps(plan: Plan, places: Sequence[Place], meter: Meter) -> dict[str, Took]
             step, requests = chain.step.step, plan.requests(chain)
             name = step.name or "generate"
             steps[name] = steps.get(name, Took()).plus(meter.take(requests, answer))
-            if asks_judge(step):
-                judged = f"{name}: judge"
-                steps[judged] = steps.get(judged, Took()).plus(meter.take(requests, 2))
+            if isinstance(step.pick, PickByJudge):
+                judged, model = f"{name}: judge", plan.teachers.model(step.pick.teacher)
+                asked = [request.model_copy(update={"model": model}) for request in requests]
+                steps[judged] = steps.get(judged, Took()).plus(meter.take(asked, 2))
             chain = imagined(chain, text)
     return steps
 
 
 def unresolved(run: Run) -> Teachers:
-    """The teachers of a run whose models are not at hand yet: their newest revisions will be taken."""
-    models = {name: f"{teacher.model}@newest" for name, teacher in run.file.all_teachers.items()}
+    """The teachers of a run whose models are not at hand yet: where none is stated, the newest revision is taken."""
+    models = {
+        name: f"{teacher.model}@{teacher.revision or 'newest'}" for name, teacher in run.file.all_teachers.items()
+    }
     return Teachers(own=models.pop(OWN_TEACHER), named=models)
 
 
