@@ -368,6 +368,7 @@ WRONG: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None, dict[str, An
     ("no schema", [{**OBJECT, "sampling": {"json_schema": {"type": "objekt"}}}, ANSWER], ROW, {}, "sampling.json_schema: not a JSON Schema"),
     ("samples", [ASK, {**ANSWER, "samples": 3}], ROW, {}, "samples is 3, and pick does not say"),
     ("pick", [ASK, {**ANSWER, "pick": {"by": "majorty"}}], ROW, {}, "majority"),
+    ("judge", [{**ASK, "samples": 2, "pick": {"by": "judge", "template": "prompts/q/check.j2"}}, ANSWER], ROW, {}, "the step 'answer' writes after 'question'"),
     ("weights", [ASK, ANSWER], ROW, {"attributes": {"tone": {"values": {"a": 0}}}}, "all weights are 0"),
     ("when", [ASK, ANSWER], ROW, {"attributes": {"tone": {"values": ["a"], "when": {"mood": "b"}}}}, "'mood' is no attribute above this one"),
     ("compute", [ASK, ANSWER], ROW, {"attributes": {"tone": {"compute": "{{ mood }}"}}}, "'mood' is undefined"),

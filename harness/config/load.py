@@ -24,6 +24,7 @@ from harness.data.examples import Shape, local_path, read_examples, read_seeds
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import Score, Support, judges_of
 from harness.filters.base import PARTS
+from harness.filters.pick import PickByJudge
 from harness.models.teachers import OWN_TEACHER
 from harness.records import Example
 from harness.suites.kinds import load_suite
@@ -300,6 +301,9 @@ def _templates_render(
     for _, step in run_file.augment.asked_in():
         template = templates.load(root / step.path)
         _render_step(template, step, run_file.augment, shared | stand_ins | {"shots": shots[: step.shots]})
+        if isinstance(step.pick, PickByJudge):
+            candidates = templates.load(root / step.pick.template)
+            _render_step(candidates, step, run_file.augment, shared | stand_ins | {"candidate": "some words"})
         if step.name:
             stand_ins[step.name] = stand_in(step)
     for judge in judges_of(run_file.augment.filters):
