@@ -14,7 +14,7 @@ from harness.augment.funnel import Funnel
 from harness.augment.rows import Lost, read_rejected
 from harness.augment.scheduler import FRUITLESS
 from harness.augment.stage import augment
-from harness.augment.summary import cause
+from harness.augment.summary import MANY_ROWS, always_the_same, cause
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
@@ -23,10 +23,10 @@ from harness.engines.openai import OpenAIEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.models.teachers import Teachers
-from harness.records import PROBES, Completion, Request, Row
+from harness.records import PROBES, Completion, Provenance, Request, Row, StepWritten
 from tests.fakes import FakeGenerator, Quiet
 from tests.http_server import Endpoint, serving
-from tests.project import write_project
+from tests.project import row, write_project
 from tests.test_steps import ANSWER, ASK
 from tests.test_steps import project as chain_project
 
@@ -210,3 +210,16 @@ def test_a_judge_behind_an_endpoint_without_log_probabilities_judges_by_what_it_
     probes = sum("logprobs" in post for post in endpoint.posts)
     assert 0 < probes <= PROBES, "equal prompts are asked once"
     assert not any("logprobs" in post for post in endpoint.posts[probes:])
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [(MANY_ROWS - 1, []), (MANY_ROWS, [f"all {MANY_ROWS} kept rows that have one"])]
+)
+def test_of_rows_that_steps_wrote_few_are_no_pattern(written: int, said: list[str]) -> None:
+    step = StepWritten(name="check", request="r", template="t", template_digest="d", teacher="t@1", text="Yes.")
+    provenance = Provenance(source="teacher", steps=(step,))
+    steps = [row(f"text {i}").model_copy(update={"provenance": provenance}) for i in range(written)]
+    own = [row(f"own {i}", source="own") for i in range(20)]
+    found = always_the_same([*own, *steps], free=False)
+    assert len(found) == len(said)
+    assert all(part in remark for part, remark in zip(said, found, strict=True))

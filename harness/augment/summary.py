@@ -62,18 +62,19 @@ def tell(
 
 
 def always_the_same(rows: Sequence[Row], free: bool) -> list[str]:
-    """What every kept row has in common that rows should differ in: its answer, or what a step wrote for it."""
-    if len(rows) < MANY_ROWS:
-        return []
+    """What every kept row has in common that rows should differ in: its answer, or what a step wrote for it.
+
+    Rows that no step wrote have answers only.
+    """
     texts = {"answer": [row.answer for row in rows]} if free else {}
     for row in rows:
         for step in row.provenance.steps:
             texts.setdefault(f"text of the step {step.name}", []).append(step.text)
     return [
-        f"the {name} of all {len(of_rows)} kept rows is the same: {one_line(of_rows[0])[:TEXT_SHOWN]!r}: look at the"
-        " examples in its template"
+        f"the {name} of all {len(of_rows)} kept rows{' that have one' if len(of_rows) < len(rows) else ''} is the same:"
+        f" {one_line(of_rows[0])[:TEXT_SHOWN]!r}: look at the examples in its template"
         for name, of_rows in texts.items()
-        if len(set(map(normalise, of_rows))) == 1
+        if len(of_rows) >= MANY_ROWS and len(set(map(normalise, of_rows))) == 1
     ]
 
 
