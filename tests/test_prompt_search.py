@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,29 @@ def test_the_better_half_of_the_ways_is_tried_on_all_dev_items(
     assert len(asked_of) <= on_first + on_all + 1
     if asked_of and every:
         assert len(asked_of[found.way]) == every
+
+
+@pytest.mark.parametrize(
+    ("forms", "numbers", "tries"),
+    [(1, 1, (0, 0)), (4, 1, (2, 1)), (4, 2, (2, 2)), (3, 2, (1, 2)), (4, 5, (3, 4)), (1, 4, (1, 2))],
+)
+def test_what_is_tried_at_most_comes_about(forms: int, numbers: int, tries: tuple[int, int]) -> None:
+    """The first form wins, and the larger the number the better: the numbers tried to the end are all new but one."""
+    names, counts = FORM_NAMES[:forms], tuple(range(numbers))
+    assert most_tries(names, counts) == tries
+    asked_of: Counter[Way] = Counter()
+
+    def score(one: Way, asked: Sequence[Item]) -> list[Score]:
+        asked_of[one] += len(asked)
+        return scores(asked, one.shots / 10 + (one.form == names[0]))
+
+    suite = written_suite(400)
+    choose(suite, names, counts, way, score)
+    every = len(dev_items(suite))
+    assert every > FIRST_ITEMS
+    on_all = sum(count == every for count in asked_of.values())
+    if asked_of:
+        assert (len(asked_of) - on_all, on_all - 1) == tries
 
 
 def test_equal_values_are_decided_by_the_gold_answers_and_then_by_order() -> None:

@@ -36,7 +36,8 @@ def ways_tried(
 def most_tries(forms: Sequence[Form], numbers: Sequence[int]) -> tuple[int, int]:
     """How many ways `choose` tries at most beside the one it takes: on the first items only, on all dev items."""
     ways = len(forms) + len(numbers) - 1
-    on_all = min(_better_half(len(forms)) + (_better_half(len(numbers)) if len(numbers) > 1 else 0), ways)
+    # the form that is taken was tried with the first number before
+    on_all = _better_half(len(forms)) + min(_better_half(len(numbers)), len(numbers) - 1)
     return ways - on_all, on_all - 1
 
 
