@@ -194,12 +194,15 @@ def test_other_teachers_make_other_rows_and_an_address_does_not(tmp_path: Path) 
 
 WRONG: list[tuple[dict[str, Any], dict[str, Any] | None, str]] = [
     ({"teacher": "strnog"}, None, "augment.steps.1.teacher: there is no teacher 'strnog' (did you mean 'strong'?)"),
-    ({"teacher": {"strong": 0}}, None, "augment.steps.1.teacher"),
+    ({"teacher": {"strong": 0}}, None, "augment.steps.1.teacher.strong: 0: input should be greater than 0"),
+    ({"teacher": {"teacher": 1e308, "strong": 1e308}}, None, "less than or equal to 1000000000"),
+    ({"teacher": ["strong"]}, None, "augment.steps.1.teacher: list: input should be a mapping of keys to values"),
     ({"teacher": {}}, None, "augment.steps.1.teacher"),
     ({}, None, "teachers.strong: no step and no judge names it"),
     ({"teacher": "strong"}, {"teacher": STRONG, "strong": STRONG}, "teachers.teacher: this is the run's own teacher"),
     ({"teacher": "strong"}, {"strong": STRONG | {"base_url": []}}, "base_url names no address"),
-    ({"teacher": "strong"}, {"strong": STRONG | {"base_url": ["http://h/v1", "http://h/v1"]}}, "repeats an address"),
+    ({"teacher": "strong"}, {"strong": STRONG | {"base_url": ["http://h/v1", "http://h/v1/"]}}, "repeats an address"),
+    ({"teacher": "strong"}, {"strong": STRONG | {"base_url": [1]}}, "teachers.strong.base_url.0: 1: input should"),
 ]
 
 
@@ -211,6 +214,13 @@ def test_a_mistake_is_said_before_anybody_is_asked(
     with pytest.raises(UsageError) as error:
         with_teachers(run, teachers)
     assert problem in str(error.value)
+
+
+def test_a_mistake_inside_is_not_told_as_one_of_the_whole(tmp_path: Path) -> None:
+    run = made(tmp_path, [ASK, ANSWER | {"teacher": {"strong": -1}}])
+    with pytest.raises(UsageError) as error:
+        with_teachers(run)
+    assert str(error.value).count("\n") == 0, "that a text could stand there, too, is no help"
 
 
 def test_a_cap_of_money_needs_the_price_of_every_teacher(tmp_path: Path) -> None:

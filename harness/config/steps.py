@@ -19,7 +19,7 @@ from harness.records import Sampling
 DOCUMENT = "document"  # what templates call the piece of a document that a row is about
 # what the templates of steps, and of their ways to pick, are given beside attributes and what steps wrote
 RESERVED = ("label", "labels", "description", "shots", "index", DOCUMENT, "candidate")
-Weight = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, le=1e9)]
 TURNS = "turns"  # in `row`: the steps that write a conversation's turns, the user's first
 
 

@@ -50,7 +50,7 @@ class OpenAITeacher(_Model):
         for address in self.addresses:
             if problem := address_problem(address):
                 raise ValueError(f"base_url {problem}")
-        if len(set(self.addresses)) < len(self.addresses):
+        if len({address.rstrip("/") for address in self.addresses}) < len(self.addresses):
             raise ValueError("base_url repeats an address")
         return self
 

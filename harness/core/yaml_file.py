@@ -28,7 +28,7 @@ MAX_NODES = 50_000
 CORE = "tag:yaml.org,2002:"
 TEXTS = {f"{CORE}{kind}" for kind in ("timestamp", "value", "merge")}  # stay as written: 2026-11-21, =, <<
 PLAIN = {f"{CORE}{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")} | TEXTS
-TUPLE, MAPPING = re.compile(r"(valid )?tuple"), re.compile(r"a valid dictionary( or instance of \w+)?")
+TUPLE, MAPPING = re.compile(r"(valid )?[tT]uple"), re.compile(r"a valid dictionary( or instance of \w+)?")
 
 
 @dataclass
@@ -170,7 +170,8 @@ def parse(model: type[M], document: Document, what: str) -> M:
     try:
         parsed = model.model_validate(document.data)
     except ValidationError as error:
-        lines = [_message(model, document, e) for e in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        lines = [_message(model, document, e) for e in errors if not _read_further(e, errors)]
         raise UsageError("\n".join(dict.fromkeys(lines))) from error
     for key in _truths_as_numbers(document.data, getattr(parsed, "root", parsed)):
         name = ".".join(map(str, key))
@@ -189,6 +190,13 @@ def _truths_as_numbers(data: Any, read: Any, key: Key = ()) -> Iterator[Key]:
     elif isinstance(data, list) and isinstance(read, list | tuple) and len(data) == len(read):
         for i, (value, read_value) in enumerate(zip(data, read, strict=True)):
             yield from _truths_as_numbers(value, read_value, (*key, i))
+
+
+def _read_further(error: ErrorDetails, errors: list[ErrorDetails]) -> bool:
+    """Whether a value that may be a text or something else is something else, in which a mistake is named as well."""
+    place, kind = error["loc"][:-1], error["loc"][-1:]
+    inside = (other["loc"] for other in errors if len(other["loc"]) > len(error["loc"]))
+    return kind in (("str",), ("constrained-str",)) and any(loc[: len(place)] == place for loc in inside)
 
 
 def _message(model: type[BaseModel], document: Document, error: ErrorDetails) -> str:
