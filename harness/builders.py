@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.core.terminal import Stop, Terminal
 from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
-from harness.models.teachers import OWN_TEACHER, Teachers
+from harness.models.teachers import OWN_TEACHER, Teachers, place_of
 
 if TYPE_CHECKING:
     from harness.config.run import Run
@@ -75,7 +75,7 @@ def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Ge
 
     if not run.file.augment.asking:
         return Teachers(own="no teacher"), _nobody  # own rows and nothing to judge
-    sources = {name: _sources(teacher, run, terminal) for name, teacher in run.file.all_teachers.items()}
+    sources = {name: _sources(teacher, run, terminal, name) for name, teacher in run.file.all_teachers.items()}
     models = {name: some[0].model for name, some in sources.items()}
     for name, model in models.items():
         if (first := next(other for other in models if models[other] == model)) != name:
@@ -94,8 +94,8 @@ def own_teacher(run: Run) -> tuple[str, Callable[[], Generator]]:
     return sources[0].model, sources[0].build if len(sources) == 1 else lambda: SeveralEngines(sources)
 
 
-def _sources(teacher: Teacher, run: Run, terminal: Terminal) -> list[Source]:
-    """What answers for one teacher: its engine, or one for each of its endpoints."""
+def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEACHER) -> list[Source]:
+    """What answers for the teacher that the run calls `name`: its engine, or one for each of its endpoints."""
     from importlib.util import find_spec
 
     from harness.core.store import file_digest
@@ -108,7 +108,7 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal) -> list[Source]:
         model = f"{teacher.model}@{file_digest(script)}"
         return [Source(teacher.model, model, lambda: ScriptedEngine.from_file(script))]
     if teacher.engine == "openai":
-        return _endpoints(teacher, terminal)
+        return _endpoints(teacher, terminal, place_of(name))
     resolved = resolve(teacher.model, run.cache, teacher.revision, run.root)
     if teacher.engine == "vllm" and find_spec("vllm") is None:
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
@@ -140,15 +140,16 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal) -> list[Source]:
     return [Source(teacher.model, resolved.identity, build)]
 
 
-def _endpoints(teacher: OpenAITeacher, terminal: Terminal) -> list[Source]:
+def _endpoints(teacher: OpenAITeacher, terminal: Terminal, place: str) -> list[Source]:
     from harness.models.endpoint import api_key
 
-    key, model = api_key(os.environ, teacher.api_key_env), f"{teacher.model}@{teacher.revision or 'endpoint'}"
+    key = api_key(os.environ, teacher.api_key_env, place)
+    model = f"{teacher.model}@{teacher.revision or 'endpoint'}"
 
     def connect(address: str) -> Generator:
         from harness.engines.openai import OpenAIEngine  # its client takes a second to import
 
-        return OpenAIEngine(address, key, concurrency=teacher.concurrency, say=terminal.say)
+        return OpenAIEngine(address, key, concurrency=teacher.concurrency, say=terminal.say, place=place)
 
     return [Source(address, model, functools.partial(connect, address)) for address in teacher.addresses]
 

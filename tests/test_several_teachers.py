@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.errors import UsageError
 from harness.models.teachers import Teachers
 from harness.records import Request
 from tests.fakes import FakeGenerator, Passing, Quiet
+from tests.http_server import Endpoint, serving
 from tests.test_steps import ANSWER, ASK, project, rows_of, say
 
 TEACHERS = Teachers(own="t@1", named={"strong": "s@2"})
@@ -221,6 +223,18 @@ def test_a_mistake_inside_is_not_told_as_one_of_the_whole(tmp_path: Path) -> Non
     with pytest.raises(UsageError) as error:
         with_teachers(run)
     assert str(error.value).count("\n") == 0, "that a text could stand there, too, is no help"
+
+
+def test_what_is_wrong_with_an_endpoint_names_its_teacher(tmp_path: Path) -> None:
+    with serving(Endpoint(models=("other",))) as endpoint:
+        strong = {"strong": STRONG | {"base_url": endpoint.base_url}}
+        run = with_teachers(made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}]), strong)
+        teachers, build = teachers_of(run, Quiet())
+        plan = plan_rows(run, teachers)
+        (request,) = plan.requests(plan.begin(("", 0)))
+        engine: Any = build()
+        with closing(engine), pytest.raises(UsageError, match=r"^teachers\.strong\.model: .* serves no model 's'"):
+            list(engine.generate([request.model_copy(update={"model": teachers.named["strong"]})]))
 
 
 def test_a_cap_of_money_needs_the_price_of_every_teacher(tmp_path: Path) -> None:

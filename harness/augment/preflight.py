@@ -11,17 +11,18 @@ from harness.augment.plan import Plan
 from harness.config.teacher import Teacher
 from harness.errors import UsageError
 from harness.models.resolve import resolve
+from harness.models.teachers import place_of
 from harness.models.token_count import TURN_TOKENS, Count, fast_tokenizer
 from harness.records import Request
 
 
-def require_pieces_fit(plan: Plan, place: str, model: str, most: int, count: Callable[[], Count]) -> None:
-    """Raises UsageError for a prompt about a piece that has `most` tokens, the answer included, of those to `model`.
+def require_pieces_fit(plan: Plan, place: str, name: str, most: int, count: Callable[[], Count]) -> None:
+    """Raises UsageError for a prompt about a piece that has `most` tokens, the answer included, of those to a teacher.
 
-    What earlier steps will write is taken to be one word. `place` is the run file. `count` loads the teacher's
-    tokenizer, and is called only where a prompt has as many bytes as the context has tokens.
+    What earlier steps will write is taken to be one word. `place` is the run file, which calls the teacher `name`.
+    `count` loads the teacher's tokenizer, and is called only where a prompt has as many bytes as the context tokens.
     """
-    asked = ((source, r) for source, r in _prompts(plan) if r.model == model)
+    asked = ((source, r) for source, r in _prompts(plan) if r.model == plan.teachers.model(name))
     long = [(source, r) for source, r in asked if len(_text(r).encode()) + TURN_TOKENS >= most]
     if not long:
         return
@@ -36,8 +37,8 @@ def require_pieces_fit(plan: Plan, place: str, model: str, most: int, count: Cal
         pieces = len({source for _, source, _, _ in beyond})
         raise UsageError(
             f"{place}: augment.documents: {pieces} of {len(plan.documents)} pieces are too long for the teacher:"
-            f" {source} makes a prompt of {longest} tokens with {template}, and teacher.max_model_len is {most},"
-            " completion included: lower documents.words, or raise it"
+            f" {source} makes a prompt of {longest} tokens with {template}, and {place_of(name)}.max_model_len is"
+            f" {most}, completion included: lower documents.words, or raise it"
         )
 
 

@@ -89,15 +89,16 @@ def at_work(
     plan = plan_rows(run, teachers)
     if plan.own:
         terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
-    by_model = {teachers.model(name): one for name, one in run.file.all_teachers.items()}
-    for model, one in by_model.items():
+    by_name = run.file.all_teachers
+    for name, one in by_name.items():
         if isinstance(one, VLLMTeacher):
             count = functools.partial(teacher_tokens, one, run.cache, run.root)
-            require_pieces_fit(plan, f"runs/{run.name}.yaml", model, one.max_model_len, count)
+            require_pieces_fit(plan, f"runs/{run.name}.yaml", name, one.max_model_len, count)
     protected = protected_texts(run.suites, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps)
-    ask = Asker(cache, functools.cache(engine), stop, over=over, price=pricing(by_model))
+    price = pricing({teachers.model(name): one for name, one in by_name.items()})
+    ask = Asker(cache, functools.cache(engine), stop, over=over, price=price)
     try:
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teachers, about_seeds(ask, terminal), run.file.random_seed,

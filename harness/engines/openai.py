@@ -51,8 +51,9 @@ class OpenAIEngine:
     `base_url` is what comes before `/chat/completions`, e.g. http://127.0.0.1:8000/v1. `api_key` is None for
     an endpoint without one. `timeout_s` is for connecting, and for each wait for the next piece of an answer, all
     of which together have PIECEWISE times as long.
-    `transport` replaces the network in tests, `say` is told once of each thing that is odd about the endpoint. Of
-    `Request.model` (name@revision) the endpoint is sent what it lists: all of it, or the name alone.
+    `transport` replaces the network in tests, `say` is told once of each thing that is odd about the endpoint. `place`
+    is where a run file has it. Of `Request.model` (name@revision) the endpoint is sent what it lists: all of it, or the
+    name alone.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class OpenAIEngine:
         attempts: int = ATTEMPTS,
         transport: httpx2.BaseTransport | None = None,
         say: Callable[[str], None] = lambda text: None,
+        place: str = "teacher",
     ) -> None:
         """Raises UsageError for an address or a proxy variable that cannot be used."""
         if problem := address_problem(base_url):
-            raise UsageError(f"teacher.base_url: it {problem}")
+            raise UsageError(f"{place}.base_url: it {problem}")
         self._address = address = httpx2.URL(base_url)
         self._shown = str(address.copy_with(query=None, fragment=None)).rstrip("/")
         query = [value for value in address.params.values() if len(value) > 3]
@@ -88,6 +90,7 @@ class OpenAIEngine:
         self._dialect = wire.Dialect()
         self._learning = threading.Lock()
         self._say, self._said = say, set[str]()
+        self._place = place
         self._threads = WeakSet[threading.Thread]()
         # .leaving: the event of the call of `generate` that a thread works for; .begun: of its attempt on the way
         self._thread = threading.local()
@@ -264,7 +267,7 @@ class OpenAIEngine:
             self._end_attempt("throttled" if throttled else "failed", response.status_code)
         if reason == wire.GARBAGE and self._listing_is_a_page and not self._answered:
             raise UsageError(
-                f"teacher.base_url: {self._shown} answers, but not as an OpenAI-compatible endpoint does"
+                f"{self._place}.base_url: {self._shown} answers, but not as an OpenAI-compatible endpoint does"
                 f"{self._ending()}"
             )
 
@@ -292,7 +295,8 @@ class OpenAIEngine:
         shown = ", ".join(" ".join(model.split()) for model in listed[:MODELS_SHOWN])
         more = f" and {len(listed) - MODELS_SHOWN} more" if len(listed) > MODELS_SHOWN else ""
         raise UsageError(
-            f"teacher.model: {self._shown} serves no model {bare!r}{nearest(bare, listed)}; it serves: {shown}{more}"
+            f"{self._place}.model: {self._shown} serves no model {bare!r}{nearest(bare, listed)};"
+            f" it serves: {shown}{more}"
         )
 
     def _list_models(self) -> tuple[str, ...]:
@@ -305,10 +309,10 @@ class OpenAIEngine:
             self._client.get, "models", options={"headers": self._headers, "max_retries": retries}
         )
         if response is None:
-            raise MachineError(f"teacher.base_url: cannot reach {self._shown}: {reason}; is the server running?")
+            raise MachineError(f"{self._place}.base_url: cannot reach {self._shown}: {reason}; is the server running?")
         if response.is_redirect:
             raise UsageError(
-                f"teacher.base_url: {self._shown} has moved (HTTP {response.status_code}); give the new address"
+                f"{self._place}.base_url: {self._shown} has moved (HTTP {response.status_code}); give the new address"
             )
         if response.status_code != 200:
             return ()
@@ -325,11 +329,11 @@ class OpenAIEngine:
         said = f" (HTTP {status}: {said})" if said else f" (HTTP {status})"
         if status == 404:
             what = f"has no completions for the model {model!r}"
-            return UsageError(f"teacher.base_url: {self._shown} {what}{said}{self._ending()}")
+            return UsageError(f"{self._place}.base_url: {self._shown} {what}{said}{self._ending()}")
         how = "refuses the key" if self._api_key else "wants a key and none was given"
         return UsageError(
-            f"teacher.api_key_env: {self._shown} {how}{said}; put a valid key into the environment"
-            " variable that teacher.api_key_env names"
+            f"{self._place}.api_key_env: {self._shown} {how}{said}; put a valid key into the environment"
+            f" variable that {self._place}.api_key_env names"
         )
 
     def _ending(self) -> str:

@@ -35,8 +35,8 @@ def endpoint_path(address: httpx2.URL, path: str) -> httpx2.URL:
     return address.copy_with(raw_path=base.rstrip(b"/") + b"/" + path.encode() + mark + query, fragment=None)
 
 
-def api_key(environ: Mapping[str, str], name: str) -> str | None:
-    """The key that the environment variable `name` holds, or None without one.
+def api_key(environ: Mapping[str, str], name: str, place: str = "teacher") -> str | None:
+    """The key that the environment variable `name` holds, or None without one. `place` is where a run file names it.
 
     Raises UsageError, which names the variable and never the key, for what cannot be sent in a header.
     """
@@ -47,7 +47,7 @@ def api_key(environ: Mapping[str, str], name: str) -> str | None:
         if not "!" <= character <= "~":
             what = {" ": "a blank", "\n": "a line end", "\r": "a line end"}.get(character, f"U+{ord(character):04X}")
             raise UsageError(
-                f"teacher.api_key_env: the key in {name} has {what} as character {position} of {len(key)};"
+                f"{place}.api_key_env: the key in {name} has {what} as character {position} of {len(key)};"
                 " keys are letters, digits and marks of ASCII: set the variable again without it"
             )
     return key

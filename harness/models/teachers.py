@@ -21,3 +21,8 @@ class Teachers(Record):
     def words(self) -> str:
         """All of them, for people."""
         return ", ".join((self.own, *self.named.values()))
+
+
+def place_of(name: str) -> str:
+    """Where a run file has the teacher that it calls so."""
+    return OWN_TEACHER if name == OWN_TEACHER else f"teachers.{name}"
