@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from harness.core.completions import without_thinking
 from harness.core.record import FORMAT, Record, digest, digested
@@ -219,8 +220,9 @@ class Row(Record):
         return self.example.answer
 
 
-class Verdict(Record):
-    """A filter's answer about one row."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class Verdict:
+    """A filter's answer about one row. Every row has several, so that it is a tenth of a record in memory."""
 
     row: str
     filter: str  # the filter's kind

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         write_atomic(path, "\ud800")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_lines_that_cannot_all_be_written_leave_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [Message(role="user", content="old")])
+
+    def lines() -> Iterator[Message]:
+        yield Message(role="user", content="new")
+        raise KeyError("the next one")
+
+    with pytest.raises(KeyError, match="the next one"):
+        write_jsonl(path, lines())
+    assert [message.content for _, message in read_jsonl(path, Message)] == ["old"]
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -72,7 +73,13 @@ def student_prompt(task: TaskFile, template: Template, question: Example) -> tup
     user = Message(role="user", content=template.render(**question.input))
     if question.turns and question.turns[0].role == "system":
         return (*question.turns, user)
-    return (Message(role="system", content=task.system), *question.turns, user)
+    return (_system_message(task.system), *question.turns, user)
+
+
+@cache
+def _system_message(content: str) -> Message:
+    """The same message for every row of a task, so that it is held once."""
+    return Message(role="system", content=content)
 
 
 def make_row(task: TaskFile, template: Template, example: Example, provenance: Provenance) -> Row:

@@ -41,7 +41,7 @@ class Maker(Protocol):
         ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Begun:
     """A row in the making that waits for answers."""
 
@@ -52,7 +52,7 @@ class Begun:
     unanswered: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Draft:
     """A row that is being judged."""
 

@@ -42,13 +42,17 @@ def existing_parent(path: Path) -> Path:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or nothing. Raises MachineError when the disk refuses."""
-    raw = data.encode() if isinstance(data, str) else data
+    write_parts(path, [data.encode() if isinstance(data, str) else data])
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a whole file, part by part, or nothing. Raises as `write_atomic`."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(raw)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)
@@ -98,7 +102,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:
     """Write one JSON object per line atomically."""
-    write_atomic(path, "".join(r.model_dump_json() + "\n" for r in records))
+    write_parts(path, (f"{record.model_dump_json()}\n".encode() for record in records))
 
 
 class Manifest(Record):

@@ -106,7 +106,7 @@ class Rule:
         """The same rule, whose verdicts carry another name than the filter's kind."""
 
         def renamed(verdicts: Sequence[Verdict]) -> list[Verdict]:
-            return [verdict.model_copy(update={"filter": name}) for verdict in verdicts]
+            return [replace(verdict, filter=name) for verdict in verdicts]
 
         among = self.among
         return replace(
