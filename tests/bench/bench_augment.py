@@ -1,24 +1,29 @@
-"""What augment costs beside its teacher: engine steps and sequences in flight, and its own time per request.
+"""Tokens a second through augment, beside the bare engine that is handed the same requests at once.
 
-    python -m tests.bench.bench_augment vllm      # the default run's teacher in vLLM, 384 requests; a few minutes
-    python -m tests.bench.bench_augment instant   # 20,000 answers that take no time
+    python -m tests.bench.bench_augment                  # 384 requests a pass; about half an hour on two cores
+    python -m tests.bench.bench_augment --requests 24    # to try it; about two minutes
 
-The first compares augment, judge and all, with one call of the same engine that is handed the same requests at once.
+The default run's teacher in vLLM: without its judge, with it, and a chain of three steps (the first three of
+runs/critique.yaml). The bare side is vLLM's own `LLM.generate`, on the same loaded engine, given every call that
+augment made, those too that depend on earlier answers. Passes go augment, bare, bare, augment, so that neither side
+gains by being later, and nothing is in the engine's cache of prompts when a pass begins. A small pass before all of
+them loads what is imported on the way. Steps are the engine's, in flight are the sequences in one of them.
 """
 
 from __future__ import annotations
 
-import math
+import argparse
 import os
-import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import yaml
 
 from harness.augment.stage import augment
 from harness.builders import teachers_of
@@ -26,13 +31,13 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
-from harness.engines.scripted import ScriptedEngine
-from harness.models.teachers import Teachers
 from harness.records import Completion, Request
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUESTS = {"vllm": 384, "instant": 20_000}
-ONCE = ["augment.requests_per_row=1", "augment.max_requests_per_row=1", "train.sizes=[0, 1]", "ship.size=1"]
+REQUESTS = 384
+ONCE = ["augment.requests_per_row=1", "augment.max_requests_per_row=1", "train.sizes=[0, 1]"]
+STEPS = 3  # of the chain
+AIM = 0.95  # of the bare engine's tokens a second
 
 
 class Silent(Terminal):
@@ -43,11 +48,12 @@ class Silent(Terminal):
 
 
 class Recorder:
-    """Passes requests on to an engine, and keeps them."""
+    """Passes requests on to an engine, and keeps them and how many tokens were written."""
 
     def __init__(self, inner: Generator) -> None:
         self.inner = inner
         self.requests: list[Request] = []
+        self.tokens = 0
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         def recorded() -> Iterator[Request | None]:
@@ -56,7 +62,89 @@ class Recorder:
                     self.requests.append(request)
                 yield request
 
-        yield from self.inner.generate(recorded())
+        for completion in self.inner.generate(recorded()):
+            self.tokens += completion.completion_tokens
+            yield completion
+
+
+@dataclass
+class Side:
+    """What the passes of one side took."""
+
+    requests: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    in_flight: list[int] = field(default_factory=list)  # sequences, of each step of the engine
+
+    def line(self, bare: Side | None = None) -> str:
+        """As a part of a table, with the ratio to the bare engine's speed."""
+        ratio = f"{self.tokens / self.seconds / (bare.tokens / bare.seconds):>8.3f}" if bare else ""
+        mean = sum(self.in_flight) / max(len(self.in_flight), 1)
+        return (
+            f"{self.requests:>10}{self.tokens:>9}{self.seconds:>10.1f}{self.tokens / self.seconds:>11.1f}"
+            f"{len(self.in_flight):>7}{mean:>11.1f}{ratio}"
+        )
+
+
+class Engine:
+    """The teacher of a run, loaded once: as augment's engine, and as vLLM's own `LLM`."""
+
+    def __init__(self, run: Run) -> None:
+        self.teachers, build = teachers_of(run, Silent())
+        engine: Any = build()
+        self.ours, self._inner = engine, engine._engine
+        from vllm import LLM
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        with mock.patch.object(LLMEngine, "from_engine_args", return_value=self._inner):  # one engine for both
+            self._llm = LLM(self._inner.model_config.model)
+        self._in_flight: list[int] = []
+        self._inner.step = self._counted(self._inner.step)
+
+    def _counted(self, step: Any) -> Any:
+        scheduler = self._inner.engine_core.engine_core.scheduler
+
+        def counted() -> Any:
+            sequences, before = self._inner.get_num_unfinished_requests(), len(scheduler.running)
+            outputs = step()
+            if before or scheduler.running or outputs:  # else all wait for their guides, and the step did nothing
+                self._in_flight.append(sequences)
+            return outputs
+
+        return counted
+
+    def fresh(self) -> float:
+        """Forget the prompts of earlier passes. Returns the time."""
+        assert self._inner.reset_prefix_cache()
+        self._in_flight.clear()
+        return time.monotonic()
+
+    def augmented(self, run: Run, side: Side) -> list[Request]:
+        """One pass of augment over a run of which nothing is stored. Returns what it asked."""
+        for path in (run.folder, run.cache / "calls.sqlite"):
+            for old in path.parent.glob(f"{path.name}*"):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        recorder = Recorder(self.ours)
+        started = self.fresh()
+        augment(run, self.teachers, lambda: recorder, Silent(), Stop())
+        self._add(side, len(recorder.requests), recorder.tokens, started)
+        return recorder.requests
+
+    def bare(self, requests: list[Request], side: Side) -> None:
+        """One call of `LLM.generate`."""
+        started = self.fresh()
+        prompts = [
+            {"prompt_token_ids": self.ours._tokens(request)} if request.messages else request.prompt
+            for request in requests
+        ]
+        parameters = [self.ours._parameters(request.sampling) for request in requests]
+        outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
+        self._add(side, len(requests), sum(len(output.outputs[0].token_ids) for output in outputs), started)
+
+    def _add(self, side: Side, requests: int, tokens: int, started: float) -> None:
+        side.seconds += time.monotonic() - started
+        side.requests, side.tokens = side.requests + requests, side.tokens + tokens
+        side.in_flight += self._in_flight
 
 
 def project(folder: Path) -> Path:
@@ -69,6 +157,11 @@ def project(folder: Path) -> Path:
     return folder / "runs/helpdesk.yaml"
 
 
+def default_run(path: Path, rows: int) -> Run:
+    """The default run with so many rows, each asked for once."""
+    return load_run(path, [f"augment.rows={rows}", *ONCE, "ship.size=1"])
+
+
 def without_judge(run: Run) -> Run:
     """The run without the filters that ask the teacher."""
     augment = run.file.augment
@@ -77,62 +170,53 @@ def without_judge(run: Run) -> Run:
     return replace(run, file=file)
 
 
-def vllm(path: Path) -> None:
-    run = load_run(path, [f"augment.rows={REQUESTS['vllm']}", *ONCE])
-    teachers, build = teachers_of(run, Silent())
-    engine: Any = build()
-    inner, in_flight = engine._engine, []
-    step, scheduler = inner.step, inner.engine_core.engine_core.scheduler
-
-    def counted() -> Any:
-        sequences, before = inner.get_num_unfinished_requests(), len(scheduler.running)
-        outputs = step()
-        if before or scheduler.running or outputs:  # else every request waits for its guide, and the step did nothing
-            in_flight.append(sequences)
-        return outputs
-
-    inner.step = counted
-
-    def line(title: str, seconds: float) -> None:
-        mean = sum(in_flight) / len(in_flight)
-        print(f"{title:<32}{len(recorder.requests):>9}{len(in_flight):>8}{mean:>12.1f}{seconds:>10.1f}")
-        in_flight.clear()
-
-    recorder = Recorder(engine)
-    print(f"{'':<32}{'requests':>9}{'steps':>8}{'in flight':>12}{'seconds':>10}")
-    started = time.monotonic()
-    augment(run, teachers, lambda: recorder, Silent(), Stop())
-    line("augment", time.monotonic() - started)
-    started = time.monotonic()
-    for _ in engine.generate(recorder.requests):
-        pass
-    line("the same requests in one call", time.monotonic() - started)
+def chain_run(path: Path, rows: int) -> Run:
+    """A request, its answer, and what is wrong with that: so many rows, each begun once."""
+    written = yaml.safe_load((path.parent / "critique.yaml").read_text())
+    written["augment"]["steps"] = written["augment"]["steps"][:STEPS]
+    written["augment"]["row"] = {"text": "text", "answer": "draft"}
+    chain = path.with_name("chain.yaml")
+    chain.write_text(yaml.safe_dump(written, sort_keys=False))
+    return load_run(chain, [f"augment.rows={rows}", *ONCE])
 
 
-def instant(path: Path) -> None:
-    run = load_run(path, [f"augment.rows={REQUESTS['instant']}", *ONCE])
-    letters = random.Random(0)
-    words = ["".join(letters.choices("etaoinshrdlu", k=letters.randint(2, 9))) for _ in range(3_000)]
+def compare(engine: Engine, run: Run) -> tuple[Side, Side]:
+    """Augment and the bare engine, two passes of each."""
+    ours, bare = Side(), Side()
+    requests = engine.augmented(run, ours)
+    engine.bare(requests, bare)
+    engine.bare(requests, bare)
+    engine.augmented(run, ours)
+    return ours, bare
 
-    def answer(request: Request) -> Completion:
-        draw = random.Random(request.key)
-        logprobs: dict[str, float] = {}
-        if request.sampling.choices:
-            right = max(request.sampling.choices, key=lambda choice: (choice.strip() in request.prompt, choice))
-            logprobs = {choice: math.log(0.9 if choice == right else 0.01) for choice in request.sampling.choices}
-        text = " ".join(draw.choices(words, k=11))
-        return Completion(request=request.key, text=text, finish_reason="stop", first_logprobs=logprobs)
 
-    for count in (64, REQUESTS["instant"]):  # the first loads what is imported on the way
-        engine = Recorder(ScriptedEngine(answer))
-        run = load_run(path, [f"augment.rows={count}", *ONCE])
-        started = time.process_time()
-        augment(run, Teachers(own=f"instant@{count}"), lambda engine=engine: engine, Silent(), Stop())  # type: ignore[misc]
-        seconds, asked = time.process_time() - started, len(engine.requests)
-        print(f"{asked} requests: {seconds:.1f} s of CPU, {1000 * seconds / asked:.2f} ms a request")
+def main() -> None:
+    """Print the table."""
+    os.environ.setdefault("HARNESS_BENCHMARKS", "")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="that write, in one pass")
+    count = parser.parse_args().requests
+    with tempfile.TemporaryDirectory() as temporary:
+        path = project(Path(temporary))
+        with_judge, chain = default_run(path, count), chain_run(path, max(count // STEPS, 1))
+        engine = Engine(with_judge)
+        for small in (default_run(path, 4), chain_run(path, 1)):
+            engine.augmented(small, Side())
+        print(f"{with_judge.teacher.model}, {os.cpu_count()} cores, two passes of each side, load left out")
+        heads = ("requests", "tokens", "seconds", "tokens/s", "steps", "in flight", "ratio")
+        widths = (10, 9, 10, 11, 7, 11, 8)
+        print(f"{'':<38}" + "".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
+        runs = {
+            "default filters, judge off": without_judge(with_judge),
+            "default filters, judge on": with_judge,
+            f"a chain of {STEPS} steps": chain_run(path, chain.file.augment.rows),
+        }
+        for title, run in runs.items():
+            ours, bare = compare(engine, run)
+            print(f"{title + ': augment':<38}{ours.line(bare)}", flush=True)
+            print(f"{'    LLM.generate, all at once':<38}{bare.line()}", flush=True)
+    print(f"aim: a ratio of at least {AIM:g}")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HARNESS_BENCHMARKS", "")
-    with tempfile.TemporaryDirectory() as temporary:
-        {"vllm": vllm, "instant": instant}[sys.argv[1]](project(Path(temporary)))
+    main()

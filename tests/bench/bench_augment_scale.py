@@ -27,12 +27,11 @@ from itertools import accumulate, islice
 from pathlib import Path
 
 from harness.augment.stage import augment
-from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.models.teachers import Teachers
 from harness.records import Completion, Request
-from tests.bench.bench_augment import ONCE, Silent, project, without_judge
+from tests.bench.bench_augment import Silent, default_run, project, without_judge
 
 SIZES = [5_000, 50_000, 200_000]  # rows begun; each is asked for once
 STORED = [100_000]
@@ -87,7 +86,7 @@ class Teacher:
 
 def run_of(path: Path, rows: int, judge: bool) -> Run:
     """The default run with so many rows, each asked for once."""
-    run = load_run(path, [f"augment.rows={rows}", *ONCE])
+    run = default_run(path, rows)
     return run if judge else without_judge(run)
 
 
