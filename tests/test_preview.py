@@ -54,6 +54,15 @@ def test_nothing_is_to_be_previewed_of_rows_that_are_there(tmp_path: Path) -> No
         preview(run, Teachers(own="t@1"), lambda: FakeGenerator(say), Quiet(), Stop(), 4)
 
 
+def test_rows_that_a_cap_cut_short_forecast_nothing(tmp_path: Path) -> None:
+    run = project(tmp_path, [ASK, ANSWER], caps={"tokens": 30})
+    with pytest.raises(
+        UsageError, match=r"augment\.caps\.tokens \(30\) is reached: .* before 10 rows were made: raise it"
+    ):
+        preview(run, Teachers(own="t@1"), lambda: Passing(FakeGenerator(say)), Quiet(), Stop(), 10)
+    assert read_forecast(run.folder / "augment") is None
+
+
 @pytest.mark.parametrize("rate", [0.2, 0.6, 0.95])
 def test_its_intervals_hold_what_comes_as_often_as_they_say(rate: float) -> None:
     draw = random.Random(round(rate * 100))

@@ -35,8 +35,8 @@ def preview(
 ) -> Forecast:
     """Make the first `rows` rows of a run, show how each came about, and forecast the rest.
 
-    The calls are stored: augment asks none of them again. Raises UsageError where no teacher writes, Interrupted when
-    it was stopped.
+    The calls are stored: augment asks none of them again. Raises UsageError where no teacher writes or a cap ends the
+    work, Interrupted when it was stopped.
     """
     if not run.file.augment.teacher_writes:
         raise UsageError(f"runs/{run.name}.yaml: augment.rows_file: these rows are there: there is nothing to preview")
@@ -46,6 +46,11 @@ def preview(
             work.scheduler.write(iter(places), work.plan, tick)
         if stop():
             raise Interrupted("stopped: every finished call is kept")
+        if work.ask.cut_short:  # what is not finished says nothing of the rest
+            raise UsageError(
+                f"runs/{run.name}.yaml: augment.{work.ask.cap} before {len(places)} rows were made: raise it, or ask"
+                " for fewer rows; every finished call is kept"
+            )
         judged, _ = work.scheduler.outcome()
         verdicts = iter(judged)
         tried: list[Tried] = []
