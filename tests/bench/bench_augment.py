@@ -121,9 +121,7 @@ class Engine:
 
     def augmented(self, run: Run, side: Side) -> list[Request]:
         """One pass of augment over a run of which nothing is stored. Returns what it asked."""
-        for path in (run.folder, run.cache / "calls.sqlite"):
-            for old in path.parent.glob(f"{path.name}*"):
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        forget(run)
         recorder = Recorder(self.ours)
         started = self.fresh()
         augment(run, self.teachers, lambda: recorder, Silent(), Stop())
@@ -155,6 +153,13 @@ def project(folder: Path) -> Path:
     for path in (ROOT / "runs").glob("*.yaml"):
         shutil.copy(path, folder / "runs")
     return folder / "runs/helpdesk.yaml"
+
+
+def forget(run: Run) -> None:
+    """Take away what earlier passes stored."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    for path in run.cache.glob("calls.sqlite*"):
+        path.unlink()
 
 
 def default_run(path: Path, rows: int) -> Run:
