@@ -225,6 +225,19 @@ def test_a_mistake_inside_is_not_told_as_one_of_the_whole(tmp_path: Path) -> Non
     assert str(error.value).count("\n") == 0, "that a text could stand there, too, is no help"
 
 
+def test_two_that_vllm_runs_here_fit_on_a_gpu_together(tmp_path: Path) -> None:
+    run = made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}])
+    local = {"engine": "vllm", "model": "a/b"}
+    assert with_teachers(run, {"strong": local}).file.teachers["strong"].engine == "vllm"
+    path = run.root / "runs/q.yaml"
+    path.write_text(
+        path.read_text().replace("engine: openai\n  model: t\n  base_url: http://127.0.0.1:9/v1", "model: c/d")
+    )
+    with pytest.raises(UsageError, match=r"2 of them run in vLLM here, .* gpu_memory_utilization is 1\.7 in all"):
+        load_run(path)
+    load_run(path, [f"{name}.gpu_memory_utilization=0.45" for name in ("teacher", "teachers.strong")])
+
+
 def test_what_is_wrong_with_an_endpoint_names_its_teacher(tmp_path: Path) -> None:
     with serving(Endpoint(models=("other",))) as endpoint:
         strong = {"strong": STRONG | {"base_url": endpoint.base_url}}

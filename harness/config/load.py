@@ -15,7 +15,7 @@ from harness.config.quotas import quota_problems
 from harness.config.run import Augment, Run, RunFile
 from harness.config.steps import DOCUMENT, Step, row_problem, stand_in
 from harness.config.task import TaskFile, TaskPrompts
-from harness.config.teacher import ScriptedTeacher, price_of
+from harness.config.teacher import ScriptedTeacher, VLLMTeacher, price_of
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.templates import Template
@@ -221,7 +221,10 @@ def _require_written(named: str, augment: Augment, place: str) -> None:
 
 
 def _teachers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
-    """Steps and judges name teachers that the run has, and every one of them. A cap of money needs their prices."""
+    """Steps and judges name teachers that the run has, and every one of them. They have prices and memory to share.
+
+    Raises UsageError.
+    """
     teachers = run_file.all_teachers
     if OWN_TEACHER in run_file.teachers:
         raise UsageError(f"{at('teachers', OWN_TEACHER)}: this is the run's own teacher: choose another name")
@@ -230,9 +233,16 @@ def _teachers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
         if name not in teachers:
             hint = f"{nearest(name, teachers)}; there are: {', '.join(teachers)}"
             raise UsageError(f"{at('augment', *key)}: there is no teacher {name!r}{hint}")
+    names = {name for _, name in asked}
     for name in run_file.teachers:
-        if name not in {name for _, name in asked}:
+        if name not in names:
             raise UsageError(f"{at('teachers', name)}: no step and no judge names it")
+    shares = [one.gpu_memory_utilization for name in names if isinstance(one := teachers[name], VLLMTeacher)]
+    if sum(shares) > 1:
+        raise UsageError(
+            f"{at('teachers')}: {len(shares)} of them run in vLLM here, on the same GPU, and gpu_memory_utilization is"
+            f" {sum(shares):g} in all: at most 1"
+        )
     if run_file.augment.caps.money is not None:
         for name, teacher in teachers.items():
             if price_of(teacher, 0, 0) is None:
