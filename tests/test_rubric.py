@@ -54,7 +54,7 @@ def judged(
     outputs: Sequence[str], judging: Judging, rubric: Rubric = RUBRIC, teacher: str = "teacher@1"
 ) -> tuple[list[dict[str, float]], tuple[str, ...]]:
     completions = list(judge(judging).generate(rubric.ask(ITEMS, outputs, "judge@1")))
-    notes = rubric.judge_notes(ITEMS, outputs, completions, "judge@1", teacher)
+    notes = rubric.judge_notes(ITEMS, outputs, completions, "judge@1", ["other@1", teacher])
     return rubric.values(ITEMS, outputs, completions, "judge@1"), notes
 
 
@@ -110,7 +110,7 @@ def test_a_silent_judge_gives_no_value_and_is_counted() -> None:
     requests = RUBRIC.ask(ITEMS, outputs, "judge@1")
     completions = [Completion(request=r.key, finish_reason="error", error="gone") for r in requests]
     assert RUBRIC.values(ITEMS, outputs, completions, "judge@1") == [{}] * len(ITEMS)
-    notes = RUBRIC.judge_notes(ITEMS, outputs, completions, "judge@1", "teacher@1")
+    notes = RUBRIC.judge_notes(ITEMS, outputs, completions, "judge@1", ["teacher@1"])
     assert any("finds 0% of 12 planted pairs" in note for note in notes), "the denominator stays"
     assert "did not answer 12 of 12" in notes[0]
 
@@ -132,7 +132,7 @@ def test_without_log_probabilities_the_written_letter_is_read(form: str) -> None
     completions = RUBRIC.answers(ITEMS, outputs, "judge@1", answers)
     assert sum(r.sampling.logprobs > 0 for r in asked) == PROBES
     assert {completion.request for completion in completions} == {r.key for r in asked[PROBES:]}
-    notes = RUBRIC.judge_notes(ITEMS, outputs, completions, "judge@1", "teacher@1")
+    notes = RUBRIC.judge_notes(ITEMS, outputs, completions, "judge@1", ["teacher@1"])
     assert notes == ("the judge gives no log-probabilities: the letter it writes is read",)
     values = RUBRIC.values(ITEMS, outputs, completions, "judge@1")
     assert all((v["preferred"], v["agreement"]) == (1.0, 1.0) for v in values)
@@ -150,7 +150,7 @@ def test_planted_pairs_are_the_same_for_every_student_and_capped() -> None:
     one = {r.key for r in few.ask(ITEMS, ["a"] * len(ITEMS), "judge@1")}
     other = {r.key for r in few.ask(ITEMS, ["b"] * len(ITEMS), "judge@1")}
     assert len(one & other) == 6
-    notes = RUBRIC.judge_notes(ITEMS[:1], ["a"], [], "judge@1", "teacher@1")
+    notes = RUBRIC.judge_notes(ITEMS[:1], ["a"], [], "judge@1", ["teacher@1"])
     assert any("no two references of this suite differ" in note for note in notes)
 
 

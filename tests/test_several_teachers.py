@@ -65,6 +65,7 @@ def test_another_teacher_writes_another_step(tmp_path: Path) -> None:
     row = rows_of(run)[0]
     assert [step.teacher for step in row.provenance.steps] == ["t@1", "s@2"]
     assert row.provenance.teacher == "s@2", "who wrote the last step"
+    assert row.provenance.writers == {"t@1", "s@2"}, "a judge among them may favour what sounds like it"
 
 
 def test_weights_deal_rows_out_and_the_funnel_counts_each_teachers(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def _summary(rows: Sequence[Row], card: Card) -> str:
     sources = Counter(row.provenance.source for row in rows)
     who = []
     if sources["teacher"]:
-        teachers = ", ".join(sorted({name for row in rows for name in _teachers(row)}))
+        teachers = ", ".join(sorted({name for row in rows for name in row.provenance.writers}))
         who.append(
             f"{sources['teacher']} were written by a model ({escaped(teachers)}), and no person has read them all"
         )
@@ -118,7 +118,7 @@ def _recipe(augment: Augment, facts: Sequence[str], rows: Sequence[Row]) -> str:
     if used := _templates(rows):
         parts += [table(("step", "template", "digest", "rows"), used)]
         parts += [table(("step", "sampling"), [(_name(step), _sampling(step)) for _, step in augment.asked_in()])]
-        teachers = sorted({name for row in rows for name in _teachers(row)})
+        teachers = sorted({name for row in rows for name in row.provenance.writers})
         links = [name for name in teachers if name.count("/") == 1]
         pages = "".join(f" (huggingface.co/{escaped(name.split('@')[0])})" for name in links)
         parts.append(
@@ -145,12 +145,6 @@ def _templates(rows: Sequence[Row]) -> list[tuple[str, ...]]:
         steps = [(step.name, step.template, step.template_digest) for step in made.steps]
         counts.update(steps or ([("", made.template, made.template_digest)] if made.template else []))
     return [(step, path, digest[:16], str(count)) for (step, path, digest), count in counts.items()]
-
-
-def _teachers(row: Row) -> Iterator[str]:
-    yield from (step.teacher for step in row.provenance.steps)
-    if row.provenance.teacher:
-        yield row.provenance.teacher
 
 
 def _name(step: Step) -> str:

@@ -162,8 +162,8 @@ def _judged(scorer: Scorer, suite: Suite, outcome: Outcome, student: StudentEngi
         cache.close()
     if scorer.stop():
         raise Interrupted("stopped while the judge was asked; every answer is kept")
-    teacher = next((row.provenance.teacher for row in scorer.plan.shots.rows if row.provenance.teacher), "")
-    notes = rubric.judge_notes(items, outputs, verdicts, judge.identity, teacher)
+    writers = {name for row in scorer.plan.shots.rows for name in row.provenance.writers}
+    notes = rubric.judge_notes(items, outputs, verdicts, judge.identity, writers)
     values = dict(zip((s.item for s in answered), rubric.values(items, outputs, verdicts, judge.identity), strict=True))
     silent = {"status": "failed", "error": "the judge did not answer both orders"}
 

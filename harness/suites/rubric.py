@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,9 +108,14 @@ class Rubric(Record):
         return [self._read(pair, answers, model) for pair in _compared(items, outputs)]
 
     def judge_notes(
-        self, items: Sequence[Item], outputs: Sequence[str], completions: Sequence[Completion], model: str, teacher: str
+        self,
+        items: Sequence[Item],
+        outputs: Sequence[str],
+        completions: Sequence[Completion],
+        model: str,
+        writers: Collection[str],
     ) -> tuple[str, ...]:
-        """What a reader must know of the judge. `teacher` is the identity of the model that wrote the rows.
+        """What a reader must know of the judge. `writers` are the identities of the models that wrote the rows.
 
         A planted pair counts as right when its right answer wins from both positions. The denominator is all of
         them. One reference stands in two pairs, so the interval (Wilson) is a little too narrow.
@@ -122,7 +127,7 @@ class Rubric(Record):
         planted = [self._read(pair, answers, model) for pair in self._planted(items)]
         right = sum(values.get("preferred") == 1.0 for values in planted)
         gold = stats.wilson(right, len(planted)) if planted else None
-        notes = _notes(gold, silent, comparisons, model, teacher)
+        notes = _notes(gold, silent, comparisons, model, writes=model in writers)
         if lack_logprobs(completions):
             notes += ("the judge gives no log-probabilities: the letter it writes is read",)
         return notes
@@ -215,9 +220,9 @@ def _probability_of_a(completion: Completion | None) -> float | None:
     return mass["A"] / total if total > 0 else None
 
 
-def _notes(gold: Interval | None, silent: int, comparisons: int, model: str, teacher: str) -> tuple[str, ...]:
+def _notes(gold: Interval | None, silent: int, comparisons: int, model: str, *, writes: bool) -> tuple[str, ...]:
     notes = []
-    if model == teacher:
+    if writes:
         notes.append(f"the judge, {model}, also wrote the training rows: it may favour answers that sound like it")
     if silent:
         notes.append(f"the judge did not answer {silent} of {comparisons} comparisons; these items failed")
