@@ -74,7 +74,7 @@ class Plan:
     computed: dict[str, Template]  # of attributes
     documents: tuple[Piece, ...]
     student: Template  # of a student's prompt
-    own: tuple[Row, ...]  # where there are any, no teacher writes
+    own: tuple[Row, ...]  # that a user has
     pool: tuple[Row, ...] = ()  # rows kept so far, where later rows may be shown them
     weights: Weights = field(default_factory=dict)  # of attributes in this round, in place of their own
 
@@ -86,8 +86,8 @@ class Plan:
     def places(self, count: dict[str, int]) -> Iterator[Place]:
         """The rows to be made when `count` of each label are: a label, and a number from 0 on.
 
-        The j-th row of a label depends on nothing but the run file, the label, j and the pool: asking for more
-        later leaves the earlier ones as they were.
+        The j-th row of a label depends on nothing but the run file, the label, j, and the pool and the weights of the
+        round that begins it: asking for more later leaves the earlier ones as they were.
         """
         for j in range(max(count.values())):
             for label in self.labels:

@@ -27,7 +27,7 @@ class Pace:
         self._opening = True  # until the first answer, or the first that is throttled
         self._flying = 0
         self._halvings = 0
-        self._answers = 0  # to requests sent since the limit last changed
+        self._answers = 0  # since the limit last changed, to requests sent since the last halving
         self._changed = threading.Condition()
 
     def begin(self, given_up: Callable[[], bool]) -> int | None:
