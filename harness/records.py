@@ -189,11 +189,6 @@ class Provenance(Record):
     finish_reason: str = ""
     completion_tokens: int = 0
 
-    @property
-    def writers(self) -> set[str]:
-        """The models, name@revision, that wrote some of it. Empty where no teacher did."""
-        return {name for name in (*(step.teacher for step in self.steps), self.teacher) if name}
-
 
 Loss = Literal["last", "all"]  # the assistant's turns that a student learns
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.augment.plan import plan_rows
+from harness.augment.rows import writers
 from harness.augment.stage import augment
 from harness.builders import teachers_of
 from harness.commands.dry_run import describe_augment, unresolved
@@ -65,7 +66,7 @@ def test_another_teacher_writes_another_step(tmp_path: Path) -> None:
     row = rows_of(run)[0]
     assert [step.teacher for step in row.provenance.steps] == ["t@1", "s@2"]
     assert row.provenance.teacher == "s@2", "who wrote the last step"
-    assert row.provenance.writers == {"t@1", "s@2"}, "a judge among them may favour what sounds like it"
+    assert writers(row) == {"t@1", "s@2"}, "a judge among them may favour what sounds like it"
 
 
 def test_weights_deal_rows_out_and_the_funnel_counts_each_teachers(tmp_path: Path) -> None:

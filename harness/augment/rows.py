@@ -94,6 +94,12 @@ def seed_rows(task: TaskFile, template: Template, seeds: Sequence[Example]) -> t
     return tuple(make_row(task, template, seed, Provenance(source="seed", seeds=(seed.id,))) for seed in seeds)
 
 
+def writers(row: Row) -> set[str]:
+    """The models, name@revision, that wrote some of a row. Empty where no teacher did."""
+    made = row.provenance
+    return {name for name in (*(step.teacher for step in made.steps), made.teacher) if name}
+
+
 def own_rows(task: TaskFile, template: Template, file: Examples | None, root: Path, place: str) -> tuple[Row, ...]:
     """Rows that a user has, or none where a teacher writes (`file` is None). `place` is where a run file names them.
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from harness.augment.funnel import Funnel
+from harness.augment.rows import writers
 from harness.augment.work import filter_names
 from harness.config.run import Augment, Run
 from harness.config.steps import Step
@@ -87,7 +88,7 @@ def _summary(rows: Sequence[Row], card: Card) -> str:
     sources = Counter(row.provenance.source for row in rows)
     who = []
     if sources["teacher"]:
-        teachers = ", ".join(sorted({name for row in rows for name in row.provenance.writers}))
+        teachers = ", ".join(sorted({name for row in rows for name in writers(row)}))
         who.append(
             f"{sources['teacher']} were written by a model ({escaped(teachers)}), and no person has read them all"
         )
@@ -118,7 +119,7 @@ def _recipe(augment: Augment, facts: Sequence[str], rows: Sequence[Row]) -> str:
     if used := _templates(rows):
         parts += [table(("step", "template", "digest", "rows"), used)]
         parts += [table(("step", "sampling"), [(_name(step), _sampling(step)) for _, step in augment.asked_in()])]
-        teachers = sorted({name for row in rows for name in row.provenance.writers})
+        teachers = sorted({name for row in rows for name in writers(row)})
         links = [name for name in teachers if name.count("/") == 1]
         pages = "".join(f" (huggingface.co/{escaped(name.split('@')[0])})" for name in links)
         parts.append(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.augment.rows import writers
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
@@ -162,8 +163,8 @@ def _judged(scorer: Scorer, suite: Suite, outcome: Outcome, student: StudentEngi
         cache.close()
     if scorer.stop():
         raise Interrupted("stopped while the judge was asked; every answer is kept")
-    writers = {name for row in scorer.plan.shots.rows for name in row.provenance.writers}
-    notes = rubric.judge_notes(items, outputs, verdicts, judge.identity, writers)
+    wrote = {name for row in scorer.plan.shots.rows for name in writers(row)}
+    notes = rubric.judge_notes(items, outputs, verdicts, judge.identity, wrote)
     values = dict(zip((s.item for s in answered), rubric.values(items, outputs, verdicts, judge.identity), strict=True))
     silent = {"status": "failed", "error": "the judge did not answer both orders"}
 
