@@ -18,7 +18,7 @@ from harness.engines.protocols import Generator
 from harness.errors import MachineError
 from harness.records import Completion, Request
 
-MOST_AHEAD = 64  # requests that wait for busy engines at most, before an idle one must wait as well
+MOST_AHEAD = 16  # requests that wait for busy engines at most: a stop does not take them back
 LEAVE_S = 10.0  # what is in flight when the work ends by a failure may take this long: it is paid for, and kept
 CLOSE_S = 2.0  # engines whose answers nobody waits for may take this long to end
 
