@@ -38,6 +38,17 @@ def each_part(example: Example, on: str) -> tuple[str, ...]:
     return (example.text, example.answer) if on == "both" else (part_of(example, on),)
 
 
+def part_of_twin(twin: Example | Row, on: str) -> str:
+    """The part of a seed or of a row that a filter looks at."""
+    return part_of(twin.example if isinstance(twin, Row) else twin, on)
+
+
+def named_twin(twin: Example | Row | None, row: Row) -> str:
+    """How a reason speaks of a twin. Another label is said, for then one of the two is wrong."""
+    what = "a seed" if isinstance(twin, Example) else "an earlier row"
+    return f"{what}, labelled {twin.answer!r}" if twin and twin.answer != row.answer else what
+
+
 @dataclass(frozen=True)
 class Protected:
     """A text of a suite that no training row may contain."""

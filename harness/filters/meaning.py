@@ -16,8 +16,7 @@ from pydantic import Field
 
 from harness.core.record import Record
 from harness.engines.protocols import Embedder
-from harness.filters.base import Context, Needs, On, Rule, choosing, part_of
-from harness.filters.sets import named_twin, part_of_twin
+from harness.filters.base import Context, Needs, On, Rule, choosing, named_twin, part_of, part_of_twin
 from harness.records import Example, Row, Verdict
 
 Vectors = NDArray[np.float32]  # one unit vector a row

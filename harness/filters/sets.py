@@ -16,7 +16,7 @@ from harness.core.neighbours import Nearest, near_duplicates
 from harness.core.record import Record
 from harness.core.text import normalise, words
 from harness.errors import UsageError
-from harness.filters.base import Context, Needs, On, Rule, choosing, part_of
+from harness.filters.base import Context, Needs, On, Rule, choosing, named_twin, part_of, part_of_twin
 from harness.records import Example, Row, Verdict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -205,14 +205,3 @@ class Balance(Record):
                 Verdict(row=row.id, filter=self.kind, keep=keep, reason=reason, against="" if keep else value)
             )
         return verdicts
-
-
-def part_of_twin(twin: Example | Row, on: str) -> str:
-    """The part of a seed or of a row that a filter looks at."""
-    return part_of(twin.example if isinstance(twin, Row) else twin, on)
-
-
-def named_twin(twin: Example | Row | None, row: Row) -> str:
-    """How a reason speaks of a twin. Another label is said, for then one of the two is wrong."""
-    what = "a seed" if isinstance(twin, Example) else "an earlier row"
-    return f"{what}, labelled {twin.answer!r}" if twin and twin.answer != row.answer else what
