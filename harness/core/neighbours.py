@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,16 +79,20 @@ class Shingled:
         shape = (len(self.sizes), len(vocabulary))
         return csr_matrix((np.ones(starts[-1], np.int32), column[known], starts), shape=shape)
 
-    @property
+    @cached_property
     def vocabulary(self) -> NDArray[np.int64]:
         """Every shingle of the texts, sorted, and CODES."""
         return np.append(np.unique(self.matrix.indices), CODES)
+
+    @cached_property
+    def _own_columns(self) -> csr_matrix:
+        return self.columns(self.vocabulary)
 
     def nearest(self, queries: Sequence[int], references: Sequence[int]) -> list[Twin | None]:
         """For each of these texts the most alike of the references but itself (ties: the first), None without any."""
         others, own = np.asarray(references, np.int64), np.asarray(queries, np.int64)
         twins: list[Twin | None] = []
-        matrix = self.columns(self.vocabulary)
+        matrix = self._own_columns
         transposed = matrix[others].T.tocsr()
         for start in range(0, len(own), QUERIES_AT_ONCE):
             part = own[start : start + QUERIES_AT_ONCE]
