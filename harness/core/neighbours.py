@@ -247,8 +247,10 @@ def minhash_pairs(right: Shingled, threshold: float, *, earlier: bool = False) -
     for start in range(0, references, TEXTS_AT_ONCE):
         end = min(start + TEXTS_AT_ONCE, references)
         own[:, start:end] = _band_values(right, start, end, count)
-    order = np.array([np.argsort(of_band, kind="stable").astype(np.int32) for of_band in own])
-    values = np.take_along_axis(own, order, axis=1)
+    order, values = np.empty(own.shape, np.int32), np.empty_like(own)
+    for band, of_band in enumerate(own):
+        order[band] = np.argsort(of_band, kind="stable")
+        values[band] = of_band[order[band]]
 
     def proposed(left: Shingled, start: int, end: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """(texts, references) of the pairs that share a band, each once."""
