@@ -15,11 +15,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the stages of one command line run in the order given, under -j too
-.PHONY: help setup augment train eval report check bless show doctor clean test test-all lint verify-gpu
+.PHONY: help setup augment show-batch train eval report check bless show doctor clean test test-all lint verify-gpu
 
 ## The loop
 augment: .venv/.full ## the teacher writes rows, the filters drop some
 	@$(HARNESS) augment $(RUN) $(ARGS)
+show-batch: .venv/.full ## what students read and learn first, before training
+	@$(HARNESS) show-batch $(RUN) $(ARGS)
 train: .venv/.full ## one adapter for each cell of the grid
 	@$(HARNESS) train $(RUN) $(ARGS)
 eval: .venv/.full ## every student on every suite, then the report

@@ -103,6 +103,18 @@ def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
         stage(loaded, Terminal(), stop)
 
 
+@app.command(name="show-batch")
+def show_batch(
+    run: RunName = "helpdesk",
+    settings: Settings = None,
+    rows: Annotated[int, typer.Option("-n", "--rows", metavar="ROWS", min=1, max=500, help="Rows to show.")] = 3,
+) -> None:
+    """Show each student's first batches before training: tokens, padding, lengths, and what carries loss."""
+    from harness.commands.show_batch import show_batch as show_rows
+
+    show_rows(_load(run, settings), Terminal(), rows)
+
+
 @app.command(name="eval")
 def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Score every student on every suite, then write the report."""

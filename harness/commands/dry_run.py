@@ -194,21 +194,18 @@ def describe_training(run: Run) -> str:
     rule of thumb. Before augment has run, rows are taken to be as long as the seeds, or as the own rows. Of a
     student that is still to be fetched or converted nothing is known but its name.
     """
-    settings, template = run.file.train, run.prompts.student
-    own = own_rows(run.task, template, run.file.augment.rows_file, run.root, f"runs/{run.name}.yaml")
-    sample = own or seed_rows(run.task, template, run.seeds)
+    settings, sample = run.file.train, sample_rows(run)
     folders = {
         student: resolve(student, run.cache, root=run.root).folder
         for student in settings.students
         if ready(student, run.cache, run.root)
     }
     counters = {student: fast_tokenizer(folders.get(student, Path())) or by_characters for student in settings.students}
-    rows_are_made = set(settings.data) == {"seeds_only"} or read_manifest(run.folder / "augment") is not None
     cells: list[tuple[Cell, Sequence[Row], bool | None]]
-    if rows_are_made and len(folders) == len(settings.students):
+    if rows_are_made(run) and len(folders) == len(settings.students):
         cells = [(planned.cell, planned.rows, planned.trained) for planned in plan_training(run).cells]
     else:
-        if own and not run.file.augment.teacher_writes:
+        if run.file.augment.rows_file and not run.file.augment.teacher_writes:
             require_rows(settings.sizes, "filtered", len(sample), run.file.augment, run.name)
         cells = [(cell, sample if cell.size else (), None) for cell in grid_cells(settings, len(run.seeds))]
     lines: list[tuple[str, ...]] = []
@@ -221,6 +218,18 @@ def describe_training(run: Run) -> str:
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
     described = aligned(lines, right=(1, 2, 3), indent="  ")
     return f"train {run.name} would tune:\n{described}\n  {missing_tokens} tokens to train on, estimated"
+
+
+def rows_are_made(run: Run) -> bool:
+    """Whether what cells draw from is there: augment has run, or only seeds are wanted."""
+    return set(run.file.train.data) == {"seeds_only"} or read_manifest(run.folder / "augment") is not None
+
+
+def sample_rows(run: Run) -> tuple[Row, ...]:
+    """What rows will be like before augment has made them: the rows that a user has, else the seeds."""
+    template, file = run.prompts.student, run.file.augment.rows_file
+    own = own_rows(run.task, template, file, run.root, f"runs/{run.name}.yaml")
+    return own or seed_rows(run.task, template, run.seeds)
 
 
 def _training_tokens(rows: Sequence[Row], seen: int, count: Count) -> int:

@@ -8,12 +8,13 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from harness.core.text import printable
 
@@ -21,6 +22,10 @@ DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the
 GRACE_SECONDS = 5.0  # more than that, to write what there is
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
+BRACKETS = (("[", "]"), ("⟦", "⟧"))  # around marked text where there are no colours
+MARK = "bold green"
+
+Marked = tuple[str, bool]  # a text, and whether it is marked
 Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens/s")
 
 
@@ -37,6 +42,20 @@ class Terminal:
         # a closed pipe (rich answers with SystemExit), a terminal that is gone: work goes on, its exit code stands
         with suppress(SystemExit, OSError):
             self._out.print(printable(text), markup=False, emoji=False)
+
+    def say_marked(self, parts: Sequence[Marked], brackets: tuple[str, str] = BRACKETS[0]) -> None:
+        """Print texts as one, the marked ones in colour, or in brackets where the output shows none."""
+        if not self.colours:
+            first, last = brackets
+            self.say("".join(f"{first}{text}{last}" if marked else text for text, marked in parts))
+            return
+        with suppress(SystemExit, OSError):
+            self._out.print(Text.assemble(*((printable(text), MARK if marked else "") for text, marked in parts)))
+
+    @property
+    def colours(self) -> bool:
+        """Whether the output shows colours: a terminal that has them, and no NO_COLOR in the environment."""
+        return self._out.color_system is not None and not self._out.no_color
 
     @property
     def width(self) -> int | None:

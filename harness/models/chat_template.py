@@ -12,10 +12,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from harness.core.record import digest
 from harness.errors import UsageError
 from harness.models.files import load, text_number, token_ids
 from harness.records import Message, Row
 
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions")  # what configs call the length of the context
 PROMPT_DATE = date(2024, 7, 26)  # the one that Llama's templates fall back to
 
 
@@ -40,6 +42,11 @@ class TokenizedRow:
     def answer_start(self) -> int:
         """Where the last answer begins."""
         return self.learned[-1][0]
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many of the tokens carry loss."""
+        return sum(end - first for first, end in self.learned)
 
 
 def load_chat(name: str, folder: Path) -> Chat:
@@ -82,6 +89,20 @@ def of_tokenizer(name: str, tokenizer: Any, stops: frozenset[int]) -> Chat:
     if not stops:
         raise UsageError(f"{name}: neither its tokenizer nor its settings name an eos token")
     return Chat(name, tokenizer, stops)
+
+
+def template_digest(chat: Chat) -> str:
+    """16 hex digits over the text of the chat template: equal ones write the same row alike."""
+    return digest("chat template", chat.tokenizer.get_chat_template())[:16]
+
+
+def context_length(name: str, folder: Path) -> int | None:
+    """Tokens that a model can read at once, by its config. None where it names no limit.
+
+    Raises UsageError for a limit that is no number.
+    """
+    named = (text_number(name, folder / "config.json", key) for key in CONTEXT_KEYS)
+    return next((length for length in named if length is not None), None)
 
 
 def stop_tokens(folder: Path, eos: int | None) -> frozenset[int]:
@@ -131,6 +152,8 @@ def _earlier_answers(chat: Chat, row: Row, ids: Sequence[int]) -> Iterator[tuple
             continue
         before = prompt_ids(chat, row.messages[:place])
         end = next((i + 1 for i in range(len(before), len(ids)) if ids[i] in chat.stops), None)
+        if not message.content.strip():
+            raise UsageError(f"{chat.name}: row {row.id}: the assistant's turn {place + 1} is empty, and it is learned")
         decoded = chat.tokenizer.decode(ids[len(before) : end])
         if ids[: len(before)] != before or end is None or not decoded.lstrip().startswith(message.content.strip()):
             raise UsageError(
