@@ -8,7 +8,7 @@ record happens to hold, so that adding a field for people to read changes no key
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
@@ -18,7 +18,6 @@ from harness.core.completions import without_thinking
 from harness.core.record import FORMAT, Record, digest, digested
 
 THINKING_KEPT = 300  # characters
-PROBES = 8  # requests that tell whether an engine gives log-probabilities
 
 
 class Message(Record):
@@ -156,12 +155,6 @@ class Completion(Record):
         return "it is empty"
 
 
-def lack_logprobs(completions: Iterable[Completion]) -> bool:
-    """Whether there are answers, and none of them has log-probabilities."""
-    answers = [completion for completion in completions if not completion.error]
-    return bool(answers) and not any(answer.first_logprobs for answer in answers)
-
-
 class StepWritten(Record):
     """What one step of a chain wrote on the way to a row."""
 
@@ -233,18 +226,24 @@ class Verdict:
 
 
 class Cell(Record):
-    """One point of the training grid: which student, which rows, how many, which random seed."""
+    """One point of the training grid: which student, which rows, how many, which random seed, tuned by which method."""
 
     student: str  # the model's name as the run file writes it
     data: str
     size: Annotated[int, Field(ge=0)]  # rows; 0 is the base
     random_seed: int
+    method: str = ""  # by its name in the run file, where the run has several
 
     @property
     def name(self) -> str:
-        """What people read, also a safe file name: student, data, size and random seed."""
-        safe = self.student.strip("/").replace("/", "--")
-        return f"{safe}.{self.data}.{self.size}.s{self.random_seed}" if self.size else f"{safe}.base"
+        """What people read, also a safe file name: student, data, size, method where there are several, random seed."""
+        safe, method = self.student.strip("/").replace("/", "--"), f".{self.method}" if self.method else ""
+        return f"{safe}.{self.data}.{self.size}{method}.s{self.random_seed}" if self.size else f"{safe}.base"
+
+    @property
+    def seedless_name(self) -> str:
+        """What the names of its random seeds have in common."""
+        return self.name.removesuffix(f".s{self.random_seed}")
 
 
 class Item(Record):

@@ -20,10 +20,11 @@ from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.openai import OpenAIEngine
+from harness.engines.protocols import PROBES
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.models.teachers import Teachers
-from harness.records import PROBES, Completion, Provenance, Request, Row, StepWritten
+from harness.records import Completion, Provenance, Request, Row, StepWritten
 from tests.fakes import FakeGenerator, Quiet
 from tests.http_server import Endpoint, serving
 from tests.project import row, write_project

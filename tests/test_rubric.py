@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from harness.engines.protocols import PROBES
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import UsageError
-from harness.records import PROBES, Completion, Item, Request
+from harness.records import Completion, Item, Request
 from harness.suites.rubric import Rubric
 
 RUBRIC = Rubric(rubric="answers the instruction and says nothing else")

@@ -176,7 +176,8 @@ def _too_few_items(place: str, evidence: Evidence, margin: float) -> list[str]:
 
 def _most_similar(results: Results, suite: str, metric: str, cell: Cell) -> ScoreMatrix | None:
     """The scores of the student most similar to a cell: another random seed, else the next size, else the base."""
-    student = [a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot"]
+    zero_shot = (a for a in arms(results, suite) if a.student == cell.student and a.prompting == "zero_shot")
+    student = [arm for arm in zero_shot if arm.method == cell.method or arm.kind == "base"]
     same_size = [arm for arm in student if (arm.data, arm.size) == (cell.data, cell.size)]
     for arm in same_size:
         seeds = [i for i, card in enumerate(arm.cards) if card.cell and card.cell.random_seed != cell.random_seed]

@@ -60,7 +60,7 @@ class Side:
         primary = suite.primary if suite else "accuracy"
         if suite is None or not suite.of_task:
             return primary
-        arm = Arm(cell.student, cell.data, cell.size, self.prompting, scored.cards)
+        arm = Arm(cell.student, cell.data, cell.size, self.prompting, scored.cards, cell.method)
         return reading(self.results, arm, primary).metric
 
 
@@ -122,7 +122,7 @@ def side(name: str, load: Callable[[str], Run]) -> Side:
     ways = {card.prompting for card in results.cards}
     student, prompting = (before, way) if before and way in ways else (student, "zero_shot")
     cells = {card.cell.name: card.cell for card in results.cards if card.cell is not None}
-    seedless = {cell_name: cell_name.removesuffix(f".s{cell.random_seed}") for cell_name, cell in cells.items()}
+    seedless = {cell_name: cell.seedless_name for cell_name, cell in cells.items()}
     try:
         meant = resolve_student(student, (*cells, *seedless.values()))
     except UsageError as error:

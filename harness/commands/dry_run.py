@@ -217,7 +217,12 @@ def describe_training(run: Run) -> str:
         state = {True: "stored", False: "to do", None: "rows or student not there yet"}[trained]
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
     described = aligned(lines, right=(1, 2, 3), indent="  ")
-    return f"train {run.name} would tune:\n{described}\n  {missing_tokens} tokens to train on, estimated"
+    how = "".join(
+        f"\n  {name + ': ' if name else ''}{method.words}; learning rate {method.learning_rate:g}"
+        for name, method in settings.by_method.items()
+    )
+    budget = f"{settings.budget}{how}"
+    return f"train {run.name} would tune:\n{described}\n  {missing_tokens} tokens to train on, estimated\n  {budget}"
 
 
 def rows_are_made(run: Run) -> bool:

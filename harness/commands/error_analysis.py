@@ -226,17 +226,22 @@ def _student(results: Results, name: str | None, ship: Cell | None) -> Cell:
     if ship is not None:
         return ship
     tuned = {card.cell for card in results.cards if card.cell and card.cell.size and card.prompting == "zero_shot"}
-    best = sorted(tuned, key=lambda c: (c.data == "filtered", c.size, c.student, -c.random_seed))
+    best = sorted(tuned, key=lambda c: (c.data == "filtered", c.size, c.student, c.method, -c.random_seed))
     if not best:
         raise UsageError(f"{results.folder}: no tuned student was scored; make train eval RUN={results.run}")
     return best[-1]
 
 
 def _beside(all_arms: Sequence[Arm], cell: Cell) -> list[tuple[str, Scorecard]]:
-    """The base in each prompting, each size of the same data, the seeds alone: one random seed, the cell's if there."""
+    """The base in each prompting, each size of the same data, the seeds alone: one random seed, the cell's if there.
+
+    Of another method only what was tuned on the same rows is beside it.
+    """
     picked: list[tuple[str, Scorecard]] = []
     for arm in all_arms:
         if arm.student != cell.student or (arm.kind == "student" and arm.data not in (cell.data, SEEDS_ONLY)):
+            continue
+        if arm.kind == "student" and arm.method != cell.method and (arm.data, arm.size) != (cell.data, cell.size):
             continue
         same = [c for c in arm.cards if c.cell and c.cell.random_seed == cell.random_seed]
         picked.append((arm.title, (same or list(arm.cards))[0]))

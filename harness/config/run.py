@@ -5,7 +5,6 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.attributes import Attributes, conditions_problem
+from harness.config.methods import LEARNING_RATE, LearningRate, Method, filled_in
+from harness.config.methods import Lora as Lora  # the loop takes it from here
 from harness.config.quotas import Quotas
 from harness.config.steps import RESERVED, Step, chain_problem
 from harness.config.task import FieldName, TaskFile, TaskPrompts
@@ -140,24 +141,6 @@ def _each_once(record: Record, *names: str) -> None:
             raise ValueError(f"{name} {list(values)} repeats one")
 
 
-class Lora(Record):
-    """LoRA settings, named as PEFT names them."""
-
-    r: Annotated[int, Field(ge=1, le=1024)] = 16
-    lora_alpha: Annotated[int, Field(ge=1)] = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
-
-    @model_validator(mode="after")
-    def _pattern(self) -> Self:
-        if isinstance(self.target_modules, str):
-            try:
-                re.compile(self.target_modules)
-            except re.error as error:
-                raise ValueError(f"target_modules {self.target_modules!r} is no regular expression: {error}") from error
-        return self
-
-
 class Train(Record):
     """The grid: students x data x sizes x random seeds, and how each cell is tuned."""
 
@@ -167,12 +150,56 @@ class Train(Record):
     random_seeds: Annotated[tuple[RandomSeed, ...], Field(min_length=1)] = (0,)
     epochs: Annotated[int, Field(ge=1)] = 2
     min_steps: Annotated[int, Field(ge=1)] = 32  # so that a small size is not also an under-trained one
+    steps: Annotated[int, Field(ge=1)] | None = None  # in place of both: optimizer steps of every cell, at any size
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8  # rows of one optimizer step
     micro_batch_tokens: Annotated[int, Field(ge=64)] = 1024  # tokens of one forward pass; memory, not results
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    learning_rate: LearningRate = LEARNING_RATE  # the peak
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
     max_length: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut
     lora: Lora = Lora()
+    methods: dict[FieldName, Method] = {}  # ways to tune, each in every cell; none: LoRA as `lora` says
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, written: Any) -> Any:
+        if not isinstance(written, dict):
+            return written
+        left_out = [name for name in ("epochs", "min_steps") if written.get("steps") and written.get(name, 0) is None]
+        filled = {name: value for name, value in written.items() if name not in left_out}
+        if "methods" in filled:
+            lora, rate = filled.get("lora", {}), filled.get("learning_rate", LEARNING_RATE)
+            filled["methods"] = filled_in(filled["methods"], lora, rate)
+        return filled
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        other = sorted({"epochs", "min_steps"} & self.model_fields_set)
+        if self.steps is not None and other:
+            raise ValueError(
+                f"steps: it is the number of steps of every cell, and {' and '.join(other)} would give another: take"
+                f" one out (in a run that extends another: {other[0]}: null)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _different_methods(self) -> Self:
+        for name, method in self.methods.items():
+            same = next(other for other, there in self.methods.items() if there == method)
+            if same != name:
+                raise ValueError(f"methods.{name}: it is the same as {same}")
+        return self
+
+    @property
+    def by_method(self) -> dict[str, Method]:
+        """Every method by the name that cells have for it, in the order of the file. The only one is called ''."""
+        only = Method(learning_rate=self.learning_rate, lora=self.lora)
+        return self.methods if len(self.methods) > 1 else {"": next(iter(self.methods.values()), only)}
+
+    @property
+    def budget(self) -> str:
+        """How many steps a cell has, in words."""
+        steps = f"{self.epochs} epochs but at least {self.min_steps} steps" if not self.steps else f"{self.steps} steps"
+        return f"{steps} of {self.batch_size} rows{' at every size' if self.steps else ''}"
 
     @model_validator(mode="after")
     def _growing(self) -> Self:
@@ -208,6 +235,7 @@ class Ship(Record):
     student: str
     data: Literal["filtered", "unfiltered", "seeds_only"] = "filtered"
     size: Annotated[int, Field(ge=0)]
+    method: str = ""  # of train.methods, where there are several
     random_seed: int = 0
     question: Literal["weights", "recipe"] = "weights"  # is it about this student, or about training it again?
 
@@ -267,6 +295,10 @@ class RunFile(Record):
             raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {list(self.train.data)}")
         if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
             raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
+        names = list(self.train.methods)
+        chosen = self.ship.method if self.ship else ""
+        if self.ship and chosen not in names and (chosen or (len(names) > 1 and self.ship.size)):
+            raise ValueError(f"ship.method {chosen!r} is not one of train.methods {names}{nearest(chosen, names)}")
         if self.ship and self.ship.random_seed not in self.train.random_seeds:
             raise ValueError(f"ship.random_seed {self.ship.random_seed} is not in {list(self.train.random_seeds)}")
         return self

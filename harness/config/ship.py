@@ -17,4 +17,7 @@ def ship_cells(run: Run) -> tuple[Cell, ...]:
         )
     size = len(run.seeds) if ship.data == "seeds_only" and ship.size else ship.size
     seeds = run.file.train.random_seeds if ship.question == "recipe" and size else (ship.random_seed,)
-    return tuple(Cell(student=ship.student, data=ship.data, size=size, random_seed=seed) for seed in seeds)
+    method = ship.method if size and ship.method in run.file.train.by_method else ""
+    return tuple(
+        Cell(student=ship.student, data=ship.data, size=size, random_seed=seed, method=method) for seed in seeds
+    )

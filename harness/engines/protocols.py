@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
 
+PROBES = 8  # requests that tell whether an engine gives log-probabilities
+
+
+def lack_logprobs(completions: Iterable[Completion]) -> bool:
+    """Whether there are answers, and none of them has log-probabilities."""
+    answers = [completion for completion in completions if not completion.error]
+    return bool(answers) and not any(answer.first_logprobs for answer in answers)
+
 
 @dataclass(frozen=True)
 class NextTokens:

@@ -29,6 +29,7 @@ class Candidate:
     prompting: str
     tuned: bool  # then it is asked with the prompt it was tuned on, with or without an adapter
     rows: tuple[Row, ...] = field(default=(), repr=False)  # that it was tuned on
+    began_as: Path | None = None  # the weights before tuning; None: `base`
 
     @property
     def title(self) -> str:

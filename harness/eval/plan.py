@@ -141,15 +141,16 @@ def _students(
     """The students of a run, and its bases in each prompting. Raises UsageError for an adapter that is not whole."""
     candidates: list[Candidate] = []
     for cell in cells:
-        adapter = root / cell.folder if cell.folder else None
-        if adapter and not grid[cell.key].trained:
+        planned, adapter = grid[cell.key], root / cell.folder if cell.folder else None
+        if not planned.trained:
+            what = "the adapter" if adapter else "the weights"
             raise UsageError(
-                f"{adapter}: the adapter of {cell.name} is missing, or was edited or damaged since it was trained:"
+                f"{planned.folder}: {what} of {cell.name} is missing, or was edited or damaged since it was trained:"
                 f" train first (make train RUN={run} makes it again)"
             )
-        base, rows = root / cell.base, grid[cell.key].rows
+        base, rows, began_as = root / cell.base, planned.rows, planned.model.folder
         candidates += [
-            Candidate(cell.cell, cell.key, base, adapter, prompting, cell.tuned, rows)
+            Candidate(cell.cell, cell.key, base, adapter, prompting, cell.tuned, rows, began_as)
             for prompting in (("zero_shot",) if cell.tuned else promptings)
         ]
     return candidates
@@ -196,7 +197,8 @@ def card_key(
 def base_of(candidates: Iterable[Candidate], candidate: Candidate) -> Candidate | None:
     """The untuned model that a student began as, where it is scored."""
     untuned = (possible for possible in candidates if not possible.tuned and possible.prompting == "zero_shot")
-    return next((possible for possible in untuned if possible.base == candidate.base), None)
+    began_as = candidate.began_as or candidate.base
+    return next((possible for possible in untuned if (possible.began_as or possible.base) == began_as), None)
 
 
 def _cards(
@@ -216,7 +218,7 @@ def _references(candidates: Sequence[Candidate], suites: Iterable[Suite]) -> tup
     cards: dict[tuple[str, str], PlannedCard] = {}
     for suite in (suite for suite in suites if suite.choices):
         for tuned in (candidate for candidate in candidates if candidate.tuned):
-            cell = tuned.cell.model_copy(update={"student": reference.NAME})
+            cell = tuned.cell.model_copy(update={"student": reference.NAME, "method": ""})
             key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in tuned.rows])[:32]
             classifier = Candidate(cell, key, tuned.base, None, "trained", tuned=True, rows=tuned.rows)
             cards.setdefault((suite.name, cell.name), PlannedCard(classifier, suite, key))

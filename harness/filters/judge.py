@@ -19,12 +19,12 @@ from pydantic import Field, model_validator
 from harness.core import templates
 from harness.core.record import Record, digest
 from harness.core.text import named_label, normalise
+from harness.engines.protocols import PROBES, lack_logprobs
 from harness.errors import nearest
 from harness.filters.base import Answers, Context, Needs, Rule, no_requests
 from harness.filters.calibration import Calibration, calibrate, prior_of, weigh
 from harness.models.teachers import OWN_TEACHER
 from harness.records import (
-    PROBES,
     Completion,
     Example,
     Message,
@@ -35,7 +35,6 @@ from harness.records import (
     Sampling,
     Verdict,
     in_form,
-    lack_logprobs,
 )
 
 __all__ = ["Calibration", "Judge", "choice_probabilities"]

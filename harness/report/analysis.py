@@ -36,6 +36,7 @@ class Arm:
     size: int
     prompting: str
     cards: tuple[Scorecard, ...]
+    method: str = ""  # how it was tuned, where the run has several methods
 
     @property
     def kind(self) -> Literal["base", "reference", "student"]:
@@ -51,7 +52,7 @@ class Arm:
             return f"{self.student} untuned, {self.prompting.replace('_', '-')}"
         data = self.data.replace("_", " ")
         model = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
-        return f"{model}, {self.size} rows ({data})"
+        return f"{model}, {self.size} rows ({data}{f', {self.method}' if self.method else ''})"
 
     @property
     def complete(self) -> bool:
@@ -68,20 +69,24 @@ def name_of(arm: Arm) -> str:
     """How `harness compare` calls an arm: STUDENT, without the random seed at its end where it has several."""
     cell = arm.cards[0].cell
     assert cell is not None
-    name = cell.name.removesuffix(f".s{cell.random_seed}") if len(arm.cards) > 1 else cell.name
+    name = cell.seedless_name if len(arm.cards) > 1 else cell.name
     return name if arm.prompting in ("zero_shot", "trained") else f"{name}@{arm.prompting}"
 
 
 def arms(results: Results, suite: str) -> list[Arm]:
-    """The arms of a suite, untuned first, then by student, data and size."""
-    grouped: dict[tuple[str, str, int, str], list[Scorecard]] = {}
+    """The arms of a suite, untuned first, then by student, data, size and method."""
+    grouped: dict[tuple[str, str, int, str, str], list[Scorecard]] = {}
     for card in results.cards:
         if card.suite == suite and card.cell is not None:
-            data = card.cell.data if card.cell.size else ""
-            grouped.setdefault((card.cell.student, data, card.cell.size, card.prompting), []).append(card)
-    suite_arms = [Arm(*key, cards=tuple(cards)) for key, cards in grouped.items()]
+            cell = card.cell
+            data = cell.data if cell.size else ""
+            grouped.setdefault((cell.student, data, cell.size, card.prompting, cell.method), []).append(card)
+    suite_arms = [
+        Arm(student, data, size, prompting, tuple(cards), method)
+        for (student, data, size, prompting, method), cards in grouped.items()
+    ]
     rank = {"base": 0, "reference": 1, "student": 2}
-    return sorted(suite_arms, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.prompting))
+    return sorted(suite_arms, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.method, a.prompting))
 
 
 @dataclass(frozen=True)
@@ -211,15 +216,17 @@ def untuned(arms_: Sequence[Arm], student: str) -> Arm | None:
 
 
 def curve(
-    results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str, random_seed: int, base_metric: str
-) -> list[Point]:
-    """The points of one student on one kind of data, by growing size.
+    results: Results, arms_: Sequence[Arm], student: str, data: str, metric: str, random_seed: int, base_metric: str,
+    method: str = "",
+) -> list[Point]:  # fmt: skip
+    """The points of one student on one kind of data, tuned by one method, by growing size.
 
     `base_metric` is what the untuned model is read by, so that the bars are about the line that the figure draws.
     """
     base = untuned(arms_, student)
     points = []
-    for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)):
+    place = (student, data, method)
+    for arm in (a for a in arms_ if a.kind == "student" and (a.student, a.data, a.method) == place):
         values = matrix(results, arm, metric, "test")
         if not values.complete.any():
             continue

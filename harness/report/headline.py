@@ -127,10 +127,11 @@ def reading(results: Results, arm: Arm, primary: str) -> Reading:
 
 def headline(
     results: Results, arms_: Sequence[Arm], student: str, random_seed: int, data: str = "filtered",
-    metric: str = "accuracy",
+    metric: str = "accuracy", method: str = "",
 ) -> Headline | str:  # fmt: skip
     """The largest size against the alternatives, or why there is no headline and how to get one."""
-    tuned = [a for a in arms_ if a.kind == "student" and (a.student, a.data) == (student, data)]
+    place = (student, data, method)
+    tuned = [a for a in arms_ if a.kind == "student" and (a.student, a.data, a.method) == place]
     if not tuned:
         return f"No headline: no student tuned on {data.replace('_', ' ')} rows was scored; see train.sizes and train."
     arm = max(tuned, key=lambda a: a.size)
@@ -185,13 +186,16 @@ def _alternative(results: Results, tuned: Reading, rival: Reading, random_seed: 
 
 
 def _is_alternative(rival: Arm, arm: Arm) -> bool:
-    """Whether an arm is an alternative: the untuned model, a student of the seeds alone, or the classifier."""
+    """Whether an arm is an alternative: the untuned model, a student of the seeds alone, or the classifier.
+
+    A student that was tuned by another method is none: the report compares methods in a section of its own.
+    """
     if rival is arm:
         return False
     if rival.kind == "base":
         return rival.student == arm.student
     if rival.kind == "student":
-        return rival.student == arm.student and rival.data == "seeds_only"
+        return (rival.student, rival.data, rival.method) == (arm.student, "seeds_only", arm.method)
     return rival.data == "seeds_only" or (rival.data, rival.size) == (arm.data, arm.size)
 
 
@@ -210,12 +214,14 @@ class Line:
         return f"{self.reading.title}: {number}{' (strongest alternative)' if self.strongest else ''}"
 
 
-def lines(results: Results, arms_: Sequence[Arm], student: str, primary: str, answer: Headline | str) -> list[Line]:
+def lines(
+    results: Results, arms_: Sequence[Arm], student: str, primary: str, answer: Headline | str, method: str = ""
+) -> list[Line]:
     """The alternatives that do not change with size: the untuned model in each prompting, seeds alone."""
     rival = answer.rival.reading if isinstance(answer, Headline) else None
     drawn = []
     for arm in arms_:
-        seeds = arm.data == "seeds_only" and (arm.kind == "reference" or arm.student == student)
+        seeds = arm.data == "seeds_only" and (arm.kind == "reference" or (arm.student, arm.method) == (student, method))
         read = reading(results, arm, primary)
         if not seeds and read != rival and not (arm.kind == "base" and arm.student == student):
             continue

@@ -104,11 +104,11 @@ class Panel:
     points: tuple[PanelPoint, ...]
 
 
-def panels(rows: Sequence[Change], student: str, data: str) -> list[Panel]:
-    """Forgetting curves of one student on one kind of data, by suite and metric."""
+def panels(rows: Sequence[Change], student: str, data: str, method: str = "") -> list[Panel]:
+    """Forgetting curves of one student tuned on one kind of data by one method, by suite and metric."""
     grouped: dict[tuple[str, str], list[Change]] = {}
     for change in rows:
-        if (change.arm.student, change.arm.data) == (student, data):
+        if (change.arm.student, change.arm.data, change.arm.method) == (student, data, method):
             grouped.setdefault((change.suite, change.metric), []).append(change)
     drawn = []
     for (suite, metric), by_size in grouped.items():
@@ -137,8 +137,8 @@ HEADS = ("number", "what it is", "student", "before", "after", "difference (95%)
 def section(rows: Sequence[Change]) -> str:
     """Suite by suite, those with a regression first: a table of what moved, then a line of what did not.
 
-    The line gives the minimum detectable difference of each metric. Only the largest size of every student and kind of
-    data is listed. The figure shows the smaller ones.
+    The line gives the minimum detectable difference of each metric. Only the largest size of every student, kind of
+    data and method is listed. The figure shows the smaller ones.
     """
     by_suite: dict[str, list[Change]] = {}
     for change in sorted(_largest(rows), key=lambda c: c.order):
@@ -158,7 +158,7 @@ def summary(rows: Sequence[Change]) -> str:
 
 
 def _largest(rows: Sequence[Change]) -> list[Change]:
-    """The changes at the largest size of each student and kind of data: those that the tables show."""
+    """The changes at the largest size of each student, kind of data and method: those that the tables show."""
     return [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
 
 
@@ -198,5 +198,5 @@ def _row(c: Change) -> list[str]:
 
 
 def _alike(a: Change, b: Change) -> bool:
-    """Whether two changes are of one student and one kind of data."""
-    return (a.arm.student, a.arm.data) == (b.arm.student, b.arm.data)
+    """Whether two changes are of one student, one kind of data and one method."""
+    return (a.arm.student, a.arm.data, a.arm.method) == (b.arm.student, b.arm.data, b.arm.method)

@@ -18,7 +18,7 @@ from harness.eval.current import results_of
 from harness.eval.results import Results
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import arms
-from harness.report.student_section import file_name, main_data, student_section, tuned_arms
+from harness.report.student_section import file_name, main_data, main_method, student_section, tuned_arms
 from harness.suites.suite import Suite
 from harness.train.cells import TrainedCell, load_cells
 
@@ -30,7 +30,7 @@ def report(run: Run, terminal: Terminal) -> None:
     """Write runs/NAME/eval/report.md and its figures, print the headline and the tables."""
     results, trained = results_of(run), load_cells(run.folder)
     train, random_seed = run.file.train, run.file.random_seed
-    data = main_data(train.data)
+    data, method = main_data(train.data), main_method(train)
     task_suites = [suite for suite in run.suites.values() if suite.of_task]
     public_suites = [suite for suite in run.suites.values() if not suite.of_task]
 
@@ -40,11 +40,11 @@ def report(run: Run, terminal: Terminal) -> None:
         parts.append(f"**{warning}**\n")
     for suite in task_suites:
         parts += [student_section(results, suite, name, train, trained, random_seed) for name in train.students]
-        parts.append(_breakdown(results, suite, train.students, data))
+        parts.append(_breakdown(results, suite, train.students, data, method))
     if public_suites:
         parts.append(_public_suites(results, public_suites))
     metrics = [name for name in regressions.WATCHED if name != "label_collapse" or run.task.labels]
-    parts.append(_regressions(results, public_suites, metrics, train.students, data, random_seed))
+    parts.append(_regressions(results, public_suites, metrics, train.students, (data, method), random_seed))
     parts.append(_cost(run.folder / "augment" / "funnel.json", [cell for cell in trained.cells if cell.tuned]))
     notes = [*trained.notes, *_notes(results)]
     if run.file.shuffle_labels:
@@ -86,12 +86,12 @@ def _say(text: str, terminal: Terminal) -> None:
     terminal.say("\n".join(line for line in text.splitlines() if not line.startswith("![")))
 
 
-def _breakdown(results: Results, suite: Suite, students: Sequence[str], data: str) -> str:
+def _breakdown(results: Results, suite: Suite, students: Sequence[str], data: str, method: str) -> str:
     """The largest tuned arm of each student by label and by tag, then the cost of an answer of every arm."""
     suite_arms = arms(results, suite.name)
     parts: list[str] = []
     for student in students:
-        tuned = tuned_arms(suite_arms, student, data)
+        tuned = tuned_arms(suite_arms, student, data, method)
         if not tuned:
             continue
         largest = tuned[-1]
@@ -119,10 +119,13 @@ def _public_suites(results: Results, suites: Sequence[Suite]) -> str:
 
 
 def _regressions(
-    results: Results, suites: Sequence[Suite], metrics: Sequence[str], students: Sequence[str], data: str,
-    random_seed: int,
+    results: Results, suites: Sequence[Suite], metrics: Sequence[str], students: Sequence[str],
+    drawn: tuple[str, str], random_seed: int,
 ) -> str:  # fmt: skip
-    """The suites that are not the task's own, before and after tuning. Writes a figure per student."""
+    """The suites that are not the task's own, before and after tuning. Writes a figure per student.
+
+    `drawn`: the kind of data and the method that it draws.
+    """
     changes = [
         change
         for suite in suites
@@ -132,7 +135,7 @@ def _regressions(
     ]
     parts = ["## What tuning broke\n", escaped(regressions.summary(changes)) + "\n"]
     for student in students:
-        panels = regressions.panels(changes, student, data)
+        panels = regressions.panels(changes, student, *drawn)
         if panels:
             name = f"forgetting.{file_name(student)}.png"
             write_atomic(results.folder / name, figure.forgetting(student, panels))
@@ -141,8 +144,8 @@ def _regressions(
         count = len(changes)
         parts.append(regressions.section(changes))
         parts.append(
-            "The largest size of each kind of data; the figure shows the others. Every interval is a 95% one of its"
-            f" own: of {count} comparisons about {count / 20:.2g} would seem to have changed by chance alone.\n"
+            "The largest size of each kind of data and method; the figure shows the others. Every interval is a 95% one"
+            f" of its own: of {count} comparisons about {count / 20:.2g} would seem to have changed by chance alone.\n"
         )
     return "\n".join(parts) + "\n"
 
@@ -194,7 +197,8 @@ def _notes(results: Results) -> list[str]:
 def _how_to_ship(run_name: str, train: Train) -> str:
     """What a run without a ship section lacks, and how to add one."""
     largest = max((size for size in train.sizes if size), default=0)
-    ship = f"ship: {{student: {train.students[0]}, data: {main_data(train.data)}, size: {largest}}}"
+    method = f", method: {main_method(train)}" if main_method(train) else ""
+    ship = f"ship: {{student: {train.students[0]}, data: {main_data(train.data)}, size: {largest}{method}}}"
     return (
         f"runs/{run_name}.yaml has no ship section, so that check, bless, rescore and compare with the run's bare"
         f" name do not know which student is judged; for a verdict add: {ship}"

@@ -31,9 +31,15 @@ def main_data(kinds: Sequence[str]) -> str:
     return "filtered" if "filtered" in kinds else kinds[0]
 
 
-def tuned_arms(suite_arms: Sequence[Arm], student: str, data: str) -> list[Arm]:
-    """The tuned arms of a student on one kind of data, by growing size."""
-    return [arm for arm in suite_arms if arm.kind == "student" and (arm.student, arm.data) == (student, data)]
+def main_method(train: Train) -> str:
+    """The method that curves and headlines are about: the first one."""
+    return next(iter(train.by_method))
+
+
+def tuned_arms(suite_arms: Sequence[Arm], student: str, data: str, method: str) -> list[Arm]:
+    """The arms of a student tuned on one kind of data by one method, by growing size."""
+    place = (student, data, method)
+    return [arm for arm in suite_arms if arm.kind == "student" and (arm.student, arm.data, arm.method) == place]
 
 
 def student_section(
@@ -41,8 +47,9 @@ def student_section(
 ) -> str:
     """The section as Markdown. Writes the learning curve beside the report."""
     suite_arms, data, metric = arms(results, suite.name), main_data(train.data), suite.primary
-    tuned = tuned_arms(suite_arms, student, data)
-    answer = headline(results, suite_arms, student, random_seed, data, metric)
+    method = main_method(train)
+    tuned = tuned_arms(suite_arms, student, data, method)
+    answer = headline(results, suite_arms, student, random_seed, data, metric, method)
     sentence = answer.sentence() if isinstance(answer, Headline) else answer
     parts = [f"## {escaped(student)} on {escaped(suite.name)}\n", f"**{escaped(sentence)}**\n"]
     if isinstance(answer, Headline):
@@ -50,13 +57,13 @@ def student_section(
 
     base = untuned(suite_arms, student)
     base_metric = reading(results, base, metric).metric if base else metric
-    points = curve(results, suite_arms, student, data, metric, random_seed, base_metric)
+    points = curve(results, suite_arms, student, data, metric, random_seed, base_metric, method)
     if points:
         name = f"learning_curve.{file_name(suite.name)}.{file_name(student)}.png"
         caption = _caption(train, trained, student, points)
         classifier = [arm for arm in suite_arms if arm.kind == "reference" and arm.data == data]
         reference = [(arm.size, matrix(results, arm, metric, "test").mean) for arm in classifier]
-        alternatives = alternative_lines(results, suite_arms, student, metric, answer)
+        alternatives = alternative_lines(results, suite_arms, student, metric, answer, method)
         guess = chance(suite.items) if metric in RATES else None
         picture = figure.learning_curve(
             student, suite.name, points, reference, alternatives, guess, caption, data, metric
@@ -64,7 +71,7 @@ def student_section(
         write_atomic(results.folder / name, picture)
         parts += [f"![learning curve]({name})\n", f"{escaped(caption)}\n"]
         parts.append(f"{escaped(_slope(results, tuned, metric, random_seed))}\n")
-        seeds_only = [arm for arm in suite_arms if (arm.student, arm.data) == (student, "seeds_only")]
+        seeds_only = tuned_arms(suite_arms, student, "seeds_only", method)
         parts.append(f"{escaped(_scaling_law(results, tuned, seeds_only, random_seed))}\n")
 
     strangers = [arm for arm in suite_arms if arm.kind == "base" and arm.student not in train.students]
@@ -96,15 +103,18 @@ def _alternatives(answer: Headline, run_name: str) -> list[str]:
 
 def _caption(train: Train, trained: TrainedCells, student: str, points: Sequence[Point]) -> str:
     """What all sizes have in common and how they differ, for the line under the figure."""
-    cells = [c for c in trained.cells if c.tuned and (c.student, c.data) == (student, main_data(train.data))]
+    place = (student, main_data(train.data), main_method(train))
+    cells = [cell for cell in trained.cells if cell.tuned and (cell.student, cell.data, cell.method) == place]
     steps = ", ".join(f"{size} rows {n}" for size, n in sorted({(cell.size, cell.steps) for cell in cells}))
     seeds = len(train.random_seeds)
     against = points[-1].against_base
     varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
     base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
+    rates = sorted({cell.learning_rate for cell in cells if cell.learning_rate is not None})
+    rate = f", learning rate {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
+    by = f"Tuned by {main_method(train)}: " if main_method(train) else ""
     return (
-        f"{trained.epochs} epochs but at least {trained.min_steps} steps of {train.batch_size} rows;"
-        f" steps: {steps}."
+        f"{by}{train.budget}; steps: {steps}{rate}."
         f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to {base};"
         f" {varies} ({against.interval.method})."
     )

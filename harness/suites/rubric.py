@@ -25,8 +25,9 @@ from harness import stats
 from harness.core.record import Record, digest
 from harness.core.templates import Template, compile_template
 from harness.core.text import named_label, normalise
+from harness.engines.protocols import PROBES, lack_logprobs
 from harness.errors import UsageError
-from harness.records import PROBES, Completion, Item, Message, Origin, Request, Sampling, lack_logprobs
+from harness.records import Completion, Item, Message, Origin, Request, Sampling
 from harness.stats import Interval
 
 LETTERS = ("A", "B")

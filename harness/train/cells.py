@@ -26,11 +26,13 @@ class TrainedCell(Record):
     data: str
     size: int
     random_seed: int
+    method: str = ""  # by its name in the run file, where the run has several
+    learning_rate: float | None = None  # the peak, as a number; None for a base, and in files of earlier versions
     name: str  # Cell.name
     key: str
     model: str  # name@revision of the untuned student
     tuned: bool  # decides how the model is asked: with the prompt it was tuned on, or as an untuned model
-    base: str  # the folder of the weights that an engine loads
+    base: str  # the folder of the weights that an engine loads: the cell's own where all of them were tuned
     folder: str  # the adapter that it puts into them; empty where there is none
     rows: int
     available: int  # rows that the cell's were drawn from
@@ -43,7 +45,9 @@ class TrainedCell(Record):
     @property
     def cell(self) -> Cell:
         """Its place in the grid."""
-        return Cell(student=self.student, data=self.data, size=self.size, random_seed=self.random_seed)
+        return Cell(
+            student=self.student, data=self.data, size=self.size, random_seed=self.random_seed, method=self.method
+        )
 
 
 class TrainedCells(Record):

@@ -1,4 +1,4 @@
-"""The grid: students x data x sizes x random seeds, each cell with its rows, steps and key. No torch.
+"""The grid: students x data x sizes x methods x random seeds, each cell with its rows, steps and key. No torch.
 
 A cell's key is what its adapter depends on: the base's weights, its exact rows, its settings. Runs that ask
 for the same cell share it.
@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from harness.augment.current import rows_of_data
+from harness.config.methods import Method
 from harness.config.run import Augment, Run, Train
 from harness.core.record import digest
 from harness.data.examples import path_of
@@ -35,12 +36,24 @@ class GridCell:
     steps: int
     key: str  # 64 hex digits
     available: int  # rows that the cell's were drawn from
-    folder: Path  # of its adapter, shared by all runs
+    folder: Path  # of its adapter, or of all its weights, shared by all runs
+    method: Method
+    learning_rate: float  # the number that the method's setting comes to for this student
 
     @property
     def trained(self) -> bool:
-        """Whether its adapter is stored as training left it. An untuned base has none and needs none."""
+        """Whether its weights are stored as training left them. An untuned base has none of its own."""
         return not self.rows or is_intact(self.folder, self.key)
+
+    @property
+    def base(self) -> Path:
+        """The folder of the weights that an engine loads: the student's, or the cell's own where all were tuned."""
+        return self.folder if self.rows and self.method.kind == "full" else self.model.folder
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the adapter that it puts into them."""
+        return self.folder if self.rows and self.method.kind != "full" else None
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class TrainPlan:
     @property
     def inputs(self) -> str:
         """64 hex digits over all that could change what train writes."""
-        return digest("train", CELLS_VERSION, [[planned.cell.model_dump(), planned.key] for planned in self.cells])
+        cells = [[planned.cell.model_dump(exclude_defaults=True), planned.key] for planned in self.cells]
+        return digest("train", CELLS_VERSION, cells)
 
     @property
     def notes(self) -> list[str]:
@@ -79,22 +93,25 @@ def plan_training(run: Run) -> TrainPlan:
         require_rows(settings.sizes, data, len(rows), run.file.augment, run.name)
     models = {student: resolve(student, run.cache, root=run.root) for student in settings.students}
     drawn: dict[tuple[str, int, int], tuple[Row, ...]] = {}
-    planned = []
+    planned, methods = [], settings.by_method
+    base_method = next(iter(methods.values()))  # of a base any would do: it is not tuned
     for cell in grid_cells(settings, len(run.seeds)):
         place = (cell.data, cell.size, cell.random_seed)
         if place not in drawn:
             drawn[place] = nested(rows_by_data[cell.data], cell.size, cell.random_seed) if cell.size else ()
         model, steps = models[cell.student], steps_of(cell, settings)
-        key = cell_key(model, drawn[place], settings, steps, cell.random_seed)
-        available = len(rows_by_data.get(cell.data, ()))
-        planned.append(GridCell(cell, model, drawn[place], steps, key, available, run.cache / "students" / key))
+        method = methods.get(cell.method, base_method)
+        rate = method.learning_rate
+        key = cell_key(model, drawn[place], settings, steps, cell.random_seed, method, rate)
+        available, folder = len(rows_by_data.get(cell.data, ())), run.cache / "students" / key
+        planned.append(GridCell(cell, model, drawn[place], steps, key, available, folder, method, rate))
     return TrainPlan(tuple(planned))
 
 
 def grid_cells(settings: Train, seeds: int) -> list[Cell]:
-    """Every cell in the order of training: for each student its base, where size 0 is named, then data x sizes x seeds.
+    """Every cell in the order of training: for each student its base, where size 0 is named, then all its tuned cells.
 
-    Seeds alone have one size, all `seeds` of them.
+    They are in the order data, sizes, methods, random seeds. Seeds alone have one size, all `seeds` of them.
     """
     cells = []
     for student in settings.students:
@@ -103,8 +120,9 @@ def grid_cells(settings: Train, seeds: int) -> list[Cell]:
         for data in settings.data:
             sizes = [seeds] if data == "seeds_only" else [size for size in settings.sizes if size]
             cells += [
-                Cell(student=student, data=data, size=size, random_seed=random_seed)
+                Cell(student=student, data=data, size=size, random_seed=random_seed, method=method)
                 for size in sizes
+                for method in settings.by_method
                 for random_seed in settings.random_seeds
             ]
     return cells

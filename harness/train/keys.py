@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from harness.config.methods import Method
 from harness.config.run import Train
 from harness.core.record import digest, digested
 from harness.models.resolve import Model
@@ -13,17 +15,31 @@ STAGE_VERSION = 1
 BASE = "base"  # what stands for the kind of data where there is none
 
 
-def cell_key(model: Model, rows: Sequence[Row], settings: Train, steps: int, random_seed: int) -> str:
-    """64 hex digits over all that decides an adapter. A base's key is over its weights alone."""
+def cell_key(
+    model: Model,
+    rows: Sequence[Row],
+    settings: Train,
+    steps: int,
+    random_seed: int,
+    method: Method,
+    learning_rate: float,
+) -> str:
+    """64 hex digits over all that decides a student's weights. A base's key is over its own weights alone.
+
+    `learning_rate` is the number that the method's setting comes to for this model.
+    """
     if not rows:
         return base_key(model)
+    how: dict[str, Any] = {"lora": digested(method.lora)} if method.lora else {}
+    if method.kind != "lora":
+        how["method"] = method.kind
     resolved = {  # by their first names, under which adapters are stored
         "updates": steps,
         "random_seed": random_seed,
         "batch_rows": settings.batch_size,
-        "learning_rate": settings.learning_rate,
+        "learning_rate": learning_rate,
         "warmup": settings.warmup_ratio,
-        "lora": digested(settings.lora),
+        **how,
     }
     return digest("cell", STAGE_VERSION, model.weights_digest, [row.id for row in rows], resolved)
 

@@ -34,8 +34,8 @@ def nested(rows: Sequence[Row], size: int, random_seed: int) -> tuple[Row, ...]:
 
 
 def step_count(rows: int, settings: Train) -> int:
-    """Optimizer steps for a size of `rows` rows: `epochs` passes, but at least `min_steps`."""
-    return max(settings.min_steps, settings.epochs * math.ceil(rows / settings.batch_size))
+    """Optimizer steps for a size of `rows` rows: `steps` at any size, else `epochs` passes and at least `min_steps`."""
+    return settings.steps or max(settings.min_steps, settings.epochs * math.ceil(rows / settings.batch_size))
 
 
 def batches(rows: Sequence[Row], steps: int, batch_size: int, random_seed: int) -> Iterator[tuple[Row, ...]]:

@@ -1,0 +1,172 @@
+"""Several ways to tune in one run: what a person may write, the cells and keys that come of it, and their names."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from harness.config.load import load_run
+from harness.config.methods import NOT_TAKEN, Lora, Method
+from harness.config.run import Train
+from harness.config.ship import ship_cells
+from harness.errors import UsageError
+from harness.records import Cell
+from harness.train.grid import grid_cells, plan_training
+from harness.train.sizes import step_count
+from tests.project import write_project
+from tests.test_train_stage import make_run
+
+FULL = {"kind": "full", "learning_rate": 1e-4}
+SEVERAL: dict[str, Any] = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True, "r": 64},
+    "full": FULL,
+}
+
+
+def settings(**changes: Any) -> Train:
+    return Train.model_validate({"students": ["tiny"], "sizes": [0, 4], "data": ["filtered"], **changes})
+
+
+def test_a_method_takes_what_it_leaves_open_from_the_run() -> None:
+    train = settings(learning_rate=2e-4, lora={"r": 8, "lora_dropout": 0.1}, methods=SEVERAL)
+    methods = train.by_method
+    assert list(methods) == list(SEVERAL)
+    assert methods["lora"] == Method(learning_rate=2e-4, lora=Lora(r=8, lora_dropout=0.1))
+    assert methods["dora"].lora == Lora(r=8, lora_dropout=0.1, use_dora=True)
+    assert methods["rslora"].lora == Lora(r=64, lora_dropout=0.1, use_rslora=True)
+    assert methods["full"] == Method(kind="full", learning_rate=1e-4, lora=None)
+
+
+def test_without_methods_there_is_one_and_its_name_is_empty() -> None:
+    plain = settings(lora={"r": 8})
+    named = settings(lora={"r": 8}, methods={"lora": {}})
+    assert plain.by_method == named.by_method == {"": Method(learning_rate=1e-3, lora=Lora(r=8))}
+    assert grid_cells(plain, 4) == grid_cells(named, 4)
+    assert grid_cells(plain, 4)[-1].name == "tiny.filtered.4.s0"
+
+
+def test_every_cell_is_tuned_by_every_method_and_says_so() -> None:
+    cells = grid_cells(settings(methods={"lora": {}, "dora": {"use_dora": True}}, random_seeds=[0, 7]), 4)
+    assert [cell.name for cell in cells] == [
+        "tiny.base",
+        "tiny.filtered.4.lora.s0",
+        "tiny.filtered.4.lora.s7",
+        "tiny.filtered.4.dora.s0",
+        "tiny.filtered.4.dora.s7",
+    ]
+    assert [cell.method for cell in cells] == ["", "lora", "lora", "dora", "dora"]
+    assert cells[1].seedless_name == "tiny.filtered.4.lora"
+    assert Cell(student="s", data="d", size=1, random_seed=0).seedless_name == "s.d.1"
+
+
+MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
+    ({"methods": {"dora": {"use_dorra": True}}}, ["methods.dora.use_dorra", "'use_dora'", "learning_rate", "r, "]),
+    ({"methods": {"full": {"kind": "full", "learning_rate": 1e-4, "r": 8}}}, ["methods.full.r", "allowed for full"]),
+    ({"methods": {"full": {"kind": "full"}}}, ["methods.full.learning_rate", "missing", "tenth"]),
+    ({"methods": {"x": {"kind": "lore"}}}, ["kind", "'qlora'"]),
+    ({"methods": {"x": {"eva_config": {"rho": 1}}}}, ["eva_config", "not taken", "reads data"]),
+    ({"methods": {"x": {"init_lora_weights": "pissa"}}}, ["init_lora_weights", "'pissa'", "all cells share"]),
+    ({"methods": {"x": {"init_lora_weights": False}}}, ["init_lora_weights"]),
+    ({"methods": {"x": {"learning_rate": 2}}}, ["learning_rate", "less than 1"]),
+    ({"methods": {"Big": {}}}, ["Big", "pattern"]),
+    ({"methods": {"a": {}, "b": {"r": 16}}}, ["methods.b", "the same as a"]),
+    ({"lora": {"bias": "all"}}, ["bias", "not taken", "all cells share"]),
+    ({"lora": {"layers_to_transform": 3}}, ["layers_to_transform", "list of names"]),
+    ({"lora": {"layers_pattern": "h", "target_modules": ["q_proj"]}}, ["layers_pattern", "there are none"]),
+    ({"lora": {"lora_bias": True, "use_dora": True}}, ["lora_bias", "use_dora"]),
+    ({"lora": {"exclude_modules": "("}}, ["exclude_modules '('", "no regular expression"]),
+    ({"steps": 5, "epochs": 2}, ["steps", "epochs", "null"]),
+    ({"steps": 5, "min_steps": 2}, ["steps", "min_steps"]),
+    ({"steps": 0}, ["steps", "greater than or equal to 1"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), MISTAKES)
+def test_mistakes(changes: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(**changes)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_a_mistake_in_a_method_is_named_with_its_line(tmp_path: Path) -> None:
+    run = write_project(tmp_path, "nobody")
+    run.write_text(run.read_text().replace("  epochs: 1\n", "  epochs: 1\n  methods:\n    dora:\n      use_dorra: 1\n"))
+    line = run.read_text().splitlines().index("      use_dorra: 1") + 1
+    with pytest.raises(UsageError, match=rf"shop.yaml:{line}: train: methods.dora.use_dorra: unknown key"):
+        load_run(run)
+
+
+def test_every_setting_of_peft_is_taken_or_refused_with_a_reason() -> None:
+    from peft import LoraConfig
+
+    fields = {field.name for field in dataclasses.fields(LoraConfig)}
+    taken = set(Lora.model_fields)
+    assert not taken & set(NOT_TAKEN)
+    assert taken | set(NOT_TAKEN) == fields
+
+
+def test_a_budget_of_steps_is_the_same_at_every_size() -> None:
+    fixed = settings(steps=100, batch_size=4)
+    assert [step_count(rows, fixed) for rows in (1, 10, 10_000)] == [100, 100, 100]
+    assert fixed.budget == "100 steps of 4 rows at every size"
+    assert settings(epochs=3).budget == "3 epochs but at least 32 steps of 8 rows"
+    assert settings(steps=100, epochs=None, min_steps=None).steps == 100, "as a run that extends another writes it"
+
+
+SHIPS = [
+    ({"method": "dora"}, None),
+    ({}, ["ship.method ''", "['lora', 'dora']"]),
+    ({"method": "dorra"}, ["ship.method 'dorra'", "'dora'"]),
+    ({"size": 0}, None),
+]
+
+
+@pytest.mark.parametrize(("ship", "expected"), SHIPS)
+def test_the_student_to_ship_says_its_method(tmp_path: Path, ship: dict[str, Any], expected: list[str] | None) -> None:
+    path = write_project(tmp_path, "tiny")
+    written = [f"ship.{name}={value}" for name, value in ship.items()]
+    several = ["train.methods={lora: {}, dora: {use_dora: true}}", *written]
+    if expected is None:
+        run = load_run(path, several)
+        assert ship_cells(run)[0].method == ship.get("method", "")
+        assert ship_cells(run)[0].name in {cell.name for cell in grid_cells(run.file.train, len(run.seeds))}
+        return
+    with pytest.raises(UsageError) as caught:
+        load_run(path, several)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_the_only_method_needs_no_name_in_ship(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "tiny")
+    for settings_ in ([], ["ship.method=dora"]):
+        run = load_run(path, ["train.methods={dora: {use_dora: true}}", *settings_])
+        assert [cell.name for cell in ship_cells(run)] == ["tiny.filtered.12.s0"]
+    with pytest.raises(UsageError, match=r"ship.method 'dora' is not one of train.methods \[\]"):
+        load_run(path, ["ship.method=dora"])
+
+
+def test_a_cell_is_shared_with_a_run_that_has_one_method(tiny_model: Path, tmp_path: Path) -> None:
+    alone = plan_training(make_run(tmp_path, tiny_model)).cells
+    methods = settings(lora={"r": 2}, methods={"lora": {}, "dora": {"use_dora": True}, "full": FULL}).methods
+    several = plan_training(make_run(tmp_path, tiny_model, "several", methods=methods)).cells
+    by_name = {planned.cell.name.split(".", 1)[1]: planned for planned in several}
+    for planned in alone:
+        name = planned.cell.name.split(".", 1)[1]
+        same = by_name[name.replace(".s0", ".lora.s0") if planned.rows else name]
+        assert (same.key, same.folder) == (planned.key, planned.folder)
+    keys = {planned.key for planned in several}
+    assert len(keys) == len(several) == 1 + 3 * 3
+    full, dora = by_name["filtered.12.full.s0"], by_name["filtered.12.dora.s0"]
+    assert (full.base, full.adapter) == (full.folder, None)
+    assert (dora.base, dora.adapter) == (tiny_model, dora.folder)
+    assert (full.learning_rate, dora.learning_rate) == (1e-4, 1e-3)
+    assert full.rows == dora.rows, "methods are compared on the same rows"
+    assert full.steps == dora.steps
