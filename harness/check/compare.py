@@ -196,6 +196,7 @@ def _rows(a: Side, b: Side, scores_a: CandidateScores, scores_b: CandidateScores
     for metric in (*WATCHED, *a.limits(suite), *b.limits(suite)):
         if metric != primary and metric in scores_a.metrics and metric in scores_b.metrics:
             metrics[metric] = (metric, metric)
+    same_seeds = a.run.name == b.run.name and _but_method(a) == _but_method(b)
     turned = b.is_base and not a.is_base  # the side that no random seed touches comes second in a difference
     rows = []
     for name, (metric_a, metric_b) in metrics.items():
@@ -204,7 +205,10 @@ def _rows(a: Side, b: Side, scores_a: CandidateScores, scores_b: CandidateScores
         if len(now.items) > 1:
             pair = (before, now) if turned else (now, before)
             contrast = contrasts.difference(
-                *pair, random_seed=a.run.file.random_seed, b_varies=not (a.is_base or b.is_base)
+                *pair,
+                random_seed=a.run.file.random_seed,
+                b_varies=not (a.is_base or b.is_base),
+                same_seeds=same_seeds,
             )
             if contrast.estimate:
                 noise = 0.0
@@ -220,6 +224,11 @@ def _rows(a: Side, b: Side, scores_a: CandidateScores, scores_b: CandidateScores
         smallest = "-" if detectable is None else f"{detectable:.3f}"
         rows.append((suite, name, *means, formats.interval(interval), str(len(now.items)), smallest))
     return rows
+
+
+def _but_method(side: Side) -> list[Cell]:
+    """The cells of a side without their method: two that are equal here saw the same rows in the same order."""
+    return [cell.model_copy(update={"method": ""}) for cell in side.cells]
 
 
 def _names(side: Side) -> str:

@@ -174,16 +174,19 @@ class Difference:
         return few if self.verdict == "inconclusive" else self.verdict
 
 
-def difference(a: ScoreMatrix, b: ScoreMatrix, random_seed: int, b_varies: bool, level: float = 0.95) -> Difference:
+def difference(
+    a: ScoreMatrix, b: ScoreMatrix, random_seed: int, b_varies: bool, level: float = 0.95, same_seeds: bool = False
+) -> Difference:
     """`a` - `b` on the items that both have a value of.
 
     Three seeds or more ask about the recipe, fewer about the weights.
     With two seeds a side the seeds' mean is compared, item by item, and still speaks of these weights only.
+    `same_seeds`: row by row both have one random seed.
     """
     a, b = align_complete(a, b)
     if len(a.items) < 2:
         return Difference(unknown(0.0, len(a.items)), "these weights", None)
-    contrast = contrasts.difference(a, b, random_seed=random_seed, b_varies=b_varies)
+    contrast = contrasts.difference(a, b, random_seed=random_seed, b_varies=b_varies, same_seeds=same_seeds)
     if contrast.estimate is None:
         return Difference(unknown(a.mean - b.mean, len(a.items)), "these weights", None)
     interval = contrast.estimate.interval(level)

@@ -18,6 +18,7 @@ from harness.eval.current import results_of
 from harness.eval.results import Results
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import arms
+from harness.report.methods import methods_section
 from harness.report.student_section import file_name, main_data, main_method, student_section, tuned_arms
 from harness.suites.suite import Suite
 from harness.train.cells import TrainedCell, load_cells
@@ -41,6 +42,7 @@ def report(run: Run, terminal: Terminal) -> None:
     for suite in task_suites:
         parts += [student_section(results, suite, name, train, trained, random_seed) for name in train.students]
         parts.append(_breakdown(results, suite, train.students, data, method))
+    parts += filter(None, [methods_section(results, task_suites, train, trained.cells, random_seed)])
     if public_suites:
         parts.append(_public_suites(results, public_suites))
     metrics = [name for name in regressions.WATCHED if name != "label_collapse" or run.task.labels]

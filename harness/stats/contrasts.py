@@ -70,20 +70,28 @@ def fewest_changed(level: float = 0.95) -> int:
     return 1 + math.ceil(-math.log2(1 - level) - 1e-9)
 
 
-def difference(a: ScoreMatrix, b: ScoreMatrix, *, random_seed: int, b_varies: bool = True) -> Contrast:
+def difference(
+    a: ScoreMatrix, b: ScoreMatrix, *, random_seed: int, b_varies: bool = True, same_seeds: bool = False
+) -> Contrast:
     """`a` minus `b`, complete scores of the same items. Three seeds a varying side ask about the recipe.
 
-    One seed of 0/1 scores a side: Tango's score interval. Raises ValueError for other items on one side.
+    One seed of 0/1 scores a side: Tango's score interval. `same_seeds`: row by row both sides have one random seed, so
+    that what it decides on both (the rows drawn, their order) is in no difference. Raises ValueError for other items
+    on one side, and for another number of seeds where they are the same.
     """
     if a.items != b.items:
         raise ValueError(f"{len(a.items)} items against {len(b.items)}: they are not the same ones")
+    if same_seeds and a.seeds != b.seeds:
+        raise ValueError(f"{a.seeds} random seeds against {b.seeds}: they are not the same ones")
     recipe = a.seeds >= MIN_SEEDS and (not b_varies or b.seeds >= MIN_SEEDS)
     changes = a.item_means - b.item_means
     if not recipe and binary(a.item_means) and binary(b.item_means):
         estimate = clusters.difference_estimate(a.item_means, b.item_means, a.design, random_seed=random_seed)
         return _held(estimate, changes, a.design, recipe=False)
     unit = 1.0 if binary(a.values) and binary(b.values) else None
-    sides = (a.values, -(b if b_varies else b.seed_mean()).values) if recipe else (changes[None],)
+    sides: tuple[Floats, ...] = (changes[None],)
+    if recipe:
+        sides = (a.values - b.values,) if same_seeds else (a.values, -(b if b_varies else b.seed_mean()).values)
     return _contrast(sides, changes, unit, random_seed, a.design)
 
 
