@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from harness.core.terminal import Stop, Terminal
 from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
-from harness.models.teachers import OWN_TEACHER, Teachers, place_of
+from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers, place_of
 
 if TYPE_CHECKING:
     from harness.config.run import Run
@@ -74,7 +74,7 @@ def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Ge
     """The models that write and judge in a run, and a builder of what answers for them."""
 
     if not run.file.augment.asking:
-        return Teachers(own="no teacher"), _nobody  # own rows and nothing to judge
+        return Teachers(own=NOBODY), _nobody  # own rows and nothing to judge
     sources = {name: _sources(teacher, run, terminal, name) for name, teacher in run.file.all_teachers.items()}
     models = {name: some[0].model for name, some in sources.items()}
     for name, model in models.items():
@@ -83,7 +83,7 @@ def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Ge
                 f"runs/{run.name}.yaml: teachers.{name} is {model}, as {first} is: several endpoints of one model are"
                 " written as base_url: [ADDRESS, ADDRESS]"
             )
-    teachers = Teachers(own=models.pop(OWN_TEACHER), named=models)
+    teachers = Teachers(own=models.pop(OWN_TEACHER, NOBODY), named=models)
     engines = [source for some in sources.values() for source in some]
     return teachers, engines[0].build if len(engines) == 1 else lambda: SeveralEngines(engines, terminal.say)
 
@@ -141,15 +141,19 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEA
 
 
 def _endpoints(teacher: OpenAITeacher, terminal: Terminal, place: str) -> list[Source]:
+    from harness.engines.openai import TIMEOUTS
     from harness.models.endpoint import api_key
 
     key = api_key(os.environ, teacher.api_key_env, place)
     model = f"{teacher.model}@{teacher.revision or 'endpoint'}"
+    timeouts = 1 if len(teacher.addresses) > 1 else TIMEOUTS  # what one leaves unanswered another is asked
 
     def connect(address: str) -> Generator:
         from harness.engines.openai import OpenAIEngine  # its client takes a second to import
 
-        return OpenAIEngine(address, key, concurrency=teacher.concurrency, say=terminal.say, place=place)
+        return OpenAIEngine(
+            address, key, concurrency=teacher.concurrency, timeouts=timeouts, say=terminal.say, place=place
+        )
 
     return [Source(address, model, functools.partial(connect, address)) for address in teacher.addresses]
 

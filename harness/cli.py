@@ -65,10 +65,12 @@ def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRu
         count = tokens_of_teacher(loaded.file.teacher, loaded.root, loaded.cache, unseen)
         terminal.say(describe_augment(loaded, teachers, count))
         return
-    teachers, engine = teachers_of(loaded, terminal)
+    teachers, build = teachers_of(loaded, terminal)
     from harness.core.store import locked
+    from harness.engines.leaving import closed_at_end
 
-    with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
+    what = f"augment of {loaded.name}"
+    with Stop().listening() as stop, locked(loaded.folder / "augment", what), closed_at_end(build) as engine:
         stage(loaded, teachers, engine, terminal, stop, students_of(loaded))
 
 
@@ -81,10 +83,12 @@ def preview(
     """Make a few rows for real, show each step and verdict, and forecast the whole of augment."""
     from harness.augment.preview import preview as show_rows
     from harness.core.store import locked
+    from harness.engines.leaving import closed_at_end
 
     loaded, terminal = _load(run, settings), Terminal()
-    teachers, engine = teachers_of(loaded, terminal)
-    with Stop().listening() as stop, locked(loaded.folder / "augment", f"augment of {loaded.name}"):
+    teachers, build = teachers_of(loaded, terminal)
+    what = f"augment of {loaded.name}"
+    with Stop().listening() as stop, locked(loaded.folder / "augment", what), closed_at_end(build) as engine:
         show_rows(loaded, teachers, engine, terminal, stop, rows, students_of(loaded))
 
 

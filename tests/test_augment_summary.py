@@ -11,7 +11,7 @@ import pytest
 
 from harness.augment.current import rows_of_data
 from harness.augment.funnel import Funnel
-from harness.augment.rows import Lost, read_rejected
+from harness.augment.rows import Judged, Lost, read_rejected
 from harness.augment.scheduler import FRUITLESS
 from harness.augment.stage import augment
 from harness.augment.summary import MANY_ROWS, always_the_same, cause
@@ -24,7 +24,7 @@ from harness.engines.protocols import PROBES
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import HarnessError, MachineError, UsageError
 from harness.models.teachers import Teachers
-from harness.records import Completion, Provenance, Request, Row, StepWritten
+from harness.records import Completion, Provenance, Request, Row, StepWritten, Verdict
 from tests.fakes import FakeGenerator, Quiet
 from tests.http_server import Endpoint, serving
 from tests.project import row, write_project
@@ -221,6 +221,37 @@ def test_of_rows_that_steps_wrote_few_are_no_pattern(written: int, said: list[st
     provenance = Provenance(source="teacher", steps=(step,))
     steps = [row(f"text {i}").model_copy(update={"provenance": provenance}) for i in range(written)]
     own = [row(f"own {i}", source="own") for i in range(20)]
-    found = always_the_same([*own, *steps], free=False)
+    found = always_the_same([*own, *steps], (), (), free=False)
     assert len(found) == len(said)
     assert all(part in remark for part, remark in zip(said, found, strict=True))
+
+
+def test_what_a_filter_demands_of_a_step_is_no_pattern(tmp_path: Path) -> None:
+    """A verdict is there to be told apart: all rows that are kept have the one that the filter wants."""
+    check = {"path": "prompts/q/check.j2", "name": "critique", "shots": 0, "sampling": {}}
+    check["filters"] = [{"kind": "format", "match": "good", "on": "critique"}]
+    run = chain_project(tmp_path, [ASK, ANSWER, check])
+    terminal = Quiet()
+
+    def says(request: Request) -> str:
+        if request.origin.step == "critique":
+            return "good" if request.sample_index % 3 else "bad"
+        return f"{request.origin.step} {request.sample_index}"
+
+    augment(run, Teachers(own="t@1"), lambda: FakeGenerator(says), terminal, Stop())
+    assert "is the same" not in terminal.text
+    always = load_run(tmp_path / "runs/q.yaml", ["augment.rows=12"])
+    terminal = Quiet()
+    says_good = FakeGenerator(lambda request: "good" if request.origin.step == "critique" else says(request))
+    for path in always.cache.glob("calls.sqlite*"):
+        path.unlink()
+    augment(always, Teachers(own="t@1"), lambda: says_good, terminal, Stop())
+    assert "the text of the step critique of all 12 kept rows is the same: 'good'" in terminal.text
+
+
+def test_answers_that_are_all_the_same_are_said_whatever_was_dropped() -> None:
+    rows = [row(f"text {i}") for i in range(MANY_ROWS)]
+    other = row("text", "billing")
+    dropped = Judged(row=other, verdicts=(Verdict(row=other.id, filter="length", keep=False),))
+    assert always_the_same(rows, [dropped], (), free=True)[0].endswith("'repair': filters dropped every other")
+    assert always_the_same(rows, [], (), free=True)[0].endswith("look at the examples in its template")

@@ -392,6 +392,25 @@ def test_a_hanging_answer_is_given_up() -> None:
     assert sorted(c.error for c in done) == ["", "", wire.TIMEOUT]
 
 
+@pytest.mark.parametrize("timeouts", [1, 2])
+def test_attempts_that_end_without_an_answer_in_time_are_few(timeouts: int) -> None:
+    """All six attempts of a request would wait for a hanging endpoint for 12 minutes, at 120 s each."""
+    with serving(Endpoint(faults=["hang"] * 2)) as endpoint:
+        engine = OpenAIEngine(endpoint.base_url, None, timeout_s=0.3, timeouts=timeouts, concurrency=1)
+        done = list(engine.generate(asks(2)))
+        engine.close()
+    assert [c.error for c in done] == [wire.TIMEOUT, wire.TIMEOUT if timeouts == 1 else ""]
+    assert len(endpoint.posts) == (2 if timeouts == 1 else 3)
+
+
+def test_quick_failures_are_not_taken_for_time_outs() -> None:
+    with serving(Endpoint(faults=["reset"] * 4)) as endpoint:
+        engine = OpenAIEngine(endpoint.base_url, None, timeouts=1, concurrency=1)
+        (done,) = engine.generate(asks(1))
+        engine.close()
+    assert (done.error, len(endpoint.posts)) == ("", 5)
+
+
 def test_an_endpoint_that_dies_ends_the_work_and_says_what_is_kept() -> None:
     with serving(Endpoint(dies_after=7)) as endpoint:
         engine = OpenAIEngine(endpoint.base_url, None, concurrency=4, attempts=2)

@@ -405,6 +405,23 @@ def test_what_cannot_be_ordered_is_said_at_load(tmp_path: Path, quotas: Quotas, 
     assert line.split(":")[0].strip(" '") in expected.split(":")[0].split(".")
 
 
+@pytest.mark.parametrize(
+    ("filter_", "most"),
+    [
+        ({"kind": "diverse", "rows": 39}, 39),
+        ({"kind": "balance", "attribute": "level", "most": 19}, 38),
+        ({"kind": "balance", "attribute": "trap", "most": 19}, 38),
+    ],
+)
+def test_a_filter_that_keeps_fewer_rows_than_are_wanted_is_refused(
+    tmp_path: Path, filter_: dict[str, Any], most: int
+) -> None:
+    with pytest.raises(UsageError, match=f"filters.0: {filter_['kind']} keeps {most} rows at most, and .* is 40"):
+        ordering(tmp_path, ATTRIBUTES_THERE, {"level": {"hard": 5}}, filters=[filter_])
+    limit = "rows" if "rows" in filter_ else "most"
+    ordering(tmp_path, ATTRIBUTES_THERE, {"level": {"hard": 5}}, filters=[filter_ | {limit: filter_[limit] + 1}])
+
+
 def test_all_that_cannot_be_ordered_is_said_together(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         ordering(tmp_path, ATTRIBUTES_THERE, {"level": {"hart": 50}, "n": {"1": 1}})

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.config.load import load_run
 from harness.engines.protocols import Generator
 from harness.engines.scripted import JudgeRule, Script, ScriptedEngine
 from harness.errors import UsageError
 from harness.records import Completion, Message, Origin, Request, Sampling
+from tests.project import write_project
 
 Purpose = Literal["generate", "calibrate", "judge", "answer"]
 
@@ -120,3 +122,13 @@ def test_a_script_file_and_its_mistakes(tmp_path: Path) -> None:
     path.write_text('{"generate": []}')
     with pytest.raises(UsageError, match="generate"):
         ScriptedEngine.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"), [("{", r"teacher\.json:1"), ('{"generat": ["a"]}', r"generat: unknown key .*'generate'")]
+)
+def test_a_wrong_script_is_found_when_its_run_is_loaded(tmp_path: Path, written: str, said: str) -> None:
+    path = write_project(tmp_path, "nobody")
+    (tmp_path / "prompts/shop/teacher.json").write_text(written)
+    with pytest.raises(UsageError, match=said):
+        load_run(path)

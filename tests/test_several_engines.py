@@ -8,14 +8,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.engines.leaving import closed_at_end
 from harness.engines.openai import OpenAIEngine
+from harness.engines.protocols import Stoppable
 from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
 from harness.records import Completion, Origin, Request, Sampling
@@ -228,6 +230,27 @@ def test_what_fails_at_one_endpoint_is_asked_of_the_others_once() -> None:
     assert [len(engine.asked) for engine in both] == [10, 10]
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 30), st.integers(1, 4), st.booleans())
+def test_once_the_work_has_ended_nothing_more_is_asked(after: int, room: int, fails: bool) -> None:
+    """Requests of a busy engine wait in front of it. When the work is stopped they go nowhere, nor does what fails."""
+    engines = [Batch("a", room), Batch("b", 2 * room, breaks_after=after if fails else None), Batch("b2", room)]
+    stopped = threading.Event()
+    requests = (request(n, "ab"[n % 5 == 0] + "@1") for n in range(400))
+    until_stopped = takewhile(lambda _: not stopped.is_set(), requests)
+    sources = zip(engines, ("a@1", "b@1", "b@1"), strict=True)
+    answers = several(*sources).generate(Stoppable(until_stopped, stopped.is_set))
+    answered = [next(answers).request for _ in range(after)]
+    stopped.set()
+    asked = {key for engine in engines for key in engine.asked}
+    time.sleep(0.01)  # what was handed out before may still be on its way to an engine
+    handed_out = asked | {key for engine in engines for key in engine.asked}
+    answered += [completion.request for completion in answers]
+    assert len(set(answered)) == len(answered)
+    later = {key for engine in engines for key in engine.asked} - handed_out
+    assert len(later) <= len(engines), "at most what each engine had just been handed"
+
+
 def test_a_model_that_no_engine_has_is_a_machine_error() -> None:
     with pytest.raises(MachineError, match="c@1"):
         list(several((Batch("a"), "a@1")).generate([request(1, "c@1")]))
@@ -256,3 +279,26 @@ def test_a_server_that_dies_halfway_loses_nothing_where_another_has_the_model() 
     assert Counter(c.request for c in found) == Counter(r.key for r in requests)
     assert not [c.error for c in found if c.finish_reason == "error"]
     assert [len(server.posts) for server in servers] == [10, 110]
+
+
+def use_and_raise(engine: Batch, error: BaseException) -> None:
+    with closed_at_end(partial(same, engine)) as build:
+        assert build() is build()
+        raise error
+
+
+def test_what_was_built_is_closed_at_the_end_and_after_a_failure() -> None:
+    engine = Batch("a")
+    with pytest.raises(MachineError):
+        use_and_raise(engine, MachineError())
+    assert engine.closed
+
+    def never() -> Batch:
+        raise AssertionError("nobody asks")
+
+    with closed_at_end(never):
+        pass
+    left = Batch("left")
+    with pytest.raises(KeyboardInterrupt):
+        use_and_raise(left, KeyboardInterrupt())
+    assert not left.closed, "the process ends and waits for nothing"

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.augment.plan import plan_rows
+from harness.augment.preview import preview
 from harness.augment.rows import writers
 from harness.augment.stage import augment
 from harness.builders import teachers_of
@@ -24,7 +25,7 @@ from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.engines.call_cache import CallCache
 from harness.errors import UsageError
-from harness.models.teachers import Teachers
+from harness.models.teachers import NOBODY, Teachers
 from harness.records import Request
 from tests.fakes import FakeGenerator, Passing, Quiet
 from tests.http_server import Endpoint, serving
@@ -257,6 +258,40 @@ def test_a_cap_of_money_needs_the_price_of_every_teacher(tmp_path: Path) -> None
     with_teachers(run, prompt_price=1)
     with pytest.raises(UsageError, match=r"teachers\.strong: augment\.caps\.money needs its price"):
         load_run(run.root / "runs/q.yaml", ["augment.caps.money=1"])
+
+
+def test_money_names_the_teachers_that_it_leaves_out(tmp_path: Path) -> None:
+    run = with_teachers(made(tmp_path, [ASK, ANSWER | {"teacher": "strong"}]), prompt_price=1, completion_price=1)
+    said = "(without s@2: no price is given)"
+    assert describe_augment(run, TEACHERS, len).endswith(said)
+    terminal = Quiet()
+    funnel = augment(run, TEACHERS, lambda: Passing(FakeGenerator(say)), terminal, Stop())
+    assert funnel is not None
+    assert funnel.unpriced == ("s@2",)
+    assert f"in money {said}" in terminal.text
+    terminal = Quiet()
+    preview(run, TEACHERS, lambda: pytest.fail("asked again"), terminal, Stop(), 4)
+    assert f"] {said}" in terminal.text
+
+
+def test_a_run_in_which_others_do_everything_needs_no_teacher_of_its_own(tmp_path: Path) -> None:
+    run = with_teachers(made(tmp_path, [ASK | {"teacher": "strong"}, ANSWER | {"teacher": "strong"}]))
+    path = run.root / "runs/q.yaml"
+    written = yaml.safe_load(path.read_text())
+    del written["teacher"]
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+    run = load_run(path)
+    teachers, _ = teachers_of(run, Quiet())
+    assert (teachers.own, teachers.words) == (NOBODY, "s@endpoint")
+    assert unresolved(run).words == "s@newest"
+    assert "(teachers s@endpoint)" in describe_augment(run, teachers, len)
+    funnel = augment(run, teachers, lambda: Passing(FakeGenerator(say)), Quiet(), Stop())
+    assert funnel is not None
+    assert funnel.kept == 20
+    del written["augment"]["steps"][0]["teacher"]
+    path.write_text(yaml.safe_dump(written, sort_keys=False))
+    with pytest.raises(UsageError, match="teacher: this key is missing, and steps needs one"):
+        load_run(path)
 
 
 def test_two_names_of_one_model_are_refused(tmp_path: Path) -> None:

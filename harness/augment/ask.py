@@ -60,6 +60,7 @@ class Asker:
     over: Callable[[Spent], str] = lambda spent: ""  # the cap that is reached, in words
     price: Price = lambda model, completion: None
     spent: Spent = field(default_factory=Spent)
+    unpriced: set[str] = field(default_factory=set)  # models that answered, without a price
     cap: str = ""  # the cap that ended the work
 
     def ended(self) -> bool:
@@ -88,7 +89,10 @@ class Asker:
             self.answers[completion.request] = completion
             self.paid += paid
             seconds = seconds_before + (time.monotonic() - started if self.paid > paid_before else 0)
-            price = self.price(models.pop(completion.request, ""), completion)
+            model = models.pop(completion.request, "")
+            price = self.price(model, completion)
+            if price is None:
+                self.unpriced.add(model)
             self.spent = self.spent.plus(completion, seconds, price)
             self.cap = self.cap or self.over(self.spent)
             self.fresh_tokens += completion.completion_tokens * paid

@@ -12,6 +12,7 @@ from pydantic import model_validator
 
 from harness.augment.rows import Judged, Lost
 from harness.config.quotas import LABEL, Quotas
+from harness.config.teacher import beside_money
 from harness.core.aligned import aligned
 from harness.core.record import FORMAT, Record
 from harness.records import Provenance, Row
@@ -66,6 +67,7 @@ class Funnel(Record):
     calls_cached: int = 0  # answered by earlier ones
     seconds: float = 0.0  # of this command's engine work
     cost: float | None = None  # in the currency of the run file's prices; None when it names none
+    unpriced: tuple[str, ...] = ()  # teachers whose calls it leaves out, since only others have a price
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -122,7 +124,8 @@ class Funnel(Record):
         lines += [f"  {note}" for note in self.notes]
         tokens = self.prompt_tokens + self.completion_tokens
         if self.kept and tokens:
-            price = f", {self.cost / self.kept:.6f} per kept row in money" if self.cost is not None else ""
+            per_row = f", {self.cost / self.kept:.6f} per kept row in money" if self.cost is not None else ""
+            price = per_row + beside_money(self.unpriced)
             lines.append(
                 f"  {tokens} tokens, {tokens / self.kept:.0f} per kept row; {self.calls_paid} calls made in this"
                 f" augment, {self.calls_cached} from the cache; {self.seconds:.0f} s of teacher{price}"

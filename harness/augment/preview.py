@@ -14,6 +14,7 @@ from harness.augment.rows import Judged, Lost
 from harness.augment.work import Students, Work, at_work, no_students, progress
 from harness.config.quotas import LABEL
 from harness.config.run import Run
+from harness.config.teacher import beside_money
 from harness.core.aligned import aligned
 from harness.core.store import write_json
 from harness.core.terminal import Stop, Terminal
@@ -63,7 +64,7 @@ def preview(
     quotas = [parts_of(work.plan, name, places, tried) for name in run.file.augment.quotas]
     expected = forecast(tried, run.file.augment.rows, first, max(first, work.plan.most), run.file.random_seed, quotas)
     write_json(run.folder / "augment" / FILE, expected.model_dump(mode="json"))
-    terminal.say(told(expected, run.file.augment.rows, run.name))
+    terminal.say(told(expected, run.file.augment.rows, run.name, sorted(work.ask.unpriced)))
     return expected
 
 
@@ -106,8 +107,8 @@ def follow(plan: Plan, ask: Asker, place: Place) -> Made:
     return Made(tuple(asked), chain)
 
 
-def told(expected: Forecast, wanted: int, name: str) -> str:
-    """A forecast in words."""
+def told(expected: Forecast, wanted: int, name: str, unpriced: Sequence[str] = ()) -> str:
+    """A forecast in words. `unpriced`: teachers whose calls are not in its money."""
     lines = [
         ("rows begun", expected.begun.shown()),
         ("rows kept", f"{expected.rows.shown()}   ({wanted} wanted)"),
@@ -115,7 +116,7 @@ def told(expected: Forecast, wanted: int, name: str) -> str:
         ("tokens", expected.tokens.shown()),
     ]
     if expected.money.high:
-        lines.append(("money", expected.money.shown(4)))
+        lines.append(("money", expected.money.shown(4) + beside_money(unpriced)))
     return (
         f"\n{expected.kept} of these {expected.tried} rows are kept. make augment RUN={name} is expected to take"
         f" ({LEVEL:.0%} intervals):\n{aligned(lines, indent='  ')}\n"

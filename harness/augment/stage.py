@@ -206,4 +206,5 @@ def funnel_of(
         calls_cached=len(ask.answers) - ask.paid,
         seconds=round(spent.seconds, 1),
         cost=spent.money,
+        unpriced=tuple(sorted(ask.unpriced)) if spent.money is not None else (),
     )

@@ -20,6 +20,7 @@ SAMPLES_SHOWN = 10
 LOST_SHOWN = 3
 REASON_SHOWN = 400  # characters; a filter of the user's may say more
 TEXT_SHOWN = 200  # characters of what gave no row
+ANSWER = "answer"
 MANY_ROWS = 8  # from so many rows on it is no chance that something is the same in all of them
 ROW_SHOWN = 400  # characters of a row's input, and of its answer
 
@@ -52,7 +53,7 @@ def tell(
         text = " ".join(line.text.split())[:TEXT_SHOWN]
         to.say(f"  [{line.label}] {text or '(nothing)'}\n      {line.lost}: {line.reason}")
     to.say("\nfunnel:\n" + funnel.table())
-    for remark in always_the_same(rows, free):
+    for remark in always_the_same(rows, rejected, lost, free):
         to.say(f"  {remark}")
     if most is not None and funnel.kept < funnel.wanted and not funnel.pending:
         advice = _advice(most, funnel, rejected, lost)
@@ -61,21 +62,37 @@ def tell(
         to.say(f"  {_short(short, None if funnel.pending else most, rejected, lost)}")
 
 
-def always_the_same(rows: Sequence[Row], free: bool) -> list[str]:
+def always_the_same(rows: Sequence[Row], rejected: Sequence[Judged], lost: Sequence[Lost], free: bool) -> list[str]:
     """What every kept row has in common that rows should differ in: its answer, or what a step wrote for it.
 
-    Rows that no step wrote have answers only.
+    A step that wrote something else, too, in rows that a filter dropped is left out: it is there to be told apart, as
+    a verdict is. Rows that no step wrote have answers only.
     """
-    texts = {"answer": [row.answer for row in rows]} if free else {}
+    remarks: list[str] = []
+    others = _written([reject.row for reject in rejected], free)
+    for line in lost:
+        if line.filter:
+            others.setdefault(f"text of the step {line.step}", []).append(line.text)
+    for name, of_rows in _written(rows, free).items():
+        if len(of_rows) < MANY_ROWS or len(set(map(normalise, of_rows))) > 1:
+            continue
+        varied = any(normalise(text) != normalise(of_rows[0]) for text in others.get(name, ()))
+        if varied and name != ANSWER:
+            continue
+        which = " that have one" if len(of_rows) < len(rows) else ""
+        advice = "filters dropped every other" if varied else "look at the examples in its template"
+        text = one_line(of_rows[0])[:TEXT_SHOWN]
+        remarks.append(f"the {name} of all {len(of_rows)} kept rows{which} is the same: {text!r}: {advice}")
+    return remarks
+
+
+def _written(rows: Sequence[Row], free: bool) -> dict[str, list[str]]:
+    """What of rows -> its texts: answers that are free, and what each step wrote."""
+    texts = {ANSWER: [row.answer for row in rows]} if free else {}
     for row in rows:
         for step in row.provenance.steps:
             texts.setdefault(f"text of the step {step.name}", []).append(step.text)
-    return [
-        f"the {name} of all {len(of_rows)} kept rows{' that have one' if len(of_rows) < len(rows) else ''} is the same:"
-        f" {one_line(of_rows[0])[:TEXT_SHOWN]!r}: look at the examples in its template"
-        for name, of_rows in texts.items()
-        if len(of_rows) >= MANY_ROWS and len(set(map(normalise, of_rows))) == 1
-    ]
+    return texts
 
 
 def _heading(to: Terminal, shown: int, count: int, what: str) -> None:

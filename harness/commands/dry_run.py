@@ -15,7 +15,7 @@ from harness.augment.rows import own_rows, seed_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
 from harness.config.run import Run
-from harness.config.teacher import Teacher
+from harness.config.teacher import Teacher, beside_money, price_of
 from harness.core.aligned import aligned
 from harness.core.store import finished, read_manifest
 from harness.data.examples import path_of
@@ -27,7 +27,7 @@ from harness.eval.prompt_search import FIRST_ITEMS, dev_items, most_tries
 from harness.filters import Context, judges_of
 from harness.filters.pick import PickByJudge
 from harness.models.resolve import ready, resolve
-from harness.models.teachers import OWN_TEACHER, Teachers
+from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
 from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
@@ -46,7 +46,8 @@ def describe_augment(run: Run, teachers: Teachers, count: Count) -> str:
     if done:
         return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
     augment, plan = run.file.augment, plan_rows(run, teachers)
-    meter = Meter(count, {teachers.model(name): _dearer_price(one) for name, one in run.file.all_teachers.items()})
+    by_model = {teachers.model(name): one for name, one in run.file.all_teachers.items()}
+    meter = Meter(count, {model: _dearer_price(teacher) for model, teacher in by_model.items()})
     begun = sum(plan.first_round().values()) if plan.chains else 0
     total_rows = len(plan.own) + begun
     places = list(islice(plan.places(plan.first_round()), COUNTED)) if begun else []
@@ -72,7 +73,9 @@ def describe_augment(run: Run, teachers: Teachers, count: Count) -> str:
     if calibration:
         out.append("  A judge no better than chance is not asked.")
     furthest = once.money + (total.money - once.money) * most / total_rows
-    return "\n".join([*out, *([_price(total.money, furthest, most)] if total.money else [])])
+    unpriced = [model for model, teacher in by_model.items() if price_of(teacher, 0, 0) is None]
+    price = _price(total.money, furthest, most) + beside_money(unpriced)
+    return "\n".join([*out, *([price] if total.money else [])])
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def unresolved(run: Run) -> Teachers:
     models = {
         name: f"{teacher.model}@{teacher.revision or 'newest'}" for name, teacher in run.file.all_teachers.items()
     }
-    return Teachers(own=models.pop(OWN_TEACHER), named=models)
+    return Teachers(own=models.pop(OWN_TEACHER, NOBODY), named=models)
 
 
 def tokens_of_teacher(teacher: Teacher | None, root: Path, cache: Path, unseen: bool) -> Count:

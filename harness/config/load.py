@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.attributes import computed, draw_attributes
 from harness.config.null_run import shuffle_labels
-from harness.config.quotas import quota_problems
+from harness.config.quotas import most_kept, quota_problems
 from harness.config.run import Augment, Run, RunFile
 from harness.config.steps import DOCUMENT, Step, row_problem, stand_in
 from harness.config.task import TaskFile, TaskPrompts
@@ -21,6 +21,7 @@ from harness.core.project_file import project_file
 from harness.core.templates import Template
 from harness.data.documents import Piece
 from harness.data.examples import Shape, local_path, read_examples, read_seeds
+from harness.engines.scripted import read_script
 from harness.errors import Mistakes, UsageError, nearest
 from harness.filters import Score, Support, judges_of
 from harness.filters.base import PARTS
@@ -52,6 +53,10 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if run_file.augment.shots_file:
         with mistakes.noted():
             shots = read_examples(run_file.augment.shots_file, root, task.shape, at("augment", "shots_file")).examples
+    for teacher in run_file.all_teachers.values():
+        if isinstance(teacher, ScriptedTeacher) and (root / teacher.script).is_file():
+            with mistakes.noted():
+                read_script(root / teacher.script)
     suites: dict[str, Suite] = {}
     for i, name in enumerate(run_file.eval.suites):
         with mistakes.noted():
@@ -268,13 +273,18 @@ def _attributes_fit(run_file: RunFile, at: Callable[..., str]) -> None:
 
 
 def _quotas_fit(augment: Augment, task: TaskFile, at: Callable[..., str]) -> None:
-    """Every quota can be met. Raises UsageError with a line for each that cannot."""
+    """Filters and quotas let as many rows be kept as are wanted. Raises UsageError for each that does not."""
     if augment.quotas and not augment.teacher_writes:
         raise UsageError(f"{at('augment', 'quotas')}: no teacher writes rows here, so that none can be ordered")
     mistakes = Mistakes()
     problems = quota_problems(augment.quotas, augment.attributes, task.labels, augment.rows, augment.filters)
     for key, problem in problems:
         mistakes.note(f"{at('augment', 'quotas', *key)}: {problem}")
+    for i, filter_ in enumerate(augment.filters if augment.teacher_writes else ()):
+        most = most_kept(filter_, augment.attributes, task.labels)
+        if most is not None and most < augment.rows:
+            place = at("augment", "filters", i)
+            mistakes.note(f"{place}: {filter_.kind} keeps {most} rows at most, and augment.rows is {augment.rows}")
     mistakes.check()
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.config.attributes import Attribute, can_hold
 from harness.errors import nearest
-from harness.filters import AnyFilter, Balance
+from harness.filters import AnyFilter, Balance, Diverse
 
 LABEL = "label"  # the name of a quota of labels; attributes cannot be called so
 
@@ -44,6 +44,19 @@ def quota_problems(
         if (total := sum(quota.values())) > rows:
             yield (name,), f"its values are {total} rows together, and augment.rows is {rows}"
         yield from _capped(name, quota, filters)
+
+
+def most_kept(filter_: AnyFilter, attributes: Mapping[str, Attribute], labels: Collection[str]) -> int | None:
+    """Rows that a filter which chooses among rows keeps at most, however many there are. None where it has no limit."""
+    if isinstance(filter_, Diverse):
+        return filter_.rows
+    if not isinstance(filter_, Balance) or filter_.most is None:
+        return None
+    if not filter_.attribute:
+        return filter_.most * len(labels) or None
+    attribute = attributes[filter_.attribute]
+    values = sum(map(bool, attribute.values.values()))
+    return filter_.most * (values + bool(attribute.when)) if values else None  # where no condition holds it is empty
 
 
 def _attribute_problem(name: str, attributes: Mapping[str, Attribute], labels: Collection[str]) -> str:

@@ -254,7 +254,7 @@ class RunFile(Record):
     random_seed: RandomSeed = 0
     task: TaskSource
     shuffle_labels: bool = False  # the null run: seeds and items get labels at random; nothing may be found
-    teacher: Teacher | None = None  # only where nobody writes or judges
+    teacher: Teacher | None = None  # who writes and judges where no other is named
     teachers: dict[FieldName, Teacher] = {}  # further ones, by the names that steps and judges have for them
     augment: Augment
     train: Train
@@ -272,7 +272,8 @@ class RunFile(Record):
     @model_validator(mode="after")
     def _somebody_writes(self) -> Self:
         if self.teacher is None:
-            needing = self.augment.asking or ("eval.compare" if "teacher" in self.eval.compare else "")
+            own = any(name == OWN_TEACHER for _, name in self.augment.teachers_asked())
+            needing = (own and self.augment.asking) or ("eval.compare" if "teacher" in self.eval.compare else "")
             if needing:
                 raise ValueError(f"teacher: this key is missing, and {needing} needs one")
         if self.augment.seeds is None and "seeds_only" in self.train.data:

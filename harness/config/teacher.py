@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -86,6 +86,11 @@ Teacher = Annotated[
     ],
     BeforeValidator(_engine_stated),  # vllm where none is stated
 ]
+
+
+def beside_money(unpriced: Sequence[str]) -> str:
+    """What is said beside a sum of money that lacks what these teachers take, since they have no price, or ''."""
+    return f" (without {', '.join(unpriced)}: no price is given)" if unpriced else ""
 
 
 Price = Callable[[str, Completion], float | None]  # name@revision, what it answered -> money, None without a price

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.core.leases import Heartbeat, Holder, claim, release, renew
 from harness.engines.call_file import CallFile, seal, select, undamaged
-from harness.engines.protocols import Generator
+from harness.engines.protocols import Generator, Stoppable
 from harness.records import Completion, Request
 
 COMMIT_EVERY = 16  # completions
@@ -127,7 +127,7 @@ def cached(
         if missing:
             polls = 0
             try:
-                for completion in _asked(queue.as_wanted(missing), cache, built()):
+                for completion in _asked(Stoppable(queue.as_wanted(missing), stop), cache, built()):
                     yield completion, True
                     yield from queue.stored()
             finally:
@@ -211,7 +211,7 @@ class _Queue:
         self._requests = chain(requests.values(), self._requests)
 
 
-def _asked(requests: Iterator[Request | None], cache: CallCache, engine: Generator) -> Iterator[Completion]:
+def _asked(requests: Iterable[Request | None], cache: CallCache, engine: Generator) -> Iterator[Completion]:
     """The engine's answers, committed in small batches, the last of them however this ends."""
     pending: list[Completion] = []
     committed = time.monotonic()

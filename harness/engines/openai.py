@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 from weakref import WeakSet
 
@@ -27,15 +27,17 @@ import httpx2
 from openai import APIConnectionError, APIStatusError, APITimeoutError, Omit, OpenAI, omit
 
 from harness.engines import openai_wire as wire
+from harness.engines.leaving import CLOSE_S, LEAVE_S, arriving
 from harness.engines.pace import Outcome, Pace
 from harness.errors import HarnessError, MachineError, UsageError, nearest
 from harness.models.endpoint import address_problem, check_proxies, endpoint_path
 from harness.records import Completion, Request
 
 ATTEMPTS = 6  # of one request
+# of them may end without any answer in time: a hanging endpoint holds a request for so many times `timeout_s`, pauses
+# aside. A second one is worth it where nobody else can be asked: a first one may have come in a rush, or at a restart.
+TIMEOUTS = 2
 PREFLIGHT_ATTEMPTS = 3  # of the check before anything is spent
-LEAVE_S = 10.0  # what is in flight when the endpoint is given up may take this long to come back
-CLOSE_S = 2.0  # what is in flight when the engine is closed may take this long
 GIVE_UP_AFTER = 20  # requests in a row that failed in all their attempts
 FIRST_CALLS = 8  # in flight at most before one was answered; when the first so many fail alike, no more are sent
 THROTTLED = (429, 503, 529)  # too many requests, too busy, overloaded
@@ -50,7 +52,7 @@ class OpenAIEngine:
 
     `base_url` is what comes before `/chat/completions`, e.g. http://127.0.0.1:8000/v1. `api_key` is None for
     an endpoint without one. `timeout_s` is for connecting, and for each wait for the next piece of an answer, all
-    of which together have PIECEWISE times as long.
+    of which together have PIECEWISE times as long. `timeouts` attempts of a request may end so, the last one fails it.
     `transport` replaces the network in tests, `say` is told once of each thing that is odd about the endpoint. `place`
     is where a run file has it. Of `Request.model` (name@revision) the endpoint is sent what it lists: all of it, or the
     name alone.
@@ -64,6 +66,7 @@ class OpenAIEngine:
         concurrency: int = 32,
         timeout_s: float = 120.0,
         attempts: int = ATTEMPTS,
+        timeouts: int = TIMEOUTS,
         transport: httpx2.BaseTransport | None = None,
         say: Callable[[str], None] = lambda text: None,
         place: str = "teacher",
@@ -83,7 +86,7 @@ class OpenAIEngine:
             "OpenAI-Project": omit,
         }
         self._pace = Pace(FIRST_CALLS, concurrency)
-        self._attempts, self._timeout_s = attempts, timeout_s
+        self._attempts, self._timeout_s, self._timeouts = attempts, timeout_s, timeouts
         self._models: tuple[str, ...] | None = None  # that the endpoint lists; None before it was asked
         self._listing_is_a_page = False
         self._answered = False  # whether any request ever was
@@ -92,7 +95,8 @@ class OpenAIEngine:
         self._say, self._said = say, set[str]()
         self._place = place
         self._threads = WeakSet[threading.Thread]()
-        # .leaving: the event of the call of `generate` that a thread works for; .begun: of its attempt on the way
+        # .leaving: the event of the call of `generate` that a thread works for; .begun: of its attempt on the way, from
+        # .since on; .timeouts: its attempts that ended without an answer in time
         self._thread = threading.local()
         local = address.host in ("localhost", "127.0.0.1", "::1")
         if not local and transport is None:
@@ -161,7 +165,9 @@ class OpenAIEngine:
                     )
         except HarnessError:
             leaving.set()
-            yield from _landed(done, flying)
+            for landed in islice(arriving(done, LEAVE_S), flying):  # paid for, so it is kept
+                if isinstance(landed, Completion) and landed.finish_reason != "error":
+                    yield landed
             raise
         finally:
             leaving.set()
@@ -177,7 +183,7 @@ class OpenAIEngine:
         self, request: Request, model: str, done: SimpleQueue[Completion | Exception], leaving: threading.Event
     ) -> None:
         """Put exactly one outcome: a completion, or what must end all work."""
-        self._thread.leaving = leaving
+        self._thread.leaving, self._thread.begun, self._thread.timeouts = leaving, None, 0
         outcome: Completion | Exception
         try:
             outcome = self._complete(request, model)
@@ -234,15 +240,22 @@ class OpenAIEngine:
         """Let an attempt begin when the pace allows. Raises MachineError where its answer has no reader any more.
 
         Leaving does not end the client's pauses, so a retry may come late. A first attempt that need not wait is sent.
+        Raises APITimeoutError, which the client passes on, where enough attempts have waited in vain.
         """
-        leaving: threading.Event | None = getattr(self._thread, "leaving", None)
+        mine = self._thread
+        leaving: threading.Event | None = getattr(mine, "leaving", None)
         if leaving is None:
             return
-        self._end_attempt("failed")  # one that ended without a response
+        if mine.begun is not None:  # the attempt before ended without a response
+            mine.timeouts += time.monotonic() - mine.since >= self._timeout_s
+            self._end_attempt("failed")
+            if mine.timeouts >= self._timeouts:
+                raise APITimeoutError(request=attempt)
         unwanted = leaving.is_set() and attempt.headers["x-stainless-retry-count"] != "0"
-        self._thread.begun = None if unwanted else self._pace.begin(leaving.is_set)
-        if self._thread.begun is None:
+        mine.begun = None if unwanted else self._pace.begin(leaving.is_set)
+        if mine.begun is None:
             raise MachineError("the work was ended")
+        mine.since = time.monotonic()
 
     def _end_attempt(self, outcome: Outcome, status: int = 0) -> None:
         """Tell the pace of this thread's attempt, once."""
@@ -343,15 +356,3 @@ class OpenAIEngine:
 def _without_numbers(reason: str) -> str:
     """A reason without what differs from call to call: counts, ids."""
     return re.sub(r"[0-9a-f-]{8,}|\d+", "#", reason)
-
-
-def _landed(done: SimpleQueue[Completion | Exception], flying: int) -> Iterator[Completion]:
-    """Answers that were on their way when the work ended: they are paid for, so they are kept."""
-    until = time.monotonic() + LEAVE_S
-    for _ in range(flying):
-        try:
-            outcome = done.get(timeout=max(0.0, until - time.monotonic()))
-        except Empty:
-            return
-        if isinstance(outcome, Completion) and outcome.finish_reason != "error":
-            yield outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,18 @@ class StudentEngine(Protocol):
     def next_tokens(self, pairs: Sequence[Pair], k: int, at: Sequence[NextTokens] | None = None) -> list[NextTokens]:
         """At each token of every continuation the k likeliest tokens, or those that `at` names there."""
         ...
+
+
+@dataclass(frozen=True)
+class Stoppable:
+    """Requests that nobody wants any more once `ended` is true: nor those that were taken and are not asked yet."""
+
+    requests: Iterator[Request | None]
+    ended: Callable[[], bool]
+
+    def __iter__(self) -> Iterator[Request | None]:
+        """The requests."""
+        return self.requests
 
 
 class Generator(Protocol):

@@ -142,6 +142,11 @@ def _cut(text: str, request: Request) -> tuple[str, str]:
     return (text[: min(stops)], "stop") if stops else (text, reason)
 
 
+def read_script(path: Path) -> Script:
+    """A script file. Raises UsageError naming file, line, key and what is allowed."""
+    return yaml_file.parse(Script, yaml_file.load(path), "a script of answers")
+
+
 class ScriptedEngine:
     """Answers by a function, several requests in flight, the shortest answer first.
 
@@ -155,9 +160,8 @@ class ScriptedEngine:
 
     @classmethod
     def from_file(cls, path: Path, *, concurrency: int = 32) -> ScriptedEngine:
-        """Follow a script file. Raises UsageError naming file, line, key and what is allowed."""
-        script = yaml_file.parse(Script, yaml_file.load(path), "a script of answers")
-        return cls(script.answer, concurrency=concurrency)
+        """Follow a script file. Raises as `read_script`."""
+        return cls(read_script(path).answer, concurrency=concurrency)
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield one completion per request, short texts first among those in flight."""

@@ -12,15 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
-from harness.engines.protocols import Generator
+from harness.engines.leaving import CLOSE_S, LEAVE_S, arriving, close
+from harness.engines.protocols import Generator, Stoppable
 from harness.errors import MachineError
 from harness.records import Completion, Request
 
-MOST_AHEAD = 16  # requests that wait for busy engines at most: a stop does not take them back
-LEAVE_S = 10.0  # what is in flight when the work ends by a failure may take this long: it is paid for, and kept
-CLOSE_S = 2.0  # engines whose answers nobody waits for may take this long to end
+MOST_AHEAD = 16  # requests that wait for busy engines at most
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,10 @@ class SeveralEngines:
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Yield one completion per request as they come back. One call at a time.
 
-        Raises whatever an engine raises which no other can stand in for, after what had come back by then.
+        Requests that are Stoppable may be ended: then those that wait for a busy engine are not asked any more. Raises
+        whatever an engine raises which no other can stand in for, after what had come back by then.
         """
-        work = _Work(self._sources, iter(requests), self._engine, self._broken)
+        work = _Work(self._sources, requests, self._engine, self._broken)
         wait_s = CLOSE_S
         try:
             while work.feed():
@@ -112,8 +112,7 @@ class SeveralEngines:
     def close(self) -> None:
         """Close every engine that was built."""
         for engine in self._built.values():
-            if close := getattr(engine, "close", None):
-                close()
+            close(engine)
         self._built = {}
 
     def _engine(self, source: Source) -> Generator:
@@ -142,19 +141,22 @@ class _Work:
     def __init__(
         self,
         sources: Sequence[Source],
-        requests: Iterator[Request | None],
+        requests: Iterable[Request | None],
         engine: Callable[[Source], Generator],
         broken: set[Source],
     ) -> None:
         self.events: SimpleQueue[tuple[_Lane, _Event]] = SimpleQueue()
         self.lanes = [_Lane(source, gone=source in broken) for source in sources]
-        self._requests, self._engine = requests, engine
+        self._requests, self._engine = iter(requests), engine
+        self._ended = requests.ended if isinstance(requests, Stoppable) else lambda: False
         self._failed_at: dict[str, list[_Lane]] = {}  # key of a request -> where it failed
         self._leaving = threading.Event()
 
     def feed(self) -> bool:
         """Hand out what can be handed out now. False when everything is answered and nothing more is asked."""
         for lane in self.lanes:
+            if self._ended():
+                lane.queue.clear()
             if lane.wanting:
                 self._answer(lane)
         if not any(lane.load for lane in self.lanes):  # at the beginning, and at the end
@@ -178,17 +180,18 @@ class _Work:
             lane.queue.append(request)
 
     def route_anew(self, request: Request) -> None:
-        """Give a request to any engine that has its model, even one at which it failed."""
+        """Give a request to any engine that has its model, even one at which it failed, unless the work has ended."""
         self._failed_at.pop(request.key, None)
-        self.route(request)
+        if not self._ended():
+            self.route(request)
 
     def tried_elsewhere(self, request: Request, lane: _Lane) -> bool:
-        """Have another engine of the model try what failed at this one. False where all of them have."""
+        """Have another engine of the model try what failed at this one. False where all have, or the work has ended."""
         self._failed_at.setdefault(request.key, []).append(lane)
-        if self._able(request):
+        again = bool(self._able(request)) and not self._ended()
+        if again:
             self.route(request)
-            return True
-        return False
+        return again
 
     def _able(self, request: Request) -> list[_Lane]:
         """The engines that have a request's model, and at which it has not failed."""
@@ -202,12 +205,9 @@ class _Work:
     def landed(self) -> Iterator[Completion]:
         """Answers that are on their way when the work ends: they are paid for, so they are kept."""
         self._end_all()
-        until = time.monotonic() + LEAVE_S
-        while any(lane.flying and not lane.gone for lane in self.lanes):
-            try:
-                lane, event = self.events.get(timeout=max(0.0, until - time.monotonic()))
-            except Empty:
-                return
+        events = arriving(self.events, LEAVE_S)
+        while any(lane.flying and not lane.gone for lane in self.lanes) and (came := next(events, None)):
+            lane, event = came
             if isinstance(event, Completion):
                 lane.flying.pop(event.request, None)
                 yield event

@@ -23,6 +23,7 @@ import importlib
 import logging
 import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kerne
 MOST_LORAS = 8  # adapters in one batch; the others wait their turn
 SMALLER = "lower teacher.gpu_memory_utilization, teacher.max_model_len or teacher.concurrency, or take a smaller model"
 MOST_FIRST_TOKENS = 128  # log-probabilities that vLLM gives by id at one position
+_TURN, _NEXT = threading.Lock(), threading.Lock()
 
 
 class VLLMEngine:
@@ -227,7 +229,8 @@ class VLLMEngine:
 
     def _step(self) -> list[RequestOutput]:
         try:
-            return list(self._engine.step())
+            with _alone():
+                return list(self._engine.step())
         except Exception as error:  # whatever it is, the engine is broken
             raise MachineError(f"vLLM broke while generating: {_said(error)}") from error
 
@@ -355,7 +358,7 @@ def _load(vllm: ModuleType, settings: Mapping[str, Any]) -> LLMEngine:
 
     set_threads = torch.set_num_threads
     try:
-        with _quiet():
+        with _quiet(), _alone():
             arguments = vllm.engine.arg_utils.EngineArgs(**settings)
             engine: LLMEngine = vllm.v1.engine.llm_engine.LLMEngine.from_engine_args(arguments)
             return engine
@@ -367,6 +370,21 @@ def _load(vllm: ModuleType, settings: Mapping[str, Any]) -> LLMEngine:
         raise MachineError(f"{reason}; {SMALLER}") from error
     finally:
         torch.set_num_threads = set_threads  # vLLM's CPU worker replaces it for the whole process
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Lets the engines of this process load and work one at a time, in turn, whatever threads they are in.
+
+    What a step is about stands in variables of vLLM's modules (`vllm.forward_context`), which all engines share. The
+    second lock keeps a place in the queue: an engine that has just had its turn would take it again otherwise.
+    """
+    with _NEXT:
+        _TURN.acquire()
+    try:
+        yield
+    finally:
+        _TURN.release()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from harness.augment.rows import writers
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
+from harness.engines.leaving import closed_at_end
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import Interrupted
 from harness.eval.candidates import Candidate
@@ -152,15 +154,12 @@ def _judged(scorer: Scorer, suite: Suite, outcome: Outcome, student: StudentEngi
     items, outputs = [item_by_id[score.item] for score in answered], [score.output for score in answered]
     judge = scorer.openers.judge(rubric.judge)
     cache = CallCache(scorer.cache / "calls.sqlite", scorer.terminal.say)
-    try:
-        engine = functools.cache(lambda: scorer.alone(judge.open))
+    with closing(cache), closed_at_end(lambda: scorer.alone(judge.open)) as engine:
 
         def answers(requests: Sequence[Request]) -> list[Completion]:
             return [completion for completion, _ in cached(requests, cache, engine, scorer.stop)]
 
         verdicts = rubric.answers(items, outputs, judge.identity, answers)
-    finally:
-        cache.close()
     if scorer.stop():
         raise Interrupted("stopped while the judge was asked; every answer is kept")
     wrote = {name for row in scorer.plan.shots.rows for name in writers(row)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.core.record import Record
 
 OWN_TEACHER = "teacher"  # what run files call the run's own teacher
+NOBODY = "no teacher"  # in the place of the run's own, where none of its own is asked
 
 
 class Teachers(Record):
@@ -20,7 +21,7 @@ class Teachers(Record):
     @property
     def words(self) -> str:
         """All of them, for people."""
-        return ", ".join((self.own, *self.named.values()))
+        return ", ".join(name for name in (self.own, *self.named.values()) if name != NOBODY or not self.named)
 
 
 def place_of(name: str) -> str:
