@@ -102,6 +102,19 @@ def text_number(what: str, path: Path, name: str) -> int | None:
     return value
 
 
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Weight -> its shape, of a model's safetensors. Reads no weights. Empty without the library that reads them."""
+    try:
+        from safetensors import safe_open
+    except ImportError:
+        return {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as weights:
+            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return shapes
+
+
 def token_ids(what: str, path: Path, name: str) -> list[int]:
     """The ids that a setting names, one or a list. Empty without it. Raises UsageError for anything else."""
     value = text_settings(what, path).get(name)

@@ -6,7 +6,7 @@ for the same cell share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,9 +17,11 @@ from harness.config.run import Augment, Run, Train
 from harness.core.record import digest
 from harness.data.examples import path_of
 from harness.errors import UsageError
+from harness.models.files import weight_shapes
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Row
 from harness.train.adapters import is_intact
+from harness.train.capacity import capacity_note
 from harness.train.keys import BASE, cell_key
 from harness.train.sizes import nested, step_count
 
@@ -70,7 +72,26 @@ class TrainPlan:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each kind of data whose largest size holds more than half of the available rows."""
+        """A sentence for each kind of data whose largest size holds more than half of the available rows.
+
+        One for each adapter that its largest size may be too much for follows.
+        """
+        return [*self._sampling_notes(), *self._capacity_notes()]
+
+    def _capacity_notes(self) -> Iterator[str]:
+        """Of the largest size of each student, kind of data and method, its first random seed."""
+        largest: dict[tuple[str, str, str], GridCell] = {}
+        for planned in self.cells:
+            place = (planned.cell.student, planned.cell.data, planned.cell.method)
+            if planned.cell.size > (largest[place].cell.size if place in largest else 0):
+                largest[place] = planned
+        shapes = {model.folder: weight_shapes(model.folder) for model in {one.model for one in largest.values()}}
+        for planned in largest.values():
+            if planned.method.lora:
+                note = capacity_note(planned.cell.name, planned.rows, shapes[planned.model.folder], planned.method.lora)
+                yield from [note] if note else []
+
+    def _sampling_notes(self) -> list[str]:
         notes = []
         drawn = (planned for planned in self.cells if planned.rows and planned.cell.data != "seeds_only")
         by_data = sorted(drawn, key=lambda planned: planned.cell.data)
