@@ -259,17 +259,28 @@ def test_a_chat_template_that_drops_the_system_message_is_said_before_training(
     assert heard.said.index(said) < next(i for i, line in enumerate(heard.said) if "loss first -> last" in line)
 
 
-def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on(tiny_model: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path, tiny_model)
-    with pytest.raises(Interrupted, match=r"2 of 4 .*make train RUN=demo"):
-        go(run, Pressed(at=3))  # looked at: before the student, before the first cell, in its first step
-    assert list(cells(run)) == ["base.0.s0", "filtered.4.s0"]
-    kept = run.root / cells(run)["filtered.4.s0"]["folder"] / "adapter_model.safetensors"
-    written = kept.stat().st_mtime_ns
-    assert len(list((run.cache / "students").iterdir())) == 1  # nothing half-made
-    count, _ = go(run)
-    assert count == 2
-    assert kept.stat().st_mtime_ns == written
+def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on_inside_the_others(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    go(make_run(tmp_path / "whole", tiny_model))
+    run = make_run(tmp_path / "stopped", tiny_model)
+    with pytest.raises(Interrupted, match=r"\d of 4 .*make train RUN=demo"):
+        go(run, Pressed(at=6))  # looked at: before the student, then after each pass
+    kept = {name: cell for name, cell in cells(run).items() if cell["folder"]}
+    written = {name: (run.root / cell["folder"] / "cell.json").stat().st_mtime_ns for name, cell in kept.items()}
+    assert 0 < len(kept) < 3
+    assert not list((run.cache / "students").glob(".*"))  # nothing half-made
+    count, heard = go(run)
+    assert count == 3 - len(kept)
+    assert "train: going on from " in heard.text
+    assert not list((run.folder / "train" / "checkpoints").glob("*/*"))
+    for name, cell in cells(run).items():
+        if name in written:
+            assert (run.root / cell["folder"] / "cell.json").stat().st_mtime_ns == written[name]
+        if cell["folder"]:
+            weights = (Path(cell["folder"]) / "adapter_model.safetensors" for _ in range(2))
+            whole, stopped = (root / path for root, path in zip((tmp_path / "whole", run.root), weights, strict=True))
+            assert whole.read_bytes() == stopped.read_bytes()
 
 
 def test_a_stop_after_the_last_cell_leaves_nothing_to_go_on_with(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -34,3 +36,11 @@ def memory_errors(what: str, setting: str) -> Iterator[None]:
         if not lack:
             raise
         raise MachineError(f"{what}: memory ran out: {str(error)[:200]}; lower {setting}") from error
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most so far: of the GPU's memory, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -16,6 +16,21 @@ from harness.records import Cell
 CELLS = "cells.json"
 
 
+class CellLog(Record):
+    """What tuning one cell did and took. It stands in the cell's own folder."""
+
+    base: str  # name@revision
+    rows: int
+    steps: int
+    losses: tuple[float, ...]  # per step: mean over its answer tokens, nats
+    tokens: int  # read in all steps
+    seconds: float  # of all steps, without loading; of passes that cells share, by tokens
+    peak_memory: int  # bytes: of the GPU, or of the whole process so far on a CPU
+    device: str
+    dtype: str
+    packed: bool
+
+
 class TrainedCell(Record):
     """One cell of the grid as train left it: a tuned student, or the untuned base.
 

@@ -1,257 +1,209 @@
-"""Tuning one cell: LoRA on a frozen base, rows packed, the loss on answers only.
+"""Tuning cells: LoRA on a frozen base, rows packed, the loss on answers only, several cells in one pass.
 
-The base is loaded once for all cells of a student. Each cell puts a fresh adapter into it and takes it out
-again, so that a cell in a grid equals the same cell alone.
+The base is loaded once for all cells of a student. Cells whose adapters are plain LoRA share each pass over it.
+Each has its own optimizer, schedule and clipping, so that it learns what it would learn alone. A
+finished cell leaves and the next one enters.
 """
 
 from __future__ import annotations
 
-import math
-import resource
-import sys
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from peft import LoraConfig
+from torch import Tensor
 
-from harness.config.run import Lora, Train
-from harness.core.record import Record
-from harness.errors import MachineError, UsageError
+from harness.config.run import Lora
+from harness.errors import UsageError
 from harness.models.chat_template import TokenizedRow
-from harness.models.device import device_of, memory_errors
-from harness.models.files import load
-from harness.models.resolve import Model
-from harness.records import Row
-from harness.train.packing import answer_tokens, keeps_rows_apart, micro_batches, pack, token_losses
-from harness.train.sizes import batches
-
-GRADIENT_NORM = 1.0
-SMALLER = "train.micro_batch_tokens"  # the setting that decides how much memory is taken
-FINISH_SECONDS = 25.0  # a cell this near to its end is finished when the user stops
+from harness.models.device import memory_errors
+from harness.train.base import SMALLER, Base
+from harness.train.lora import Adapter, PeftWeights, Sharing, fresh, peft_model, shared
+from harness.train.packing import Packed, answer_tokens, micro_batches, pack, pad, token_losses, tokens_together
+from harness.train.trainee import Job, Step, TokenLosses, Trainee
 
 
 @dataclass(frozen=True)
-class Base:
-    """A student before tuning, in memory. Tuning does not change it."""
+class Passed:
+    """One step of every cell in work, and what became of them."""
 
-    source: Model
-    network: Any  # a transformers causal language model
-    device: torch.device
-    dtype: torch.dtype
-    packs: bool  # whether rows can share a sequence without seeing each other
+    trainees: tuple[Trainee, ...]  # all that took part
+    steps: tuple[Step, ...]
 
+    @property
+    def finished(self) -> list[Trainee]:
+        """Those that have done all their steps."""
+        return [trainee for trainee in self.trainees if trainee.done]
 
-class CellLog(Record):
-    """What tuning one cell did and took."""
-
-    base: str  # name@revision
-    rows: int
-    steps: int
-    losses: tuple[float, ...]  # per step: mean over its answer tokens, nats
-    tokens: int  # read in all steps
-    seconds: float  # of all steps, without loading
-    peak_memory: int  # bytes: of the GPU in this cell, or of the whole process so far on a CPU
-    device: str
-    dtype: str
-    packed: bool
+    @property
+    def failed(self) -> list[Trainee]:
+        """Those that cannot go on."""
+        return [trainee for trainee in self.trainees if trainee.failure]
 
 
-def load_base(source: Model, examples: Sequence[TokenizedRow], device: str = "auto") -> Base:
-    """Load a student's weights, and try on two examples whether its rows can be packed.
-
-    `device` is auto, cpu or cuda. Raises UsageError for files that are no model, MachineError when the weights do not
-    fit the memory.
-    """
-    place = torch.device(device_of(device))
-    dtype = _dtype(place)
-    config = load(AutoConfig, source.name, source.folder)
-    # transformers' fused attention leaves out the soft cap of the models that have one
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    with memory_errors(f"loading {source.name}", SMALLER):
-        network = load(
-            AutoModelForCausalLM,
-            source.name,
-            source.folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-        ).to(place)
-    network.requires_grad_(False)
-    # PEFT writes this name into what it saves; a path would be true on this machine only
-    network.name_or_path = network.config._name_or_path = source.name
-    packs = keeps_rows_apart(network, examples, place)
-    return Base(source, network, place, dtype, packs)
+def at_once(base: Base, jobs: Sequence[Job], examples: Mapping[str, TokenizedRow], micro_batch_tokens: int) -> int:
+    """How many cells share a pass: as many as have room for one step each in micro_batch_tokens, at least 1."""
+    if not base.packs or not jobs:
+        return 1
+    steps = (tokens_together([examples[row.id] for row in job.rows[: job.batch_size]]) for job in jobs)
+    return max(1, min(len(jobs), micro_batch_tokens // max(steps)))
 
 
-def train_cell(
+def train_cells(
     base: Base,
-    rows: Sequence[Row],
+    jobs: Sequence[Job],
     examples: Mapping[str, TokenizedRow],
-    settings: Train,
-    steps: int,
-    random_seed: int,
-    out: Path,
-    report: Callable[[int, str], None],
-    stop: Callable[[], bool],
-    finish_seconds: float = FINISH_SECONDS,
-) -> CellLog | None:
-    """Tune a fresh adapter on `rows` and save it into the folder `out` as PEFT does.
-
-    `examples` are the rows tokenized, by row id. `report` is told (steps done, a note) after each. Returns
-    None, with nothing saved, when `stop` turned true more than `finish_seconds` before the end. Raises MachineError
-    for a loss that is no number and for memory or disk that does not suffice.
-    """
-    with (
-        torch.random.fork_rng(),
-        memory_errors(f"training {base.source.name}", SMALLER),
-        _adapted(base, settings.lora, random_seed) as network,
-    ):
-        log = _tune(base, network, rows, examples, settings, steps, random_seed, report, stop, finish_seconds)
-        if log is not None:
-            _save(network, out)
-        return log
-
-
-def learning_rate(step: int, steps: int, settings: Train) -> float:
-    """The rate of step 0..steps-1: up in a line over the first share `warmup_ratio`, then down in a line.
-
-    The rate of the first and of the last step is above 0. The peak is settings.learning_rate.
-    """
-    rising = math.ceil(settings.warmup_ratio * steps)
-    if step < rising:
-        return settings.learning_rate * (step + 1) / rising
-    return settings.learning_rate * (steps - step) / (steps - rising)
-
-
-def add_gradients(
-    network: torch.nn.Module,
-    examples: Sequence[TokenizedRow],
+    lora: Lora,
     micro_batch_tokens: int,
-    device: torch.device,
-    alone: bool = False,
-) -> float:
-    """Add one step's gradients to the network's parameters. Returns the step's mean loss in nats.
+    together: int,
+    begun: Callable[[Trainee], None] = lambda trainee: None,
+) -> Generator[Passed]:
+    """Tune a fresh adapter for each job, at most `together` in one pass. Yields after each step of those in work.
 
-    Every answer token of the whole step weighs the same, so how it is cut into pieces changes nothing.
-    With `alone`, no two rows share a sequence.
+    `examples` are the rows tokenized, by row id. `begun` is given each trainee before its first step: it may
+    put into it what an earlier command had reached. Who ends the iteration early leaves the base as it was. A
+    cell whose loss is no number fails and the others go on. Raises UsageError for settings that PEFT
+    refuses, MachineError where the memory does not suffice.
     """
-    total = answer_tokens(examples)
-    loss = 0.0
-    for piece in micro_batches(examples, micro_batch_tokens, alone):
-        share = token_losses(network, pack(piece, device, alone)).sum() / total
-        share.backward()  # type: ignore[no-untyped-call]
-        loss += share.item()
-    return loss
+    queue, alone = deque(jobs), list[Job]()
+    working: list[Trainee] = []
+    while queue or working:
+        while queue and len(working) < together:
+            job = queue.popleft()
+            adapter = _fresh(base, lora, job.random_seed)
+            if adapter is None:
+                alone.append(job)
+                continue
+            working.append(Trainee(job, adapter, adapter.noise))
+            begun(working[-1])
+        if working:
+            yield from _share(base, working, examples, micro_batch_tokens)
+        working = [trainee for trainee in working if not (trainee.done or trainee.failure)]
+    for job in alone:
+        with peft_model(base.network, peft_config(lora), job.random_seed) as wrapped:
+            trainee = Trainee(job, PeftWeights(wrapped))
+            begun(trainee)
+            yield from _steps(base, [trainee], None, examples, micro_batch_tokens)
 
 
-def _tune(
-    base: Base,
-    network: torch.nn.Module,
-    rows: Sequence[Row],
-    examples: Mapping[str, TokenizedRow],
-    settings: Train,
-    steps: int,
-    random_seed: int,
-    report: Callable[[int, str], None],
-    stop: Callable[[], bool],
-    finish_seconds: float,
-) -> CellLog | None:
-    network.train()
-    adapter = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(adapter, lr=settings.learning_rate, weight_decay=0.0)
-    losses: list[float] = []
-    tokens = 0
-    started = time.monotonic()
-    for done, batch in enumerate(batches(rows, steps, settings.batch_size, random_seed)):
-        if stop() and _seconds_left(done, steps, started) > finish_seconds:
-            return None
-        step_examples = [examples[row.id] for row in batch]
-        loss = add_gradients(network, step_examples, settings.micro_batch_tokens, base.device, alone=not base.packs)
-        norm = torch.nn.utils.clip_grad_norm_(adapter, GRADIENT_NORM)
-        if not (math.isfinite(loss) and math.isfinite(norm.item())):
-            raise MachineError(
-                f"training {base.source.name}: step {done + 1} of {steps}: the loss is {loss} and the"
-                f" gradient's norm {norm.item()}; a smaller train.learning_rate"
-                f" ({settings.learning_rate:g} now) or a larger train.warmup_ratio usually helps"
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(done, steps, settings)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(round(loss, 6))
-        tokens += sum(len(example.ids) for example in step_examples)
-        report(done + 1, f"loss {loss:.2f}, {tokens / (time.monotonic() - started):.0f} tokens/s")
-    return CellLog(
-        base=base.source.identity,
-        rows=len(rows),
-        steps=steps,
-        losses=tuple(losses),
-        tokens=tokens,
-        seconds=round(time.monotonic() - started, 3),
-        peak_memory=_peak_memory(base.device),
-        device=str(base.device),
-        dtype=str(base.dtype).removeprefix("torch."),
-        packed=base.packs,
-    )
-
-
-def _seconds_left(done: int, steps: int, started: float) -> float:
-    return (time.monotonic() - started) / done * (steps - done) if done else math.inf
-
-
-@contextmanager
-def _adapted(base: Base, lora: Lora, random_seed: int) -> Iterator[Any]:
-    """The base with a fresh adapter (float32 weights) inside the block, and as it was after it."""
+def peft_config(lora: Lora) -> LoraConfig:
+    """The settings as PEFT takes them."""
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(
+    return LoraConfig(
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    torch.manual_seed(random_seed)
-    if base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(base.device)
+
+
+def _fresh(base: Base, lora: Lora, random_seed: int) -> Adapter | None:
     try:
-        network = get_peft_model(base.network, config, autocast_adapter_dtype=True)
+        return fresh(base.network, peft_config(lora), random_seed)
     except ValueError as error:
         raise UsageError(f"train.lora: {base.source.name}: {error}") from error
+
+
+def _share(
+    base: Base, trainees: Sequence[Trainee], examples: Mapping[str, TokenizedRow], micro_batch_tokens: int
+) -> Iterator[Passed]:
+    """Steps of cells that share their passes, until one of them leaves."""
+    sharing = Sharing([trainee.weights for trainee in trainees if isinstance(trainee.weights, Adapter)])
+    with shared(base.network, sharing):
+        yield from _steps(base, trainees, sharing, examples, micro_batch_tokens)
+
+
+def _steps(
+    base: Base,
+    trainees: Sequence[Trainee],
+    sharing: Sharing | None,
+    examples: Mapping[str, TokenizedRow],
+    micro_batch_tokens: int,
+) -> Iterator[Passed]:
+    """A step of every trainee at a time, until one of them leaves. Where one is done already, none takes a step."""
+    if any(trainee.done for trainee in trainees):
+        yield Passed(tuple(trainees), ())
+        return
+    base.network.train()
     try:
-        yield network
+        while not any(trainee.done or trainee.failure for trainee in trainees):
+            started = time.monotonic()
+            parts = [[examples[row.id] for row in trainee.next_batch()] for trainee in trainees]
+            with memory_errors(f"training {base.source.name}", SMALLER):
+                micro_batch_tokens, losses = _in_memory(base, trainees, parts, sharing, micro_batch_tokens)
+            taken = [trainee.update(loss) for trainee, loss in zip(trainees, losses, strict=True)]
+            seconds = (time.monotonic() - started) / sum(len(e.ids) for part in parts for e in part)
+            for trainee, part in zip(trainees, parts, strict=True):
+                trainee.count(part, seconds)
+            yield Passed(tuple(trainees), tuple(step for step in taken if step))
     finally:
-        network.unload()
-        for attribute in ("peft_config", "active_adapter"):
-            base.network.__dict__.pop(attribute, None)
         base.network.eval()
 
 
-def _save(network: PeftModel, out: Path) -> None:
-    try:
-        # "auto" would ask the hub whether the base's vocabulary has grown; it never has
-        network.save_pretrained(out, safe_serialization=True, save_embedding_layers=False)
-        (out / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    except (OSError, SafetensorError) as error:  # a full disk is no OSError to safetensors
-        raise MachineError(f"{out}: the adapter cannot be written: {error}") from error
+def _in_memory(
+    base: Base,
+    trainees: Sequence[Trainee],
+    parts: Sequence[Sequence[TokenizedRow]],
+    sharing: Sharing | None,
+    micro_batch_tokens: int,
+) -> tuple[int, list[TokenLosses]]:
+    """`_gradients` in passes that fit the memory: (tokens of a pass that did, the losses).
+
+    Where memory runs out on a GPU, the step is done again in passes of half as many tokens. Its result is the same but
+    for rounding.
+    """
+    longest = max(len(example.ids) for part in parts for example in part)
+    while True:
+        try:
+            return micro_batch_tokens, _gradients(base, trainees, parts, sharing, micro_batch_tokens)
+        except torch.OutOfMemoryError:
+            for trainee in trainees:
+                trainee.optimizer.zero_grad(set_to_none=True)
+            if micro_batch_tokens <= longest:
+                raise
+            torch.cuda.empty_cache()
+            micro_batch_tokens //= 2
 
 
-def _dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor computes in it. Elsewhere float32 is several times faster."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    able = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-    return torch.bfloat16 if able else torch.float32
+def _gradients(
+    base: Base,
+    trainees: Sequence[Trainee],
+    parts: Sequence[Sequence[TokenizedRow]],
+    sharing: Sharing | None,
+    micro_batch_tokens: int,
+) -> list[TokenLosses]:
+    """Add the gradients of one step to each trainee's weights. Returns each one's losses.
+
+    Every answer token of a trainee's whole step weighs the same, so how it is cut into passes changes nothing.
+    """
+    totals = [answer_tokens(part) for part in parts]
+    losses = [TokenLosses() for _ in parts]
+    with torch.random.fork_rng():
+        for trainee in trainees:
+            trainee.reseed()
+        for piece in micro_batches(parts, micro_batch_tokens, alone=not base.packs):
+            taking = [(number, rows) for number, rows in enumerate(piece) if rows]
+            rows = [row for _, of_part in taking for row in of_part]
+            packed = pack([of_part for _, of_part in taking], base.device) if base.packs else pad(rows, base.device)
+            if sharing:
+                ends = packed.ends or (packed.input_ids.numel(),)
+                places = (slice(first, end) for first, end in itertools.pairwise((0, *ends)))
+                sharing.parts = [(next(places), number) for number, _ in taking]
+            lost = token_losses(base.network, packed, base.windows)
+            of_row = [number for number, of_part in taking for _ in of_part]
+            shares = torch.tensor([1 / totals[number] for number in of_row], device=base.device)
+            torch.autograd.backward((lost * shares[packed.owner]).sum())
+            for row, number, loss in zip(rows, of_row, _by_row(lost, packed, len(rows)), strict=True):
+                losses[number].add(row, loss, totals[number])
+    return losses
 
 
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+def _by_row(losses: Tensor, packed: Packed, rows: int) -> list[float]:
+    """Sums of the answer tokens' losses, row by row."""
+    sums = torch.zeros(rows, device=losses.device).index_add_(0, packed.owner, losses.detach())
+    return sums.tolist()

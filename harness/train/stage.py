@@ -16,17 +16,15 @@ from harness.config.run import Run, Train
 from harness.core.aligned import aligned
 from harness.core.environment import environment
 from harness.core.json_file import read_json
-from harness.core.store import Manifest, finished, folder_atomic, locked, unseal, write_json, write_manifest
+from harness.core.store import Manifest, finished, locked, unseal, write_json, write_manifest
 from harness.core.terminal import Advance, Stop, Terminal
-from harness.errors import Interrupted
+from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
-from harness.train.adapters import seal_adapter
 from harness.train.cells import CELLS, TrainedCell, TrainedCells
 from harness.train.grid import GridCell, TrainPlan, plan_training
 
 if TYPE_CHECKING:
     from harness.models.chat_template import TokenizedRow
-    from harness.train.loop import Base
 
 
 def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
@@ -48,8 +46,9 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         _say_what_is_stored(plan, missing, terminal)
         machine = environment(run.root)
         to_train = list(missing.values())
-        trained = _train_missing(to_train, settings, run.cache, machine, terminal, stop) if missing else 0
+        failed = _train_missing(to_train, settings, folder, run.cache, machine, terminal, stop) if missing else {}
         done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
+        trained = sum(planned.key in missing for planned in done)
         stored = TrainedCells(
             cells=tuple(_trained_cell(planned, run.root) for planned in done),
             notes=tuple(plan.notes),
@@ -63,6 +62,10 @@ def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
         record = Manifest(stage="train", inputs=plan.inputs, partial=stopped, summary=summary, environment=machine)
         write_manifest(folder, record, [folder / CELLS])
     terminal.say(table(stored.cells))
+    if failed:
+        names = {planned.key: planned.cell.name for planned in to_train}
+        reasons = "; ".join(f"{names[key]}: {reason}" for key, reason in failed.items())
+        raise MachineError(f"{len(failed)} of {len(to_train)} cells failed, the others are stored: {reasons}")
     if stopped or stop():
         more = f"; go on with: make train RUN={run.name}" if stopped else ""
         raise Interrupted(f"stopped: {summary} are trained{more}")
@@ -94,15 +97,17 @@ def _names(cells: Sequence[GridCell]) -> str:
 def _train_missing(
     missing: Sequence[GridCell],
     settings: Train,
+    folder: Path,
     cache: Path,
     machine: Mapping[str, Any],
     terminal: Terminal,
     stop: Stop,
-) -> int:
-    """Check every student's rows, then train cell after cell. Returns how many were finished."""
+) -> dict[str, str]:
+    """Check every student's rows, then train its cells. Returns (key -> why) of those that failed."""
     from harness.models.chat_template import left_out, load_chat
-    from harness.train.loop import load_base
+    from harness.train.base import load_base
     from harness.train.preflight import preflight
+    from harness.train.work import Work
 
     examples: dict[Model, Mapping[str, TokenizedRow]] = {}
     for model, cells in _by_model(missing).items():
@@ -111,59 +116,25 @@ def _train_missing(
         for note in left_out(chat, rows[0].messages[:-1]):
             terminal.say(f"train: {note}")
         examples[model] = preflight(chat, rows, settings)
-    finished_cells = steps_done = 0
+    failed: dict[str, str] = {}
     total = sum(planned.steps for planned in missing)
     with locked(cache / "training", "training"), terminal.progress("train", total) as advance:
         _sweep(cache / "students")
+        before = 0
         for model, cells in _by_model(missing).items():
             if stop():
                 break
-            advance(steps_done, f"loading {model.name}")
+            advance(before, f"loading {model.name}")
             base = load_base(model, list(examples[model].values()))
-            for planned in cells:
-                report = partial(_report, advance, steps_done, planned.cell.name)
-                if stop() or not _train_one(planned, settings, base, examples[model], machine, report, stop):
-                    break
-                finished_cells += 1
-                steps_done += planned.steps
-            del base  # let go of it before the next is loaded
-    return finished_cells
+            work = Work(base, cells, examples[model], settings, folder, machine)
+            failed |= work.train(partial(_report, advance, before), terminal, stop)
+            before += sum(planned.steps for planned in cells)
+            del base, work  # let go of it before the next is loaded
+    return failed
 
 
-def _report(advance: Advance, before: int, name: str, steps: int, note: str) -> None:
-    advance(before + steps, f"{name}: {note}")
-
-
-def _train_one(
-    planned: GridCell,
-    settings: Train,
-    base: Base,
-    examples: Mapping[str, TokenizedRow],
-    machine: Mapping[str, Any],
-    report: Advance,
-    stop: Stop,
-) -> bool:
-    """Train one cell into the shared cache, complete or not at all. False when the user stopped it."""
-    from harness.train.loop import train_cell
-
-    random_seed = planned.cell.random_seed
-    try:
-        with folder_atomic(planned.folder) as folder:
-            log = train_cell(base, planned.rows, examples, settings, planned.steps, random_seed, folder, report, stop)
-            if log is None:
-                raise Interrupted(f"{planned.cell.name} was stopped")  # makes the half-made folder vanish
-            record = {
-                "key": planned.key,
-                "random_seed": random_seed,
-                "settings": settings.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"}),
-                **log.model_dump(mode="json"),
-                "environment": machine,
-            }
-            write_json(folder / "cell.json", record)
-            seal_adapter(folder, planned.key)
-    except Interrupted:
-        return False
-    return True
+def _report(advance: Advance, before: int, steps: int, note: str) -> None:
+    advance(before + steps, note)
 
 
 def _by_model(cells: Sequence[GridCell]) -> dict[Model, list[GridCell]]:

@@ -36,8 +36,11 @@ def main(rows: int = 16, steps: int = 4) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from harness.train.loop import load_base, train_cell
+    from harness.models.device import peak_memory
+    from harness.train.base import load_base
+    from harness.train.loop import train_cells
     from harness.train.preflight import preflight
+    from harness.train.trainee import Job
 
     run = load_run(ROOT / "runs/helpdesk.yaml")
     with tempfile.TemporaryDirectory() as name:
@@ -55,15 +58,15 @@ def main(rows: int = 16, steps: int = 4) -> None:
         started = time.monotonic()
         base = load_base(source, list(examples.values()))
         loaded = time.monotonic() - started
-        log = train_cell(
-            base, used, examples, run.file.train, steps, 0, Path(name) / "out", lambda done, note: None, lambda: False
-        )
-    assert log is not None
-    speed = log.tokens / log.seconds
-    print(f"{weights / 1e6:.0f}M weights, {log.dtype}, {torch.get_num_threads()} threads, {rows} rows, {steps} steps")
-    print(f"load {loaded:.1f} s; {log.tokens} tokens in {log.seconds:.1f} s = {speed:.0f} tokens/s")
-    print(f"peak memory {log.peak_memory / 2**30:.2f} GiB (the whole process)")
-    print(f"a cell of 32 steps of 8 rows: {log.seconds / steps * 32 / 60:.1f} min")
+        train = run.file.train
+        job = Job("cell", "", used, steps, 0, train.batch_size, train.learning_rate, train.warmup_ratio)
+        *_, passed = train_cells(base, [job], examples, train.lora, train.micro_batch_tokens, 1)
+    trainee = passed.trainees[0]
+    speed = trainee.tokens / trainee.seconds
+    print(f"{weights / 1e6:.0f}M weights, {base.dtype}, {torch.get_num_threads()} threads, {rows} rows, {steps} steps")
+    print(f"load {loaded:.1f} s; {trainee.tokens} tokens in {trainee.seconds:.1f} s = {speed:.0f} tokens/s")
+    print(f"peak memory {peak_memory(base.device) / 2**30:.2f} GiB (the whole process)")
+    print(f"a cell of 32 steps of 8 rows: {trainee.seconds / steps * 32 / 60:.1f} min")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Training the cells of one student: what is stored of them on the way and at their end, and what a person sees."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from safetensors import SafetensorError
+
+from harness.config.run import Train
+from harness.core.store import disk_errors, folder_atomic, write_json
+from harness.core.terminal import Advance, Stop, Terminal
+from harness.errors import MachineError
+from harness.models.chat_template import TokenizedRow
+from harness.models.device import peak_memory
+from harness.train.adapters import seal_adapter
+from harness.train.base import Base
+from harness.train.cells import CellLog
+from harness.train.checkpoint import Checkpoint, last_checkpoint, remove_checkpoints, write_checkpoint
+from harness.train.grid import GridCell
+from harness.train.loop import Passed, at_once, train_cells
+from harness.train.trainee import Job, Trainee
+
+LOG = "log.jsonl"
+CHECKPOINT_SECONDS = 60.0  # of training between two; more where writing one takes more than a twentieth of it
+WRITING_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Work:
+    """The missing cells of one student, and all that their training needs."""
+
+    base: Base
+    cells: Sequence[GridCell]
+    examples: Mapping[str, TokenizedRow]  # row id -> the row tokenized
+    settings: Train
+    folder: Path  # of the run's train stage
+    machine: Mapping[str, Any]
+
+    def train(self, report: Advance, terminal: Terminal, stop: Stop) -> dict[str, str]:
+        """Train the cells, from the last checkpoint where there is one. Returns (key -> why) of those that failed.
+
+        Raises UsageError for settings that PEFT refuses, MachineError for memory or a disk that does not suffice. When
+        `stop` turns true, a checkpoint is written and the rest is left for the next command.
+        """
+        saving = _Checkpoints.beside(self.folder, self.base.source.weights_digest)
+        checkpoint = saving.last(terminal)
+        jobs = self._jobs(checkpoint)
+        together = checkpoint.state.together if checkpoint else 0
+        together = together or at_once(self.base, jobs, self.examples, self.settings.micro_batch_tokens)
+        passes = train_cells(
+            self.base,
+            jobs,
+            self.examples,
+            self.settings.lora,
+            self.settings.micro_batch_tokens,
+            together,
+            checkpoint.restore if checkpoint else lambda trainee: None,
+        )
+        failed: dict[str, str] = {}
+        progress = _Progress(report)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("a", encoding="utf-8") as log:
+            for passed in passes:
+                progress.show(passed)
+                _write_log(log, passed)
+                if passed.finished or saving.due or stop():
+                    saving.write(together, passed.trainees)
+                for trainee in passed.finished:
+                    self._store(trainee)
+                failed |= {trainee.job.key: trainee.failure for trainee in passed.failed}
+                if stop():
+                    passes.close()
+                    return failed
+        remove_checkpoints(saving.folder)
+        return failed
+
+    def _jobs(self, checkpoint: Checkpoint | None) -> list[Job]:
+        """The cells as jobs: those in work at the checkpoint first, in its order, so that passes are as they were."""
+        begun = [reached.key for reached in checkpoint.state.cells] if checkpoint else []
+        place = {key: number for number, key in enumerate(begun)}
+        return [
+            Job(
+                name=planned.cell.name,
+                key=planned.key,
+                rows=planned.rows,
+                steps=planned.steps,
+                random_seed=planned.cell.random_seed,
+                batch_size=self.settings.batch_size,
+                learning_rate=self.settings.learning_rate,
+                warmup_ratio=self.settings.warmup_ratio,
+            )
+            for planned in sorted(self.cells, key=lambda planned: place.get(planned.key, len(place)))
+        ]
+
+    def _store(self, trainee: Trainee) -> None:
+        """A finished cell into the shared cache, complete or not at all."""
+        planned = next(planned for planned in self.cells if planned.key == trainee.job.key)
+        log = CellLog(
+            base=self.base.source.identity,
+            rows=len(trainee.job.rows),
+            steps=trainee.job.steps,
+            losses=tuple(trainee.losses),
+            tokens=trainee.tokens,
+            seconds=round(trainee.seconds, 3),
+            peak_memory=peak_memory(self.base.device),
+            device=str(self.base.device),
+            dtype=str(self.base.dtype).removeprefix("torch."),
+            packed=self.base.packs,
+        )
+        record = {
+            "key": planned.key,
+            "random_seed": trainee.job.random_seed,
+            "settings": self.settings.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"}),
+            **log.model_dump(mode="json"),
+            "environment": self.machine,
+        }
+        with folder_atomic(planned.folder) as folder:
+            try:
+                trainee.weights.save(folder)
+            except (OSError, SafetensorError) as error:  # a full disk is no OSError to safetensors
+                raise MachineError(f"{planned.folder}: the adapter cannot be written: {error}") from error
+            write_json(folder / "cell.json", record)
+            seal_adapter(folder, planned.key)
+
+
+class _Checkpoints:
+    """When the next one is due, and where they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._next = time.monotonic() + CHECKPOINT_SECONDS
+
+    @classmethod
+    def beside(cls, folder: Path, student: str) -> _Checkpoints:
+        """Those of one student in a run's train folder."""
+        return cls(folder / "checkpoints" / student[:16])
+
+    def last(self, terminal: Terminal) -> Checkpoint | None:
+        """The one to go on from. Says which were damaged."""
+        checkpoint, damaged = last_checkpoint(self.folder)
+        for path in damaged:
+            terminal.say(f"train: the checkpoint {path} was edited or damaged and is left out")
+        if checkpoint:
+            steps = ", ".join(f"{len(reached.losses)}" for reached in checkpoint.state.cells)
+            terminal.say(f"train: going on from {checkpoint.folder} (steps done of the cells in work: {steps})")
+        return checkpoint
+
+    @property
+    def due(self) -> bool:
+        """Whether enough was done since the last one."""
+        return time.monotonic() >= self._next
+
+    def write(self, together: int, trainees: Sequence[Trainee]) -> None:
+        """Write one now."""
+        started = time.monotonic()
+        write_checkpoint(self.folder, together, trainees)
+        taken = time.monotonic() - started
+        self._next = started + taken + max(CHECKPOINT_SECONDS, taken / WRITING_SHARE)
+
+
+class _Progress:
+    """Steps done in all, and how fast rows are read."""
+
+    def __init__(self, report: Advance) -> None:
+        self._report = report
+        self._done: dict[str, int] = {}
+        self._read: dict[str, int] = {}
+        self._first: dict[str, int] = {}
+        self._started = time.monotonic()
+
+    def show(self, passed: Passed) -> None:
+        """Report one pass: how many cells are in work, the mean of their losses, tokens a second."""
+        for trainee in passed.trainees:
+            self._first.setdefault(trainee.job.key, 0 if len(trainee.losses) <= 1 else trainee.tokens)
+            self._done[trainee.job.key] = len(trainee.losses)
+            self._read[trainee.job.key] = trainee.tokens
+        if not passed.steps:
+            return
+        speed = (sum(self._read.values()) - sum(self._first.values())) / (time.monotonic() - self._started)
+        loss = sum(step.loss for step in passed.steps) / len(passed.steps)
+        name = passed.steps[0].cell if len(passed.steps) == 1 else f"{len(passed.steps)} cells"
+        self._report(sum(self._done.values()), f"{name}: loss {loss:.2f}, {speed:.0f} tokens/s")
+
+
+def _write_log(log: TextIO, passed: Passed) -> None:
+    """A line for each step of each cell. A step that is done again after a kill has another line."""
+    with disk_errors(Path(log.name)):
+        for step in passed.steps:
+            log.write(json.dumps(vars(step)) + "\n")
+        log.flush()
