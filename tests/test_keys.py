@@ -15,7 +15,8 @@ from pydantic import BaseModel, create_model
 
 from harness.config.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
 from harness.config.load import load_run
-from harness.config.run import Lora, Run, Train
+from harness.config.methods import Lora
+from harness.config.run import Run, Train
 from harness.core.record import FIRST_FIELDS, FIRST_NAMES, Record, digest, digested
 from harness.eval.candidates import Candidate
 from harness.eval.plan import base_of, card_key

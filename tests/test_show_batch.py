@@ -125,11 +125,11 @@ def test_a_batch_is_counted_as_train_packs_it(lengths: list[tuple[int, int]], to
 
     batch = [example(i, *pair) for i, pair in enumerate(lengths)]
     counted = measured(batch, tokens)
-    pieces = [pack(piece, torch.device("cpu")) for piece in micro_batches(batch, tokens)]
+    pieces = [pack(piece, torch.device("cpu")) for piece in micro_batches([batch], tokens)]
     assert counted.passes == len(pieces)
     assert counted.packed - counted.rows == sum(piece.input_ids.numel() for piece in pieces)
     assert counted.learned == sum(len(piece.targets) for piece in pieces)
-    assert counted.tokens <= counted.packed <= counted.padded
+    assert counted.packed <= counted.tokens <= counted.padded  # what rows share is computed once
     assert counted == Batch(len(batch), sum(map(sum, lengths)), sum(b for _, b in lengths), max(map(sum, lengths)),
                             counted.packed, counted.passes)  # fmt: skip
 

@@ -48,7 +48,7 @@ STAGES = {f"harness.{stage}.stage" for stage in ("augment", "train", "eval", "re
 
 HEAVY_FILES = {  # whose own import takes seconds; nothing imports these before they are needed
     "models/device.py",
-    *(f"train/{name}.py" for name in ("attention", "base", "checkpoint", "lora", "loop", "packing", "trainee")),
+    *(f"train/{name}.py" for name in ("attention", "base", "checkpoint", "full", "lora", "loop", "packing", "trainee")),
     "engines/embeddings.py",
     "engines/transformers.py",
     *(f"engines/prefix_tree/{name}.py" for name in ("attention", "decoding", "kv", "likelihood", "passes")),

@@ -16,7 +16,8 @@ import pytest
 from harness.augment.rows import Judged, make_row
 from harness.commands.dry_run import describe_training
 from harness.config.inputs import rows_source
-from harness.config.run import Augment, Eval, Lora, Run, RunFile, Train
+from harness.config.methods import Lora
+from harness.config.run import Augment, Eval, Run, RunFile, Train
 from harness.config.steps import Step
 from harness.config.task import TaskFile
 from harness.config.teacher import ScriptedTeacher
@@ -262,10 +263,10 @@ def test_a_chat_template_that_drops_the_system_message_is_said_before_training(
 def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on_inside_the_others(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    go(make_run(tmp_path / "whole", tiny_model))
-    run = make_run(tmp_path / "stopped", tiny_model)
-    with pytest.raises(Interrupted, match=r"\d of 4 .*make train RUN=demo"):
-        go(run, Pressed(at=6))  # looked at: before the student, then after each pass
+    go(make_run(tmp_path / "whole", tiny_model, epochs=4))  # 4 rows have 4 steps, 12 rows 12
+    run = make_run(tmp_path / "stopped", tiny_model, epochs=4)
+    with pytest.raises(Interrupted, match=r"2 of 4 .*make train RUN=demo"):
+        go(run, Pressed(at=7))  # looked at: before the student, then after each pass
     kept = {name: cell for name, cell in cells(run).items() if cell["folder"]}
     written = {name: (run.root / cell["folder"] / "cell.json").stat().st_mtime_ns for name, cell in kept.items()}
     assert 0 < len(kept) < 3

@@ -14,7 +14,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from harness.config.run import Lora, Train
+from harness.config.methods import Lora, Method
+from harness.config.run import Train
 from harness.errors import UsageError
 from harness.models.chat_template import TokenizedRow, load_chat, prompt_ids
 from harness.models.resolve import Model
@@ -24,7 +25,7 @@ from harness.train.base import Base, load_base
 from harness.train.checkpoint import last_checkpoint, write_checkpoint
 from harness.train.loop import Passed, at_once, peft_config, train_cells
 from harness.train.lora import SharedLinear
-from harness.train.packing import micro_batches, tokens_together
+from harness.train.packing import micro_batches, pad, token_losses, tokens_together
 from harness.train.preflight import preflight
 from harness.train.sizes import batches
 from harness.train.trainee import Job, Trainee
@@ -35,7 +36,6 @@ WORDS = ("screen", "bill", "plan", "parcel", "wheel", "charger", "thief", "phone
 LABELS = ("repair", "billing", "cancel", "delivery")
 ROWS = tuple(prompted_row(f"my {word} number {i}", LABELS[i % 4]) for i, word in enumerate(WORDS * 2))
 SETTINGS = Train(students=("tiny",), sizes=(16,))
-LORA = Lora(r=4)
 STEPS = 12
 
 
@@ -45,6 +45,7 @@ def load(tiny_model: Path, exact: bool = False) -> Base:
     loaded: Base = load_base(source, list(tokenized(tiny_model).values()), "cpu")
     if exact:
         loaded.network.float()
+        return replace(loaded, dtype=torch.float32)
     return loaded
 
 
@@ -53,17 +54,22 @@ def tokenized(tiny_model: Path) -> Mapping[str, TokenizedRow]:
     return preflight(load_chat("tiny", tiny_model), ROWS, SETTINGS)
 
 
+def method(**settings: Any) -> Method:
+    """A way to tune by a small adapter."""
+    return Method(learning_rate=2e-2, lora=Lora(**{"r": 4, **settings}))
+
+
 def job(name: str, random_seed: int = 0, rows: tuple[Row, ...] = ROWS, steps: int = STEPS, **changes: Any) -> Job:
     """A cell's work."""
-    settings = {"batch_size": 8, "learning_rate": 2e-2, "warmup_ratio": 0.1} | changes
-    return Job(name, name, rows, steps, random_seed, **settings)
+    settings: dict[str, Any] = {"batch_size": 8, "learning_rate": 2e-2, "warmup_ratio": 0.1, "method": method()}
+    return Job(name=name, key=name, rows=rows, steps=steps, random_seed=random_seed, **(settings | changes))
 
 
-def tune(base: Base, *jobs: Job, lora: Lora = LORA, tokens: int = 100_000, together: int = 8) -> dict[str, Trainee]:
+def tune(base: Base, *jobs: Job, tokens: int = 100_000, together: int = 8) -> dict[str, Trainee]:
     """All jobs to their end, by name."""
     examples = tokenized(base.source.folder)
     trainees: dict[str, Trainee] = {}
-    for passed in train_cells(base, jobs, examples, lora, tokens, together):
+    for passed in train_cells(base, jobs, examples, tokens, together):
         trainees |= {trainee.job.name: trainee for trainee in passed.trainees}
     return trainees
 
@@ -104,11 +110,11 @@ def logits(base: Base, folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_cells_that_share_passes_learn_what_each_learns_alone(base: Base, tmp_path: Path, dropout: float) -> None:
-    lora = Lora(r=4, lora_dropout=dropout)
+    jobs = [replace(each, method=method(lora_dropout=dropout)) for each in JOBS]
     before = {name: weight.clone() for name, weight in base.network.named_parameters()}
-    together = tune(base, *JOBS, lora=lora, together=3)  # the fourth enters when one leaves
-    for each in JOBS:
-        alone = tune(base, each, lora=lora)[each.name]
+    together = tune(base, *jobs, together=3)  # the fourth enters when one leaves
+    for each in jobs:
+        alone = tune(base, each)[each.name]
         assert together[each.name].losses == pytest.approx(alone.losses, abs=1e-4)
         for trainee, name in ((alone, "alone"), (together[each.name], "together")):
             trainee.weights.save(tmp_path / name / each.name)
@@ -126,7 +132,7 @@ def test_a_cell_equals_what_peft_and_a_plain_loop_make_of_it(base: Base) -> None
     network = copy.deepcopy(base.network)
     network.set_attn_implementation("sdpa")
     torch.manual_seed(each.random_seed)
-    wrapped = get_peft_model(network, peft_config(LORA))
+    wrapped = get_peft_model(network, peft_config(Lora(r=4)))
     weights = [weight for weight in wrapped.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     for step, batch in enumerate(batches(each.rows, each.steps, each.batch_size, each.random_seed)):
@@ -160,7 +166,7 @@ def test_callers_random_numbers_are_left_alone(base: Base) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    tune(base, JOBS[0], lora=Lora(r=4, lora_dropout=0.5))
+    tune(base, replace(JOBS[0], method=method(lora_dropout=0.5)))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -209,7 +215,7 @@ def test_the_adapter_opens_with_plain_peft_and_names_no_path(base: Base, tmp_pat
     from transformers import AutoModelForCausalLM
 
     one_answer = tuple(row for row in ROWS if row.answer == "repair")
-    tune(base, job("one", rows=one_answer, steps=40), lora=Lora(r=16))["one"].weights.save(tmp_path)
+    tune(base, job("one", rows=one_answer, steps=40, method=method(r=16)))["one"].weights.save(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     stored = json.loads((tmp_path / "adapter_config.json").read_text())
     assert stored["base_model_name_or_path"] == "someone/tiny"
@@ -226,6 +232,47 @@ def test_the_adapter_opens_with_plain_peft_and_names_no_path(base: Base, tmp_pat
     assert chat.tokenizer.decode(written) == "repair" + END_OF_TURN  # it answers and stops
 
 
+OTHERS = {
+    "DoRA": method(use_dora=True),
+    "a layer tuned in full": method(modules_to_save=("norm",)),
+    "all weights": Method(kind="full", learning_rate=1e-3, lora=None),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_methods_have_the_base_to_themselves_and_leave_it_as_it_was(
+    tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    base = load(tiny_model)
+    before = {name: weight.clone() for name, weight in base.network.named_parameters()}
+    plain = job("plain", steps=3)
+    other = job("other", method=OTHERS[name], learning_rate=OTHERS[name].learning_rate)
+    saved: dict[str, list[float]] = {}
+    for passed in train_cells(base, [other, plain], tokenized(tiny_model), 100_000, 3):
+        for trainee in passed.finished:
+            trainee.weights.save(tmp_path / trainee.job.name)
+            saved[trainee.job.name] = trainee.losses
+    assert list(saved) == ["plain", "other"]
+    assert saved["other"][-1] < saved["other"][0] - 0.5
+    assert all(torch.equal(before[name], weight) for name, weight in base.network.named_parameters())
+    assert saved["plain"] == tune(load(tiny_model), plain)["plain"].losses
+    assert _loss_of(tmp_path / "other", tiny_model) == pytest.approx(saved["other"][-1], rel=0.5)
+
+
+def _loss_of(folder: Path, tiny_model: Path) -> float:
+    """The mean loss of the rows, of what was saved as PEFT or transformers opens it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    whole = folder if (folder / "config.json").exists() else tiny_model
+    network = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
+    if whole == tiny_model:
+        network = PeftModel.from_pretrained(network, folder)
+    rows = list(tokenized(whole).values())  # a tuned model's folder has its tokenizer
+    with torch.no_grad():
+        return token_losses(network.eval(), pad(rows, torch.device("cpu")), {}).mean().item()
+
+
 def test_a_loss_that_is_no_number_stops_its_cell_and_no_other(base: Base) -> None:
     def spoil(trainee: Trainee) -> None:
         if trainee.job.name == "first":
@@ -233,7 +280,7 @@ def test_a_loss_that_is_no_number_stops_its_cell_and_no_other(base: Base) -> Non
 
     examples = tokenized(base.source.folder)
     alone = tune(base, JOBS[2])["other seed"]
-    passes = list(train_cells(base, JOBS, examples, LORA, 100_000, 3, begun=spoil))
+    passes = list(train_cells(base, JOBS, examples, 100_000, 3, begun=spoil))
     failed = {trainee.job.name: trainee.failure for passed in passes for trainee in passed.failed}
     assert list(failed) == ["first"]
     assert f"step 1 of {STEPS}: the loss is nan" in failed["first"]
@@ -245,12 +292,12 @@ def test_a_loss_that_is_no_number_stops_its_cell_and_no_other(base: Base) -> Non
 
 def test_unknown_target_modules_are_refused(base: Base) -> None:
     with pytest.raises(UsageError, match=r"train\.lora: someone/tiny: .*q_projection"):
-        tune(base, JOBS[0], lora=Lora(target_modules=("q_projection",)))
+        tune(base, replace(JOBS[0], method=method(target_modules=("q_projection",))))
     assert tune(base, JOBS[0])["first"].losses  # and the base is still fit for use
 
 
 def test_who_stops_early_leaves_the_base_as_it_was(base: Base) -> None:
-    passes = train_cells(base, JOBS, tokenized(base.source.folder), LORA, 100_000, 3)
+    passes = train_cells(base, JOBS, tokenized(base.source.folder), 100_000, 3)
     next(passes)
     passes.close()
     assert not [name for name, module in base.network.named_modules() if isinstance(module, SharedLinear)]
@@ -258,13 +305,14 @@ def test_who_stops_early_leaves_the_base_as_it_was(base: Base) -> None:
 
 
 def test_a_checkpoint_goes_on_to_the_same_bits(base: Base, tmp_path: Path) -> None:
-    examples, lora = tokenized(base.source.folder), Lora(r=4, lora_dropout=0.2)
+    examples = tokenized(base.source.folder)
+    jobs = [replace(each, method=method(lora_dropout=0.2)) for each in JOBS]
 
     def finished(passes: Iterable[Passed]) -> dict[str, Trainee]:
         return {trainee.job.name: trainee for passed in passes for trainee in passed.finished}
 
-    whole = finished(train_cells(base, JOBS, examples, lora, 300, 3))
-    for number, passed in enumerate(train_cells(base, JOBS, examples, lora, 300, 3)):
+    whole = finished(train_cells(base, jobs, examples, 300, 3))
+    for number, passed in enumerate(train_cells(base, jobs, examples, 300, 3)):
         write_checkpoint(tmp_path, 3, passed.trainees)
         if number == 6:
             break
@@ -273,8 +321,8 @@ def test_a_checkpoint_goes_on_to_the_same_bits(base: Base, tmp_path: Path) -> No
     assert checkpoint
     assert not damaged
     keys = [reached.key for reached in checkpoint.state.cells]
-    left = sorted((j for j in JOBS if j.name != "few rows"), key=lambda j: keys.index(j.key) if j.key in keys else 9)
-    again = finished(train_cells(base, left, examples, lora, 300, checkpoint.state.together, checkpoint.restore))
+    left = sorted((j for j in jobs if j.name != "few rows"), key=lambda j: keys.index(j.key) if j.key in keys else 9)
+    again = finished(train_cells(base, left, examples, 300, checkpoint.state.together, checkpoint.restore))
     assert set(again) == {"first", "other seed", "late"}
     for name, trainee in again.items():
         assert trainee.losses == whole[name].losses

@@ -205,12 +205,11 @@ def _brackets(texts: Iterable[str]) -> tuple[str, str]:
 
 def measured(batch: Sequence[TokenizedRow], micro_batch_tokens: int) -> Batch:
     """What a step's rows take, packed as train packs them."""
-    from harness.train.packing import fold, micro_batches
+    from harness.train.packing import micro_batches, tokens_together
 
     packed = passes = 0
-    for piece in micro_batches(batch, micro_batch_tokens):
-        lengths = [len(example.ids) - 1 for example in piece]  # the last token is predicted, never read
-        packed += len(fold(lengths, max(lengths))) * max(lengths) + len(lengths)
+    for (piece,) in micro_batches([batch], micro_batch_tokens):
+        packed += tokens_together(piece) + len(piece)  # a row's last token is predicted, never read
         passes += 1
     lengths = [len(example.ids) for example in batch]
     learned = sum(example.learned_tokens for example in batch)

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.attributes import Attributes, conditions_problem
-from harness.config.methods import LEARNING_RATE, LearningRate, Method, filled_in
-from harness.config.methods import Lora as Lora  # the loop takes it from here
+from harness.config.methods import LEARNING_RATE, LearningRate, Lora, Method, filled_in
 from harness.config.quotas import Quotas
 from harness.config.steps import RESERVED, Step, chain_problem
 from harness.config.task import FieldName, TaskFile, TaskPrompts

@@ -98,6 +98,7 @@ def attend(
     have the model's type, as in transformers' plain attention.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions are float32 in mixed precision
     out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         query[0], key[0], value[0], attention_mask, scale, softcap, tuple(blocks)
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from harness.engines.prefix_tree.passes import attention_windows
 from harness.errors import UsageError
@@ -30,43 +31,48 @@ class Base:
     source: Model
     network: Any  # a transformers causal language model
     device: torch.device
-    windows: Mapping[str, int | None]  # kind of attention layer -> its reach in tokens; empty where rows need
-    # a sequence each
+    dtype: torch.dtype  # in which it computes
+    windows: Mapping[str, int | None]  # kind of attention layer -> its reach in tokens; none where rows need a
+    # sequence each
+    four_bits: bool = False
 
     @property
     def packs(self) -> bool:
         """Whether rows can share a sequence without seeing each other."""
         return bool(self.windows)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        return next(iter(self.network.parameters())).dtype  # type: ignore[no-any-return]
+    def mixed_precision(self) -> AbstractContextManager[Any]:
+        """Products in the base's type where its weights are float32 for the time of their tuning."""
+        kept = next(iter(self.network.parameters())).dtype
+        return torch.autocast(self.device.type, self.dtype) if kept != self.dtype else nullcontext()
 
 
-def load_base(source: Model, examples: Sequence[TokenizedRow], device: str = "auto") -> Base:
+def load_base(source: Model, examples: Sequence[TokenizedRow], device: str = "auto", four_bits: bool = False) -> Base:
     """Load a student's weights, and try on two examples whether its rows can be packed.
 
-    `device` is auto, cpu or cuda. Raises UsageError for files that are no model, MachineError when the weights do not
-    fit the memory.
+    `device` is auto, cpu or cuda. `four_bits` loads them quantized as QLoRA does (NF4, Dettmers et al. 2023).
+    Raises UsageError for files that are no model, MachineError when the weights do not fit the memory.
     """
     place = torch.device(device_of(device))
     config = load(AutoConfig, source.name, source.folder)
     # transformers' fused attention leaves out the soft cap of the models that have one
     plain = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    dtype = _dtype(place)
     with memory_errors(f"loading {source.name}", SMALLER):
         network = load(
             AutoModelForCausalLM,
             source.name,
             source.folder,
-            dtype=_dtype(place),
+            dtype=dtype,
             attn_implementation=plain,
             use_safetensors=True,
-        ).to(place)
+            **({"quantization_config": _nf4(dtype), "device_map": {"": place}} if four_bits else {}),
+        )
+        network = network if four_bits else network.to(place)
     network.requires_grad_(False)
     # PEFT writes this name into what it saves; a path would be true on this machine only
     network.name_or_path = network.config._name_or_path = source.name
-    return Base(source, network, place, packed_windows(network, plain, examples, place))
+    return Base(source, network, place, dtype, packed_windows(network, plain, examples, place), four_bits)
 
 
 def packed_windows(
@@ -100,6 +106,15 @@ def packed_windows(
         return windows
     network.set_attn_implementation(plain)
     return {}
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def _dtype(device: torch.device) -> torch.dtype:

@@ -11,20 +11,22 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from harness.config.run import Lora
+from harness.config.methods import Lora
 from harness.errors import UsageError
 from harness.models.chat_template import TokenizedRow
 from harness.models.device import memory_errors
 from harness.train.base import SMALLER, Base
+from harness.train.full import all_weights
 from harness.train.lora import Adapter, PeftWeights, Sharing, fresh, peft_model, shared
 from harness.train.packing import Packed, answer_tokens, micro_batches, pack, pad, token_losses, tokens_together
-from harness.train.trainee import Job, Step, TokenLosses, Trainee
+from harness.train.trainee import Job, Step, TokenLosses, Trainee, Weights
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,11 @@ def train_cells(
     base: Base,
     jobs: Sequence[Job],
     examples: Mapping[str, TokenizedRow],
-    lora: Lora,
     micro_batch_tokens: int,
     together: int,
     begun: Callable[[Trainee], None] = lambda trainee: None,
 ) -> Generator[Passed]:
-    """Tune a fresh adapter for each job, at most `together` in one pass. Yields after each step of those in work.
+    """Tune fresh weights for each job, at most `together` in one pass. Yields after each step of those in work.
 
     `examples` are the rows tokenized, by row id. `begun` is given each trainee before its first step: it may
     put into it what an earlier command had reached. Who ends the iteration early leaves the base as it was. A
@@ -74,7 +75,7 @@ def train_cells(
     while queue or working:
         while queue and len(working) < together:
             job = queue.popleft()
-            adapter = _fresh(base, lora, job.random_seed)
+            adapter = _fresh(base, job)
             if adapter is None:
                 alone.append(job)
                 continue
@@ -84,27 +85,40 @@ def train_cells(
             yield from _share(base, working, examples, micro_batch_tokens)
         working = [trainee for trainee in working if not (trainee.done or trainee.failure)]
     for job in alone:
-        with peft_model(base.network, peft_config(lora), job.random_seed) as wrapped:
-            trainee = Trainee(job, PeftWeights(wrapped))
+        with _alone(base, job) as weights:
+            trainee = Trainee(job, weights)
             begun(trainee)
             yield from _steps(base, [trainee], None, examples, micro_batch_tokens)
 
 
 def peft_config(lora: Lora) -> LoraConfig:
     """The settings as PEFT takes them."""
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
+    return LoraConfig(task_type="CAUSAL_LM", **lora.peft_settings)
 
 
-def _fresh(base: Base, lora: Lora, random_seed: int) -> Adapter | None:
+def _fresh(base: Base, job: Job) -> Adapter | None:
+    """A new adapter that can share passes. None for other kinds of weights."""
+    if job.method.lora is None or base.four_bits:
+        return None
+    with _peft_errors(base):
+        return fresh(base.network, peft_config(job.method.lora), job.random_seed)
+
+
+@contextmanager
+def _alone(base: Base, job: Job) -> Iterator[Weights]:
+    """Weights that have the base to themselves inside the block."""
+    if job.method.lora is None:
+        with all_weights(base.network, base.source.folder) as weights:
+            yield weights
+        return
+    with peft_model(base.network, peft_config(job.method.lora), job.random_seed) as wrapped:
+        yield PeftWeights(wrapped)
+
+
+@contextmanager
+def _peft_errors(base: Base) -> Iterator[None]:
     try:
-        return fresh(base.network, peft_config(lora), random_seed)
+        yield
     except ValueError as error:
         raise UsageError(f"train.lora: {base.source.name}: {error}") from error
 
@@ -194,7 +208,8 @@ def _gradients(
                 ends = packed.ends or (packed.input_ids.numel(),)
                 places = (slice(first, end) for first, end in itertools.pairwise((0, *ends)))
                 sharing.parts = [(next(places), number) for number, _ in taking]
-            lost = token_losses(base.network, packed, base.windows)
+            with base.mixed_precision():
+                lost = token_losses(base.network, packed, base.windows)
             of_row = [number for number, of_part in taking for _ in of_part]
             shares = torch.tensor([1 / totals[number] for number in of_row], device=base.device)
             torch.autograd.backward((lost * shares[packed.owner]).sum())

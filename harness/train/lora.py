@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,14 +204,16 @@ def peft_model(network: nn.Module, config: LoraConfig, random_seed: int) -> Iter
 
     Random numbers are those of `random_seed` inside the block. Raises ValueError as PEFT does.
     """
+    before = [(module, dict(module._modules)) for module in network.modules()]
     with torch.random.fork_rng():
         torch.manual_seed(random_seed)
         try:
-            wrapped = get_peft_model(network, config, autocast_adapter_dtype=True)
-            yield wrapped
+            yield get_peft_model(network, config, autocast_adapter_dtype=True)
         finally:
-            with suppress(NameError):
-                wrapped.unload()
+            # PEFT's own unload puts layers that were tuned in full (modules_to_save) in the place of the base's
+            for module, children in before:
+                module._modules = children
+            network.requires_grad_(False)
             for attribute in ("peft_config", "active_adapter"):
                 network.__dict__.pop(attribute, None)
 

@@ -121,11 +121,11 @@ def _train_missing(
     with locked(cache / "training", "training"), terminal.progress("train", total) as advance:
         _sweep(cache / "students")
         before = 0
-        for model, cells in _by_model(missing).items():
+        for (model, four_bits), cells in _by_base(missing).items():
             if stop():
                 break
             advance(before, f"loading {model.name}")
-            base = load_base(model, list(examples[model].values()))
+            base = load_base(model, list(examples[model].values()), four_bits=four_bits)
             work = Work(base, cells, examples[model], settings, folder, machine)
             failed |= work.train(partial(_report, advance, before), terminal, stop)
             before += sum(planned.steps for planned in cells)
@@ -135,6 +135,14 @@ def _train_missing(
 
 def _report(advance: Advance, before: int, steps: int, note: str) -> None:
     advance(before + steps, note)
+
+
+def _by_base(cells: Sequence[GridCell]) -> dict[tuple[Model, bool], list[GridCell]]:
+    """Cells by what is loaded for them: the student, and whether in 4 bits."""
+    grouped: dict[tuple[Model, bool], list[GridCell]] = {}
+    for planned in cells:
+        grouped.setdefault((planned.model, planned.method.kind == "qlora"), []).append(planned)
+    return grouped
 
 
 def _by_model(cells: Sequence[GridCell]) -> dict[Model, list[GridCell]]:

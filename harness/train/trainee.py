@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from harness.config.methods import Method
 from harness.models.chat_template import TokenizedRow
 from harness.records import Row
 from harness.train.sizes import batches
@@ -40,6 +41,7 @@ class Job:
     rows: Sequence[Row]
     steps: int
     random_seed: int
+    method: Method
     batch_size: int
     learning_rate: float  # at its peak
     warmup_ratio: float

@@ -56,7 +56,6 @@ class Work:
             self.base,
             jobs,
             self.examples,
-            self.settings.lora,
             self.settings.micro_batch_tokens,
             together,
             checkpoint.restore if checkpoint else lambda trainee: None,
@@ -68,12 +67,13 @@ class Work:
             for passed in passes:
                 progress.show(passed)
                 _write_log(log, passed)
-                if passed.finished or saving.due or stop():
+                stopping = stop()
+                if passed.finished or saving.due or stopping:
                     saving.write(together, passed.trainees)
                 for trainee in passed.finished:
                     self._store(trainee)
                 failed |= {trainee.job.key: trainee.failure for trainee in passed.failed}
-                if stop():
+                if stopping:
                     passes.close()
                     return failed
         remove_checkpoints(saving.folder)
@@ -90,8 +90,9 @@ class Work:
                 rows=planned.rows,
                 steps=planned.steps,
                 random_seed=planned.cell.random_seed,
+                method=planned.method,
                 batch_size=self.settings.batch_size,
-                learning_rate=self.settings.learning_rate,
+                learning_rate=planned.learning_rate,
                 warmup_ratio=self.settings.warmup_ratio,
             )
             for planned in sorted(self.cells, key=lambda planned: place.get(planned.key, len(place)))
@@ -115,6 +116,7 @@ class Work:
         record = {
             "key": planned.key,
             "random_seed": trainee.job.random_seed,
+            "method": trainee.job.method.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"}),
             **log.model_dump(mode="json"),
             "environment": self.machine,

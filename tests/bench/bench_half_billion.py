@@ -59,8 +59,9 @@ def main(rows: int = 16, steps: int = 4) -> None:
         base = load_base(source, list(examples.values()))
         loaded = time.monotonic() - started
         train = run.file.train
-        job = Job("cell", "", used, steps, 0, train.batch_size, train.learning_rate, train.warmup_ratio)
-        *_, passed = train_cells(base, [job], examples, train.lora, train.micro_batch_tokens, 1)
+        method = train.by_method[""]
+        job = Job("cell", "", used, steps, 0, method, train.batch_size, method.learning_rate, train.warmup_ratio)
+        *_, passed = train_cells(base, [job], examples, train.micro_batch_tokens, 1)
     trainee = passed.trainees[0]
     speed = trainee.tokens / trainee.seconds
     print(f"{weights / 1e6:.0f}M weights, {base.dtype}, {torch.get_num_threads()} threads, {rows} rows, {steps} steps")
