@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.engines.protocols import Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
+    from harness.train.row_scores import Models
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
@@ -55,6 +56,14 @@ def students_of(run: Run) -> Callable[[str], StudentEngine]:
     from harness.models.resolve import resolve
 
     return lambda name: openers(run).student(resolve(name, run.cache, root=run.root).folder, None)
+
+
+def row_models(run: Run) -> Models:
+    """Builders of the models that measure rows before training."""
+    from harness.augment.work import bundled_embedder
+    from harness.train.row_scores import Models
+
+    return Models(students_of(run), bundled_embedder)
 
 
 def scorers(run: Run, terminal: Terminal, stop: Stop) -> Callable[[int | None], Scorer]:

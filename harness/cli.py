@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.builders import openers, scorers, students_of, teachers_of, vllm_of
+from harness.builders import openers, row_models, scorers, students_of, teachers_of, vllm_of
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -104,7 +104,7 @@ def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
         Terminal().say(describe_training(loaded))
         return
     with Stop().listening() as stop:
-        stage(loaded, Terminal(), stop)
+        stage(loaded, Terminal(), stop, row_models(loaded))
 
 
 @app.command(name="show-batch")

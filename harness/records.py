@@ -169,8 +169,8 @@ class StepWritten(Record):
 class Provenance(Record):
     """Everything needed to say where a row came from."""
 
-    source: Literal["teacher", "seed", "own"]
-    format: str = ""  # of own rows: what their file was read as
+    source: Literal["teacher", "seed", "own", "replay"]  # replay: general rows against forgetting, of no task
+    format: str = ""  # of own and general rows: what their file was read as
     document: str = ""  # id of the piece of a document that it was written about
     attributes: dict[str, str] = {}  # what was drawn and computed for it
     steps: tuple[StepWritten, ...] = ()  # where several calls made it; the last one is also in the fields below

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import dropped_rows, kept_rows
 from harness.augment.funnel import Funnel
 from harness.augment.rows import Judged, Lost, read_rejected
 from harness.augment.scheduler import FRUITLESS
@@ -106,7 +106,7 @@ def test_what_gives_no_row_is_kept_shown_and_ends_as_the_teachers_failure(
     assert {(one.lost, why in one.reason) for one in lost} == {(step, True)}
     assert getattr(funnel, step.replace(" ", "_")) == asked
     assert sum(f"{step}: " in line and why in line for line in terminal.said) == 3
-    assert rows_of_data(run, "unfiltered") == ()
+    assert (kept_rows(run), dropped_rows(run)) == ((), ())
     again = run_it(run, lambda r: saying)
     assert isinstance(again[2], MachineError), "what ended with an error is not taken for done"
     assert again[3] == 0, "and nothing is paid for again"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.augment import data_report as module
-from harness.augment.current import rows_of_data
+from harness.augment.current import kept_rows
 from harness.augment.data_report import SAMPLE, balance, data_report, distinct, evenness
 from harness.augment.stage import augment
 from harness.config.load import load_run
@@ -124,7 +124,7 @@ def test_augment_writes_the_report_and_says_its_short_form(shop: Run) -> None:
     said = made(shop).text
     text = (shop.folder / "augment/data.md").read_text()
     assert "what the rows are like (all of it in runs/shop/augment/data.md):" in said
-    assert f"# {len(rows_of_data(shop, 'filtered'))} rows" in text
+    assert f"# {len(kept_rows(shop))} rows" in text
     assert "least even (1: as many rows of each): label " in said
     (shop.folder / "augment/data.md").unlink()
     assert "nothing to do" in made(shop).text
@@ -140,7 +140,7 @@ def test_a_report_that_fails_costs_no_row(
 
     monkeypatch.setattr(module, "data_report", broken)
     made(shop)
-    assert rows_of_data(shop, "filtered")
+    assert kept_rows(shop)
     assert not (shop.folder / "augment/data.md").exists()
     assert (
         "the rows are stored, and the report on them failed: RuntimeError: no numbers today" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import kept_rows
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Lost
 from harness.builders import teachers_of
@@ -144,7 +144,7 @@ def test_a_task_of_every_shape_goes_from_seeds_to_a_report(tmp_path: Path, name:
     for verb in ("augment", "train", "eval"):
         succeed(tmp_path, verb, name)
     run = load_run(path)
-    rows = rows_of_data(run, "filtered")
+    rows = kept_rows(run)
     assert len(rows) >= 32
     assert all(row.messages[-1].content == row.example.answer for row in rows)
     assert {tuple(row.example.fields) for row in rows} == {run.task.fields}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import dropped_rows, kept_rows
 from harness.augment.funnel import Funnel, Ordered
 from harness.augment.stage import augment
 from harness.commands.dataset_card import Card, dataset_card
@@ -62,7 +62,7 @@ def test_exported_rows_are_rows_that_another_run_reads(shop: Run, target: str, f
     folder = shop.root / f"out/{target}-{file_format}"
     exported(shop, folder, target=target, file_format=file_format)
     read = read_examples(f"out/{target}-{file_format}/train.{file_format}", shop.root, shop.task.shape, "here")
-    assert read.examples == tuple(row.example for row in rows_of_data(shop, "filtered"))
+    assert read.examples == tuple(row.example for row in kept_rows(shop))
     assert front_matter(folder)["configs"][0]["data_files"] == [{"split": "train", "path": f"train.{file_format}"}]
 
 
@@ -70,14 +70,14 @@ def test_the_hubs_own_reader_reads_the_folder(shop: Run, tmp_path: Path, monkeyp
     datasets = pytest.importorskip("datasets")
     folder, _ = exported(shop, tmp_path / "out", target="sharegpt", file_format="parquet")
     rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
-    kept = rows_of_data(shop, "filtered")
+    kept = kept_rows(shop)
     assert [turns[-1]["value"] for turns in rows["conversations"]] == [row.answer for row in kept]
 
 
 def test_prompts_are_what_a_student_is_tuned_on(shop: Run, tmp_path: Path) -> None:
     folder, said = exported(shop, tmp_path / "out", prompts=True)
     lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    kept = rows_of_data(shop, "filtered")
+    kept = kept_rows(shop)
     assert [line["messages"] for line in lines] == [[m.model_dump() for m in row.messages] for row in kept]
     assert lines[0]["messages"][0] == {"role": "system", "content": "Sort messages by topic."}
     assert not any("--prompts writes both" in line for line in said)
@@ -85,7 +85,7 @@ def test_prompts_are_what_a_student_is_tuned_on(shop: Run, tmp_path: Path) -> No
 
 def test_dropped_rows_are_exported_apart_and_their_card_says_so(shop: Run, tmp_path: Path) -> None:
     folder, _ = exported(shop, tmp_path / "out", which="dropped", target="fields")
-    dropped = rows_of_data(shop, "unfiltered")[len(rows_of_data(shop, "filtered")) :]
+    dropped = tuple(line.row for line in dropped_rows(shop))
     lines = [json.loads(line) for line in (folder / "dropped.jsonl").read_text().splitlines()]
     assert lines == [{"text": row.text, "label": row.answer} for row in dropped]
     assert "they are no training data" in (folder / "README.md").read_text()
@@ -95,7 +95,7 @@ def test_dropped_rows_are_exported_apart_and_their_card_says_so(shop: Run, tmp_p
 def test_the_card_has_the_recipe_and_the_funnel(shop: Run, tmp_path: Path) -> None:
     folder, said = exported(shop, tmp_path / "out")
     head, card = front_matter(folder), (folder / "README.md").read_text()
-    kept, (template,) = rows_of_data(shop, "filtered"), shop.file.augment.templates
+    kept, (template,) = kept_rows(shop), shop.file.augment.templates
     assert head == {
         "pretty_name": "shop",
         "license": "unknown",

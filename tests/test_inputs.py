@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from harness.augment.current import finished_rows, rows_of_data
+from harness.augment.current import dropped_rows, finished_rows, kept_rows
 from harness.augment.stage import augment
 from harness.check.bless import bless
 from harness.check.stage import check
@@ -161,7 +161,7 @@ def test_a_file_that_was_replaced_is_noticed(made: Path, tmp_path: Path, place: 
     shutil.copytree(made, root)
     name = "own" if place.startswith("own.") else "shop"
     path = root / f"runs/{name}.yaml"
-    rows_of_data(load_run(path), "filtered")
+    kept_rows(load_run(path))
     assert check(load_run(path), Quiet()) == 0
     files = files_of(load_run(path))
     file = files[place.replace("own.", "run.")]
@@ -169,14 +169,14 @@ def test_a_file_that_was_replaced_is_noticed(made: Path, tmp_path: Path, place: 
     file.write_text(OTHER[file.suffix](text))
     assert file.read_text() != text
     for_rows, for_verdict = WANTED[place]
-    refused(for_rows, lambda run: rows_of_data(run, "filtered"), path)
-    refused(for_rows, lambda run: rows_of_data(run, "unfiltered"), path)
+    refused(for_rows, kept_rows, path)
+    refused(for_rows, dropped_rows, path)
     refused(for_verdict, lambda run: check(run, Quiet()), path)
     refused(for_verdict, lambda run: bless(run, Quiet()), path)
     if for_rows:
         assert finished_rows(load_run(path), Teachers(own="script@1"))[0] is None, "augment does make them again"
         make_rows(load_run(path))
-        rows_of_data(load_run(path), "filtered")
+        kept_rows(load_run(path))
     file.write_text(text)
     if for_rows:
         make_rows(load_run(path))
@@ -200,20 +200,20 @@ def test_rows_that_were_edited_are_made_again(made: Path, tmp_path: Path, name: 
     path = run.folder / "augment" / name
     before = path.read_text()
     path.write_text("".join(before.splitlines(keepends=True)[1:]))
-    for data in ("filtered", "unfiltered"):
+    for read in (kept_rows, dropped_rows):
         with pytest.raises(UsageError, match=rf"{name} .*edited.*make augment RUN=shop"):
-            rows_of_data(run, data)
+            read(run)
     make_rows(run)
     assert path.read_text() == before
-    rows_of_data(run, "unfiltered")
+    dropped_rows(run)
 
 
 def test_a_suite_that_is_left_out_asks_for_nothing_and_a_new_one_does(made: Path) -> None:
     path = made / "runs/shop.yaml"
-    rows_of_data(load_run(path, ["eval.suites=[shop]"]), "filtered")
+    kept_rows(load_run(path, ["eval.suites=[shop]"]))
     shutil.copy(made / "suites/facts.yaml", made / "suites/new.yaml")
     with pytest.raises(UsageError, match=r"made with other items of new .*augment first"):
-        rows_of_data(load_run(path, ["eval.suites=[shop, new]"]), "filtered")
+        kept_rows(load_run(path, ["eval.suites=[shop, new]"]))
     unguarded = ["augment.filters=[{kind: duplicate}]", "eval.suites=[shop, new]"]
     loose = load_run(path, unguarded)
     assert guarded_suites(loose.file.augment.filters, loose.suites) == {}, "no filter reads the suites"
@@ -247,7 +247,7 @@ def test_benchmark_rows_that_are_gone_are_no_reason_to_begin_again(
     assert augment(run, Teachers(own="script@1"), lambda: pytest.fail("nobody is asked"), terminal, Stop()) is None
     assert "the rows of arc are not at hand now" in terminal.text
     assert (root / "runs/shop/augment/train.jsonl").stat().st_mtime_ns == kept
-    rows_of_data(run, "filtered")
+    kept_rows(run)
 
 
 class Small(Record):

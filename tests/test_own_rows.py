@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import kept_rows
 from harness.config.load import load_run
 from harness.errors import UsageError
 from harness.eval.prompting import shots_from
@@ -43,7 +43,7 @@ def newcomer(root: Path, student: str = "nobody", rows: int = 120) -> Path:
 def test_the_readme_is_enough(tmp_path: Path) -> None:
     run = load_run(newcomer(tmp_path))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 4
-    assert (run.seeds, run.file.teacher, run.file.train.data) == ((), None, ("filtered",))
+    assert (run.seeds, run.file.teacher, run.file.train.data_names) == ((), None, ["filtered"])
     assert len(rows_given(run)) == 120
     assert rows_of_seeds(run) == ()
     row = rows_given(run)[0]
@@ -58,7 +58,7 @@ def test_its_commands_run_before_anything_is_spent(tmp_path: Path, tiny_model: P
     assert "120" in succeed(tmp_path, "augment", "mine")
     assert "to do" in succeed(tmp_path, "train", "mine", "--dry-run")
     run = load_run(tmp_path / "runs/mine.yaml")
-    shots = shots_from(run.seeds, rows_of_data(run, "filtered"), 0, (), 4).pool
+    shots = shots_from(run.seeds, kept_rows(run), 0, (), 4).pool
     items = {json.loads(line)["question"] for line in (tmp_path / "data/questions.jsonl").read_text().splitlines()}
     assert len(shots) == 64
     assert not {shot.text for shot in shots} & items

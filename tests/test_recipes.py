@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import kept_rows
 from harness.config.load import load_run
 from tests.process import succeed
 
@@ -46,7 +46,7 @@ def test_a_recipe_goes_from_its_run_file_to_a_report(tmp_path: Path, name: str, 
     for verb in ("augment", "train", "eval"):
         succeed(tmp_path, verb, name)
     run = load_run(tmp_path / f"runs/{name}.yaml")
-    rows = rows_of_data(run, "filtered")
+    rows = kept_rows(run)
     assert len(rows) >= run.file.augment.rows
     steps = [step.name for step in run.file.augment.steps]
     for row in rows:

@@ -41,7 +41,8 @@ KEPT, DROPPED = 24, 12
 
 
 def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> Run:
-    """A run whose augment stage is done, by hand."""
+    """A run whose augment stage is done, by hand. `changes` are of `train`, but for `filters`."""
+    filters = changes.pop("filters", ())
     settings = {
         "students": (str(student),), "data": ("filtered", "seeds_only"), "sizes": (0, 4, 12),
         "epochs": 1, "min_steps": 3, "batch_size": 4, "lora": Lora(r=2),
@@ -52,7 +53,7 @@ def make_run(root: Path, student: Path, name: str = "demo", **changes: Any) -> R
     file = RunFile(
         task="prompts/task.yaml",
         teacher=ScriptedTeacher(model="none", engine="scripted", script="none"),
-        augment=Augment(seeds="prompts/seeds.jsonl", rows=KEPT, templates=(use,)),
+        augment=Augment(seeds="prompts/seeds.jsonl", rows=KEPT, templates=(use,), filters=filters),
         train=Train(**settings),
         eval=Eval(suites=("none",)),
     )

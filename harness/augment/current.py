@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from harness.augment.rows import DROPPED, KEPT, read_rejected, seed_rows
+from harness.augment.rows import DROPPED, KEPT, Judged, read_rejected
 from harness.config.inputs import guarded_suites, rows_source, still_guarded, unguarded_suites
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
@@ -36,14 +37,26 @@ def inputs_digest(teachers: Teachers, source: str, guarded: Mapping[str, str]) -
     return digest("augment", STAGE_VERSION, teachers.own, source, dict(guarded), *named)
 
 
-def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
-    """The rows a kind of data draws from, as augment stored them.
+def kept_rows(run: Run) -> tuple[Row, ...]:
+    """The rows that augment kept, as it stored them. Raises UsageError as `_require_current`."""
+    path = _require_current(run) / KEPT
+    with remade_by(f"make augment RUN={run.name}"):
+        return tuple(row for _, row in read_jsonl(path, Row))
+
+
+def dropped_rows(run: Run) -> tuple[Judged, ...]:
+    """The rows that filters dropped, with every filter's verdict. Raises UsageError as `_require_current`."""
+    path = _require_current(run) / DROPPED
+    with remade_by(f"make augment RUN={run.name}"):
+        return read_rejected(path)[0]
+
+
+def _require_current(run: Run) -> Path:
+    """The folder of the stored rows.
 
     Raises UsageError where augment has not finished, a file that it wrote was edited, or anything that a person
     wrote for it has changed since.
     """
-    if data == "seeds_only":
-        return seed_rows(run.task, run.prompts.student, run.seeds)
     folder, first = run.folder / "augment", f"augment first (make augment RUN={run.name})"
     manifest = read_manifest(folder)
     where = (folder / KEPT).relative_to(run.root)
@@ -56,8 +69,4 @@ def rows_of_data(run: Run, data: str) -> tuple[Row, ...]:
         raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
     for name in (KEPT, DROPPED):
         require_same(folder, name, manifest, f"make augment RUN={run.name}")
-    with remade_by(f"make augment RUN={run.name}"):
-        rows = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
-        if data == "filtered":
-            return rows
-        return rows + tuple(line.row for line in read_rejected(folder / DROPPED)[0])
+    return folder

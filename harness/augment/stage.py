@@ -22,7 +22,7 @@ from harness.augment.plan import Plan
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
 from harness.augment.summary import ended_by_cap, tell, too_few
-from harness.augment.work import Students, at_work, filter_names, no_students, progress
+from harness.augment.work import Students, at_work, no_students, progress
 from harness.config.inputs import guarded_suites, rows_source
 from harness.config.run import Run
 from harness.core.environment import environment
@@ -31,7 +31,7 @@ from harness.core.store import Manifest, unseal, write_json, write_jsonl, write_
 from harness.core.terminal import Stop, Terminal
 from harness.engines.protocols import Generator
 from harness.errors import Interrupted
-from harness.filters import Rule
+from harness.filters import Rule, filter_names
 from harness.models.teachers import Teachers
 from harness.records import Row
 

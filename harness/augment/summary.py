@@ -10,6 +10,7 @@ from math import ceil
 
 from harness.augment.funnel import Funnel, Short, facet, facets_of_lost, facets_of_row, shortfall
 from harness.augment.rows import Judged, Lost
+from harness.config.arms import SEEDS_ONLY
 from harness.config.run import Train
 from harness.core.terminal import Terminal
 from harness.core.text import normalise, one_line
@@ -177,7 +178,7 @@ def too_few(
 
     A MachineError where the teacher gave no rows, a UsageError where rows came and the settings do not keep them.
     """
-    drawn = any(data != "seeds_only" for data in train.data)
+    drawn = any(name != SEEDS_ONLY for name in train.data_names)
     smallest = min((size for size in train.sizes if size and drawn), default=1)
     if funnel.kept >= smallest:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
-from harness.filters import AnyFilter, Context, Protected, Rule, judges_of
+from harness.filters import AnyFilter, Context, Protected, Rule, filter_names, judges_of
 from harness.filters.base import no_requests
 from harness.models.teachers import Teachers
 from harness.records import Pair
@@ -149,16 +148,3 @@ def prepare(filters: Sequence[AnyFilter], context: Context) -> list[Rule]:
     rules = {i: filters[i].prepare(context) for i in order}
     names = filter_names(filters)
     return [rules[i] if names[i] == filters[i].kind else rules[i].named(names[i]) for i in range(len(filters))]
-
-
-def filter_names(filters: Sequence[AnyFilter]) -> list[str]:
-    """What verdicts and the funnel call each filter: its kind, and its settings where a run has several of a kind."""
-    kinds = Counter(filter_.kind for filter_ in filters)
-    names: list[str] = []
-    for filter_ in filters:
-        name = str(filter_.kind)
-        if kinds[filter_.kind] > 1:
-            settings = filter_.model_dump(exclude_defaults=True, exclude={"kind"})
-            name += f"({', '.join(f'{key}={value}' for key, value in settings.items())})"
-        names.append(name if name not in names else f"{name} no. {len(names) + 1}")
-    return names

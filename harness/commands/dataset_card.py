@@ -13,13 +13,12 @@ import yaml
 
 from harness.augment.funnel import Funnel
 from harness.augment.rows import writers
-from harness.augment.work import filter_names
 from harness.config.run import Augment, Run
 from harness.config.steps import Step
 from harness.config.task import TaskFile
 from harness.core.markdown import escaped, fenced, table
 from harness.data.writing import CONVERSATIONS, Line, Target
-from harness.filters import AnyFilter, AnyPick
+from harness.filters import AnyFilter, AnyPick, filter_names
 from harness.records import Row
 
 STAMP = "<!-- written by harness export -->"  # tells a card that may be written over from one of somebody else

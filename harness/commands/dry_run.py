@@ -14,6 +14,7 @@ from harness.augment.plan import Plan, plan_rows
 from harness.augment.rows import own_rows, seed_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
+from harness.config.arms import FILTERED, SEEDS_ONLY
 from harness.config.run import Run
 from harness.config.teacher import Teacher, beside_money, price_of
 from harness.core.aligned import aligned
@@ -31,7 +32,8 @@ from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
 from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
-from harness.train.grid import grid_cells, plan_training, require_rows, steps_of
+from harness.train.grid import GridCell, grid_cells, more_rows, outline_training, require_rows, steps_of
+from harness.train.row_scores import Unmeasured
 
 SAMPLE = 256  # rows tokenized for an estimate
 COUNTED = 20_000  # requests whose prompts are made for a plan; the others are taken to be like them
@@ -204,33 +206,37 @@ def describe_training(run: Run) -> str:
         if ready(student, run.cache, run.root)
     }
     counters = {student: fast_tokenizer(folders.get(student, Path())) or by_characters for student in settings.students}
-    cells: list[tuple[Cell, Sequence[Row], bool | None]]
+    known: dict[str, GridCell] = {}
+    unmeasured: list[Unmeasured] = []
     if rows_are_made(run) and len(folders) == len(settings.students):
-        cells = [(planned.cell, planned.rows, planned.trained) for planned in plan_training(run).cells]
-    else:
-        if run.file.augment.rows_file and not run.file.augment.teacher_writes:
-            require_rows(settings.sizes, "filtered", len(sample), run.file.augment, run.name)
-        cells = [(cell, sample if cell.size else (), None) for cell in grid_cells(settings, len(run.seeds))]
+        plan, unmeasured = outline_training(run)
+        known = {planned.cell.name: planned for planned in plan.cells}
+    elif run.file.augment.rows_file and not run.file.augment.teacher_writes:
+        require_rows(settings.sizes, FILTERED, len(sample), more_rows(run.file.augment), run.name)
     lines: list[tuple[str, ...]] = []
     missing_tokens = 0
-    for cell, rows, trained in cells:
+    for cell in grid_cells(settings, len(run.seeds)):
+        planned = known.get(cell.name)
+        rows, trained = (planned.rows, planned.trained) if planned else (sample if cell.size else (), None)
         steps = steps_of(cell, settings)
         tokens = _training_tokens(rows, steps * settings.batch_size, counters[cell.student])
         missing_tokens += 0 if trained else tokens
-        state = {True: "stored", False: "to do", None: "rows or student not there yet"}[trained]
+        waiting = "rows not measured yet" if unmeasured else "rows or student not there yet"
+        state = {True: "stored", False: "to do", None: waiting}[trained]
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
     described = aligned(lines, right=(1, 2, 3), indent="  ")
     how = "".join(
         f"\n  {name + ': ' if name else ''}{method.words}; learning rate {method.learning_rate:g}"
         for name, method in settings.by_method.items()
     )
-    budget = f"{settings.budget}{how}"
-    return f"train {run.name} would tune:\n{described}\n  {missing_tokens} tokens to train on, estimated\n  {budget}"
+    first = "".join(f"\n  first, {missing.words}" for missing in unmeasured)
+    tokens_left = f"{missing_tokens} tokens to train on, estimated"
+    return f"train {run.name} would tune:{first}\n{described}\n  {tokens_left}\n  {settings.budget}{how}"
 
 
 def rows_are_made(run: Run) -> bool:
     """Whether what cells draw from is there: augment has run, or only seeds are wanted."""
-    return set(run.file.train.data) == {"seeds_only"} or read_manifest(run.folder / "augment") is not None
+    return set(run.file.train.data_names) == {SEEDS_ONLY} or read_manifest(run.folder / "augment") is not None
 
 
 def sample_rows(run: Run) -> tuple[Row, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import dropped_rows, kept_rows
 from harness.augment.funnel import Funnel
 from harness.commands.dataset_card import STAMP, Card, dataset_card
 from harness.commands.push import Hub, check_dataset_name, push
@@ -84,9 +84,7 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
 
 
 def _rows(run: Run, which: Which) -> tuple[Row, ...]:
-    rows = rows_of_data(run, "filtered")
-    if which == "dropped":
-        rows = rows_of_data(run, "unfiltered")[len(rows) :]
+    rows = kept_rows(run) if which == "kept" else tuple(line.row for line in dropped_rows(run))
     if not rows:
         raise UsageError(f"runs/{run.name}/augment: there are no {which} rows in it")
     return rows

@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.models.chat_template import Chat, TokenizedRow, context_length, load_chat, template_digest, tokenize_row
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Row
-from harness.train.grid import plan_training, steps_of
+from harness.train.grid import outline_training, steps_of
 from harness.train.sizes import batches, nested
 
 SAMPLE = 10_000  # rows whose lengths are counted
@@ -79,12 +79,14 @@ def drawn_cells(run: Run) -> list[Drawn]:
     settings = run.file.train
     if not rows_are_made(run):
         return _before_augment(run)
-    planned = [planned for planned in plan_training(run).cells if planned.rows]
+    plan, unmeasured = outline_training(run)
+    planned = [planned for planned in plan.cells if planned.rows]
     largest = []
     for student in settings.students:
         cells = [p for p in planned if p.cell.student == student]
         if not cells:
-            raise UsageError(f"runs/{run.name}.yaml: train.sizes {list(settings.sizes)}: no size has rows to show")
+            why = "; ".join(missing.words for missing in unmeasured) or "no size has rows to show"
+            raise UsageError(f"runs/{run.name}.yaml: train.sizes {list(settings.sizes)}: {why}")
         first = [p for p in cells if p.cell.data == cells[0].cell.data]
         p = max(first, key=lambda p: (p.cell.size, -settings.random_seeds.index(p.cell.random_seed)))
         source = f"{p.cell.size} of {p.available} rows of data {p.cell.data}"

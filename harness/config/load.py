@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.config.arms import Replay, Sources, arm_problem
 from harness.config.attributes import computed, draw_attributes
 from harness.config.null_run import shuffle_labels
 from harness.config.quotas import most_kept, quota_problems
@@ -73,6 +74,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     if seeds:
         _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
+    _arms_fit(run_file, at)
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
     return Run(path.stem, root, run_file, task, seeds, suites, prompts, shots)
@@ -90,6 +92,9 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
             yield ("augment", *key, "pick", name), getattr(step.pick, name)
     if augment.rows_file and (path := local_path(augment.rows_file)):
         yield ("augment", "rows_file"), path
+    for i, arm in enumerate(run_file.train.data):
+        if isinstance(arm, Replay) and (path := local_path(arm.rows)):
+            yield ("train", "data", i, "rows"), path
     teachers = [
         (("teacher",), run_file.teacher),
         *((("teachers", name), one) for name, one in run_file.teachers.items()),
@@ -373,3 +378,21 @@ def _sizes_fit(run_file: RunFile, place: str) -> None:
     largest, rows = max(run_file.train.sizes), run_file.augment.rows
     if largest > rows and run_file.augment.teacher_writes:
         raise UsageError(f"{place}: {largest} is larger than augment.rows ({rows}): there would be no such rows")
+
+
+def _arms_fit(run_file: RunFile, at: Callable[..., str]) -> None:
+    """Every data arm can have rows. Raises UsageError with a line for each that cannot."""
+    augment, mistakes = run_file.augment, Mistakes()
+    makers = [step for _, step in augment.row_makers()] if len(augment.steps) < 2 else []
+    sources = Sources(
+        seeds=augment.seeds is not None,
+        own_rows=augment.rows_file is not None,
+        writers=list(dict.fromkeys(name for _, step in augment.asked_in() for name in step.teachers)),
+        teachers=list(run_file.all_teachers),
+        templates=[step.path for step in makers],
+        filters=augment.filters,
+    )
+    for i, arm in enumerate(run_file.train.data):
+        if problem := arm_problem(arm, sources):
+            mistakes.note(f"{at('train', 'data', i)}: {problem}")
+    mistakes.check()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from harness.config.arms import FILTERED, SEEDS_ONLY, ArmName, DataArm, Named, plain_arms
 from harness.config.attributes import Attributes, conditions_problem
 from harness.config.methods import LEARNING_RATE, LearningRate, Lora, Method, filled_in
 from harness.config.quotas import Quotas
@@ -137,14 +138,14 @@ def _each_once(record: Record, *names: str) -> None:
     for name in names:
         values = getattr(record, name)
         if len(set(values)) != len(values):
-            raise ValueError(f"{name} {list(values)} repeats one")
+            raise ValueError(f"{name.removesuffix('_names')} {list(values)} repeats one")
 
 
 class Train(Record):
     """The grid: students x data x sizes x random seeds, and how each cell is tuned."""
 
     students: Annotated[tuple[str, ...], Field(min_length=1)]
-    data: tuple[Literal["filtered", "unfiltered", "seeds_only"], ...] = ("filtered", "seeds_only")
+    data: Annotated[tuple[DataArm, ...], Field(min_length=1)] = (Named(name=FILTERED), Named(name=SEEDS_ONLY))
     sizes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     random_seeds: Annotated[tuple[RandomSeed, ...], Field(min_length=1)] = (0,)
     epochs: Annotated[int, Field(ge=1)] = 2
@@ -204,8 +205,13 @@ class Train(Record):
     def _growing(self) -> Self:
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes {list(self.sizes)} must grow, each once")
-        _each_once(self, "students", "data", "random_seeds")
+        _each_once(self, "students", "data_names", "random_seeds")
         return self
+
+    @property
+    def data_names(self) -> list[str]:
+        """The names of the data arms."""
+        return [arm.name for arm in self.data]
 
 
 class Eval(Record):
@@ -232,7 +238,7 @@ class Ship(Record):
     """The student that `check` judges."""
 
     student: str
-    data: Literal["filtered", "unfiltered", "seeds_only"] = "filtered"
+    data: ArmName = FILTERED
     size: Annotated[int, Field(ge=0)]
     method: str = ""  # of train.methods, where there are several
     random_seed: int = 0
@@ -275,8 +281,9 @@ class RunFile(Record):
             needing = (own and self.augment.asking) or ("eval.compare" if "teacher" in self.eval.compare else "")
             if needing:
                 raise ValueError(f"teacher: this key is missing, and {needing} needs one")
-        if self.augment.seeds is None and "seeds_only" in self.train.data:
-            raise ValueError(f"train.data {list(self.train.data)}: seeds_only needs augment.seeds, and there are none")
+        if self.augment.seeds is None and Named(name=SEEDS_ONLY) in plain_arms(self.train.data):
+            names = self.train.data_names
+            raise ValueError(f"train.data {names}: {SEEDS_ONLY} needs augment.seeds, and there are none")
         return self
 
     @property
@@ -291,9 +298,11 @@ class RunFile(Record):
             raise ValueError(
                 f"ship.student {self.ship.student!r} is not in train.students{nearest(self.ship.student, students)}"
             )
-        if self.ship and self.ship.size and self.ship.data not in self.train.data:
-            raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {list(self.train.data)}")
-        if self.ship and self.ship.size not in self.train.sizes and self.ship.data != "seeds_only":
+        names = self.train.data_names
+        if self.ship and self.ship.size and self.ship.data not in names:
+            hint = nearest(self.ship.data, names)
+            raise ValueError(f"ship.data {self.ship.data!r} is not one of train.data {names}{hint}")
+        if self.ship and self.ship.size not in self.train.sizes and self.ship.data != SEEDS_ONLY:
             raise ValueError(f"ship.size {self.ship.size} is not one of train.sizes {list(self.train.sizes)}")
         names = list(self.train.methods)
         chosen = self.ship.method if self.ship else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.augment.current import rows_of_data
+from harness.augment.current import kept_rows
 from harness.config.run import Run
 from harness.config.teacher import Teacher
 from harness.core.json_file import read_json, read_jsonl
@@ -110,7 +110,7 @@ def plan_scoring(run: Run) -> EvalPlan:
         run.file.eval, run.file.teacher, run.cache, run.root, {candidate.key for candidate in students}
     )
     candidates = tuple(sorted((*students, *compared), key=lambda candidate: candidate.tuned))
-    pool_rows = () if run.seeds or "few_shot" not in run.file.eval.prompting else rows_of_data(run, "filtered")
+    pool_rows = () if run.seeds or "few_shot" not in run.file.eval.prompting else kept_rows(run)
     shots = shots_from(run.seeds, pool_rows, run.file.random_seed, largest_rows(candidates), run.file.eval.retrieved)
     answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in shots.rows))
     prompts = prompt_forms(run.task, run.prompts, one_line(answers))

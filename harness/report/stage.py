@@ -31,7 +31,7 @@ def report(run: Run, terminal: Terminal) -> None:
     """Write runs/NAME/eval/report.md and its figures, print the headline and the tables."""
     results, trained = results_of(run), load_cells(run.folder)
     train, random_seed = run.file.train, run.file.random_seed
-    data, method = main_data(train.data), main_method(train)
+    data, method = main_data(train.data_names), main_method(train)
     task_suites = [suite for suite in run.suites.values() if suite.of_task]
     public_suites = [suite for suite in run.suites.values() if not suite.of_task]
 
@@ -200,7 +200,8 @@ def _how_to_ship(run_name: str, train: Train) -> str:
     """What a run without a ship section lacks, and how to add one."""
     largest = max((size for size in train.sizes if size), default=0)
     method = f", method: {main_method(train)}" if main_method(train) else ""
-    ship = f"ship: {{student: {train.students[0]}, data: {main_data(train.data)}, size: {largest}{method}}}"
+    data = main_data(train.data_names)
+    ship = f"ship: {{student: {train.students[0]}, data: {data}, size: {largest}{method}}}"
     return (
         f"runs/{run_name}.yaml has no ship section, so that check, bless, rescore and compare with the run's bare"
         f" name do not know which student is judged; for a verdict add: {ship}"

@@ -46,7 +46,7 @@ def student_section(
     results: Results, suite: Suite, student: str, train: Train, trained: TrainedCells, random_seed: int
 ) -> str:
     """The section as Markdown. Writes the learning curve beside the report."""
-    suite_arms, data, metric = arms(results, suite.name), main_data(train.data), suite.primary
+    suite_arms, data, metric = arms(results, suite.name), main_data(train.data_names), suite.primary
     method = main_method(train)
     tuned = tuned_arms(suite_arms, student, data, method)
     answer = headline(results, suite_arms, student, random_seed, data, metric, method)
@@ -103,7 +103,7 @@ def _alternatives(answer: Headline, run_name: str) -> list[str]:
 
 def _caption(train: Train, trained: TrainedCells, student: str, points: Sequence[Point]) -> str:
     """What all sizes have in common and how they differ, for the line under the figure."""
-    place = (student, main_data(train.data), main_method(train))
+    place = (student, main_data(train.data_names), main_method(train))
     cells = [cell for cell in trained.cells if cell.tuned and (cell.student, cell.data, cell.method) == place]
     steps = ", ".join(f"{size} rows {n}" for size, n in sorted({(cell.size, cell.steps) for cell in cells}))
     seeds = len(train.random_seeds)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cache
 from pathlib import Path
 
-from harness.augment.current import rows_of_data
+from harness.config.arms import SEEDS_ONLY, DataArm, Mix, Replay, plain_arms
 from harness.config.methods import Method
 from harness.config.run import Augment, Run, Train
 from harness.core.record import digest
@@ -21,9 +21,13 @@ from harness.models.files import weight_shapes
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Row
 from harness.train.adapters import is_intact
+from harness.train.arm_notes import arm_notes, size_notes
+from harness.train.arms import Scores, in_order, rows_of
 from harness.train.capacity import capacity_note
 from harness.train.keys import BASE, cell_key
-from harness.train.sizes import nested, step_count
+from harness.train.pool import Pool, pool_of
+from harness.train.row_scores import Unmeasured, measures_of, stored_scores
+from harness.train.sizes import step_count
 
 CELLS_VERSION = 3  # of what cells.json says of a cell
 
@@ -63,6 +67,7 @@ class TrainPlan:
     """Every cell of the grid once. The dry run prints this value, train executes it, eval scores its students."""
 
     cells: tuple[GridCell, ...]
+    row_notes: tuple[str, ...] = ()  # what a reader must know of the rows
 
     @property
     def inputs(self) -> str:
@@ -72,11 +77,8 @@ class TrainPlan:
 
     @property
     def notes(self) -> list[str]:
-        """A sentence for each kind of data whose largest size holds more than half of the available rows.
-
-        One for each adapter that its largest size may be too much for follows.
-        """
-        return [*self._sampling_notes(), *self._capacity_notes()]
+        """Of the rows, then a sentence for each adapter that its largest size may be too much for."""
+        return [*self.row_notes, *self._capacity_notes()]
 
     def _capacity_notes(self) -> Iterator[str]:
         """Of the largest size of each student, kind of data and method, its first random seed."""
@@ -91,42 +93,64 @@ class TrainPlan:
                 note = capacity_note(planned.cell.name, planned.rows, shapes[planned.model.folder], planned.method.lora)
                 yield from [note] if note else []
 
-    def _sampling_notes(self) -> list[str]:
-        notes = []
-        drawn = (planned for planned in self.cells if planned.rows and planned.cell.data != "seeds_only")
-        by_data = sorted(drawn, key=lambda planned: planned.cell.data)
-        for data, cells in groupby(by_data, key=lambda planned: planned.cell.data):
-            largest = max(cells, key=lambda planned: planned.cell.size)
-            if largest.available < 2 * largest.cell.size:
-                notes.append(
-                    f"the largest size of data {data!r}, {largest.cell.size}, is drawn from {largest.available}"
-                    f" rows, fewer than twice as many: random seeds draw much the same rows there, so that size"
-                    f" has no sampling variance to speak of"
-                )
-        return notes
-
 
 def plan_training(run: Run) -> TrainPlan:
-    """The grid of a run whose rows are made. Raises UsageError for a size larger than the number of rows."""
-    settings = run.file.train
-    rows_by_data: dict[str, tuple[Row, ...]] = {data: rows_of_data(run, data) for data in settings.data}
-    for data, rows in rows_by_data.items():
-        require_rows(settings.sizes, data, len(rows), run.file.augment, run.name)
+    """The grid of a run whose rows are made, and measured where a selection goes by that.
+
+    Raises UsageError for a size larger than the number of rows of an arm.
+    """
+    plan, unmeasured = outline_training(run)
+    if unmeasured:
+        what = "; ".join(missing.words for missing in unmeasured)
+        raise UsageError(f"runs/{run.name}: {what}: train first (make train RUN={run.name})")
+    return plan
+
+
+def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
+    """(The cells whose rows are known, what must be measured to know those of the others). Raises as `plan_training`.
+
+    Sizes that no measuring could fill are refused before a model is made ready.
+    """
+    settings, pool = run.file.train, pool_of(run)
+    arms = {arm.name: arm for arm in settings.data}
+    for arm in settings.data:
+        if not measures_of([arm]):
+            count = len(in_order(arm, pool, settings.random_seeds[0], {}))
+            require_rows(settings.sizes, arm.name, count, _more_rows(arm, pool, run.file.augment), run.name)
     models = {student: resolve(student, run.cache, root=run.root) for student in settings.students}
-    drawn: dict[tuple[str, int, int], tuple[Row, ...]] = {}
-    planned, methods = [], settings.by_method
+
+    @cache
+    def scores(student: str) -> tuple[Scores, list[Unmeasured]]:
+        return stored_scores(settings.data, pool.kept, max(settings.sizes), models[student], run.cache)
+
+    @cache
+    def rows_in_order(data: str, random_seed: int, student: str) -> tuple[Row, ...]:
+        rows = in_order(arms[data], pool, random_seed, scores(student)[0] if student else {})
+        require_rows(settings.sizes, data, len(rows), _more_rows(arms[data], pool, run.file.augment), run.name)
+        return rows
+
+    planned: list[GridCell] = []
+    unmeasured: dict[tuple[str, ...], Unmeasured] = {}
+    methods = settings.by_method
     base_method = next(iter(methods.values()))  # of a base any would do: it is not tuned
     for cell in grid_cells(settings, len(run.seeds)):
-        place = (cell.data, cell.size, cell.random_seed)
-        if place not in drawn:
-            drawn[place] = nested(rows_by_data[cell.data], cell.size, cell.random_seed) if cell.size else ()
-        model, steps = models[cell.student], steps_of(cell, settings)
+        rows: tuple[Row, ...] = ()
+        if cell.size:
+            measures = measures_of([arms[cell.data]])
+            if measures and (missing := [one for one in scores(cell.student)[1] if set(one.data) & set(measures)]):
+                unmeasured |= {(*one.data, one.student): one for one in missing}
+                continue
+            rows = rows_in_order(cell.data, cell.random_seed, cell.student if measures else "")
+        model, steps, drawn = models[cell.student], steps_of(cell, settings), rows[: cell.size]
         method = methods.get(cell.method, base_method)
         rate = method.learning_rate
-        key = cell_key(model, drawn[place], settings, steps, cell.random_seed, method, rate)
-        available, folder = len(rows_by_data.get(cell.data, ())), run.cache / "students" / key
-        planned.append(GridCell(cell, model, drawn[place], steps, key, available, folder, method, rate))
-    return TrainPlan(tuple(planned))
+        key = cell_key(model, drawn, settings, steps, cell.random_seed, method, rate)
+        folder = run.cache / "students" / key
+        planned.append(GridCell(cell, model, drawn, steps, key, len(rows), folder, method, rate))
+    measured = {student: scores(student)[0] for student in models} if measures_of(settings.data) else {}
+    cells = [(one.cell, one.available) for one in planned if one.rows]
+    notes = [*size_notes(cells), *arm_notes(settings, pool, measured)]
+    return TrainPlan(tuple(planned), tuple(notes)), list(unmeasured.values())
 
 
 def grid_cells(settings: Train, seeds: int) -> list[Cell]:
@@ -138,8 +162,8 @@ def grid_cells(settings: Train, seeds: int) -> list[Cell]:
     for student in settings.students:
         if 0 in settings.sizes:
             cells.append(Cell(student=student, data=BASE, size=0, random_seed=0))
-        for data in settings.data:
-            sizes = [seeds] if data == "seeds_only" else [size for size in settings.sizes if size]
+        for data in settings.data_names:
+            sizes = [seeds] if data == SEEDS_ONLY else [size for size in settings.sizes if size]
             cells += [
                 Cell(student=student, data=data, size=size, random_seed=random_seed, method=method)
                 for size in sizes
@@ -154,21 +178,39 @@ def steps_of(cell: Cell, settings: Train) -> int:
     if not cell.size:
         return 0
     sizes = [size for size in settings.sizes if size]
-    if cell.data != "seeds_only" or not sizes:
+    if cell.data != SEEDS_ONLY or not sizes:
         return step_count(cell.size, settings)
     return step_count(min(sizes, key=lambda size: (abs(size - cell.size), -size)), settings)
 
 
-def require_rows(sizes: Sequence[int], data: str, rows: int, augment: Augment, run: str) -> None:
-    """Raises UsageError where the largest of `sizes` is larger than the number of rows of this kind of data."""
+def require_rows(sizes: Sequence[int], data: str, rows: int, more: str, run: str) -> None:
+    """Raises UsageError where the largest of `sizes` is larger than the number of rows of an arm.
+
+    `more` says how there would be more.
+    """
     largest = max(sizes)
-    if data == "seeds_only" or largest <= rows:
+    if data == SEEDS_ONLY or largest <= rows:
         return
     fitting = [size for size in sizes if size <= rows]
-    more = "raise augment.rows or augment.max_requests_per_row"
-    if augment.rows_file and not augment.teacher_writes:
-        more = f"add rows to {path_of(augment.rows_file)}"
     raise UsageError(
         f"runs/{run}.yaml: train.sizes: {largest} is larger than the {rows} rows there are for data"
         f" {data!r}; sizes that fit: {fitting}; or {more} and augment again"
     )
+
+
+def more_rows(augment: Augment) -> str:
+    """What a person would do for more rows."""
+    if augment.rows_file and not augment.teacher_writes:
+        return f"add rows to {path_of(augment.rows_file)}"
+    return "raise augment.rows or augment.max_requests_per_row"
+
+
+def _more_rows(arm: DataArm, pool: Pool, augment: Augment) -> str:
+    """The same, of an arm. Of a mix and a replay with what each part has."""
+    if not isinstance(arm, Mix | Replay):
+        return more_rows(augment)
+    counts = {part.name: len(rows_of(part, pool)) for part in plain_arms([arm])}
+    if isinstance(arm, Replay):
+        counts[path_of(arm.rows)] = len(pool.general[arm.name])
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return f"other shares (its parts have: {listed}), or {more_rows(augment)}"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from harness.config.run import Train
 from harness.errors import UsageError
@@ -24,13 +25,27 @@ def nested(rows: Sequence[Row], size: int, random_seed: int) -> tuple[Row, ...]:
     """
     if size > len(rows):
         raise UsageError(f"size {size} is larger than the {len(rows)} rows there are")
+    return tuple(islice(balanced(rows, random_seed), size))
+
+
+def balanced(rows: Sequence[Row], random_seed: int) -> Iterator[Row]:
+    """All rows in that sequence."""
     by_label: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda r: _rank(random_seed, "row", r.id)):
+    for row in shuffled(rows, random_seed):
         by_label.setdefault(row.answer, []).append(row)
+    return in_turns(by_label, random_seed)
+
+
+def shuffled(rows: Sequence[Row], random_seed: int) -> list[Row]:
+    """The rows in the order of sha256(random_seed, id), whatever order they come in."""
+    return sorted(rows, key=lambda row: _rank(random_seed, "row", row.id))
+
+
+def in_turns(by_label: Mapping[str, Sequence[Row]], random_seed: int) -> Iterator[Row]:
+    """One row of each label in turn, each label's in their order, the labels in the order of sha256."""
     labels = sorted(by_label, key=lambda label: _rank(random_seed, "label", label))
     deepest = max((len(of_label) for of_label in by_label.values()), default=0)
-    turns = (by_label[label][i] for i in range(deepest) for label in labels if i < len(by_label[label]))
-    return tuple(row for row, _ in zip(turns, range(size), strict=False))
+    return (by_label[label][i] for i in range(deepest) for label in labels if i < len(by_label[label]))
 
 
 def step_count(rows: int, settings: Train) -> int:

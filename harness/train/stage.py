@@ -22,18 +22,21 @@ from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
 from harness.train.cells import CELLS, TrainedCell, TrainedCells
 from harness.train.grid import GridCell, TrainPlan, plan_training
+from harness.train.row_scores import NO_MODELS, Models, measure_rows
 
 if TYPE_CHECKING:
     from harness.models.chat_template import TokenizedRow
 
 
-def train(run: Run, terminal: Terminal, stop: Stop) -> int | None:
+def train(run: Run, terminal: Terminal, stop: Stop, models: Models = NO_MODELS) -> int | None:
     """Train the missing cells of the run's grid. Returns their number, or None when none is missing.
 
+    `models` measure the rows that a selection ranks.
     Raises UsageError when there are fewer rows than a size asks for or a row would spoil a student,
     Interrupted after writing what there is, MachineError for memory, disk, or a loss that is no number.
     """
     folder, settings = run.folder / "train", run.file.train
+    measure_rows(run, models, terminal, stop)
     plan = plan_training(run)
     manifest = finished(folder, plan.inputs)
     missing = {planned.key: planned for planned in plan.cells if not planned.trained}
