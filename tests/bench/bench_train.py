@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import os
 import tempfile
 import time
@@ -140,7 +141,8 @@ def theirs(source: Model, tokenizer: Any, rows: Rows, steps: int, way: str) -> M
     """Train with TRL's SFTTrainer."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+
+    trl: Any = importlib.import_module("trl")
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         started = ended = 0.0
@@ -154,7 +156,7 @@ def theirs(source: Model, tokenizer: Any, rows: Rows, steps: int, way: str) -> M
     network = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.bfloat16)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(
+        config = trl.SFTConfig(
             output_dir=folder, max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=RATE,
             lr_scheduler_type="linear", warmup_steps=max(1, round(WARMUP * steps)), gradient_checkpointing=False,
             bf16=True, use_cpu=not torch.cuda.is_available(), report_to=[], logging_strategy="no", save_strategy="no",
@@ -166,7 +168,7 @@ def theirs(source: Model, tokenizer: Any, rows: Rows, steps: int, way: str) -> M
                 for e in examples
             ]
         )
-        trainer = SFTTrainer(
+        trainer = trl.SFTTrainer(
             network, config, train_dataset=data, peft_config=peft_config(Lora()), processing_class=tokenizer,
             callbacks=[clock],
         )  # fmt: skip
@@ -243,9 +245,8 @@ def silent() -> Iterator[None]:
 def compare(rows: Rows, base: Base, chat: Chat, steps: int, cells: int, ways: Sequence[str]) -> None:
     """Print one table."""
     lengths = [len(rows.examples[row.id].ids) for row in rows.train]
-    print(
-        f"\n{rows.name}: {len(rows.train)} of {min(lengths)} to {max(lengths)} tokens, {steps} steps of {BATCH}, {torch.get_num_threads()} threads"
-    )
+    what = f"{len(rows.train)} of {min(lengths)} to {max(lengths)} tokens"
+    print(f"\n{rows.name}: {what}, {steps} steps of {BATCH}, {torch.get_num_threads()} threads")
     first, _ = ours(base, rows, steps)
     others = [theirs(base.source, chat.tokenizer, rows, steps, way) for way in ways]
     best = max(others, key=lambda m: m.speed, default=None)
@@ -259,18 +260,19 @@ def compare(rows: Rows, base: Base, chat: Chat, steps: int, cells: int, ways: Se
     if best:
         ratio = (first.speed + second.speed) / (best.speed + again[0].speed)
         print(f"ratio to TRL at its best: {ratio:.2f} (aim 2.5), loss {second.loss / best.loss - 1:+.1%}")
+    single = max(first.speed, second.speed)
     work, share = needed(base.network, rows, steps)
     rate = matrix_rate(base.network, MICRO_BATCH_TOKENS)
-    tokens = sum(len(rows.examples[r.id].ids) for batch in batches(rows.train, steps, BATCH, 0) for r in batch)
+    most = rate / work * sum(len(rows.examples[r.id].ids) for b in batches(rows.train, steps, BATCH, 0) for r in b)
     print(
-        f"bound: {rate / 1e9:.0f} GFLOP/s in its matrices, {share:.0%} of the tokens computed: at most {tokens / (work / rate):.0f} tokens/s;"
-        f" reached {max(first.speed, second.speed) * work / tokens / rate:.0%} of it"
+        f"bound: {rate / 1e9:.0f} GFLOP/s in its matrices, {share:.0%} of the tokens computed: {most:.0f} tokens/s;"
+        f" reached {single / most:.0%} of it"
     )
     if cells > 1:
         grid, _ = ours(base, rows, steps, cells)
-        single = max(first.speed, second.speed)
         print(
-            f"a grid of {cells} cells: {grid.speed:.0f} tokens/s, {single / grid.speed:.3f} of the time of its cells at the best single speed (aim 1.05)"
+            f"a grid of {cells} cells: {grid.speed:.0f} tokens/s, {single / grid.speed:.3f} of the time of its cells"
+            f" at the best single speed (aim 1.05)"
         )
     print(f"peak memory of the process {peak_memory(torch.device('cpu')) / 2**30:.1f} GiB")
 
