@@ -186,7 +186,6 @@ def theirs(source: Model, tokenizer: Any, rows: Rows, steps: int, way: str) -> M
         trainer.train()
         trainer.model.save_pretrained(Path(folder) / "adapter")
         loss = held_out_loss(source, rows, Path(folder) / "adapter")
-    del trainer, network
     gc.collect()
     return Measured(f"TRL, {way}", read / (clock.ended - clock.started), loss)
 
