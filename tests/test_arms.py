@@ -186,7 +186,7 @@ def test_the_rows_that_an_arm_draws_from(written: Any, texts: set[str]) -> None:
 def test_teachers_whose_names_are_the_same_are_not_mixed_up() -> None:
     folders = {name: ScriptedTeacher(model=f"{name}/model", engine="scripted", script="a") for name in ("a", "b")}
     pool = Pool(kept=(made("one", teacher="model@0f"),), teachers=folders)
-    with pytest.raises(UsageError, match="rows do not tell the teachers a and b apart: both are called model"):
+    with pytest.raises(UsageError, match="rows do not tell the teachers a and b apart: both are called model@0f"):
         rows_of(arm({"teacher": "a"}), pool)
 
 

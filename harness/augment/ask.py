@@ -46,6 +46,18 @@ def over_cap(caps: Caps, spent: Spent) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Calls of one kind, stored ones too."""
+
+    calls: int = 0
+    money: float | None = None  # None where none has a price
+
+    def plus(self, price: float | None) -> Asked:
+        """After one more, with its price."""
+        return Asked(self.calls + 1, self.money if price is None else (self.money or 0.0) + price)
+
+
 @dataclass
 class Asker:
     """Answers requests from the cache or the engine, each once, and keeps count of what that took."""
@@ -61,6 +73,7 @@ class Asker:
     price: Price = lambda model, completion: None
     spent: Spent = field(default_factory=Spent)
     unpriced: set[str] = field(default_factory=set)  # models that answered, without a price
+    asked: dict[tuple[str, str, str], Asked] = field(default_factory=dict)  # (purpose, template, model) -> what it took
     cap: str = ""  # the cap that ended the work
 
     def ended(self) -> bool:
@@ -75,24 +88,25 @@ class Asker:
         Raises MachineError when every call fails.
         """
         started, paid_before, seconds_before = time.monotonic(), self.paid, self.spent.seconds
-        models: dict[str, str] = {}  # key of a request on its way -> whom it asks
+        whom: dict[str, tuple[str, str, str]] = {}  # key of a request on its way -> its purpose, template and model
 
         def unanswered() -> Iterator[Request | None]:
             for request in requests:
                 if request is None:
                     yield None
                 elif request.key not in self.answers:
-                    models[request.key] = request.model
+                    whom[request.key] = (request.origin.purpose, request.origin.template, request.model)
                     yield request
 
         for completion, paid in cached(unanswered(), self.cache, self.engine, self.ended):
             self.answers[completion.request] = completion
             self.paid += paid
             seconds = seconds_before + (time.monotonic() - started if self.paid > paid_before else 0)
-            model = models.pop(completion.request, "")
-            price = self.price(model, completion)
+            asked = whom.pop(completion.request, ("", "", ""))
+            price = self.price(asked[2], completion)
             if price is None:
-                self.unpriced.add(model)
+                self.unpriced.add(asked[2])
+            self.asked[asked] = self.asked.get(asked, Asked()).plus(price)
             self.spent = self.spent.plus(completion, seconds, price)
             self.cap = self.cap or self.over(self.spent)
             self.fresh_tokens += completion.completion_tokens * paid

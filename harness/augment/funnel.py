@@ -39,6 +39,16 @@ class Short(NamedTuple):
     ordered: Ordered
 
 
+class Calls(Record):
+    """The calls of one template to one model."""
+
+    purpose: str  # generate, judge or calibrate
+    template: str
+    teacher: str  # name@revision
+    calls: int  # stored ones too
+    money: float | None = None
+
+
 class Funnel(Record):
     """Counts of rows, with tokens, seconds and money beside them."""
 
@@ -65,6 +75,7 @@ class Funnel(Record):
     completion_tokens: int = 0
     calls_paid: int = 0  # asked of the engine by this command
     calls_cached: int = 0  # answered by earlier ones
+    calls: tuple[Calls, ...] = ()  # by what they were for; empty in files of earlier versions
     seconds: float = 0.0  # of this command's engine work
     cost: float | None = None  # in the currency of the run file's prices; None when it names none
     unpriced: tuple[str, ...] = ()  # teachers whose calls it leaves out, since only others have a price

@@ -17,7 +17,16 @@ from harness.augment.ask import Asker
 from harness.augment.current import finished_rows, inputs_digest
 from harness.augment.data_report import REPORT, write_data_report
 from harness.augment.forecast import read_forecast
-from harness.augment.funnel import Funnel, breakdown, count_drops, count_facets, ordered_rows, short_of, shortfall
+from harness.augment.funnel import (
+    Calls,
+    Funnel,
+    breakdown,
+    count_drops,
+    count_facets,
+    ordered_rows,
+    short_of,
+    shortfall,
+)
 from harness.augment.plan import Plan
 from harness.augment.rows import DROPPED, KEPT, Judged, Lost
 from harness.augment.scheduler import Scheduler
@@ -204,6 +213,10 @@ def funnel_of(
         completion_tokens=spent.completion_tokens,
         calls_paid=ask.paid,
         calls_cached=len(ask.answers) - ask.paid,
+        calls=tuple(
+            Calls(purpose=purpose, template=template, teacher=model, calls=asked.calls, money=asked.money)
+            for (purpose, template, model), asked in sorted(ask.asked.items())
+        ),
         seconds=round(spent.seconds, 1),
         cost=spent.money,
         unpriced=tuple(sorted(ask.unpriced)) if spent.money is not None else (),

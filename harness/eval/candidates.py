@@ -46,7 +46,12 @@ def largest_rows(candidates: Sequence[Candidate]) -> tuple[Row, ...]:
     """The rows of the largest filtered cell of the first random seed: what retrieval may look up."""
     tuned = [candidate for candidate in candidates if candidate.tuned]
     filtered = [candidate for candidate in tuned if candidate.cell.data == "filtered"] or tuned
-    return max(filtered, key=lambda c: (c.cell.size, -c.cell.random_seed)).rows if filtered else ()
+    return task_rows(max(filtered, key=lambda c: (c.cell.size, -c.cell.random_seed)).rows) if filtered else ()
+
+
+def task_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Those of some rows that are of the task: without the general ones of a replay."""
+    return tuple(row for row in rows if row.provenance.source != "replay")
 
 
 def require_possible_models(train: Train, compare: Sequence[str], root: Path, run: str) -> None:

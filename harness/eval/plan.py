@@ -21,6 +21,7 @@ from harness.eval.candidates import (
     compared_candidates,
     largest_rows,
     named_candidates,
+    task_rows,
     untuned_names,
 )
 from harness.eval.prompt_search import FIRST_ITEMS, MOST_ITEMS, ways_tried
@@ -219,8 +220,9 @@ def _references(candidates: Sequence[Candidate], suites: Iterable[Suite]) -> tup
     for suite in (suite for suite in suites if suite.choices):
         for tuned in (candidate for candidate in candidates if candidate.tuned):
             cell = tuned.cell.model_copy(update={"student": reference.NAME, "method": ""})
-            key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in tuned.rows])[:32]
-            classifier = Candidate(cell, key, tuned.base, None, "trained", tuned=True, rows=tuned.rows)
+            rows = task_rows(tuned.rows)
+            key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in rows])[:32]
+            classifier = Candidate(cell, key, tuned.base, None, "trained", tuned=True, rows=rows)
             cards.setdefault((suite.name, cell.name), PlannedCard(classifier, suite, key))
     return tuple(cards.values())
 

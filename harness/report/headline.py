@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from harness.eval.results import Results
 from harness.report import wording
 from harness.report.analysis import Arm, Difference, difference, has, matrix
+from harness.report.paired import verdict_words
 from harness.stats import contrasts
 from harness.stats.score_matrix import ScoreMatrix, align_complete
 from harness.suites.summary import LOWER_IS_BETTER
@@ -49,8 +50,7 @@ class Alternative:
     @property
     def verdict(self) -> str:
         """Whether the largest size is better or worse, by which way the metric is good."""
-        turned = {"better": "worse", "worse": "better"} if self.reading.metric in LOWER_IS_BETTER else {}
-        return turned.get(self.difference.verdict, self.difference.words)
+        return verdict_words(self.reading.metric, self.difference)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.config.run import Train
 from harness.core.markdown import escaped, table
 from harness.eval.results import Results
 from harness.report import wording
-from harness.report.analysis import Arm, Difference, arms, difference, matrix
+from harness.report.analysis import Arm, Difference, arms, matrix
+from harness.report.paired import change_words, detectable_words, paired_difference, verdict_words
 from harness.suites.suite import Suite
-from harness.suites.summary import LOWER_IS_BETTER
 from harness.train.cells import TrainedCell
 
 PLACE = ("student", "data", "rows", "method")
@@ -37,25 +37,10 @@ def compare_methods(results: Results, suite: str, metric: str, first: str, rando
     for arm in tuned:
         value = matrix(results, arm, metric, "test").mean
         of_first = at.get((arm.student, arm.data, arm.size, first))
-        pair = of_same_seeds(arm, of_first) if of_first and of_first is not arm else None
-        against = None
-        if pair and all(side.complete for side in pair):
-            a, b = (matrix(results, side, metric, "test") for side in pair)
-            against = difference(a, b, random_seed, b_varies=True, same_seeds=True)
+        other = of_first if of_first is not arm else None
+        against = paired_difference(results, arm, other, metric, random_seed) if other else None
         compared.append(Compared(arm, value, against))
     return compared
-
-
-def of_same_seeds(a: Arm, b: Arm) -> tuple[Arm, Arm] | None:
-    """Both arms with the cards of the random seeds that both have, in the order of the seeds. None without any."""
-    by_seed = [{card.cell.random_seed: card for card in arm.cards if card.cell} for arm in (a, b)]
-    shared = sorted(set(by_seed[0]) & set(by_seed[1]))
-    if not shared:
-        return None
-    first, second = (
-        replace(arm, cards=tuple(cards[seed] for seed in shared)) for arm, cards in zip((a, b), by_seed, strict=True)
-    )
-    return first, second
 
 
 def methods_section(
@@ -94,14 +79,7 @@ def _row(compared: Compared, metric: str) -> list[str]:
     place = [arm.student, arm.data, str(arm.size), arm.method, value if arm.complete else "incomplete"]
     if against is None:
         return [*place, "", "", ""]
-    interval, turned = against.interval, {}
-    if metric in LOWER_IS_BETTER:
-        turned = {"better": "worse", "worse": "better"}
-    change = "not estimable"
-    if math.isfinite(interval.low):
-        change = wording.change(metric, interval.estimate, interval.low, interval.high)
-    detectable = "-" if against.minimum_detectable is None else wording.amount(metric, against.minimum_detectable)
-    return [*place, change, turned.get(against.verdict, against.words), detectable]
+    return [*place, change_words(metric, against), verdict_words(metric, against), detectable_words(metric, against)]
 
 
 def _training(arm: Arm, trained: Sequence[TrainedCell]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from harness.eval.current import results_of
 from harness.eval.results import Results
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import arms
+from harness.report.data_arms import data_arms_section
 from harness.report.methods import methods_section
 from harness.report.student_section import file_name, main_data, main_method, student_section, tuned_arms
 from harness.suites.suite import Suite
@@ -43,11 +44,13 @@ def report(run: Run, terminal: Terminal) -> None:
         parts += [student_section(results, suite, name, train, trained, random_seed) for name in train.students]
         parts.append(_breakdown(results, suite, train.students, data, method))
     parts += filter(None, [methods_section(results, task_suites, train, trained.cells, random_seed)])
+    funnel = _funnel(run.folder / "augment" / "funnel.json")
+    parts += filter(None, [data_arms_section(results, run, trained.cells, funnel, random_seed)])
     if public_suites:
         parts.append(_public_suites(results, public_suites))
     metrics = [name for name in regressions.WATCHED if name != "label_collapse" or run.task.labels]
     parts.append(_regressions(results, public_suites, metrics, train.students, (data, method), random_seed))
-    parts.append(_cost(run.folder / "augment" / "funnel.json", [cell for cell in trained.cells if cell.tuned]))
+    parts.append(_cost(funnel, [cell for cell in trained.cells if cell.tuned]))
     notes = [*trained.notes, *_notes(results)]
     if run.file.shuffle_labels:
         notes.append("Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
@@ -152,16 +155,23 @@ def _regressions(
     return "\n".join(parts) + "\n"
 
 
-def _cost(funnel: Path, tuned: Sequence[TrainedCell]) -> str:
+def _funnel(path: Path) -> Funnel | None:
+    """What became of the rows, or None where augment has not run. Raises UsageError for a damaged file."""
+    if not path.is_file():
+        return None
+    command = f"make augment RUN={path.parent.parent.name}"
+    require_sealed(path.parent, [path.name], command)
+    try:
+        return Funnel.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UsageError(f"{path}: not a funnel of this version; {command}") from error
+
+
+def _cost(funnel: Funnel | None, tuned: Sequence[TrainedCell]) -> str:
     """What the rows and the training took."""
     parts = ["## What it cost\n"]
-    if funnel.is_file():
-        command = f"make augment RUN={funnel.parent.parent.name}"
-        require_sealed(funnel.parent, [funnel.name], command)
-        try:
-            parts.append(fenced(Funnel.model_validate(read_json(funnel)).table()) + "\n")
-        except ValidationError as error:
-            raise UsageError(f"{funnel}: not a funnel of this version; {command}") from error
+    if funnel:
+        parts.append(fenced(funnel.table()) + "\n")
     if tuned:
         seconds, tokens = sum(cell.seconds for cell in tuned), sum(cell.tokens for cell in tuned)
         parts.append(

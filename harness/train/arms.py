@@ -159,6 +159,15 @@ def _dropped_by(line: Judged) -> list[str]:
     return [verdict.filter for verdict in line.verdicts if not verdict.keep]
 
 
+def teachers_called(identity: str, teachers: Mapping[str, Teacher]) -> list[str]:
+    """The names that a run file has for a model, name@revision: one, or none, or several of one name."""
+    name, _, revision = identity.rpartition("@")
+    called = [own for own, teacher in teachers.items() if name in (teacher.model, PurePath(teacher.model).name)]
+    if len(called) > 1:  # endpoints and hub ids of one name have revisions, folders of one name have not
+        called = [own for own in called if (teachers[own].revision or "endpoint") == revision] or called
+    return called
+
+
 def _who_wrote(row: Row, teachers: Mapping[str, Teacher]) -> set[str]:
     """The names that the run file has for the teachers that wrote some of a row.
 
@@ -166,11 +175,8 @@ def _who_wrote(row: Row, teachers: Mapping[str, Teacher]) -> set[str]:
     """
     wrote: set[str] = set()
     for writer in writers(row):
-        name, _, revision = writer.rpartition("@")
-        called = [own for own, teacher in teachers.items() if name in (teacher.model, PurePath(teacher.model).name)]
-        if len(called) > 1:  # endpoints and hub ids of one name have revisions, folders of one name have not
-            called = [own for own in called if (teachers[own].revision or "endpoint") == revision] or called
+        called = teachers_called(writer, teachers)
         if len(called) > 1:
-            raise UsageError(f"rows do not tell the teachers {' and '.join(called)} apart: both are called {name}")
+            raise UsageError(f"rows do not tell the teachers {' and '.join(called)} apart: both are called {writer}")
         wrote.update(called)
     return wrote
