@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from harness.augment.rows import own_rows, seed_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
 from harness.config.arms import FILTERED, SEEDS_ONLY
-from harness.config.run import Run
+from harness.config.run import Run, Train
 from harness.config.teacher import Teacher, beside_money, price_of
 from harness.core.aligned import aligned
 from harness.core.store import finished, read_manifest
@@ -33,6 +33,7 @@ from harness.models.token_count import Count, by_characters, chat_tokens, fast_t
 from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
 from harness.train.grid import GridCell, grid_cells, more_rows, outline_training, require_rows, steps_of
+from harness.train.learning_rate import peak_rate
 from harness.train.row_scores import Unmeasured
 
 SAMPLE = 256  # rows tokenized for an estimate
@@ -208,9 +209,10 @@ def describe_training(run: Run) -> str:
     counters = {student: fast_tokenizer(folders.get(student, Path())) or by_characters for student in settings.students}
     known: dict[str, GridCell] = {}
     unmeasured: list[Unmeasured] = []
+    notes: list[str] = []
     if rows_are_made(run) and len(folders) == len(settings.students):
         plan, unmeasured = outline_training(run)
-        known = {planned.cell.name: planned for planned in plan.cells}
+        known, notes = {planned.cell.name: planned for planned in plan.cells}, plan.notes
     elif run.file.augment.rows_file and not run.file.augment.teacher_writes:
         require_rows(settings.sizes, FILTERED, len(sample), more_rows(run.file.augment), run.name)
     lines: list[tuple[str, ...]] = []
@@ -225,13 +227,21 @@ def describe_training(run: Run) -> str:
         state = {True: "stored", False: "to do", None: waiting}[trained]
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
     described = aligned(lines, right=(1, 2, 3), indent="  ")
-    how = "".join(
-        f"\n  {name + ': ' if name else ''}{method.words}; learning rate {method.learning_rate:g}"
-        for name, method in settings.by_method.items()
-    )
     first = "".join(f"\n  first, {missing.words}" for missing in unmeasured)
     tokens_left = f"{missing_tokens} tokens to train on, estimated"
-    return f"train {run.name} would tune:{first}\n{described}\n  {tokens_left}\n  {settings.budget}{how}"
+    how = "".join(f"\n  {line}" for line in (tokens_left, settings.budget, *_methods(settings, folders), *notes))
+    return f"train {run.name} would tune:{first}\n{described}{how}"
+
+
+def _methods(settings: Train, folders: Mapping[str, Path]) -> Iterator[str]:
+    """Every method with the learning rate of each student. `folders`: of the students whose weights are here."""
+    for name, method in settings.by_method.items():
+        rate = str(method.learning_rate)
+        if rate == "auto":
+            rates = {student: f"{peak_rate(method, student, folder)}" for student, folder in folders.items()}
+            later = "known with its weights"
+            rate = f"auto: {', '.join(f'{rates.get(student, later)} for {student}' for student in settings.students)}"
+        yield f"{name + ': ' if name else ''}{method.words}; learning rate {rate}"
 
 
 def rows_are_made(run: Run) -> bool:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.core.record import Record, digested
 from harness.errors import nearest
 
 LEARNING_RATE = 1e-3
-LearningRate = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _written_as(value: object) -> str:
+    return "word" if isinstance(value, str) else "number"
+
+
+LearningRate = Annotated[  # a number, or auto: the rule of harness/train/learning_rate.py
+    Annotated[Literal["auto"], Tag("word")] | Annotated[float, Field(gt=0, lt=1), Tag("number")],
+    Discriminator(_written_as),
+]
 
 # What PEFT's LoraConfig knows beside the fields of `Lora`, and why it is not taken.
 BASE_CHANGES = "it changes the base's weights, which all cells share"

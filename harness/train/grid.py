@@ -25,6 +25,7 @@ from harness.train.arm_notes import arm_notes, size_notes
 from harness.train.arms import Scores, in_order, rows_of
 from harness.train.capacity import capacity_note
 from harness.train.keys import BASE, cell_key
+from harness.train.learning_rate import peak_rate
 from harness.train.pool import Pool, pool_of
 from harness.train.row_scores import Unmeasured, measures_of, stored_scores
 from harness.train.sizes import step_count
@@ -143,7 +144,7 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
             rows = rows_in_order(cell.data, cell.random_seed, cell.student if measures else "")
         model, steps, drawn = models[cell.student], steps_of(cell, settings), rows[: cell.size]
         method = methods.get(cell.method, base_method)
-        rate = method.learning_rate
+        rate = peak_rate(method, model.name, model.folder)
         key = cell_key(model, drawn, settings, steps, cell.random_seed, method, rate)
         folder = run.cache / "students" / key
         planned.append(GridCell(cell, model, drawn, steps, key, len(rows), folder, method, rate))

@@ -38,6 +38,7 @@ def main(rows: int = 16, steps: int = 4) -> None:
 
     from harness.models.device import peak_memory
     from harness.train.base import load_base
+    from harness.train.learning_rate import peak_rate
     from harness.train.loop import train_cells
     from harness.train.preflight import preflight
     from harness.train.trainee import Job
@@ -60,7 +61,8 @@ def main(rows: int = 16, steps: int = 4) -> None:
         loaded = time.monotonic() - started
         train = run.file.train
         method = train.by_method[""]
-        job = Job("cell", "", used, steps, 0, method, train.batch_size, method.learning_rate, train.warmup_ratio)
+        rate = peak_rate(method, source.name, source.folder)
+        job = Job("cell", "", used, steps, 0, method, train.batch_size, rate, train.warmup_ratio)
         *_, passed = train_cells(base, [job], examples, train.micro_batch_tokens, 1)
     trainee = passed.trainees[0]
     speed = trainee.tokens / trainee.seconds
