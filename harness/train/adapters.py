@@ -10,7 +10,8 @@ from harness.core.record import digest
 from harness.core.store import Manifest, file_digest, finished, write_manifest
 
 CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_*"  # what PEFT would load: its settings, and weights in whichever format lies there
+# what PEFT would load (its settings, and weights in whichever format lies there), and what transformers would
+WEIGHTS = ("adapter_*", "*.safetensors*")
 
 
 def seal_adapter(folder: Path, key: str) -> None:
@@ -20,9 +21,10 @@ def seal_adapter(folder: Path, key: str) -> None:
 
 
 def is_intact(folder: Path, key: str) -> bool:
-    """Whether a folder holds the adapter that was trained under `key`: every file of it, and no other weights."""
+    """Whether a folder holds what was trained under `key`, an adapter or all weights: its files, no other weights."""
     manifest = finished(folder, key, adapter_digest)
-    return manifest is not None and {path.name for path in folder.glob(WEIGHTS)} <= set(manifest.outputs)
+    weights = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)}
+    return manifest is not None and weights <= set(manifest.outputs)
 
 
 def adapter_digest(path: Path) -> str:
