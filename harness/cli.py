@@ -380,7 +380,7 @@ def hard_examples(run: RunName = "helpdesk", settings: Settings = None) -> None:
 
 @app.command()
 def clean(dry_run: DryRun = False) -> None:
-    """Remove trained cells and scores that no run refers to. Teacher calls and models stay."""
+    """Remove trained cells and scores that no run refers to. Teacher calls, measured rows and models stay."""
     from harness.commands.clean import clean as stage
 
     if not (Path.cwd() / "runs").is_dir():

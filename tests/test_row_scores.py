@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.commands.dry_run import describe_training
+from harness.config.inputs import students_source
 from harness.config.run import Run
 from harness.engines.protocols import Embedder, StudentEngine
 from harness.errors import Interrupted, MachineError, UsageError
@@ -226,3 +227,20 @@ def test_a_filter_that_dropped_nothing_alone_is_said(tmp_path: Path, tiny_model:
     )
     keys = {p.cell.data: p.key for p in plan.cells if p.cell.size == 12}
     assert keys["without_finished"] == keys["filtered"]
+
+
+def test_other_general_rows_make_other_students(tmp_path: Path, tiny_model: Path) -> None:
+    general = tmp_path / "data/general.jsonl"
+    general.parent.mkdir()
+    general.write_text('{"instruction": "Say one.", "output": "One."}\n' * 4)
+    run = make_run(tmp_path, tiny_model, data=({"replay": 0.25, "rows": "data/general.jsonl"},), sizes=(0, 4))
+    before = students_source(run), plan_training(run).cells[-1].key
+    general.write_text('{"instruction": "Say two.", "output": "Two."}\n' * 4)
+    after = students_source(run), plan_training(run).cells[-1].key
+    assert (before[0] != after[0], before[1] != after[1]) == (True, True)
+    (tmp_path / "data/general.jsonl").write_text("")
+    with pytest.raises(UsageError, match=r"data/general\.jsonl: there are no rows in it"):
+        plan_training(run)
+    general.write_text('{"instruction": "Say two."}\n')
+    with pytest.raises(UsageError, match=r"general\.jsonl:1: "):
+        plan_training(run)

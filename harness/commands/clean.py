@@ -18,6 +18,8 @@ MOST_LISTED = 10  # of what is removed, by name
 def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
     """Delete trained cells and scores that no runs/*/ names. Returns what was (or would be) deleted.
 
+    Teacher calls, measured rows and models stay.
+
     Which scores a run that is trained and not yet evaluated, or is being evaluated, will name is not known: while
     there is one, all stay. Raises MachineError while something is trained, UsageError for a damaged file.
     """

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from harness.config.arms import Replay
 from harness.config.run import Run
 from harness.core.record import digest, first_name
 from harness.core.store import content_digest
@@ -84,7 +85,10 @@ def unguarded_suites(filters: Sequence[AnyFilter], suites: Mapping[str, Suite], 
 
 def students_source(run: Run) -> str:
     """How did these students come about? 64 hex digits: the rows, and how students are tuned on them."""
-    return digest("students", rows_source(run), identity(run.file.train, run.root, GRID))
+    # an arm's name says all of it, but for what is in the file of a replay
+    general = [[arm.name, identity(arm.rows, run.root)] for arm in run.file.train.data if isinstance(arm, Replay)]
+    also = [general] if general else []
+    return digest("students", rows_source(run), identity(run.file.train, run.root, GRID), *also)
 
 
 def scores_source(run: Run) -> str:
