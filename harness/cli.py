@@ -95,16 +95,17 @@ def preview(
 @app.command()
 def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Tune one adapter per student, kind of data, size and random seed."""
+    from harness.train.processes import Processes
     from harness.train.stage import train as stage
 
-    loaded = _load(run, settings)
+    loaded, processes = _load(run, settings), Processes.from_environment(os.environ)
     if dry_run:
         from harness.commands.dry_run import describe_training
 
         Terminal().say(describe_training(loaded))
         return
     with Stop().listening() as stop:
-        stage(loaded, Terminal(), stop, row_models(loaded))
+        stage(loaded, Terminal(silent=not processes.first), stop, row_models(loaded), processes)
 
 
 @app.command(name="show-batch")

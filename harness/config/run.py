@@ -153,6 +153,7 @@ class Train(Record):
     steps: Annotated[int, Field(ge=1)] | None = None  # in place of both: optimizer steps of every cell, at any size
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 8  # rows of one optimizer step
     micro_batch_tokens: Annotated[int, Field(ge=64)] = 1024  # tokens of one forward pass; memory, not results
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between two checkpoints of the cells in work
     learning_rate: LearningRate = LEARNING_RATE  # the peak
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the steps
     max_length: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut

@@ -32,10 +32,11 @@ Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens
 class Terminal:
     """Plain lines to stdout. Progress to stderr: a bar on a terminal, a line now and then in a log."""
 
-    def __init__(self, line_seconds: float = LINE_SECONDS) -> None:
+    def __init__(self, line_seconds: float = LINE_SECONDS, silent: bool = False) -> None:
+        """With `silent` nothing is printed but warnings: one of several processes speaks for all."""
         self._line_seconds = line_seconds
-        self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False)
+        self._out = Console(highlight=False, soft_wrap=True, quiet=silent)
+        self._err = Console(stderr=True, highlight=False, quiet=silent)
 
     def say(self, text: str = "") -> None:
         """Print text as it is. Nothing in it is read as markup or as a terminal command."""
@@ -69,7 +70,9 @@ class Terminal:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
         """Show how far work is. The block calls what it is given with (done, note)."""
-        if self._err.is_terminal:
+        if self._err.quiet:
+            yield lambda done, note: None
+        elif self._err.is_terminal:
             columns = (
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=30),

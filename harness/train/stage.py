@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config.run import Run, Train
+from harness.config.run import Run
 from harness.core.aligned import aligned
 from harness.core.environment import environment
 from harness.core.json_file import read_json
@@ -22,57 +23,82 @@ from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
 from harness.train.cells import CELLS, TrainedCell, TrainedCells
 from harness.train.grid import GridCell, TrainPlan, plan_training
+from harness.train.processes import ALONE, Processes
 from harness.train.row_scores import NO_MODELS, Models, measure_rows
 
 if TYPE_CHECKING:
     from harness.models.chat_template import TokenizedRow
 
 
-def train(run: Run, terminal: Terminal, stop: Stop, models: Models = NO_MODELS) -> int | None:
+def train(
+    run: Run, terminal: Terminal, stop: Stop, models: Models = NO_MODELS, processes: Processes = ALONE
+) -> int | None:
     """Train the missing cells of the run's grid. Returns their number, or None when none is missing.
 
-    `models` measure the rows that a selection ranks.
+    `models` measure the rows that a selection ranks. Of several `processes` each trains its share, and the first one
+    writes what the run has in common when all are done.
     Raises UsageError when there are fewer rows than a size asks for or a row would spoil a student,
     Interrupted after writing what there is, MachineError for memory, disk, or a loss that is no number.
     """
-    folder, settings = run.folder / "train", run.file.train
-    measure_rows(run, models, terminal, stop)
-    plan = plan_training(run)
-    manifest = finished(folder, plan.inputs)
-    missing = {planned.key: planned for planned in plan.cells if not planned.trained}
-    if manifest and not missing:
-        terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
-        return None
-    with locked(folder, f"train of {run.name}"):
+    folder = run.folder / "train"
+    with ExitStack() as held, processes.joined() as group:
+        if processes.first:
+            held.enter_context(locked(folder, f"train of {run.name}"))
+            measure_rows(run, models, terminal, stop)
+        group.wait()
+        plan = plan_training(run)
+        manifest = finished(folder, plan.inputs)
+        missing = {planned.key: planned for planned in plan.cells if not planned.trained}
+        if manifest and not missing:
+            terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
+            return None
+        if processes.first and missing:
+            held.enter_context(locked(run.cache / "training", "training"))
+            _sweep(run.cache / "students")
+        group.wait()  # no cell is stored before all have seen the same ones missing
         for note in plan.notes:
             terminal.say(f"train: {note}")
         _say_what_is_stored(plan, missing, terminal)
         machine = environment(run.root)
-        to_train = list(missing.values())
-        failed = _train_missing(to_train, settings, folder, run.cache, machine, terminal, stop) if missing else {}
+        mine = processes.mine(list(missing.values()))
+        failed = group.gathered(_train_missing(mine, run, machine, processes.name, terminal, stop) if mine else {})
+        if not processes.first:
+            return len(mine)
         done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
-        trained = sum(planned.key in missing for planned in done)
-        stored = TrainedCells(
-            cells=tuple(_trained_cell(planned, run.root) for planned in done),
-            notes=tuple(plan.notes),
-            epochs=settings.epochs,
-            min_steps=settings.min_steps,
-        )
-        unseal(folder)
-        write_json(folder / CELLS, stored.model_dump(mode="json"))
-        stopped = len(done) < len(plan.cells)
-        summary = f"{len(done)} of {len(plan.cells)} cells" if stopped else f"{len(done)} cells"
-        record = Manifest(stage="train", inputs=plan.inputs, partial=stopped, summary=summary, environment=machine)
-        write_manifest(folder, record, [folder / CELLS])
-    terminal.say(table(stored.cells))
+        stored = _write_cells(run, plan, done, machine)
+    terminal.say(table(stored))
     if failed:
-        names = {planned.key: planned.cell.name for planned in to_train}
-        reasons = "; ".join(f"{names[key]}: {reason}" for key, reason in failed.items())
-        raise MachineError(f"{len(failed)} of {len(to_train)} cells failed, the others are stored: {reasons}")
+        reasons = "; ".join(f"{missing[key].cell.name}: {reason}" for key, reason in failed.items())
+        raise MachineError(f"{len(failed)} of {len(missing)} cells failed, the others are stored: {reasons}")
+    stopped = len(done) < len(plan.cells)
     if stopped or stop():
+        what = _summary(plan, done)
         more = f"; go on with: make train RUN={run.name}" if stopped else ""
-        raise Interrupted(f"stopped: {summary} are trained{more}")
-    return trained
+        raise Interrupted(f"stopped: {what} are trained{more}")
+    return sum(planned.key in missing for planned in done)
+
+
+def _summary(plan: TrainPlan, done: Sequence[GridCell]) -> str:
+    return f"{len(done)} of {len(plan.cells)} cells" if len(done) < len(plan.cells) else f"{len(done)} cells"
+
+
+def _write_cells(
+    run: Run, plan: TrainPlan, done: Sequence[GridCell], machine: Mapping[str, Any]
+) -> tuple[TrainedCell, ...]:
+    """Write cells.json and its seal. Returns the cells in it."""
+    folder, settings = run.folder / "train", run.file.train
+    stored = TrainedCells(
+        cells=tuple(_trained_cell(planned, run.root) for planned in done),
+        notes=tuple(plan.notes),
+        epochs=settings.epochs,
+        min_steps=settings.min_steps,
+    )
+    unseal(folder)
+    write_json(folder / CELLS, stored.model_dump(mode="json"))
+    partial, summary = len(done) < len(plan.cells), _summary(plan, done)
+    record = Manifest(stage="train", inputs=plan.inputs, partial=partial, summary=summary, environment=dict(machine))
+    write_manifest(folder, record, [folder / CELLS])
+    return stored.cells
 
 
 # --- training what is missing
@@ -98,13 +124,7 @@ def _names(cells: Sequence[GridCell]) -> str:
 
 
 def _train_missing(
-    missing: Sequence[GridCell],
-    settings: Train,
-    folder: Path,
-    cache: Path,
-    machine: Mapping[str, Any],
-    terminal: Terminal,
-    stop: Stop,
+    missing: Sequence[GridCell], run: Run, machine: Mapping[str, Any], process: str, terminal: Terminal, stop: Stop
 ) -> dict[str, str]:
     """Check every student's rows, then train its cells. Returns (key -> why) of those that failed."""
     from harness.models.chat_template import left_out, load_chat
@@ -118,18 +138,17 @@ def _train_missing(
         chat = load_chat(model.name, model.folder)
         for note in left_out(chat, rows[0].messages[:-1]):
             terminal.say(f"train: {note}")
-        examples[model] = preflight(chat, rows, settings)
+        examples[model] = preflight(chat, rows, run.file.train)
     failed: dict[str, str] = {}
     total = sum(planned.steps for planned in missing)
-    with locked(cache / "training", "training"), terminal.progress("train", total) as advance:
-        _sweep(cache / "students")
+    with terminal.progress("train", total) as advance:
         before = 0
         for (model, four_bits), cells in _by_base(missing).items():
             if stop():
                 break
             advance(before, f"loading {model.name}")
             base = load_base(model, list(examples[model].values()), four_bits=four_bits)
-            work = Work(base, cells, examples[model], settings, folder, machine)
+            work = Work(base, cells, examples[model], run.file.train, run.folder / "train", machine, process)
             failed |= work.train(partial(_report, advance, before), terminal, stop)
             before += sum(planned.steps for planned in cells)
             del base, work  # let go of it before the next is loaded

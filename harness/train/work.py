@@ -26,8 +26,7 @@ from harness.train.loop import Passed, at_once, train_cells
 from harness.train.trainee import Job, Trainee
 
 LOG = "log.jsonl"
-CHECKPOINT_SECONDS = 60.0  # of training between two; more where writing one takes more than a twentieth of it
-WRITING_SHARE = 0.05
+WRITING_SHARE = 0.05  # of the time, at most, goes into checkpoints
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class Work:
     settings: Train
     folder: Path  # of the run's train stage
     machine: Mapping[str, Any]
+    process: str  # what this process's own files have in their names
 
     def train(self, report: Advance, terminal: Terminal, stop: Stop) -> dict[str, str]:
         """Train the cells, from the last checkpoint where there is one. Returns (key -> why) of those that failed.
@@ -47,7 +47,10 @@ class Work:
         Raises UsageError for settings that PEFT refuses, MachineError for memory or a disk that does not suffice. When
         `stop` turns true, a checkpoint is written and the rest is left for the next command.
         """
-        saving = _Checkpoints.beside(self.folder, self.base.source.weights_digest)
+        student = self.base.source.weights_digest[:16]
+        saving = _Checkpoints(
+            self.folder / "checkpoints" / f"{student}{self.process}", self.settings.checkpoint_seconds
+        )
         checkpoint = saving.last(terminal)
         jobs = self._jobs(checkpoint)
         together = checkpoint.state.together if checkpoint else 0
@@ -133,14 +136,10 @@ class Work:
 class _Checkpoints:
     """When the next one is due, and where they are."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._next = time.monotonic() + CHECKPOINT_SECONDS
-
-    @classmethod
-    def beside(cls, folder: Path, student: str) -> _Checkpoints:
-        """Those of one student in a run's train folder."""
-        return cls(folder / "checkpoints" / student[:16])
+    def __init__(self, folder: Path, seconds: float) -> None:
+        """`seconds` between two, or more where writing one takes more than a twentieth of that."""
+        self.folder, self._seconds = folder, seconds
+        self._next = time.monotonic() + seconds
 
     def last(self, terminal: Terminal) -> Checkpoint | None:
         """The one to go on from. Says which were damaged."""
@@ -162,7 +161,7 @@ class _Checkpoints:
         started = time.monotonic()
         write_checkpoint(self.folder, together, trainees)
         taken = time.monotonic() - started
-        self._next = started + taken + max(CHECKPOINT_SECONDS, taken / WRITING_SHARE)
+        self._next = started + taken + max(self._seconds, taken / WRITING_SHARE if self._seconds else 0)
 
 
 class _Progress:
