@@ -16,7 +16,7 @@ from peft import get_peft_model
 
 from harness.config.methods import Lora, Method
 from harness.config.run import Train
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.models.chat_template import TokenizedRow, load_chat, prompt_ids
 from harness.models.resolve import Model
 from harness.records import Row
@@ -192,6 +192,28 @@ def test_a_step_that_does_not_fit_the_gpu_is_done_again_in_smaller_passes(
     losses = tune(base, JOBS[0], tokens=1600)["first"].losses
     assert asked[:5] == [1600, 800, 400, 200, 200]
     assert losses == pytest.approx(expected, abs=1e-6)
+
+
+def test_where_one_row_does_not_fit_the_gpu_what_backward_needs_is_computed_twice(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tune(base, JOBS[0], tokens=64)["first"].losses
+    seen: list[bool] = []
+
+    def fits(parts: Any, tokens: int, alone: bool = False) -> Any:
+        seen.append(base.network.is_gradient_checkpointing)
+        if not seen[-1]:
+            raise torch.OutOfMemoryError("too much")
+        return micro_batches(parts, tokens, alone)
+
+    monkeypatch.setattr(loop, "micro_batches", fits)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    losses = tune(base, JOBS[0], tokens=64)["first"].losses
+    assert seen.count(False) >= 1
+    assert losses == pytest.approx(expected, abs=1e-5)
+    assert not base.network.is_gradient_checkpointing
+    with pytest.raises(MachineError, match=r"memory ran out.*lower train\.micro_batch_tokens"):
+        tune(base, replace(JOBS[0], method=method(lora_dropout=0.5)), tokens=64)
 
 
 def test_a_base_whose_rows_cannot_be_packed_is_tuned_row_by_row(tiny_model: Path, base: Base) -> None:

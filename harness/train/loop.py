@@ -156,6 +156,7 @@ def _steps(
                 trainee.count(part, seconds)
             yield Passed(tuple(trainees), tuple(step for step in taken if step))
     finally:
+        base.network.gradient_checkpointing_disable()
         base.network.eval()
 
 
@@ -168,8 +169,8 @@ def _in_memory(
 ) -> tuple[int, list[TokenLosses]]:
     """`_gradients` in passes that fit the memory: (tokens of a pass that did, the losses).
 
-    Where memory runs out on a GPU, the step is done again in passes of half as many tokens. Its result is the same but
-    for rounding.
+    Where memory runs out on a GPU, the step is done again in passes of half as many tokens, and when these hold a row,
+    with what the backward pass needs computed twice instead of kept. Its result is the same but for rounding.
     """
     longest = max(len(example.ids) for part in parts for example in part)
     while True:
@@ -178,10 +179,15 @@ def _in_memory(
         except torch.OutOfMemoryError:
             for trainee in trainees:
                 trainee.optimizer.zero_grad(set_to_none=True)
-            if micro_batch_tokens <= longest:
-                raise
             torch.cuda.empty_cache()
-            micro_batch_tokens //= 2
+            if micro_batch_tokens > longest:
+                micro_batch_tokens //= 2
+            elif base.network.is_gradient_checkpointing or not base.network.supports_gradient_checkpointing:
+                raise
+            elif any(trainee.noise and trainee.job.noisy for trainee in trainees):
+                raise  # dropout from generators of its own would be another in the second computation
+            else:
+                base.network.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _gradients(

@@ -46,6 +46,11 @@ class Job:
     learning_rate: float  # at its peak
     warmup_ratio: float
 
+    @property
+    def noisy(self) -> bool:
+        """Whether it has dropout of its own."""
+        return self.method.lora is not None and self.method.lora.lora_dropout > 0
+
     def rate(self, step: int) -> float:
         """The learning rate of step 0..steps-1: up in a line over the first share `warmup_ratio`, then down in a line.
 
