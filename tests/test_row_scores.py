@@ -79,6 +79,11 @@ def test_another_selection_measures_only_what_it_adds(tmp_path: Path, tiny_model
     run = make_run(tmp_path, tiny_model, data=("student_fit", "diverse"))
     measure_rows(run, second.models, Quiet(), Pressed(at=10**6))
     assert second.loaded == ["embedder"]
+    third = Fakes()
+    run = make_run(tmp_path, tiny_model, data=("ifd", "student_fit"))
+    measure_rows(run, third.models, Quiet(), Pressed(at=10**6))
+    assert {context for context, _ in third.student.measured} == {"<system><user>\x02"}, "only without a prompt"
+    assert len(third.student.measured) == KEPT
 
 
 def test_ranks_follow_from_what_was_measured(run: Run) -> None:

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, Va
 from harness.config.teacher import Name
 from harness.core.record import Record, digest
 from harness.data.examples import Examples, path_of
-from harness.errors import UsageError, first_line, nearest
+from harness.errors import UsageError, nearest
 from harness.filters import AnyFilter, filter_called
 
 SEEDS_ONLY, FILTERED, RANDOM = "seeds_only", "filtered", "random"
@@ -180,7 +180,7 @@ def _name_of(written: Any) -> Any:
     try:
         arm: DataArm = TypeAdapter(DataArm).validate_python(written)
     except ValidationError as error:
-        raise ValueError(first_line(ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")))) from error
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
     return arm.name
 
 

@@ -9,7 +9,7 @@ from harness.config.arms import SEEDS_ONLY, SELECTIONS, Without, plain_arms
 from harness.config.run import Train
 from harness.filters import Balance, Diverse, filter_called
 from harness.records import Cell
-from harness.train.arms import MOST_IFD, Scores, labelled_alone, rows_of
+from harness.train.arms import MOST_IFD, Scores, has_labels, rows_of
 from harness.train.pool import Pool
 from harness.train.row_scores import IFD
 
@@ -46,7 +46,7 @@ def arm_notes(settings: Train, pool: Pool, scores: Mapping[str, Scores]) -> Iter
             f"data {', '.join(selections)}: a selection takes the same rows at every random seed, but for equals: its"
             " seeds differ in training alone, and its intervals say nothing of other draws of rows"
         )
-    if "length" in selections and labelled_alone(pool.kept):
+    if "length" in selections and has_labels(pool.kept):
         yield "data length: answers are labels, and so the longest inputs of each label come first"
     for student, of_student in scores.items() if IFD in selections else ():
         ratios = of_student[IFD].values()

@@ -103,8 +103,8 @@ def by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def labelled_alone(rows: Sequence[Row]) -> bool:
-    """Whether the answers are labels, so that rows of one label have answers of one length."""
+def has_labels(rows: Sequence[Row]) -> bool:
+    """Whether the answers of some rows are labels, so that those of one label have one length."""
     return any(row.example.label for row in rows)
 
 

@@ -183,8 +183,9 @@ def _measure(
             if stop():
                 break
             block = lacking[start : start + models.block]
-            prompted |= _mean_logprobs(block, engine, name, lambda messages: messages)
-            without |= _mean_logprobs(block, engine, name, emptied) if alone else {}
+            prompted |= _mean_logprobs([row for row in block if row.id not in prompted], engine, name, _as_it_is)
+            if alone:
+                without |= _mean_logprobs([row for row in block if row.id not in without], engine, name, emptied)
             if time.monotonic() - saved > SAVE_SECONDS:
                 _write(path, StudentScores(prompted=prompted, alone=without))
                 saved = time.monotonic()
@@ -196,6 +197,8 @@ def _mean_logprobs(
     rows: Sequence[Row], engine: StudentEngine, name: str, prompt: Callable[[tuple[Message, ...]], tuple[Message, ...]]
 ) -> dict[str, float]:
     """Row id -> mean log-probability of its answer, given what `prompt` makes of the messages before it."""
+    if not rows:
+        return {}
     pairs = [
         Pair(
             context=engine.prompt_ids(prompt(row.messages[:-1])),
@@ -216,6 +219,10 @@ def _mean_logprobs(
             raise MachineError(f"{name}: the log-likelihood of row {row.id} is no number: {measured.logprob}")
         scores[row.id] = round(measured.logprob / measured.tokens, DECIMALS)
     return scores
+
+
+def _as_it_is(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    return messages
 
 
 def emptied(messages: tuple[Message, ...]) -> tuple[Message, ...]:
