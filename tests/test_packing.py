@@ -162,6 +162,9 @@ def test_attention_and_its_gradients_equal_the_textbook(
     plain = torch.softmax(scores.masked_fill(hidden, -torch.inf), -1) @ value[0].repeat_interleave(groups, 0)
 
     torch.testing.assert_close(ours[0].transpose(0, 1), plain)
+    if not softcap:
+        whole = attention.fused(query[0], key[0], value[0], masks, 0.3, blocks)
+        torch.testing.assert_close(whole.transpose(0, 1), plain)
     weights = torch.randn_like(plain)
     wanted = torch.autograd.grad((plain * weights).sum(), states)
     got = torch.autograd.grad((ours[0].transpose(0, 1) * weights).sum(), states)

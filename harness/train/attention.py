@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 NAME = "harness_packed_rows"  # by which transformers is told to use it
+LONG = 1024  # tokens that a token of a row sees; more make the kept scores larger than all else that a pass keeps
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,36 @@ def attend(
     """[1, T, heads, D] from queries [1, heads, T, D] and keys and values [1, key heads, T, D].
 
     `attention_mask` is that of `additive_masks`. Heads that share their keys are computed as one. Scores
-    have the model's type, as in transformers' plain attention.
+    have the model's type, as in transformers' plain attention. On a GPU, and for rows whose scores would fill the
+    memory, PyTorch's fused attention computes the padded blocks, unless scores are capped, which it cannot.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions are float32 in mixed precision
+    if not softcap and (query.is_cuda or max(each.columns for each in blocks) > LONG):
+        return fused(query[0], key[0], value[0], attention_mask, scale, blocks)[None], None
     out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         query[0], key[0], value[0], attention_mask, scale, softcap, tuple(blocks)
     )
     return out[None], None
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, masks: Tensor, scale: float, blocks: Sequence[Block]) -> Tensor:
+    """(T, heads, D) from queries (heads, T, D) and keys and values (key heads, T, D), by PyTorch's own attention."""
+    heads, at, out = len(query), 0, []
+    key, value = (states.repeat_interleave(heads // len(states), 0) for states in (key, value))
+    for each in blocks:
+        mask = masks.flatten()[at : at + each.length * each.columns].view(each.length, each.columns)
+        at += mask.numel()
+        rows, keys, values = (
+            each.padded(states).reshape(heads, each.rows, each.length, -1).transpose(0, 1)
+            for states in (query, key, value)
+        )
+        if each.columns > each.length:
+            before = (states[:, each.shared].expand(each.rows, -1, -1, -1) for states in (key, value))
+            keys, values = (torch.cat(pair, 2) for pair in zip(before, (keys, values), strict=True))
+        attended = torch.nn.functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, scale=scale)
+        out.append(each.unpadded(attended.transpose(0, 1).flatten(1, 2)))
+    return torch.cat(out, 1).transpose(0, 1)
 
 
 class _Attention(torch.autograd.Function):
