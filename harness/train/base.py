@@ -41,6 +41,11 @@ class Base:
         """Whether rows can share a sequence without seeing each other."""
         return bool(self.windows)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether it has dropout of its own, which cells of one pass would draw together."""
+        return any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in self.network.modules())
+
     def mixed_precision(self) -> AbstractContextManager[Any]:
         """Products in the base's type where its weights are float32 for the time of their tuning."""
         kept = next(iter(self.network.parameters())).dtype

@@ -49,7 +49,7 @@ class Passed:
 
 def at_once(base: Base, jobs: Sequence[Job], examples: Mapping[str, TokenizedRow], micro_batch_tokens: int) -> int:
     """How many cells share a pass: as many as have room for one step each in micro_batch_tokens, at least 1."""
-    if not base.packs or not jobs:
+    if not base.packs or base.noisy or not jobs:
         return 1
     steps = (tokens_together([examples[row.id] for row in job.rows[: job.batch_size]]) for job in jobs)
     return max(1, min(len(jobs), micro_batch_tokens // max(steps)))
