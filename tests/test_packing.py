@@ -241,7 +241,7 @@ def test_padding_that_is_the_stop_token_masks_nothing(chat: Chat) -> None:
 
 def test_a_long_row_is_refused_not_cut(chat: Chat) -> None:
     long = prompted_row("a word or two " * 100, "repair")
-    with pytest.raises(UsageError, match=rf"row {long.id} .*\d+ .*train\.max_length .*512"):
+    with pytest.raises(UsageError, match=rf"train\.max_length \(512\).* row {long.id} \(\d+ tokens"):
         preflight(chat, [long], SETTINGS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from harness.config.arms import FILTERED, SEEDS_ONLY
 from harness.config.run import Run, Train
 from harness.config.teacher import Teacher, beside_money, price_of
 from harness.core.aligned import aligned
-from harness.core.store import finished, read_manifest
+from harness.core.store import existing_parent, finished, read_manifest
 from harness.data.examples import path_of
 from harness.engines.call_file import count_stored
 from harness.errors import UsageError
@@ -32,6 +33,7 @@ from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
 from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
+from harness.train.footprint import HALF, architecture, footprint, size
 from harness.train.grid import GridCell, grid_cells, more_rows, outline_training, require_rows, steps_of
 from harness.train.learning_rate import peak_rate
 from harness.train.row_scores import Unmeasured
@@ -216,6 +218,7 @@ def describe_training(run: Run) -> str:
     elif run.file.augment.rows_file and not run.file.augment.teacher_writes:
         require_rows(settings.sizes, FILTERED, len(sample), more_rows(run.file.augment), run.name)
     lines: list[tuple[str, ...]] = []
+    to_do: dict[str, tuple[Cell, Sequence[Row]]] = {}  # cells of the same rows and settings are one
     missing_tokens = 0
     for cell in grid_cells(settings, len(run.seeds)):
         planned = known.get(cell.name)
@@ -223,13 +226,17 @@ def describe_training(run: Run) -> str:
         steps = steps_of(cell, settings)
         tokens = _training_tokens(rows, steps * settings.batch_size, counters[cell.student])
         missing_tokens += 0 if trained else tokens
+        if rows and not trained:
+            to_do[planned.key if planned else cell.name] = cell, rows
         waiting = "rows not measured yet" if unmeasured else "rows or student not there yet"
         state = {True: "stored", False: "to do", None: waiting}[trained]
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
     described = aligned(lines, right=(1, 2, 3), indent="  ")
     first = "".join(f"\n  first, {missing.words}" for missing in unmeasured)
     tokens_left = f"{missing_tokens} tokens to train on, estimated"
-    how = "".join(f"\n  {line}" for line in (tokens_left, settings.budget, *_methods(settings, folders), *notes))
+    takes = _takes(list(to_do.values()), folders, counters, settings, run.cache)
+    said = (tokens_left, settings.budget, *_methods(settings, folders), *takes, *notes)
+    how = "".join(f"\n  {line}" for line in said)
     return f"train {run.name} would tune:{first}\n{described}{how}"
 
 
@@ -242,6 +249,33 @@ def _methods(settings: Train, folders: Mapping[str, Path]) -> Iterator[str]:
             later = "known with its weights"
             rate = f"auto: {', '.join(f'{rates.get(student, later)} for {student}' for student in settings.students)}"
         yield f"{name + ': ' if name else ''}{method.words}; learning rate {rate}"
+
+
+def _takes(
+    missing: Sequence[tuple[Cell, Sequence[Row]]],
+    folders: Mapping[str, Path],
+    counters: Mapping[str, Count],
+    settings: Train,
+    cache: Path,
+) -> list[str]:
+    """Disk that the missing cells take, and memory at the peak, of the students that are at hand."""
+    said, disk, methods = [], 0, settings.by_method
+    for name, folder in folders.items():
+        cells = [(methods[cell.method], rows) for cell, rows in missing if cell.student == name]
+        student = architecture(name, folder) if cells else None
+        if student is None:
+            continue
+        rows = max((rows for _, rows in cells), key=len)[:SAMPLE]
+        lengths = [chat_tokens(row.messages, counters[name]) for row in rows]
+        learned = [counters[name](row.answer) + 1 for row in rows]
+        taken, peak = footprint(student, settings, [method for method, _ in cells], lengths, learned, HALF, shared=True)
+        disk += taken
+        said.append(
+            f"{name}: rows of up to about {max(lengths)} tokens (train.max_length {settings.max_length}), about"
+            f" {peak.words} of memory at the peak"
+        )
+    free = shutil.disk_usage(existing_parent(cache)).free
+    return [*said, f"about {size(disk)} of disk with checkpoints, {size(free)} are free"] if said else []
 
 
 def rows_are_made(run: Run) -> bool:

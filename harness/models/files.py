@@ -103,16 +103,31 @@ def text_number(what: str, path: Path, name: str) -> int | None:
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Weight -> its shape, of a model's safetensors. Reads no weights. Empty without the library that reads them."""
+    """Weight -> its shape, of a model's safetensors. Reads no weights. Empty without the library that reads them.
+
+    Raises UsageError naming a file that cannot be read.
+    """
     try:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
     except ImportError:
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="numpy") as weights:
-            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as weights:
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"model {folder.name!r}: {path} cannot be read: {error}") from error
     return shapes
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load: those of the index, else the one of its own name, else all."""
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        parts = read_settings(f"model {folder.name!r}", index).get("weight_map", {})
+        return sorted({folder / str(part) for part in parts.values()})
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def token_ids(what: str, path: Path, name: str) -> list[int]:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from harness.engines.prefix_tree.passes import attention_windows
 from harness.errors import UsageError
 from harness.models.chat_template import TokenizedRow
-from harness.models.device import device_of, memory_errors
+from harness.models.device import device_of, dtype_of, memory_errors
 from harness.models.files import load
 from harness.models.resolve import Model
 from harness.train import attention
@@ -58,11 +58,12 @@ def load_base(source: Model, examples: Sequence[TokenizedRow], device: str = "au
     `device` is auto, cpu or cuda. `four_bits` loads them quantized as QLoRA does (NF4, Dettmers et al. 2023).
     Raises UsageError for files that are no model, MachineError when the weights do not fit the memory.
     """
-    place = torch.device(device_of(device))
+    kind = device_of(device)
+    place = torch.device(kind)
     config = load(AutoConfig, source.name, source.folder)
     # transformers' fused attention leaves out the soft cap of the models that have one
     plain = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-    dtype = _dtype(place)
+    dtype = dtype_of(kind)
     with memory_errors(f"loading {source.name}", SMALLER):
         network = load(
             AutoModelForCausalLM,
@@ -122,11 +123,3 @@ def _nf4(dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor computes in it. Elsewhere float32 is several times faster."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    able = [name for name, has in torch.cpu.get_capabilities().items() if has and "bf16" in name]
-    return torch.bfloat16 if able else torch.float32

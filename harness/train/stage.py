@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.config.run import Run
 from harness.core.aligned import aligned
@@ -23,11 +23,9 @@ from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
 from harness.train.cells import CELLS, TrainedCell, TrainedCells
 from harness.train.grid import GridCell, TrainPlan, plan_training
+from harness.train.preflight import Prepared, check_students
 from harness.train.processes import ALONE, Processes
 from harness.train.row_scores import NO_MODELS, Models, measure_rows
-
-if TYPE_CHECKING:
-    from harness.models.chat_template import TokenizedRow
 
 
 def train(
@@ -60,8 +58,9 @@ def train(
             terminal.say(f"train: {note}")
         _say_what_is_stored(plan, missing, terminal)
         machine = environment(run.root)
-        mine = processes.mine(list(missing.values()))
-        failed = group.gathered(_train_missing(mine, run, machine, processes.name, terminal, stop) if mine else {})
+        prepared = check_students(run, list(missing.values()), terminal.say)
+        mine, name = processes.mine(list(missing.values())), processes.name
+        failed = group.gathered(_train_missing(mine, prepared, run, machine, name, terminal, stop) if mine else {})
         if not processes.first:
             return len(mine)
         done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
@@ -124,21 +123,18 @@ def _names(cells: Sequence[GridCell]) -> str:
 
 
 def _train_missing(
-    missing: Sequence[GridCell], run: Run, machine: Mapping[str, Any], process: str, terminal: Terminal, stop: Stop
+    missing: Sequence[GridCell],
+    prepared: Mapping[Model, Prepared],
+    run: Run,
+    machine: Mapping[str, Any],
+    process: str,
+    terminal: Terminal,
+    stop: Stop,
 ) -> dict[str, str]:
-    """Check every student's rows, then train its cells. Returns (key -> why) of those that failed."""
-    from harness.models.chat_template import left_out, load_chat
+    """Train the cells of every student. Returns (key -> why) of those that failed."""
     from harness.train.base import load_base
-    from harness.train.preflight import preflight
     from harness.train.work import Work
 
-    examples: dict[Model, Mapping[str, TokenizedRow]] = {}
-    for model, cells in _by_model(missing).items():
-        rows = [row for planned in cells for row in planned.rows]
-        chat = load_chat(model.name, model.folder)
-        for note in left_out(chat, rows[0].messages[:-1]):
-            terminal.say(f"train: {note}")
-        examples[model] = preflight(chat, rows, run.file.train)
     failed: dict[str, str] = {}
     total = sum(planned.steps for planned in missing)
     with terminal.progress("train", total) as advance:
@@ -147,8 +143,8 @@ def _train_missing(
             if stop():
                 break
             advance(before, f"loading {model.name}")
-            base = load_base(model, list(examples[model].values()), four_bits=four_bits)
-            work = Work(base, cells, examples[model], run.file.train, run.folder / "train", machine, process)
+            base = load_base(model, list(prepared[model].examples.values()), four_bits=four_bits)
+            work = Work(base, cells, prepared[model], run.file.train, run.folder / "train", machine, process)
             failed |= work.train(partial(_report, advance, before), terminal, stop)
             before += sum(planned.steps for planned in cells)
             del base, work  # let go of it before the next is loaded
@@ -164,13 +160,6 @@ def _by_base(cells: Sequence[GridCell]) -> dict[tuple[Model, bool], list[GridCel
     grouped: dict[tuple[Model, bool], list[GridCell]] = {}
     for planned in cells:
         grouped.setdefault((planned.model, planned.method.kind == "qlora"), []).append(planned)
-    return grouped
-
-
-def _by_model(cells: Sequence[GridCell]) -> dict[Model, list[GridCell]]:
-    grouped: dict[Model, list[GridCell]] = {}
-    for planned in cells:
-        grouped.setdefault(planned.model, []).append(planned)
     return grouped
 
 

@@ -15,7 +15,6 @@ from harness.config.run import Train
 from harness.core.store import disk_errors, folder_atomic, write_json
 from harness.core.terminal import Advance, Stop, Terminal
 from harness.errors import MachineError
-from harness.models.chat_template import TokenizedRow
 from harness.models.device import peak_memory
 from harness.train.adapters import seal_adapter
 from harness.train.base import Base
@@ -23,6 +22,7 @@ from harness.train.cells import CellLog
 from harness.train.checkpoint import Checkpoint, last_checkpoint, remove_checkpoints, write_checkpoint
 from harness.train.grid import GridCell
 from harness.train.loop import Passed, at_once, train_cells
+from harness.train.preflight import Prepared
 from harness.train.trainee import Job, Trainee
 
 LOG = "log.jsonl"
@@ -35,7 +35,7 @@ class Work:
 
     base: Base
     cells: Sequence[GridCell]
-    examples: Mapping[str, TokenizedRow]  # row id -> the row tokenized
+    prepared: Prepared  # the rows tokenized, and by which chat template
     settings: Train
     folder: Path  # of the run's train stage
     machine: Mapping[str, Any]
@@ -54,11 +54,11 @@ class Work:
         checkpoint = saving.last(terminal)
         jobs = self._jobs(checkpoint)
         together = checkpoint.state.together if checkpoint else 0
-        together = together or at_once(self.base, jobs, self.examples, self.settings.micro_batch_tokens)
+        together = together or at_once(self.base, jobs, self.prepared.examples, self.settings.micro_batch_tokens)
         passes = train_cells(
             self.base,
             jobs,
-            self.examples,
+            self.prepared.examples,
             self.settings.micro_batch_tokens,
             together,
             checkpoint.restore if checkpoint else lambda trainee: None,
@@ -119,6 +119,7 @@ class Work:
         record = {
             "key": planned.key,
             "random_seed": trainee.job.random_seed,
+            "chat_template": self.prepared.chat_template,  # its digest; the key has its text among the base's files
             "method": trainee.job.method.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json", exclude={"students", "data", "sizes", "random_seeds"}),
             **log.model_dump(mode="json"),
