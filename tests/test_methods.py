@@ -75,7 +75,6 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"methods": {"x": {"init_lora_weights": False}}}, ["init_lora_weights"]),
     ({"methods": {"x": {"learning_rate": 2}}}, ["learning_rate", "less than 1"]),
     ({"methods": {"Big": {}}}, ["Big", "pattern"]),
-    ({"methods": {"a": {}, "b": {"r": 16}}}, ["methods.b", "the same as a"]),
     ({"lora": {"bias": "all"}}, ["bias", "not taken", "all cells share"]),
     ({"lora": {"layers_to_transform": 3}}, ["layers_to_transform", "list of names"]),
     ({"lora": {"layers_pattern": "h", "target_modules": ["q_proj"]}}, ["layers_pattern", "there are none"]),

@@ -182,14 +182,6 @@ class Train(Record):
             )
         return self
 
-    @model_validator(mode="after")
-    def _different_methods(self) -> Self:
-        for name, method in self.methods.items():
-            same = next(other for other, there in self.methods.items() if there == method)
-            if same != name:
-                raise ValueError(f"methods.{name}: it is the same as {same}")
-        return self
-
     @property
     def by_method(self) -> dict[str, Method]:
         """Every method by the name that cells have for it, in the order of the file. The only one is called ''."""

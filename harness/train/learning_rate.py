@@ -20,11 +20,12 @@ def recommended(width: int, model_type: str, full: bool) -> float:
     """The peak rate for a model of this width and transformers model type, rounded to three digits.
 
     5e-5 x 10 x (2000 / width) ** P, without the 10 where all weights are tuned. P is 0.0775 for Qwen and 0.781 for
-    Llama: fitted by Thinking Machines over sweeps of both families (tinker-cookbook, hyperparam_utils.get_lr, which
-    claims a regret below 0.5%). The factor 10 and that the rate needs no change with the rank are of "LoRA Without
-    Regret" (Schulman et al. 2025). Mistral and SmolLM have Llama's blocks and are taken for it. For any other family
-    nobody has fitted P: of both rates the smaller is taken, for one that is too small costs steps, one that is too
-    large the training.
+    Llama: fitted by Thinking Machines over sweeps of both families (tinker-cookbook, hyperparam_utils.get_lr, with a
+    regret below 0.5%). Later versions of it list the best rate of a coarse sweep for each model instead, such as 1e-3
+    for Llama-3.2-1B, where the rule says 4.91e-4. The factor 10, and that the rate needs no change with the rank, are
+    of "LoRA Without Regret" (Schulman et al. 2025). Mistral and SmolLM have Llama's blocks and are taken for it. For
+    any other family nobody has fitted P: of both rates the smaller is taken, for one that is too small costs steps, one
+    that is too large the training.
     """
     family = next((family for start, family in FAMILIES.items() if model_type.startswith(start)), None)
     exponents = [EXPONENTS[family]] if family else EXPONENTS.values()
