@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.config.run import Train
 from harness.errors import MachineError
 from harness.train.four_bits import require_four_bits
 from harness.train.grid import GridCell, plan_training
-from tests.test_train_stage import make_run
+from tests.test_train_stage import go, make_run
 
 
 def planned(student: Path, root: Path, **methods: Any) -> tuple[GridCell, ...]:
@@ -44,3 +45,12 @@ def test_it_is_a_cell_of_its_own_with_an_adapter_for_the_whole_base(tiny_model: 
     assert by_method["lora"].key != by_method["small"].key
     assert (by_method["small"].base, by_method["small"].adapter) == (tiny_model, by_method["small"].folder)
     assert by_method["small"].method.words.startswith("QLoRA, base in 4 bits, r 2")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it would be trained")
+def test_a_run_with_it_trains_nothing_without_a_gpu(tiny_model: Path, tmp_path: Path) -> None:
+    train = Train.model_validate({"students": ["s"], "sizes": [1], "methods": {"lora": {}, "small": {"kind": "qlora"}}})
+    run = make_run(tmp_path, tiny_model, methods=train.methods)
+    with pytest.raises(MachineError, match="an NVIDIA GPU"):
+        go(run)
+    assert not list((run.cache / "students").glob("*"))

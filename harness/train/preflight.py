@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from harness.augment.rows import student_prompt
@@ -32,6 +33,7 @@ from harness.models.chat_template import (
 from harness.models.resolve import Model
 from harness.records import Message, Row
 from harness.train.footprint import Footprint, architecture, footprint, size
+from harness.train.four_bits import require_four_bits
 from harness.train.grid import GridCell
 
 REPLAYED = "replay"  # the source of general rows, which are no examples of the task
@@ -51,8 +53,13 @@ class Prepared:
 def check_students(run: Run, missing: Sequence[GridCell], say: Callable[[str], None]) -> dict[Model, Prepared]:
     """Check all that the missing cells need before the first of them is trained, and say what was found.
 
-    Raises UsageError naming a row that would spoil a student, MachineError where the disk has not enough room.
+    Raises UsageError naming a row that would spoil a student, MachineError where the disk has not enough room, and
+    where a base in 4 bits cannot be loaded.
     """
+    if any(planned.method.kind == "qlora" for planned in missing):
+        from harness.models.device import device_of
+
+        require_four_bits(missing, device_of("auto"), find_spec("bitsandbytes") is not None)
     cells_of: dict[Model, list[GridCell]] = {}
     for planned in missing:
         cells_of.setdefault(planned.model, []).append(planned)
