@@ -36,6 +36,8 @@ BAD = [
     ("runs/shop.yaml", "epochs: 1", "epochs: many", ["shop.yaml:", "train.epochs", "'many'", "integer"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: yes", ["shop.yaml:", "train.epochs", "expected a number"]),
     ("runs/shop.yaml", "epochs: 1", "epochs: 0", ["train.epochs", "0", "greater than or equal to 1"]),
+    ("runs/shop.yaml", "epochs: 1", "early_stopping: {patience: 2}", ["shop.yaml:", "early_stopping", "set validation"]),
+    ("runs/shop.yaml", "epochs: 1", "validation: {every: 0}", ["train.validation.every", "0", "greater than or equal to 1"]),
     ("runs/shop.yaml", "kind: duplicate", "kind: duplikate", ["augment.filters.2", "'duplikate'", "'duplicate'", "contamination"]),
     ("runs/shop.yaml", "kind: duplicate", "knd: duplicate", ["augment.filters.2", "'kind' is missing"]),
     ("runs/shop.yaml", "prompts/shop/list.j2", "prompts/shop/lists.j2", ["augment.templates.0.path", "'prompts/shop/list.j2'"]),

@@ -16,7 +16,7 @@ from pydantic import BaseModel, create_model
 from harness.config.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
 from harness.config.load import load_run
 from harness.config.methods import Lora
-from harness.config.run import Run, Train
+from harness.config.run import EarlyStopping, Run, Train, Validation
 from harness.core.record import FIRST_FIELDS, FIRST_NAMES, Record, digest, digested
 from harness.eval.candidates import Candidate
 from harness.eval.plan import base_of, card_key
@@ -82,6 +82,23 @@ def test_cells() -> None:
         "8ff118393537c4bba881c4bd5a372678",
         "04c61e061ebbb740fcd424830e5939f8",
     ]
+    watched = TRAIN.model_copy(update={"validation": Validation(every=4)})
+    stopping = watched.model_copy(update={"early_stopping": EarlyStopping(patience=2)})
+    validated = [cell_key(MODEL, (ROW,), one, 3, 0, one.by_method[""], 1e-3, "items") for one in (watched, stopping)]
+    assert [key[:32] for key in validated] == [keys[0][:32], "?"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        (["train.validation={every: 1}"], True),
+        (["train.validation={every: 1}", "train.early_stopping={patience: 1}"], False),
+    ],
+)
+def test_a_validation_says_nothing_of_the_students_unless_cells_stop_by_it(
+    run: Run, settings: list[str], same: bool
+) -> None:
+    assert (students_source(load_run(run.root / "runs/r.yaml", settings)) == students_source(run)) == same
 
 
 ITEMS = {"items": "i"}

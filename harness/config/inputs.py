@@ -88,7 +88,9 @@ def students_source(run: Run) -> str:
     # an arm's name says all of it, but for what is in the file of a replay
     general = [[arm.name, identity(arm.rows, run.root)] for arm in run.file.train.data if isinstance(arm, Replay)]
     also = [general] if general else []
-    return digest("students", rows_source(run), identity(run.file.train, run.root, GRID), *also)
+    # a validation only watches, but where it decides when a cell stops
+    watching = set() if run.file.train.early_stopping else {"validation"}
+    return digest("students", rows_source(run), identity(run.file.train, run.root, GRID | watching), *also)
 
 
 def scores_source(run: Run) -> str:

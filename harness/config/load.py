@@ -75,6 +75,12 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
         _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
     _arms_fit(run_file, at)
+    if run_file.train.validation and not any(suite.answered_dev_items for suite in suites.values()):
+        own = ", ".join(name for name, suite in suites.items() if suite.of_task) or "none"
+        raise UsageError(
+            f"{at('train', 'validation')}: no dev item with a gold answer in the task's own suites of eval.suites"
+            f" ({own})"
+        )
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
     return Run(path.stem, root, run_file, task, seeds, suites, prompts, shots)

@@ -141,6 +141,18 @@ def _each_once(record: Record, *names: str) -> None:
             raise ValueError(f"{name.removesuffix('_names')} {list(values)} repeats one")
 
 
+class Validation(Record):
+    """How often the loss of the dev items is measured while a cell is trained."""
+
+    every: Annotated[int, Field(ge=1)]  # optimizer steps; it is measured after the last one too
+
+
+class EarlyStopping(Record):
+    """When a cell takes no more steps. It leaves with the weights of its lowest validation loss."""
+
+    patience: Annotated[int, Field(ge=1)]  # validations without a lower loss
+
+
 class Train(Record):
     """The grid: students x data x sizes x random seeds, and how each cell is tuned."""
 
@@ -159,6 +171,8 @@ class Train(Record):
     max_length: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut
     lora: Lora = Lora()
     methods: dict[FieldName, Method] = {}  # ways to tune, each in every cell; none: LoRA as `lora` says
+    validation: Validation | None = None  # None: never
+    early_stopping: EarlyStopping | None = None  # None: every cell takes all its steps
 
     @model_validator(mode="before")
     @classmethod
@@ -182,6 +196,12 @@ class Train(Record):
             )
         return self
 
+    @model_validator(mode="after")
+    def _something_to_stop_by(self) -> Self:
+        if self.early_stopping and not self.validation:
+            raise ValueError("early_stopping: it goes by the validation loss: set validation too, such as {every: 8}")
+        return self
+
     @property
     def by_method(self) -> dict[str, Method]:
         """Every method by the name that cells have for it, in the order of the file. The only one is called ''."""
@@ -192,7 +212,13 @@ class Train(Record):
     def budget(self) -> str:
         """How many steps a cell has, in words."""
         steps = f"{self.epochs} epochs but at least {self.min_steps} steps" if not self.steps else f"{self.steps} steps"
-        return f"{steps} of {self.batch_size} rows{' at every size' if self.steps else ''}"
+        early = ""
+        if self.early_stopping and self.validation:
+            early = (
+                f", or fewer: a cell stops when its validation loss, measured every {self.validation.every} steps, has"
+                f" not fallen {self.early_stopping.patience} times, and has the weights of its lowest one"
+            )
+        return f"{steps} of {self.batch_size} rows{' at every size' if self.steps else ''}{early}"
 
     @model_validator(mode="after")
     def _growing(self) -> Self:

@@ -105,7 +105,7 @@ def _caption(train: Train, trained: TrainedCells, student: str, points: Sequence
     """What all sizes have in common and how they differ, for the line under the figure."""
     place = (student, main_data(train.data_names), main_method(train))
     cells = [cell for cell in trained.cells if cell.tuned and (cell.student, cell.data, cell.method) == place]
-    steps = ", ".join(f"{size} rows {n}" for size, n in sorted({(cell.size, cell.steps) for cell in cells}))
+    steps = ", ".join(f"{size} rows {n}" for size, n in sorted({(cell.size, cell.updates) for cell in cells}))
     seeds = len(train.random_seeds)
     against = points[-1].against_base
     varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"

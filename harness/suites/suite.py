@@ -219,6 +219,12 @@ class Suite:
         return self.spec.asked == "task"
 
     @property
+    def answered_dev_items(self) -> tuple[tuple[Item, str], ...]:
+        """The dev items of one of the task's own suites, each with its gold answer. Those that have none are not in."""
+        dev = (item for item in self.items if self.of_task and item.split == "dev")
+        return tuple((item, answer) for item in dev if (answer := _gold_answer(item)))
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The task's labels, where an answer names one, else none."""
         return self.items[0].choices if self.of_task and self.items else ()
@@ -237,6 +243,13 @@ class Suite:
     def primary(self) -> str:
         """The metric that sums it up."""
         return self.spec.primary or self.spec.item_metrics[0]
+
+
+def _gold_answer(item: Item) -> str | None:
+    """The accepted choice, or the first accepted answer. None where no answer is right by itself."""
+    if item.gold is not None:
+        return item.choices[item.gold]
+    return item.answers[0] if item.answers else None
 
 
 def chance(items: Sequence[Item]) -> float | None:

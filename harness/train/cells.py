@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ class CellLog(Record):
 
     base: str  # name@revision
     rows: int
-    steps: int
-    losses: tuple[float, ...]  # per step: mean over its answer tokens, nats
+    steps: int  # by the budget
+    losses: tuple[float, ...]  # per step done: mean over its answer tokens, nats
+    validation: tuple[tuple[int, float], ...] = ()  # (steps done, mean over the answer tokens of the dev items, nats)
+    steps_done: int | None = None  # where it may stop early
+    best_step: int | None = None  # the same: its weights are those after this step
     tokens: int  # read in all steps
-    seconds: float  # of all steps, without loading; of passes that cells share, by tokens
+    seconds: float  # of all steps, without loading and validation; of passes that cells share, by tokens
     peak_memory: int  # bytes: of the GPU, or of the whole process so far on a CPU
     device: str
     dtype: str
@@ -51,11 +55,26 @@ class TrainedCell(Record):
     folder: str  # the adapter that it puts into them; empty where there is none
     rows: int
     available: int  # rows that the cell's were drawn from
-    steps: int
+    steps: int  # by the budget
+    steps_done: int | None = None  # where it may stop early
+    best_step: int | None = None  # the same: its weights are those after this step
     tokens: int = 0
     seconds: float = 0.0
     first_loss: float | None = None  # mean over the first tenth of the steps
     final_loss: float | None = None  # mean over the last tenth
+    validation_loss: float | None = None  # of the dev items with its weights, where it was measured
+
+    @property
+    def updates(self) -> int:
+        """How many optimizer steps its weights have had."""
+        return self.steps if self.best_step is None else self.best_step
+
+    @property
+    def steps_words(self) -> str:
+        """Its steps. With early stopping: of how many, and after which one its weights are."""
+        if self.updates == self.steps:
+            return str(self.steps)
+        return f"{self.steps_done} of {self.steps}, weights of {self.best_step}"
 
     @property
     def cell(self) -> Cell:
@@ -72,6 +91,18 @@ class TrainedCells(Record):
     notes: tuple[str, ...] = ()
     epochs: int
     min_steps: int
+
+
+def early_stopping_note(cells: Sequence[TrainedCell]) -> list[str]:
+    """What a reader must know where early stopping gave cells other numbers of updates than the budget. At most one."""
+    fewer = [cell for cell in cells if cell.updates != cell.steps]
+    if not fewer:
+        return []
+    named = ", ".join(f"{cell.name} ({cell.steps_words})" for cell in fewer[:4]) + (", ..." if len(fewer) > 4 else "")
+    return [
+        f"early stopping: {len(fewer)} of {sum(cell.tuned for cell in cells)} cells have had fewer updates than their"
+        f" budget: {named}. Sizes, data and methods are not compared at equal updates here"
+    ]
 
 
 def load_cells(run_folder: Path) -> TrainedCells:

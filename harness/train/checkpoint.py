@@ -29,6 +29,7 @@ class Reached(Record):
 
     key: str  # the cell's
     losses: tuple[float, ...]
+    validation: tuple[tuple[int, float], ...] = ()  # (steps done, mean loss of the dev items)
     tokens: int
     seconds: float
 
@@ -52,13 +53,22 @@ class Checkpoint:
         for number, reached in enumerate(self.state.cells):
             if reached.key == trainee.job.key:
                 _fill(trainee, load_file(self.folder / f"{number}.safetensors"))
-                trainee.resume(reached.losses, reached.tokens, reached.seconds)
+                trainee.resume(reached.losses, reached.validation, reached.tokens, reached.seconds)
 
 
 def write_checkpoint(folder: Path, together: int, trainees: Sequence[Trainee]) -> None:
     """Store where these cells are. Raises MachineError where the disk refuses."""
     before = _numbers(folder)
-    cells = tuple(Reached(key=t.job.key, losses=tuple(t.losses), tokens=t.tokens, seconds=t.seconds) for t in trainees)
+    cells = tuple(
+        Reached(
+            key=trainee.job.key,
+            losses=tuple(trainee.losses),
+            validation=tuple(trainee.validation),
+            tokens=trainee.tokens,
+            seconds=trainee.seconds,
+        )
+        for trainee in trainees
+    )
     with folder_atomic(folder / f"{max(before, default=0) + 1:06d}") as made:
         try:
             for number, trainee in enumerate(trainees):
@@ -95,11 +105,13 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def _tensors(trainee: Trainee) -> Iterator[tuple[str, Tensor]]:
-    """Weights and the optimizer's state of each, by their place in the list of parameters."""
+    """Weights, the best so far and the optimizer's state of each, by their place in the list of parameters."""
     for place, weight in enumerate(trainee.weights.parameters):
         yield f"{place}.weight", weight.detach().contiguous()
         for name, value in trainee.optimizer.state[weight].items():
             yield f"{place}.{name}", value.contiguous()
+    for place, best in enumerate(trainee.best):
+        yield f"{place}.best", best.contiguous()
 
 
 def _fill(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
@@ -109,4 +121,6 @@ def _fill(trainee: Trainee, tensors: dict[str, Tensor]) -> None:
         stored.setdefault(int(number), {})[what] = value
     for place, weight in enumerate(trainee.weights.parameters):
         weight.data.copy_(stored[place].pop("weight"))
+        if "best" in stored[place]:
+            trainee.best.append(stored[place].pop("best").to(weight.device))
         trainee.optimizer.state[weight] = {what: value.to(weight.device) for what, value in stored[place].items()}

@@ -29,6 +29,7 @@ from harness.train.learning_rate import peak_rate
 from harness.train.pool import Pool, pool_of
 from harness.train.row_scores import Unmeasured, measures_of, stored_scores
 from harness.train.sizes import step_count
+from harness.train.validation import dev_items, items_digest
 
 CELLS_VERSION = 3  # of what cells.json says of a cell
 
@@ -134,6 +135,7 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
     unmeasured: dict[tuple[str, ...], Unmeasured] = {}
     methods = settings.by_method
     base_method = next(iter(methods.values()))  # of a base any would do: it is not tuned
+    stopping_by = items_digest(dev_items(run))
     for cell in grid_cells(settings, len(run.seeds)):
         rows: tuple[Row, ...] = ()
         if cell.size:
@@ -145,7 +147,7 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
         model, steps, drawn = models[cell.student], steps_of(cell, settings), rows[: cell.size]
         method = methods.get(cell.method, base_method)
         rate = peak_rate(method, model.name, model.folder)
-        key = cell_key(model, drawn, settings, steps, cell.random_seed, method, rate)
+        key = cell_key(model, drawn, settings, steps, cell.random_seed, method, rate, stopping_by)
         folder = run.cache / "students" / key
         planned.append(GridCell(cell, model, drawn, steps, key, len(rows), folder, method, rate))
     measured = {student: scores(student)[0] for student in models} if measures_of(settings.data) else {}

@@ -23,16 +23,21 @@ def cell_key(
     random_seed: int,
     method: Method,
     learning_rate: float,
+    dev_items: str = "",
 ) -> str:
     """64 hex digits over all that decides a student's weights. A base's key is over its own weights alone.
 
-    `learning_rate` is the number that the method's setting comes to for this model.
+    `learning_rate` is the number that the method's setting comes to for this model. `dev_items` is a digest of the
+    items that early stopping goes by.
     """
     if not rows:
         return base_key(model)
     how: dict[str, Any] = {"lora": digested(method.lora)} if method.lora else {}
     if method.kind != "lora":
         how["method"] = method.kind
+    if settings.early_stopping and settings.validation:
+        patience, every = settings.early_stopping.patience, settings.validation.every
+        how["early_stopping"] = {"patience": patience, "every": every, "dev_items": dev_items}
     resolved = {  # by their first names, under which adapters are stored
         "updates": steps,
         "random_seed": random_seed,

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import LoraConfig
@@ -38,13 +38,26 @@ class Passed:
 
     @property
     def finished(self) -> list[Trainee]:
-        """Those that have done all their steps."""
-        return [trainee for trainee in self.trainees if trainee.done]
+        """Those that have done all their steps, or stopped early."""
+        return [trainee for trainee in self.trainees if trainee.done and not trainee.failure]
 
     @property
     def failed(self) -> list[Trainee]:
         """Those that cannot go on."""
         return [trainee for trainee in self.trainees if trainee.failure]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The dev items with their gold answers, and after how many steps of a cell their loss is measured."""
+
+    items: Sequence[TokenizedRow]
+    every: int
+
+    def due(self, trainee: Trainee) -> bool:
+        """Whether it is measured after the step that the trainee has just done: the last one always counts."""
+        done = len(trainee.losses)
+        return done == trainee.job.steps or done % self.every == 0
 
 
 def at_once(base: Base, jobs: Sequence[Job], examples: Mapping[str, TokenizedRow], micro_batch_tokens: int) -> int:
@@ -62,13 +75,14 @@ def train_cells(
     micro_batch_tokens: int,
     together: int,
     begun: Callable[[Trainee], None] = lambda trainee: None,
+    validation: Validation | None = None,
 ) -> Generator[Passed]:
     """Tune fresh weights for each job, at most `together` in one pass. Yields after each step of those in work.
 
     `examples` are the rows tokenized, by row id. `begun` is given each trainee before its first step: it may
-    put into it what an earlier command had reached. Who ends the iteration early leaves the base as it was. A
-    cell whose loss is no number fails and the others go on. Raises UsageError for settings that PEFT
-    refuses, MachineError where the memory does not suffice.
+    put into it what an earlier command had reached. `validation` changes nothing that a cell learns. Who ends
+    the iteration early leaves the base as it was. A cell whose loss is no number fails and the others go on. Raises
+    UsageError for settings that PEFT refuses, MachineError where the memory does not suffice.
     """
     queue, alone = deque(jobs), list[Job]()
     working: list[Trainee] = []
@@ -82,13 +96,13 @@ def train_cells(
             working.append(Trainee(job, adapter, adapter.noise))
             begun(working[-1])
         if working:
-            yield from _share(base, working, examples, micro_batch_tokens)
+            yield from _share(base, working, examples, micro_batch_tokens, validation)
         working = [trainee for trainee in working if not (trainee.done or trainee.failure)]
     for job in alone:
         with _alone(base, job) as weights:
             trainee = Trainee(job, weights)
             begun(trainee)
-            yield from _steps(base, [trainee], None, examples, micro_batch_tokens)
+            yield from _steps(base, [trainee], None, examples, micro_batch_tokens, validation)
 
 
 def peft_config(lora: Lora) -> LoraConfig:
@@ -124,12 +138,16 @@ def _peft_errors(base: Base) -> Iterator[None]:
 
 
 def _share(
-    base: Base, trainees: Sequence[Trainee], examples: Mapping[str, TokenizedRow], micro_batch_tokens: int
+    base: Base,
+    trainees: Sequence[Trainee],
+    examples: Mapping[str, TokenizedRow],
+    micro_batch_tokens: int,
+    validation: Validation | None,
 ) -> Iterator[Passed]:
     """Steps of cells that share their passes, until one of them leaves."""
     sharing = Sharing([trainee.weights for trainee in trainees if isinstance(trainee.weights, Adapter)])
     with shared(base.network, sharing):
-        yield from _steps(base, trainees, sharing, examples, micro_batch_tokens)
+        yield from _steps(base, trainees, sharing, examples, micro_batch_tokens, validation)
 
 
 def _steps(
@@ -138,6 +156,7 @@ def _steps(
     sharing: Sharing | None,
     examples: Mapping[str, TokenizedRow],
     micro_batch_tokens: int,
+    validation: Validation | None,
 ) -> Iterator[Passed]:
     """A step of every trainee at a time, until one of them leaves. Where one is done already, none takes a step."""
     if any(trainee.done for trainee in trainees):
@@ -154,7 +173,13 @@ def _steps(
             seconds = (time.monotonic() - started) / sum(len(e.ids) for part in parts for e in part)
             for trainee, part in zip(trainees, parts, strict=True):
                 trainee.count(part, seconds)
-            yield Passed(tuple(trainees), tuple(step for step in taken if step))
+            measured = _validate(base, trainees, validation, sharing, micro_batch_tokens) if validation else {}
+            steps = [
+                replace(step, tokens_per_second=1 / seconds, validation_loss=measured.get(number))
+                for number, step in enumerate(taken)
+                if step
+            ]
+            yield Passed(tuple(trainees), tuple(steps))
     finally:
         base.network.gradient_checkpointing_disable()
         base.network.eval()
@@ -206,22 +231,59 @@ def _gradients(
     with torch.random.fork_rng():
         for trainee in trainees:
             trainee.reseed()
-        for piece in micro_batches(parts, micro_batch_tokens, alone=not base.packs):
-            taking = [(number, rows) for number, rows in enumerate(piece) if rows]
-            rows = [row for _, of_part in taking for row in of_part]
-            packed = pack([of_part for _, of_part in taking], base.device) if base.packs else pad(rows, base.device)
-            if sharing:
-                ends = packed.ends or (packed.input_ids.numel(),)
-                places = (slice(first, end) for first, end in itertools.pairwise((0, *ends)))
-                sharing.parts = [(next(places), number) for number, _ in taking]
-            with base.mixed_precision():
-                lost = token_losses(base.network, packed, base.windows)
-            of_row = [number for number, of_part in taking for _ in of_part]
-            shares = torch.tensor([1 / totals[number] for number in of_row], device=base.device)
+        for rows, packed, lost in _passes(base, parts, sharing, micro_batch_tokens):
+            shares = torch.tensor([1 / totals[number] for _, number in rows], device=base.device)
             torch.autograd.backward((lost * shares[packed.owner]).sum())
-            for row, number, loss in zip(rows, of_row, _by_row(lost, packed, len(rows)), strict=True):
+            for (row, number), loss in zip(rows, _by_row(lost, packed, len(rows)), strict=True):
                 losses[number].add(row, loss, totals[number])
     return losses
+
+
+def _validate(
+    base: Base, trainees: Sequence[Trainee], validation: Validation, sharing: Sharing | None, micro_batch_tokens: int
+) -> dict[int, float]:
+    """Measure the dev items with the weights of every trainee that is due. Returns (its number -> its loss).
+
+    No gradient and no random number is drawn, so that what is learned stays the same bits.
+    """
+    due = [validation.due(trainee) and not trainee.failure for trainee in trainees]
+    losses = {number: TokenLosses() for number, is_due in enumerate(due) if is_due}
+    if not losses:
+        return {}
+    total = answer_tokens(validation.items)
+    parts = [validation.items if is_due else () for is_due in due]
+    base.network.eval()
+    with torch.no_grad():
+        for rows, packed, lost in _passes(base, parts, sharing, micro_batch_tokens):
+            for (row, number), loss in zip(rows, _by_row(lost, packed, len(rows)), strict=True):
+                losses[number].add(row, loss, total)
+    base.network.train()
+    for number, measured in losses.items():
+        trainees[number].validate(measured)
+    return {number: measured.mean for number, measured in losses.items() if not trainees[number].failure}
+
+
+def _passes(
+    base: Base, parts: Sequence[Sequence[TokenizedRow]], sharing: Sharing | None, micro_batch_tokens: int
+) -> Iterator[tuple[list[tuple[TokenizedRow, int]], Packed, Tensor]]:
+    """Forward passes over the rows of all parts, each part through its own trainee's weights.
+
+    Of each pass: its rows, each with the number of its part, how they are laid out, the loss of each answer token.
+    """
+    for piece in micro_batches(parts, micro_batch_tokens, alone=not base.packs):
+        taking = [(number, rows) for number, rows in enumerate(piece) if rows]
+        rows = [(row, number) for number, of_part in taking for row in of_part]
+        if base.packs:
+            packed = pack([of_part for _, of_part in taking], base.device)
+        else:
+            packed = pad([row for row, _ in rows], base.device)
+        if sharing:
+            ends = packed.ends or (packed.input_ids.numel(),)
+            places = (slice(first, end) for first, end in itertools.pairwise((0, *ends)))
+            sharing.parts = [(next(places), number) for number, _ in taking]
+        with base.mixed_precision():
+            lost = token_losses(base.network, packed, base.windows)
+        yield rows, packed, lost
 
 
 def _by_row(losses: Tensor, packed: Packed, rows: int) -> list[float]:

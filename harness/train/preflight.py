@@ -35,6 +35,7 @@ from harness.records import Message, Row
 from harness.train.footprint import Footprint, architecture, footprint, size
 from harness.train.four_bits import require_four_bits
 from harness.train.grid import GridCell
+from harness.train.validation import dev_items, tokenized_items
 
 REPLAYED = "replay"  # the source of general rows, which are no examples of the task
 NAMED = 3  # rows that a message names
@@ -44,9 +45,10 @@ MOST_OTHERS = 0.1  # of the rows: a filter that would drop more than that beside
 
 @dataclass(frozen=True)
 class Prepared:
-    """A student's rows as it reads them, and which chat template wrote them."""
+    """A student's rows and dev items as it reads them, and which chat template wrote them."""
 
     examples: Mapping[str, TokenizedRow]  # by row id
+    dev_items: Sequence[TokenizedRow]  # of the validation, where there is one
     chat_template: str  # 16 hex digits
 
 
@@ -81,7 +83,7 @@ def _prepare(run: Run, model: Model, cells: Sequence[GridCell], say: Callable[[s
     examples = preflight(chat, rows, run.file.train, context)
     check_asked_alike(chat, run.task, run.prompts.student, rows, examples)
     say(f"train: {summary(chat, examples, run.file.train, context)}")
-    return Prepared(examples, template_digest(chat))
+    return Prepared(examples, tokenized_items(chat, dev_items(run), context), template_digest(chat))
 
 
 def _check_machine(

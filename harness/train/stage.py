@@ -21,7 +21,7 @@ from harness.core.store import Manifest, finished, locked, unseal, write_json, w
 from harness.core.terminal import Advance, Stop, Terminal
 from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
-from harness.train.cells import CELLS, TrainedCell, TrainedCells
+from harness.train.cells import CELLS, TrainedCell, TrainedCells, early_stopping_note
 from harness.train.grid import GridCell, TrainPlan, plan_training
 from harness.train.preflight import Prepared, check_students
 from harness.train.processes import ALONE, Processes
@@ -62,7 +62,7 @@ def train(
         mine, name = processes.mine(list(missing.values())), processes.name
         failed = group.gathered(_train_missing(mine, prepared, run, machine, name, terminal, stop) if mine else {})
         if not processes.first:
-            return len(mine)
+            return len(mine.cells)
         done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
         stored = _write_cells(run, plan, done, machine)
     terminal.say(table(stored))
@@ -86,9 +86,10 @@ def _write_cells(
 ) -> tuple[TrainedCell, ...]:
     """Write cells.json and its seal. Returns the cells in it."""
     folder, settings = run.folder / "train", run.file.train
+    cells = tuple(_trained_cell(planned, run.root) for planned in done)
     stored = TrainedCells(
-        cells=tuple(_trained_cell(planned, run.root) for planned in done),
-        notes=tuple(plan.notes),
+        cells=cells,
+        notes=(*plan.notes, *early_stopping_note(cells)),
         epochs=settings.epochs,
         min_steps=settings.min_steps,
     )
@@ -136,10 +137,10 @@ def _train_missing(
     from harness.train.work import Work
 
     failed: dict[str, str] = {}
-    total = sum(planned.steps for planned in missing)
+    total = sum(planned.steps for planned in missing.cells)
     with terminal.progress("train", total) as advance:
         before = 0
-        for (model, four_bits), cells in _by_base(missing).items():
+        for (model, four_bits), cells in _by_base(missing.cells).items():
             if stop():
                 break
             advance(before, f"loading {model.name}")
@@ -189,10 +190,14 @@ def _trained_cell(planned: GridCell, root: Path) -> TrainedCell:
     if not planned.rows:
         return untrained
     log = read_json(planned.folder / "cell.json")
-    losses = log["losses"]
+    losses, best_step = log["losses"], log.get("best_step")
+    validation = dict(log.get("validation", ()))
     few = max(1, len(losses) // 10)  # one step is eight rows: too few to read a loss from
     return untrained.model_copy(
         update={
+            "steps_done": log.get("steps_done"),
+            "best_step": best_step,
+            "validation_loss": validation.get(best_step or len(losses)),
             "tokens": log["tokens"],
             "seconds": log["seconds"],
             "first_loss": sum(losses[:few]) / few,
@@ -208,13 +213,20 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def table(cells: Sequence[TrainedCell]) -> str:
-    """One line per tuned cell. Losses are means over the first and the last tenth of the steps."""
+    """One line per tuned cell. Losses are means over the first and the last tenth of the steps done.
+
+    The dev loss is that of the dev items with the cell's weights, where there was a validation.
+    """
     tuned = [cell for cell in cells if cell.tuned]
     if not tuned:
         return "no cell is trained yet"
-    rows = [("cell", "rows", "steps", "seconds", "tokens/s", "loss first -> last")]
+    validated = any(cell.validation_loss is not None for cell in tuned)
+    more = ["dev loss"] if validated else []
+    rows = [("cell", "rows", "steps", "seconds", "tokens/s", "loss first -> last", *more)]
     for cell in tuned:
         speed = cell.tokens / max(cell.seconds, 1e-9)
         losses = f"{cell.first_loss:.3f} -> {cell.final_loss:.3f}"
-        rows.append((cell.name, str(cell.rows), str(cell.steps), f"{cell.seconds:.1f}", f"{speed:.0f}", losses))
+        row = (cell.name, str(cell.rows), cell.steps_words, f"{cell.seconds:.1f}", f"{speed:.0f}", losses)
+        on_dev = "" if cell.validation_loss is None else f"{cell.validation_loss:.3f}"
+        rows.append((*row, *([on_dev] if validated else [])))
     return aligned(rows, right=range(1, 5))

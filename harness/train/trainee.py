@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.config.methods import Method
 from harness.models.chat_template import TokenizedRow
@@ -45,6 +45,7 @@ class Job:
     batch_size: int
     learning_rate: float  # at its peak
     warmup_ratio: float
+    patience: int | None = None  # validations without a lower loss after which it stops early. None: it never does
 
     @property
     def noisy(self) -> bool:
@@ -64,13 +65,13 @@ class Job:
 
 @dataclass
 class TokenLosses:
-    """The loss of one step of one cell, put together row by row."""
+    """A mean loss of one cell, put together row by row."""
 
-    mean: float = 0.0  # over the step's answer tokens, nats
+    mean: float = 0.0  # over all answer tokens, nats
     bad: list[str] = field(default_factory=list)  # ids of rows whose loss is no number
 
     def add(self, row: TokenizedRow, loss: float, tokens: int) -> None:
-        """Count a row's summed loss in, of a step with so many answer tokens."""
+        """Count a row's summed loss in, of rows with so many answer tokens in all."""
         self.mean += loss / tokens
         if not math.isfinite(loss):
             self.bad.append(row.row)
@@ -86,24 +87,44 @@ class Step:
     loss: float  # mean over its answer tokens, nats
     gradient_norm: float  # before clipping
     learning_rate: float
+    tokens_per_second: float = 0.0  # of all cells that shared its passes
+    validation_loss: float | None = None  # mean over the answer tokens of the dev items, nats, where it was measured
 
 
 class Trainee:
-    """A job in work. `losses` holds a mean for each step done, in nats per answer token."""
+    """A job in work. `losses` holds a mean for each step done, in nats per answer token.
+
+    `validation` holds (steps done, mean loss of the dev items) for each validation. A job that may stop early keeps a
+    copy of the weights at the lowest of them, and leaves with it.
+    """
 
     def __init__(self, job: Job, weights: Weights, noise: torch.Generator | None = None) -> None:
         self.job, self.weights, self.noise = job, weights, noise
         self.optimizer = torch.optim.AdamW(weights.parameters, lr=job.learning_rate, weight_decay=0.0, fused=True)
         self.losses: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        self.best: list[Tensor] = []  # the weights at `best_step`, of a job that may stop early
         self.tokens = 0  # read in all steps, rows counted one by one
-        self.seconds = 0.0  # of its steps; of a pass that several share, by tokens
+        self.seconds = 0.0  # of its steps, without validation; of a pass that several share, by tokens
         self.failure = ""  # why it cannot go on
         self._batches = batches(job.rows, job.steps, job.batch_size, job.random_seed)
 
     @property
     def done(self) -> bool:
-        """Whether all steps are."""
-        return len(self.losses) == self.job.steps
+        """Whether it takes no more steps."""
+        return len(self.losses) == self.job.steps or self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its validation loss has not fallen for so many validations that it stops early."""
+        losses = [loss for _, loss in self.validation]
+        patience = self.job.patience
+        return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+    @property
+    def best_step(self) -> int | None:
+        """The steps done at its lowest validation loss. None without a validation."""
+        return min(self.validation, key=lambda measured: measured[1])[0] if self.validation else None
 
     def next_batch(self) -> tuple[Row, ...]:
         """The rows of the next step."""
@@ -136,13 +157,32 @@ class Trainee:
         self.losses.append(round(loss.mean, 6))
         return Step(self.job.name, done + 1, self.job.steps, loss.mean, norm, rate)
 
+    def validate(self, loss: TokenLosses) -> None:
+        """Take the loss of the dev items after the last step. Fails where it is no number."""
+        done = len(self.losses)
+        if not math.isfinite(loss.mean):
+            items = ", ".join(loss.bad[:8])
+            self.failure = f"step {done} of {self.job.steps}: the validation loss is {loss.mean} (dev items {items})"
+            return
+        self.validation.append((done, round(loss.mean, 6)))
+        if self.job.patience is None:
+            return
+        if self.best_step == done:
+            self.best = [weight.detach().clone() for weight in self.weights.parameters]
+        if self.done:
+            for weight, best in zip(self.weights.parameters, self.best, strict=True):
+                weight.data.copy_(best)
+
     def count(self, rows: Sequence[TokenizedRow], seconds_a_token: float) -> None:
         """Count a step's rows in."""
         tokens = sum(len(row.ids) for row in rows)
         self.tokens += tokens
         self.seconds += tokens * seconds_a_token
 
-    def resume(self, losses: Sequence[float], tokens: int, seconds: float) -> None:
+    def resume(
+        self, losses: Sequence[float], validation: Sequence[tuple[int, float]], tokens: int, seconds: float
+    ) -> None:
         """Go on after the steps whose losses these are. Weights and optimizer are the caller's to restore."""
         next(islice(self._batches, len(losses), len(losses)), None)
-        self.losses, self.tokens, self.seconds = list(losses), tokens, seconds
+        self.losses, self.validation = list(losses), list(validation)
+        self.tokens, self.seconds = tokens, seconds

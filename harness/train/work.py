@@ -21,7 +21,7 @@ from harness.train.base import Base
 from harness.train.cells import CellLog
 from harness.train.checkpoint import Checkpoint, last_checkpoint, remove_checkpoints, write_checkpoint
 from harness.train.grid import GridCell
-from harness.train.loop import Passed, at_once, train_cells
+from harness.train.loop import Passed, Validation, at_once, train_cells
 from harness.train.preflight import Prepared
 from harness.train.trainee import Job, Trainee
 
@@ -62,6 +62,7 @@ class Work:
             self.settings.micro_batch_tokens,
             together,
             checkpoint.restore if checkpoint else lambda trainee: None,
+            self._validation,
         )
         failed: dict[str, str] = {}
         progress = _Progress(report)
@@ -82,9 +83,15 @@ class Work:
         remove_checkpoints(saving.folder)
         return failed
 
+    @property
+    def _validation(self) -> Validation | None:
+        settings = self.settings.validation
+        return Validation(self.prepared.dev_items, settings.every) if settings else None
+
     def _jobs(self, checkpoint: Checkpoint | None) -> list[Job]:
         """The cells as jobs: those in work at the checkpoint first, in its order, so that passes are as they were."""
         begun = [reached.key for reached in checkpoint.state.cells] if checkpoint else []
+        stopping = self.settings.early_stopping
         place = {key: number for number, key in enumerate(begun)}
         return [
             Job(
@@ -97,6 +104,7 @@ class Work:
                 batch_size=self.settings.batch_size,
                 learning_rate=planned.learning_rate,
                 warmup_ratio=self.settings.warmup_ratio,
+                patience=stopping.patience if stopping else None,
             )
             for planned in sorted(self.cells, key=lambda planned: place.get(planned.key, len(place)))
         ]
@@ -104,11 +112,15 @@ class Work:
     def _store(self, trainee: Trainee) -> None:
         """A finished cell into the shared cache, complete or not at all."""
         planned = next(planned for planned in self.cells if planned.key == trainee.job.key)
+        stopping = self.settings.early_stopping is not None
         log = CellLog(
             base=self.base.source.identity,
             rows=len(trainee.job.rows),
             steps=trainee.job.steps,
             losses=tuple(trainee.losses),
+            validation=tuple(trainee.validation),
+            steps_done=len(trainee.losses) if stopping else None,
+            best_step=trainee.best_step if stopping else None,
             tokens=trainee.tokens,
             seconds=round(trainee.seconds, 3),
             peak_memory=peak_memory(self.base.device),
@@ -193,5 +205,5 @@ def _write_log(log: TextIO, passed: Passed) -> None:
     """A line for each step of each cell. A step that is done again after a kill has another line."""
     with disk_errors(Path(log.name)):
         for step in passed.steps:
-            log.write(json.dumps(vars(step)) + "\n")
+            log.write(json.dumps({name: value for name, value in vars(step).items() if value is not None}) + "\n")
         log.flush()
