@@ -119,7 +119,9 @@ def test_it_is_the_loss_of_the_gold_answers_as_eval_measures_it(base: Base, tmp_
     of_dev = [item for item in own.items if item.split == "dev"]
     scores = score_labels(of_dev, lambda item: prompted_row(item.text, "x").messages[:-1], engine, "m", 4)
     nll = sum(score.values["gold_nll"] for score in scores)
-    assert trainee.validation == [(5, pytest.approx(nll / sum(row.learned_tokens for row in dev), abs=1e-4))]
+    ((steps, loss),) = trainee.validation
+    assert steps == 5
+    assert loss == pytest.approx(nll / sum(row.learned_tokens for row in dev), abs=1e-4)
 
 
 def test_a_cell_that_stops_early_has_the_weights_of_its_best_validation(
@@ -238,7 +240,12 @@ def test_a_validation_is_logged_shown_and_moves_no_key(tiny_model: Path, tmp_pat
 
 
 def test_early_stopping_is_recorded_said_and_part_of_the_key(tiny_model: Path, tmp_path: Path) -> None:
-    settings = {"validation": {"every": 1}, "early_stopping": {"patience": 1}, "learning_rate": 0.05, "min_steps": 12}
+    settings: dict[str, Any] = {
+        "validation": {"every": 1},
+        "early_stopping": {"patience": 1},
+        "learning_rate": 0.05,
+        "min_steps": 12,
+    }
     run = validated_run(tmp_path, tiny_model, ["delivery"], **settings)
     go(run)
     stopped = {name: cell for name, cell in cells(run).items() if cell["folder"]}
@@ -257,7 +264,7 @@ def test_early_stopping_is_recorded_said_and_part_of_the_key(tiny_model: Path, t
     def keys(of: Run) -> set[str]:
         return {cell["key"] for cell in cells(of).values() if cell["folder"]}
 
-    others = {
+    others: dict[str, dict[str, Any]] = {
         "none": {"early_stopping": None},
         "patience": {"early_stopping": {"patience": 2}},
         "every": {"validation": {"every": 2}},

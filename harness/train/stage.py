@@ -62,7 +62,7 @@ def train(
         mine, name = processes.mine(list(missing.values())), processes.name
         failed = group.gathered(_train_missing(mine, prepared, run, machine, name, terminal, stop) if mine else {})
         if not processes.first:
-            return len(mine.cells)
+            return len(mine)
         done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
         stored = _write_cells(run, plan, done, machine)
     terminal.say(table(stored))
@@ -137,10 +137,10 @@ def _train_missing(
     from harness.train.work import Work
 
     failed: dict[str, str] = {}
-    total = sum(planned.steps for planned in missing.cells)
+    total = sum(planned.steps for planned in missing)
     with terminal.progress("train", total) as advance:
         before = 0
-        for (model, four_bits), cells in _by_base(missing.cells).items():
+        for (model, four_bits), cells in _by_base(missing).items():
             if stop():
                 break
             advance(before, f"loading {model.name}")
