@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.check.bless import bless
 from harness.check.compare import compare
+from harness.check.stage import check
 from harness.commands.error_analysis import analyse_errors
 from harness.config.load import load_run
 from harness.config.run import Run
@@ -139,6 +141,18 @@ def test_errors_of_one_method_stand_beside_the_others_of_the_same_rows(tmp_path:
         "tiny, 4 rows (filtered, dora)",
         *(f"tiny, 12 rows (filtered, {method})" for method in ("dora", "full", "lora")),
     ]
+
+
+def test_the_gate_judges_the_method_that_ships(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    store(run, {"lora": 0.8, "dora": 0.8, "full": 0.8})
+    bless(run, Quiet())
+    assert '"student": "tiny.filtered.12.dora.s0"' in (tmp_path / "runs/shop.baseline.json").read_text()
+    assert check(run, Quiet()) == 0
+    store(run, {"lora": 0.8, "dora": 0.1, "full": 0.8})
+    assert check(run, Quiet()) == 1
+    of_lora = shop(tmp_path, "ship.method=lora")
+    assert check(of_lora, Quiet()) == 0, "the same items, of another student"
 
 
 def test_what_a_random_seed_decides_on_both_sides_is_in_no_paired_difference() -> None:

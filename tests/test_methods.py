@@ -78,7 +78,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"lora": {"bias": "all"}}, ["bias", "not taken", "all cells share"]),
     ({"lora": {"layers_to_transform": 3}}, ["layers_to_transform", "list of names"]),
     ({"lora": {"layers_pattern": "h", "target_modules": ["q_proj"]}}, ["layers_pattern", "there are none"]),
-    ({"lora": {"lora_bias": True, "use_dora": True}}, ["lora_bias", "use_dora"]),
+    ({"lora": {"lora_bias": True}}, ["lora_bias", "not taken", "scored merged"]),
     ({"lora": {"exclude_modules": "("}}, ["exclude_modules '('", "no regular expression"]),
     ({"steps": 5, "epochs": 2}, ["steps", "epochs", "null"]),
     ({"steps": 5, "min_steps": 2}, ["steps", "min_steps"]),
@@ -169,3 +169,47 @@ def test_a_cell_is_shared_with_a_run_that_has_one_method(tiny_model: Path, tmp_p
     assert (full.learning_rate, dora.learning_rate) == (1e-4, 1e-3)
     assert full.rows == dora.rows, "methods are compared on the same rows"
     assert full.steps == dora.steps
+
+
+TAKEN: dict[str, dict[str, Any]] = {
+    "use_rslora": {"use_rslora": True},
+    "use_dora": {"use_dora": True},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "mica": {"init_lora_weights": "mica"},
+    "rank_pattern": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+    "exclude_modules": {"exclude_modules": ("gate_proj",)},
+    "layers_to_transform": {"target_modules": ("q_proj", "up_proj"), "layers_to_transform": 1},
+    "layers_pattern": {"target_modules": ("q_proj",), "layers_to_transform": (0,), "layers_pattern": "layers"},
+    "modules_to_save": {"modules_to_save": ("norm",)},
+    "embeddings": {"modules_to_save": ("embed_tokens",), "ensure_weight_tying": True},
+    "trainable_token_indices": {"trainable_token_indices": (5, 6)},
+    "target_parameters": {"target_modules": ("q_proj",), "target_parameters": ("down_proj.weight",)},
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_is_taken_is_tuned_stored_and_scored_merged(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness.engines.transformers import TransformersEngine
+    from harness.train.loop import peft_config
+    from harness.train.lora import PeftWeights, peft_model
+
+    network = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        before = network(input_ids=ids).logits
+        with peft_model(network, peft_config(Lora(r=4, **TAKEN[name])), 0) as wrapped:
+            weights = PeftWeights(wrapped)
+            for weight in weights.parameters:
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+            tuned = wrapped.eval()(input_ids=ids).logits
+            weights.save(tmp_path)
+        assert torch.equal(network(input_ids=ids).logits, before), "the base is as it was"
+        engine = TransformersEngine(tiny_model, tmp_path, device="cpu", dtype="float32")
+        scored = engine.network(input_ids=ids).logits
+    assert not [note for note in engine.notes if "not merged" in note]
+    assert torch.allclose(scored, tuned, atol=1e-3)
+    assert not torch.allclose(tuned, before, atol=1e-2)

@@ -31,6 +31,7 @@ NOT_TAKEN = {
     "corda_config": BASE_CHANGES,
     "lora_ga_config": BASE_CHANGES,
     "eva_config": "its initialization reads data, which a cell's key does not hold",
+    "lora_bias": "such an adapter cannot be merged into layers without a bias, and students are scored merged",
     "alora_invocation_tokens": "such an adapter cannot be merged, and students are scored merged",
     "arrow_config": "it routes between adapters that exist, and trains none",
     "kasa_config": "its loss has terms of its own",
@@ -61,7 +62,6 @@ class Lora(Record):
     use_rslora: bool = False  # scaled by lora_alpha / sqrt(r), not lora_alpha / r (Kalajdzievski 2023)
     use_dora: bool = False  # the size of each weight vector learned beside its direction (Liu et al. 2024)
     init_lora_weights: Literal[True, "gaussian", "orthogonal", "mica"] = True
-    lora_bias: bool = False
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = {}  # module, or a regular expression -> r
     alpha_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}  # the same -> lora_alpha
     exclude_modules: str | tuple[str, ...] | None = None
@@ -105,8 +105,6 @@ class Lora(Record):
             raise ValueError("layers_to_transform: it needs target_modules as a list of names")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern: it says where the layers of layers_to_transform are, and there are none")
-        if self.lora_bias and (self.use_dora or self.init_lora_weights is not True):
-            raise ValueError("lora_bias: it goes neither with use_dora nor with another init_lora_weights")
         return self
 
 

@@ -57,11 +57,10 @@ def answer_bits(texts: Sequence[str]) -> float:
 def adapter_parameters(shapes: Shapes, lora: Lora) -> int:
     """How many numbers LoRA trains in a model with weights of these shapes: r x (in + out) for each target.
 
-    DoRA and a bias add out each. Modules that are saved whole and single tokens are not counted.
+    DoRA adds out. Modules that are saved whole and single tokens are not counted.
     """
-    per_output = int(lora.use_dora) + int(lora.lora_bias)
     return sum(
-        _rank(module, lora) * sum(shape) + per_output * shape[0]
+        _rank(module, lora) * sum(shape) + int(lora.use_dora) * shape[0]
         for weight, shape in shapes.items()
         if len(shape) == 2 and _is_target(module := weight.removesuffix(".weight"), lora)
     )
