@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from harness.core import leases
 from harness.core.leases import Holder, claim
-from harness.engines.call_cache import CallCache, cached
+from harness.engines.call_cache import CLAIM_EVERY, CallCache, cached
 from harness.engines.call_file import count_stored
 from harness.records import Completion, Origin, Request, Sampling
 from tests.fakes import FakeGenerator
@@ -58,6 +59,32 @@ def test_calls_are_asked_once_and_failures_again(tmp_path: Path) -> None:
     assert not cache.get([failed.request])
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 1500), max_size=40), st.integers(1, 3))
+def test_what_is_missing_among_many_that_are_stored_is_asked_in_order(
+    tmp_path_factory: pytest.TempPathFactory, missing: list[int], later: int
+) -> None:
+    """Many are looked up at once, and only the next few are claimed: another process may ask the others."""
+    cache = CallCache(tmp_path_factory.mktemp("calls") / "calls.sqlite")
+    requests = [request(i) for i in range(1500)]
+    absent = {r.key for r in requests if r.sample_index in missing or r.sample_index % (97 * later) == 5}
+    text = TEXT.format(0)
+    cache.put([Completion(request=r.key, text=text, finish_reason="stop") for r in requests if r.key not in absent])
+    claimed: list[int] = []
+    claim_some = cache.claim
+
+    def claim(keys: Sequence[str]) -> set[str]:
+        claimed.append(len(keys))
+        return claim_some(keys)
+
+    cache.claim = claim  # type: ignore[method-assign]
+    engine = echo()
+    answered = [completion.request for completion, _ in cached(requests, cache, lambda: engine, lambda: False)]
+    assert sorted(answered) == sorted(r.key for r in requests)
+    assert [r.key for r in engine.requests] == [r.key for r in requests if r.key in absent]
+    assert max(claimed) <= CLAIM_EVERY
+
+
 def test_stopping_hands_out_nothing_more(tmp_path: Path) -> None:
     cache, engine = CallCache(tmp_path / "calls.sqlite"), echo()
     seen: list[Completion] = []
@@ -72,7 +99,7 @@ import sys
 from pathlib import Path
 from tests.fakes import FakeGenerator
 from tests.test_call_cache import TEXT, request
-from harness.engines.call_cache import CallCache, cached
+from harness.engines.call_cache import CLAIM_EVERY, CallCache, cached
 import time
 def slowly(request):
     time.sleep(0.002)

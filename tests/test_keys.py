@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, create_model
 
 from harness.config.inputs import guarded_suites, rows_source, scores_source, students_source, suite_source
 from harness.config.load import load_run
 from harness.config.methods import Lora
 from harness.config.run import EarlyStopping, Run, Train, Validation
-from harness.core.record import FIRST_FIELDS, FIRST_NAMES, Record, digest, digested
+from harness.core.record import FIRST_FIELDS, FIRST_NAMES, FORMAT, Record, compact, digest, digested
 from harness.eval.candidates import Candidate
 from harness.eval.plan import base_of, card_key
 from harness.eval.prompting import Shots, prompt_forms
@@ -278,3 +280,36 @@ def test_a_copy_with_other_values_has_a_key_of_its_own() -> None:
     assert named.isdisjoint({again.key, row.id, example.id})
     assert again == Request(model="m@1", prompt="p", sampling=Sampling(), origin=ORIGIN, sample_index=1)
     assert again.key == again.model_copy(deep=True).key == Request(**dict(again)).key
+
+
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.floats(0, 5),
+    max_tokens=st.integers(1, 9),
+    stop=st.lists(st.text(max_size=3), max_size=2).map(tuple),
+    json_schema=st.none() | st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=2),
+)
+MESSAGES = st.lists(st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=st.text()))
+
+
+@given(st.text(), MESSAGES, SAMPLINGS, st.text(), st.integers(0, 10**9))
+def test_a_calls_key_is_the_digest_of_all_that_is_asked(
+    prompt: str, messages: list[Message], sampling: Sampling, digest_of_template: str, number: int
+) -> None:
+    """Its JSON is put together from parts: a field that is missing there would let two calls share a key."""
+    form: dict[str, Any] = {"messages": tuple(messages)} if messages else {"prompt": prompt or "p"}
+    asked = Request(
+        model=prompt, **form, sampling=sampling, template_digest=digest_of_template, sample_index=number, origin=ORIGIN
+    )
+    assert asked.key == digest("request", FORMAT, digested(asked, {"origin"}))
+    assert set(digested(asked, {"origin"})) == set(FIRST_FIELDS["Request"].split()), "key() has to hold a new field"
+
+
+def test_a_compact_record_is_as_it_was() -> None:
+    before = Row(**dict(ROW))
+    compacted = compact(Row(**dict(ROW)))
+    assert compacted == before
+    assert compacted.model_dump() == before.model_dump()
+    changed = compacted.model_copy(update={"loss": "all"})
+    assert (changed.loss, compacted.loss) == ("all", "last")
+    assert changed.id != compacted.id == before.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -106,7 +106,7 @@ class Steps:
         (request,), (completion,) = requests, answers
         if completion.error or len(chain.values) + 1 == self.count:
             return read(request, completion)
-        return replace(chain, values={**chain.values, str(len(chain.values)): completion.text})
+        return chain._replace(values={**chain.values, str(len(chain.values)): completion.text})
 
 
 def places(count: int) -> Iterator[Place]:

@@ -99,6 +99,8 @@ COSTLY = (
     "{{ text.replace('y', text) }}",
     "{{ text | replace('y', text) }}",
     "{{ text.join(text) }}",
+    "{% set x %}{% for i in range(999) %}" + 90_000 * "y" + "{% endfor %}{% endset %}",
+    f"{{% macro m() %}}{90_000 * 'y'}{{% endmacro %}}" + ROUNDS.replace("VALUE", "m()"),
     "{{ text | join(text) }}",
     *(
         ROUNDS.replace("VALUE", value)

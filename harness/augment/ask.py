@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.config.run import Caps
 from harness.config.teacher import Price
+from harness.core.record import compact
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
 from harness.engines.protocols import Generator
@@ -99,12 +100,12 @@ class Asker:
                     yield request
 
         for completion, paid in cached(unanswered(), self.cache, self.engine, self.ended):
-            self.answers[completion.request] = completion
+            self.answers[completion.request] = compact(completion)
             self.paid += paid
             seconds = seconds_before + (time.monotonic() - started if self.paid > paid_before else 0)
             asked = whom.pop(completion.request, ("", "", ""))
             price = self.price(asked[2], completion)
-            if price is None:
+            if price is None and asked[2]:
                 self.unpriced.add(asked[2])
             self.asked[asked] = self.asked.get(asked, Asked()).plus(price)
             self.spent = self.spent.plus(completion, seconds, price)
@@ -117,10 +118,10 @@ class Asker:
         if failed and len(failed) == len(self.answers):
             raise MachineError(f"all {len(failed)} calls to the teacher failed; the first said: {failed[0].error}")
 
-    def of(self, request: Request) -> Completion:
-        """The answer to a request, or what stands for one that was stopped."""
-        stopped = Completion(request=request.key, finish_reason="error", error="stopped")
-        return self.answers.get(request.key, stopped)
+    def of(self, key: str) -> Completion:
+        """The answer to the request of this key, or what stands for one that was stopped."""
+        answer = self.answers.get(key)
+        return answer or Completion(request=key, finish_reason="error", error="stopped")
 
 
 def about_seeds(ask: Asker, terminal: Terminal) -> Callable[[Sequence[Request]], list[Completion]]:
@@ -132,6 +133,6 @@ def about_seeds(ask: Asker, terminal: Terminal) -> Callable[[Sequence[Request]],
             for count, _ in enumerate(ask(requests), start=1):
                 advance(count, "")
         ask.cut_short |= any(key not in ask.answers for key in missing)
-        return [ask.of(request) for request in requests]
+        return [ask.of(request.key) for request in requests]
 
     return answers

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from harness.augment.parse import lost_request, row_example, step_value
 from harness.augment.rows import Lost, make_row
@@ -41,8 +42,7 @@ class PlannedStep:
         return replace(self, rules=rules, picker=self.step.pick.prepare(context) if self.step.pick else None)
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A completion in the form that its step asks for."""
 
     value: Any  # a text, an object, or the example that the last step wrote
@@ -51,15 +51,14 @@ class Candidate:
     completion: Completion
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """A row in the making. Its place and what was drawn for it decide all that it asks."""
 
     place: Place
     steps: tuple[PlannedStep, ...]
     attributes: Mapping[str, str | int]
     document: Piece | None
-    values: Mapping[str, Any] = field(default_factory=dict)  # what each step wrote, by its name
+    values: Mapping[str, Any] = MappingProxyType({})  # what each step wrote, by its name
     written: tuple[StepWritten, ...] = ()
     attempt: int = 0  # of this step
     candidates: tuple[Candidate, ...] = ()  # of this step, while one of them is picked
@@ -101,7 +100,7 @@ class Chain:
         """The chain with its step to be asked once more, or why it ends here. A call that failed is not asked twice."""
         if lost.lost == "failed" or self.attempt + 1 >= self.step.step.attempts:
             return lost
-        return replace(self, attempt=self.attempt + 1, candidates=())
+        return self._replace(attempt=self.attempt + 1, candidates=())
 
 
 def read_step(
@@ -129,15 +128,20 @@ def read_step(
             lost.append(lost_request("unparsed", read.problem, request, completion))
         else:
             candidates.append(Candidate(read.value, _text(read.value), request, completion))
-    return replace(chain, candidates=tuple(candidates)) if candidates else lost[0]
+    return chain._replace(candidates=tuple(candidates)) if candidates else lost[0]
 
 
-def pick_one(chain: Chain, variables: Mapping[str, object], answers: Sequence[Completion]) -> Candidate | Lost:
-    """The candidate that the step takes, the first one where it has no way to pick, or why it takes none."""
+def pick_one(
+    chain: Chain, variables: Callable[[Chain], Mapping[str, object]], answers: Sequence[Completion]
+) -> Candidate | Lost:
+    """The candidate that the step takes, the first one where it has no way to pick, or why it takes none.
+
+    `variables` gives what templates are given of a chain.
+    """
     first = chain.candidates[0]
     if chain.step.picker is None:
         return first
-    picked = chain.step.picker.choose(chain.texts, variables, answers)
+    picked = chain.step.picker.choose(chain.texts, variables(chain), answers)
     if picked.place is None:
         return lost_request("not picked", picked.reason, first.request, first.completion)
     return chain.candidates[picked.place]
@@ -162,7 +166,7 @@ def go_on(chain: Chain, candidate: Candidate) -> Chain | Lost:
                 lost = lost_request("filtered", verdict.reason, request, candidate.completion)
                 return lost.model_copy(update={"filter": verdict.filter})
     values = {**chain.values, request.origin.step: candidate.value} if request.origin.step else chain.values
-    return replace(chain, values=values, written=(*chain.written, written), attempt=0, candidates=())
+    return chain._replace(values=values, written=(*chain.written, written), attempt=0, candidates=())
 
 
 def row_of(chain: Chain, last: Candidate, task: TaskFile, student: Template, row: Mapping[str, object]) -> Row | Lost:
@@ -239,7 +243,7 @@ def imagined(chain: Chain, text: str) -> Chain:
     step = chain.step.step
     written = StepWritten(name=step.name or "", request="", template="", template_digest="", teacher="", text=text)
     values = {**chain.values, step.name: stand_in(step, text)} if step.name else chain.values
-    return replace(chain, values=values, written=(*chain.written, written))
+    return chain._replace(values=values, written=(*chain.written, written))
 
 
 def _partial_row(chain: Chain, candidate: Candidate) -> Row:

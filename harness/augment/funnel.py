@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple, Self
 
 from pydantic import model_validator
@@ -180,8 +180,8 @@ def count_facets(judged: Sequence[Judged], lost: Sequence[Lost]) -> dict[str, di
     Of the teachers of a step, the rows begun are those that came to it.
     """
     counts: dict[str, dict[str, list[int]]] = {}
-    lines = [(facets_of_row(line.row), line.kept) for line in judged] + [(facets_of_lost(line), False) for line in lost]
-    for names, kept in lines:
+    of_rows = ((facets_of_row(line.row), line.kept) for line in judged)
+    for names, kept in chain(of_rows, ((facets_of_lost(line), False) for line in lost)):
         for name, value in names.items():
             if value:
                 count = counts.setdefault(name, {}).setdefault(value, [0, 0])

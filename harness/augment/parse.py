@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.augment.rows import Lost, LostAt
 from harness.config.steps import Step
@@ -18,8 +17,7 @@ from harness.records import Completion, Example, Request
 Output = Literal["text", "json", "messages"]  # the form that a template asks the teacher for
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What a completion says, or why it is not in the form asked for."""
 
     value: Any = None

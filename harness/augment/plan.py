@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 from harness.augment.chain import Chain, Place, PlannedStep, go_on, pick_one, read_step, row_of
 from harness.augment.funnel import Counts
@@ -39,6 +40,8 @@ from harness.records import Completion, Example, Origin, Request, Row, in_form
 
 HOPELESS = 64  # requests without a single row after which no further round is asked
 ASKED_AGAIN = 10_000_000  # between the sample indices of two completions that are asked for in the same words
+
+Shot = tuple[Example, dict[str, Any]]  # an example, and what a template is shown of it
 
 TURN = {
     "type": "object",
@@ -185,12 +188,14 @@ class Plan:
     def begin(self, place: Place) -> Chain:
         """A row in the making, of which nothing is written yet."""
         label, j = place
-        draw = random.Random(digest("attributes", self.random_seed, label, j))
+        attributes: dict[str, str | int] = {}
+        if self.settings.attributes:
+            draw = random.Random(digest("attributes", self.random_seed, label, j))
+            attributes = draw_attributes(self.settings.attributes, self.computed, draw, self.weights)
         document = None
         if self.documents:  # all of them in turn, in an order of the run's own
             turn, at = divmod(j * len(self.labels) + self.labels.index(label), len(self.documents))
             document = self.documents[_order(self.random_seed, turn, len(self.documents))[at]]
-        attributes = draw_attributes(self.settings.attributes, self.computed, draw, self.weights)
         return Chain(place, self.chains[j % len(self.chains)], attributes, document)
 
     def requests(self, chain: Chain) -> tuple[Request, ...]:
@@ -200,13 +205,13 @@ class Plan:
         if chain.candidates:
             return planned.picker.requests(chain.texts, variables) if planned.picker else ()
         shots = self._shots(planned.step, *chain.place)
-        text = planned.template.render(**variables, shots=[shot.shown for shot in shots])
-        first = self._request(chain, text, shots)
-        step = planned.step
-        return tuple(
-            first.model_copy(update={"sample_index": first.sample_index + ASKED_AGAIN * (chain.attempt + 16 * sample)})
-            for sample in range(step.samples)
+        text = planned.template.render_plain({**variables, "shots": [shown for _, shown in shots]})
+        first = self._request(chain, text, tuple(shot.id for shot, _ in shots))
+        more = (
+            first.model_copy(update={"sample_index": first.sample_index + ASKED_AGAIN * 16 * sample})
+            for sample in range(1, planned.step.samples)
         )
+        return (first, *more)
 
     def take(self, chain: Chain, requests: Sequence[Request], answers: Sequence[Completion]) -> Chain | Row | Lost:
         """The chain after the answers to what it asked: further on its way, at its end as a row, or lost."""
@@ -221,7 +226,7 @@ class Plan:
             chain, answers = read, ()
             if asks_judge(chain.step.step):
                 return chain
-        candidate = pick_one(chain, self._variables(chain), answers)
+        candidate = pick_one(chain, self._variables, answers)
         if isinstance(candidate, Lost):
             return chain.again(candidate)
         written = go_on(chain, candidate)
@@ -229,43 +234,56 @@ class Plan:
             return written
         return row_of(written, candidate, self.task, self.student, self.settings.row)
 
-    def _variables(self, chain: Chain) -> dict[str, object]:
+    def _variables(self, chain: Chain) -> dict[str, Any]:
+        """What templates are given of a row in the making, as plain data."""
         label, j = chain.place
         return {
             "label": label,
             "description": self.task.labels.get(label, ""),
-            "labels": self.task.labels,
+            "labels": self._labels_shown,
             "index": j,
-            **chain.variables,
+            **templates.plain(chain.variables),
         }
 
     @cached_property
-    def _examples(self) -> dict[str, list[Example]]:
+    def _labels_shown(self) -> Any:
+        return templates.plain(self.task.labels)
+
+    @cached_property
+    def _examples(self) -> dict[str, list[Shot]]:
         """What prompts may show of each label: its shots, or its seeds where it has none."""
+        return {label: self._of(label, self.shots) or self._of(label, self.seeds) for label in self.labels}
 
-        def of(label: str, examples: Sequence[Example]) -> list[Example]:
-            return [example for example in examples if example.answer == label or self.task.free]
+    @cached_property
+    def _pooled(self) -> dict[str, list[Shot]]:
+        """What prompts may show of the pool, by label."""
+        return {label: self._of(label, [row.example for row in self.pool]) for label in self.labels}
 
-        return {label: of(label, self.shots) or of(label, self.seeds) for label in self.labels}
+    def _of(self, label: str, examples: Sequence[Example]) -> list[Shot]:
+        """The examples of a label, each with what a template is shown of it."""
+        chosen = (example for example in examples if example.answer == label or self.task.free)
+        return [(example, templates.plain(example.shown)) for example in chosen]
 
-    def _shots(self, step: Step, label: str, j: int) -> list[Example]:
+    def _shots(self, step: Step, label: str, j: int) -> list[Shot]:
+        if not (step.shots or step.pool_shots):
+            return []
         draw = random.Random(digest("shots", self.random_seed, label, j))
         eligible = self._examples[label]
-        shots: list[Example] = draw.sample(eligible, min(step.shots, len(eligible)))
+        shots = draw.sample(eligible, min(step.shots, len(eligible)))
         if step.pool_shots and self.pool:
-            pool = [row.example for row in self.pool if row.answer == label or self.task.free]
+            pool = self._pooled[label]
             shots += draw.sample(pool, min(step.pool_shots, len(pool)))
         return shots
 
     def _teacher(self, step: Step, label: str, j: int) -> str:
         """Who writes a step of a row. Steps with the same weights have the same teacher in a row."""
-        names, weights = list(step.teachers), list(step.teachers.values())
-        if len(names) == 1:
-            return names[0]
+        if isinstance(step.teacher, str):
+            return step.teacher
+        names, weights = list(step.teacher), list(step.teacher.values())
         return random.Random(digest("teacher", self.random_seed, label, j)).choices(names, weights)[0]
 
-    def _request(self, chain: Chain, text: str, shots: list[Example]) -> Request:
-        """The first of the equal requests of a step."""
+    def _request(self, chain: Chain, text: str, shown: tuple[str, ...]) -> Request:
+        """The first of the equal requests of a step, whose prompt shows the examples with these ids."""
         step, template = chain.step.step, chain.step.template
         label, j = chain.place
         sampling = step.sampling
@@ -277,13 +295,13 @@ class Plan:
             **in_form(step.form, text),
             sampling=sampling,
             template_digest=template.digest,
-            sample_index=j,
+            sample_index=j + ASKED_AGAIN * chain.attempt,
             origin=Origin(
                 purpose="generate",
                 template=step.path,
                 label=label,
                 step=step.name or "",
-                seeds=tuple(shot.id for shot in shots),
+                seeds=shown,
             ),
         )
 

@@ -98,7 +98,7 @@ def follow(plan: Plan, ask: Asker, place: Place) -> Made:
     asked: list[tuple[str, Request, Completion]] = []
     while isinstance(chain, Chain):
         requests = plan.requests(chain)
-        answers = [ask.of(request) for request in requests]
+        answers = [ask.of(request.key) for request in requests]
         name = chain.step.step.name or "the row"
         asked += [
             (f"{name}, judged" if chain.candidates else name, *pair) for pair in zip(requests, answers, strict=True)
@@ -157,7 +157,7 @@ def _tried(work: Work, made: Made, end: Judged | Lost) -> Tried:
     asked = [request for _, request, _ in made.asked]
     if isinstance(made.end, Row):
         asked += [request for rule in work.rules for request in rule.requests(made.end)]
-    answers = [(request.model, work.ask.of(request)) for request in asked]
+    answers = [(request.model, work.ask.of(request.key)) for request in asked]
     return Tried(
         kept=isinstance(end, Judged) and end.kept,
         requests=len(answers),

@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness.config.task import TaskFile
 from harness.core.json_file import lines_of, parse_object, record
-from harness.core.record import Record
+from harness.core.record import Record, compact
 from harness.core.templates import Template
 from harness.data.examples import Examples, path_of, read_examples
 from harness.errors import UsageError
@@ -70,7 +70,7 @@ def student_prompt(task: TaskFile, template: Template, question: Example) -> tup
 
     A conversation that begins with a system message of its own keeps it in place of the task's.
     """
-    user = Message(role="user", content=template.render(**question.input))
+    user = compact(Message(role="user", content=template.render_plain(question.input)))
     if question.turns and question.turns[0].role == "system":
         return (*question.turns, user)
     return (_system_message(task.system), *question.turns, user)
@@ -84,9 +84,10 @@ def _system_message(content: str) -> Message:
 
 def make_row(task: TaskFile, template: Template, example: Example, provenance: Provenance) -> Row:
     """A training row: the student's prompt, then the example's answer."""
-    answer = Message(role="assistant", content=example.answer)
+    answer = compact(Message(role="assistant", content=example.answer))
     messages = (*student_prompt(task, template, example), answer)
-    return Row(messages=messages, example=example, provenance=provenance, loss=task.loss)
+    made = Row(messages=messages, example=compact(example), provenance=compact(provenance), loss=task.loss)
+    return compact(made)
 
 
 def seed_rows(task: TaskFile, template: Template, seeds: Sequence[Example]) -> tuple[Row, ...]:

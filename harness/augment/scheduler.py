@@ -17,6 +17,7 @@ from typing import Protocol
 from harness.augment.ask import Asker
 from harness.augment.chain import Chain, Place
 from harness.augment.rows import Judged, Lost
+from harness.core.record import compact
 from harness.filters.base import Rule
 from harness.records import Completion, Request, Row, Verdict
 
@@ -57,7 +58,7 @@ class Draft:
     """A row that is being judged."""
 
     row: Row
-    questions: tuple[tuple[Request, ...], ...]  # what each rule asks about it
+    questions: tuple[tuple[str, ...], ...]  # keys of what each rule asks about it
     unanswered: int
     verdicts: tuple[Verdict, ...] | None = None  # of the rules that look at one row alone, in their order
 
@@ -112,7 +113,7 @@ class Scheduler:
                 passing = [all(column[place].keep for column in columns.values()) for place in range(len(rows))]
                 columns[i] = rule.among(rows, passing)
         in_order = [columns[i] for i in range(len(self.rules))]
-        judged = [Judged(row=row, verdicts=verdicts) for row, *verdicts in zip(rows, *in_order, strict=True)]
+        judged = [compact(Judged(row=row, verdicts=verdicts)) for row, *verdicts in zip(rows, *in_order, strict=True)]
         return judged, [self._lost[place] for place in self.order if place in self._lost]
 
     def _run(self, places: Iterator[Place], maker: Maker | None, tick: Callable[[], None]) -> None:
@@ -147,18 +148,24 @@ class Scheduler:
             requests = maker.requests(chain)
             if self._wait(Begun(place, maker, chain, requests, 0), requests):
                 return
-            chain = maker.take(chain, requests, [self.ask.of(request) for request in requests])
+            chain = maker.take(chain, requests, [self.ask.of(request.key) for request in requests])
         self._add(place, chain)
 
     def _wait(self, item: Begun | Draft, requests: Sequence[Request]) -> int:
         """Ask what is not answered yet, each request once, and return how many of them are."""
-        keys = {request.key: request for request in requests if request.key not in self.ask.answers}
-        for key, request in keys.items():
-            if key not in self._waiting:
+        item.unanswered = 0
+        for request in requests:
+            if (key := request.key) in self.ask.answers:
+                continue
+            items = self._waiting.get(key)
+            if items is None:
+                items = self._waiting[key] = []
                 self._questions.append(request)
-            self._waiting.setdefault(key, []).append(item)
-        item.unanswered = len(keys)
-        return len(keys)
+            elif items[-1] is item:  # it asks the same twice
+                continue
+            items.append(item)
+            item.unanswered += 1
+        return item.unanswered
 
     def _take(self, completion: Completion) -> None:
         for item in self._waiting.pop(completion.request, ()):
@@ -168,10 +175,11 @@ class Scheduler:
             if isinstance(item, Draft):
                 self._ready.append(item)
             else:
-                answers = [self.ask.of(request) for request in item.requests]
+                answers = [self.ask.of(request.key) for request in item.requests]
                 self._go_on(item.place, item.maker, item.maker.take(item.chain, item.requests, answers))
-        if len(self._ready) >= max(PART, self._judged // 8):
-            self._judge(self._ready)
+        part = max(PART, self._judged // 8)
+        if len(self._ready) >= part and self.ask.paid:  # before the engine has work, finding some comes first
+            self._judge(self._ready[:part])
         if not self._looked and len(self.order) >= FRUITLESS:
             self._look()
 
@@ -201,14 +209,18 @@ class Scheduler:
         if isinstance(entry, Lost):
             self._lost[place] = entry
             return
-        questions = tuple(rule.requests(entry) for rule in self.rules)
-        draft = self._drafts[place] = Draft(entry, questions, 0)
+        questions = [rule.requests(entry) for rule in self.rules]
+        keys = tuple(tuple(question.key for question in of_rule) for of_rule in questions)
+        draft = self._drafts[place] = Draft(entry, keys, 0)
         if not self._wait(draft, [question for of_rule in questions for question in of_rule]):
             self._ready.append(draft)
 
     def _judge(self, drafts: Sequence[Draft]) -> None:
-        """Have the rules that look at one row alone judge rows. A question that was stopped counts as failed."""
-        self._ready = []
+        """Have the rules that look at one row alone judge rows, the first of those that are ready, or all and more.
+
+        A question that was stopped counts as failed.
+        """
+        self._ready = self._ready[len(drafts) :]
         rows = [draft.row for draft in drafts]
         columns = [
             rule.verdicts(rows, [[self.ask.of(q) for q in draft.questions[i]] for draft in drafts])

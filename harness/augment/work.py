@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.augment.rows import student_prompt
 from harness.augment.scheduler import Scheduler
 from harness.config.run import Run
 from harness.config.teacher import VLLMTeacher, pricing
+from harness.core.collector import collecting_rarely
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
 from harness.engines.protocols import Embedder, Generator, StudentEngine
@@ -27,6 +28,8 @@ from harness.models.teachers import Teachers
 from harness.records import Pair
 from harness.suites import benchmarks
 from harness.suites.suite import Suite
+
+TELL_S = 0.1  # between two movements of the bar: stored answers come by the thousand
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def at_work(
     over = functools.partial(over_cap, run.file.augment.caps)
     price = pricing({teachers.model(name): one for name, one in by_name.items()})
     ask = Asker(cache, functools.cache(engine), stop, over=over, price=price)
-    try:
+    with collecting_rarely(), closing(cache):
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teachers, about_seeds(ask, terminal), run.file.random_seed,
             documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents}, say=terminal.say,
@@ -110,23 +113,28 @@ def at_work(
             if rule.note:
                 terminal.say(rule.note)
         yield Work(plan, rules, ask, Scheduler(rules, ask))
-    finally:
-        cache.close()
 
 
 @contextmanager
 def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal) -> Iterator[Callable[[], None]]:
     """A bar over one round: what is yielded moves it on after every answer."""
     ask = scheduler.ask
-    before, tokens, started = len(ask.answers), ask.fresh_tokens, time.monotonic()
+    before, tokens = len(ask.answers), ask.fresh_tokens
+    started = told = time.monotonic()
     pairs = zip(plan.settings.filters, scheduler.rules, strict=True)
     judges = judges_of(filter_ for filter_, rule in pairs if rule.requests is not no_requests)
-    with terminal.progress("augment", requests * (len(judges) + plan.calls_per_row)) as advance:
+    total = requests * (len(judges) + plan.calls_per_row)
+    with terminal.progress("augment", total) as advance:
 
         def tick() -> None:
-            speed = (ask.fresh_tokens - tokens) / max(time.monotonic() - started, 1e-9)
+            nonlocal told
+            now, done = time.monotonic(), len(ask.answers) - before
+            if now - told < TELL_S and done != total:
+                return
+            told = now
+            speed = (ask.fresh_tokens - tokens) / max(now - started, 1e-9)
             passing = f"{scheduler.passing} rows pass, {plan.settings.rows} are the goal"
-            advance(len(ask.answers) - before, f"{passing}, {speed:.0f} tokens/s")
+            advance(done, f"{passing}, {speed:.0f} tokens/s")
 
         yield tick
 

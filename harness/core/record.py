@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,9 +30,31 @@ class Record(BaseModel):
         return found
 
 
+R = TypeVar("R", bound=Record)
+
+
+def compact(record: R) -> R:
+    """The record itself, for those that are kept by the hundred thousand: with one set of its fields' names for all.
+
+    Pydantic keeps a set of the fields that were given for each, of 216 to 728 bytes. Nobody asks it of these.
+    """
+    object.__setattr__(record, "__pydantic_fields_set__", _field_names(type(record)))
+    return record
+
+
+@cache
+def _field_names(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
 def digest(*parts: Any) -> str:
     """64 hex digits of SHA-256 over the canonical JSON of `parts`."""
-    return hashlib.sha256(CANONICAL.encode(parts).encode()).hexdigest()
+    return digest_of_json(CANONICAL.encode(parts))
+
+
+def digest_of_json(text: str) -> str:
+    """The `digest` of parts whose canonical JSON, a list, is `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # The fields that a digest holds whatever they say; one that was added since counts where it is not at its default.

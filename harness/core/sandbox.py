@@ -110,6 +110,8 @@ class Sandbox(jinja2.Environment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A key of a dict, or what a loop says of itself. Undefined for everything else."""
+        if type(obj) is dict and attribute in obj:  # nearly always
+            return obj[attribute]
         if isinstance(obj, LoopContext) and attribute in LOOP_FIELDS:
             return getattr(obj, attribute)
         return self.getitem(obj, attribute)
@@ -199,7 +201,7 @@ def _printed(context: MeteredContext, value: Any) -> str:
     if not isinstance(value, str):
         value = _text(value)
     context.spend(1 + len(value) // CHARACTERS)
-    if has_lone_surrogate(value):
+    if not value.isascii() and has_lone_surrogate(value):
         raise jinja2.TemplateRuntimeError(f"it prints half of a surrogate pair, which is no character: {value[:40]!r}")
     return str(value)
 

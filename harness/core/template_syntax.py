@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 
-from harness.core.sandbox import FILTERS, LARGE_NUMBER, METHODS, TESTS, unknown
+from harness.core.sandbox import CHARACTERS, FILTERS, LARGE_NUMBER, METHODS, TESTS, unknown
 
 MAX_DEPTH = 60  # of blocks and expressions inside one another
 MAX_LOOPS = 12  # inside one another; Python itself compiles no more than 20
@@ -34,12 +34,15 @@ def rewrite(node: Any, depth: int = 0, loops: int = 0) -> Any:
             setattr(node, field, rewrite(value, depth + 1, loops))
         elif isinstance(value, list):
             setattr(node, field, [rewrite(v, depth + 1, loops) if isinstance(v, nodes.Node) else v for v in value])
-    inside = 0
+    weight = 0
     if isinstance(node, nodes.Template | nodes.For | nodes.Macro | nodes.CallBlock):
         inside = sum(1 for _ in node.find_all(nodes.Node))
         if inside > MAX_NODES:
             raise jinja2.TemplateSyntaxError(f"it has {inside} parts; a template has at most {MAX_NODES}", node.lineno)
-    return _charged(node, inside // 4 + 1)
+        # text as it stands is printed without a charge of its own: most of a prompt is such text
+        literal = sum(1 + len(text.data) // CHARACTERS for text in node.find_all(nodes.TemplateData))
+        weight = inside // 4 + 1 + literal
+    return _charged(node, weight)
 
 
 def _check(node: Any, depth: int, loops: int) -> None:
@@ -75,8 +78,6 @@ def _charged(node: Any, weight: int) -> Any:
         return nodes.Const(value, lineno=node.lineno, environment=node.environment)
 
     match node:
-        case nodes.TemplateData():
-            return const(node.data)  # so that it is charged where it is printed
         case nodes.Call(node=nodes.Getattr() as method):
             return through(f".{method.attr}", method.node, node.args, node)
         case nodes.Call(node=nodes.Name(name="range")):

@@ -11,7 +11,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 from harness.core.leases import Heartbeat, Holder, claim, release, renew
@@ -22,6 +21,7 @@ from harness.records import Completion, Request
 COMMIT_EVERY = 16  # completions
 COMMIT_SECONDS = 1.0
 CLAIM_EVERY = 8  # calls claimed at once, when the engine wants more
+MOST_AT_ONCE = 256  # calls looked up at once where all before them are stored
 POLL_SECONDS = 0.2  # between two looks at what other processes have answered
 POLLS_UNSAID = 10  # a shorter wait is not worth a line
 
@@ -145,11 +145,17 @@ def cached(
             queue.look_again()
 
 
+class _Ended:
+    """In the place of a request: there are no more."""
+
+
 class _Queue:
     """Requests on their way to an engine, each once: some are stored, some are asked by another process."""
 
     def __init__(self, requests: Iterable[Request | None], cache: CallCache, stop: Callable[[], bool]) -> None:
         self._requests, self._cache, self._stop = iter(requests), cache, stop
+        self._ahead: deque[Request] = deque()  # taken from `requests` and to be looked up again
+        self._at_once = CLAIM_EVERY
         self._seen: set[str] = set()
         self._stored: deque[Completion] = deque()
         self.asked_elsewhere: dict[str, Request] = {}
@@ -169,6 +175,9 @@ class _Queue:
             stored = self._cache.get(list(part))
             self._stored.extend(stored.values())
             missing = [key for key in part if key not in stored]
+            self._at_once = CLAIM_EVERY if missing else min(2 * self._at_once, MOST_AT_ONCE)
+            missing, later = missing[:CLAIM_EVERY], missing[CLAIM_EVERY:]
+            self._take_back([part[key] for key in later])
             claimed = self._cache.claim(missing) if missing else set()
             self.asked_elsewhere |= {key: part[key] for key in missing if key not in claimed}
             if claimed or stored:
@@ -179,17 +188,21 @@ class _Queue:
         """The next few requests that were not looked up before, by key."""
         part: dict[str, Request] = {}
         self._blocked = False
-        for request in self._requests:
-            if request is None:
-                self._blocked = True
+        while len(part) < self._at_once:
+            request = self._ahead.popleft() if self._ahead else next(self._requests, _Ended)
+            if request is None or isinstance(request, type):
+                self._blocked = request is None
                 break
             key = request.key
             if key not in self._seen:
                 self._seen.add(key)
                 part[key] = request
-            if len(part) == CLAIM_EVERY:
-                break
         return part
+
+    def _take_back(self, requests: Sequence[Request]) -> None:
+        """Have requests looked up again, before all others."""
+        self._seen.difference_update(request.key for request in requests)
+        self._ahead.extendleft(reversed(requests))
 
     def as_wanted(self, missing: Sequence[Request]) -> Iterator[Request | None]:
         """`missing`, then all that comes after, looked up when it is wanted. None where answers must come first."""
@@ -207,8 +220,7 @@ class _Queue:
     def look_again(self) -> None:
         """Take what others were asking as requests of our own: by now they are answered, still asked, or free."""
         requests, self.asked_elsewhere = self.asked_elsewhere, {}
-        self._seen -= set(requests)
-        self._requests = chain(requests.values(), self._requests)
+        self._take_back(list(requests.values()))
 
 
 def _asked(requests: Iterable[Request | None], cache: CallCache, engine: Generator) -> Iterator[Completion]:

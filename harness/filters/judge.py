@@ -106,7 +106,7 @@ class Judge(Record):
     def _request_maker(self, context: Context, purpose: Purpose, written: bool) -> Callable[[Row], Request]:
         template = templates.load(context.root / self.template)
         by_label = _shots_by_label(context)
-        labels = dict(context.labels)
+        labels = templates.plain(context.labels)
         # a prompt to be continued ends in a word, so the words that follow it begin with a space
         space = " " if self.form == "completion" else ""
         choices = tuple(space + choice for choice in self._choices(context))
@@ -116,11 +116,13 @@ class Judge(Record):
             sampling = Sampling(temperature=0, max_tokens=WRITTEN_TOKENS, choices=choices, stop=stop)
 
         def request(row: Row) -> Request:
-            text = template.render(
-                **row.example.shown,
-                description=labels.get(row.answer, ""),
-                labels=labels,
-                shots=self._shots(by_label, row),
+            text = template.render_plain(
+                {
+                    **templates.plain(row.example.shown),
+                    "description": labels.get(row.answer, ""),
+                    "labels": labels,
+                    "shots": self._shots(by_label, row),
+                }
             )
             return Request(
                 model=context.teachers.model(self.teacher),
@@ -322,7 +324,7 @@ def _shots_by_label(context: Context) -> dict[str, list[tuple[str, dict[str, str
             answers = labels if labels else [s.answer for s in (*seeds[i:], *seeds[:i])]
             wrong = [answer for answer in answers if answer != seed.answer] or [seed.answer]
             place = (labels.index(label) + i) % len(wrong) if labels else 0
-            unique.setdefault(normalise(seed.text), {**seed.shown, "wrong": wrong[place]})
+            unique.setdefault(normalise(seed.text), templates.plain({**seed.shown, "wrong": wrong[place]}))
         shots[label] = list(unique.items())
     return shots
 
