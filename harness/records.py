@@ -15,7 +15,7 @@ from pydantic import AliasChoices, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from harness.core.completions import without_thinking
-from harness.core.record import CANONICAL, FORMAT, Record, digest, digest_of_json, digested
+from harness.core.record import FORMAT, Record, canonical, digest, digest_of_json
 
 THINKING_KEPT = 300  # characters
 
@@ -78,11 +78,6 @@ class Sampling(Record):
     json_schema: dict[str, Any] | None = None  # guided decoding: the completion is JSON of this form
     logprobs: Annotated[int, Field(ge=0, le=20)] = 0  # alternatives reported for the first token
 
-    @property
-    def canonical(self) -> str:
-        """What digests hold of it, as JSON: requests by the thousand share one."""
-        return self._named_once(lambda: CANONICAL.encode(digested(self)))
-
 
 class Origin(Record):
     """Where a request came from, for people and provenance; not part of its identity."""
@@ -115,17 +110,7 @@ class Request(Record):
     @property
     def key(self) -> str:
         """The call's name in the cache: 64 hex digits over what was asked, not why or where."""
-        return self._named_once(self._digest)
-
-    def _digest(self) -> str:
-        """The digest of `digested(self, {"origin"})`, whose JSON is put together here: every call of a run is named."""
-        text = CANONICAL.encode
-        turns = ",".join(f'{{"content":{text(turn.content)},"role":{text(turn.role)}}}' for turn in self.messages)
-        return digest_of_json(
-            f'["request",{FORMAT},{{"messages":[{turns}],"model":{text(self.model)},"prompt":{text(self.prompt)},'
-            f'"sample_index":{self.sample_index},"sampling":{self.sampling.canonical},'
-            f'"template_digest":{text(self.template_digest)}}}]'
-        )
+        return self._named_once(lambda: digest_of_json(f'["request",{FORMAT},{canonical(self, ("origin",))}]'))
 
 
 def in_form(form: Literal["completion", "chat"], text: str) -> dict[str, Any]:
@@ -214,11 +199,10 @@ class Row(Record):
     @property
     def id(self) -> str:
         """16 hex digits over what the student sees and learns, so equal examples have one id."""
-        return self._named_once(self._digest)
-
-    def _digest(self) -> str:
         learned = [] if self.loss == "last" else [self.loss]
-        return digest("row", FORMAT, [[m.role, m.content] for m in self.messages], *learned)[:16]
+        return self._named_once(
+            lambda: digest("row", FORMAT, [[m.role, m.content] for m in self.messages], *learned)[:16]
+        )
 
     @property
     def text(self) -> str:
