@@ -150,12 +150,12 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEA
 
 
 def _endpoints(teacher: OpenAITeacher, terminal: Terminal, place: str) -> list[Source]:
-    from harness.engines.openai import TIMEOUTS
+    from harness.engines.openai import TIMEOUTS, TIMEOUTS_SHARED
     from harness.models.endpoint import api_key
 
     key = api_key(os.environ, teacher.api_key_env, place)
     model = f"{teacher.model}@{teacher.revision or 'endpoint'}"
-    timeouts = 1 if len(teacher.addresses) > 1 else TIMEOUTS  # what one leaves unanswered another is asked
+    timeouts = TIMEOUTS_SHARED if len(teacher.addresses) > 1 else TIMEOUTS
 
     def connect(address: str) -> Generator:
         from harness.engines.openai import OpenAIEngine  # its client takes a second to import

@@ -246,6 +246,16 @@ def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
         read(tmp_path / "project", "docs")
 
 
+def test_a_document_that_is_too_short_is_left_out_and_named(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.txt").write_text("too few words")
+    (tmp_path / "docs/b.txt").write_text("enough words for a piece of its own in here")
+    said: list[str] = []
+    pieces = read_documents(Documents(path="docs", min_words=8), tmp_path, "here", said.append)
+    assert [piece.source for piece in pieces] == ["docs/b.txt:1"]
+    assert said == ["documents: no section of docs/a.txt has 8 words (min_words): no row is about them"]
+
+
 def test_documents_of_which_every_piece_is_too_short_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("too few words")
     with pytest.raises(UsageError, match=r"here: a\.txt: no piece has 8 words \(min_words\)"):

@@ -146,6 +146,13 @@ def scripted(rule: Judge, where: Context, score: Callable[[Row, bool], float], r
     return rule.calibrate(rows, answers, where, random_seed=random_seed)
 
 
+def test_a_judge_that_says_the_same_of_everything_is_told_so(tmp_path: Path) -> None:
+    rule = judge(tmp_path, choices=("yes", "no"), accept="yes")
+    same = scripted(rule, context(tmp_path, seeds(10)), lambda row, right: 0.7)
+    assert not same.usable
+    assert same.sentence().endswith("no better than chance, since it says the same of every answer; not used")
+
+
 def test_a_perfect_judge_is_used_and_keeps_nine_seeds_of_ten(tmp_path: Path) -> None:
     where = context(tmp_path, seeds(10))
     rule = judge(tmp_path, choices=["yes", "no"], accept="yes")

@@ -54,6 +54,11 @@ WORDING: list[tuple[Change, str]] = [
     ),
     # values
     (
+        section(augment={"filters": [{"kind": "judge", "template": "prompts/shop/judge.j2", "choices": [True, "b"]}]}),
+        "runs/shop.yaml:4: augment.filters.0.choices.0: expected a text, got true: in YAML yes, no, on and off need"
+        " quotes to be words",
+    ),
+    (
         section(ship={"student": "other"}),
         "runs/shop.yaml:37: ship.student 'other' is not in train.students",
     ),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from email.utils import formatdate
 from typing import Any
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines import openai_wire as wire
-from harness.engines.openai import FIRST_CALLS, GIVE_UP_AFTER, OpenAIEngine
+from harness.engines.openai import FIRST_CALLS, GIVE_UP_AFTER, Failures, OpenAIEngine
 from harness.engines.protocols import Generator
 from harness.errors import MachineError, UsageError
 from harness.records import Completion, Message, Origin, Request, Sampling
@@ -401,6 +403,41 @@ def test_attempts_that_end_without_an_answer_in_time_are_few(timeouts: int) -> N
         engine.close()
     assert [c.error for c in done] == [wire.TIMEOUT, wire.TIMEOUT if timeouts == 1 else ""]
     assert len(endpoint.posts) == (2 if timeouts == 1 else 3)
+
+
+def test_an_endpoint_that_is_too_slow_for_a_burst_is_asked_less_at_once_and_not_given_up() -> None:
+    """It answers two at a time. All others of a burst of 64 wait for longer than the time-out."""
+
+    class Slow(Endpoint):
+        def _answer(self, *asked: Any) -> Any:
+            with turns:
+                return super()._answer(*asked)
+
+    turns = threading.Semaphore(2)
+    said: list[str] = []
+    with serving(Slow(delay_s=0.05)) as endpoint:
+        engine = OpenAIEngine(
+            endpoint.base_url, None, timeout_s=0.5, concurrency=64, attempts=20, timeouts=9, say=said.append
+        )
+        done = list(engine.generate(asks(120)))
+        engine.close()
+    assert Counter(c.error for c in done) == {"": 120}
+    assert said[0].split(": ", 1)[1].startswith("it does not answer in time: ")
+
+
+def test_a_burst_that_is_late_is_one_event_and_what_is_sent_after_it_counts() -> None:
+    failures, requests = Failures(), asks(60)
+    for one in requests[:30]:
+        failures.sent(one)
+    for one in requests[:30]:
+        failures.count(Completion(request=one.key, finish_reason="error", error=wire.TIMEOUT))
+    assert failures.in_a_row == 0
+    for one in requests[30:]:
+        failures.sent(one)
+        failures.count(Completion(request=one.key, finish_reason="error", error=wire.TIMEOUT))
+    assert failures.in_a_row == 30
+    failures.count(Completion(request="r", text="a", finish_reason="stop"))
+    assert failures.in_a_row == 0
 
 
 def test_quick_failures_are_not_taken_for_time_outs() -> None:

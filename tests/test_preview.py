@@ -48,6 +48,13 @@ def test_it_shows_prompts_completions_and_verdicts_and_augment_asks_none_of_it_a
     assert "the preview expected rows begun" in terminal.said[-1]
 
 
+def test_answers_that_are_all_the_same_are_said_before_the_whole_is_paid(tmp_path: Path) -> None:
+    run, terminal = project(tmp_path, [ASK, ANSWER]), Quiet()
+    constant = FakeGenerator(lambda request: say(request) if request.origin.step == "question" else "Nothing.")
+    preview(run, Teachers(own="t@1"), lambda: constant, terminal, Stop(), 8)
+    assert terminal.text.count("of all 8 kept rows is the same: 'Nothing.'") == 1
+
+
 def test_nothing_is_to_be_previewed_of_rows_that_are_there(tmp_path: Path) -> None:
     run = project(tmp_path, [], None, rows_file="prompts/q/seeds.jsonl", filters=[])
     with pytest.raises(UsageError, match="nothing to preview"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from math import ceil
@@ -323,8 +323,11 @@ def planned_chains(augment: Augment, root: Path) -> tuple[tuple[PlannedStep, ...
     return tuple(tuple(PlannedStep(step, templates.load(root / step.path)) for step in steps) for steps in alternatives)
 
 
-def plan_rows(run: Run, teachers: Teachers) -> Plan:
-    """The plan of a run's rows. Raises UsageError naming every line of a user's own rows that is wrong."""
+def plan_rows(run: Run, teachers: Teachers, say: Callable[[str], None] = lambda text: None) -> Plan:
+    """The plan of a run's rows. `say` hears of documents that are left out.
+
+    Raises UsageError naming every line of a user's own rows that is wrong.
+    """
     augment, place = run.file.augment, f"runs/{run.name}.yaml"
     plan = Plan(
         teachers,
@@ -335,7 +338,7 @@ def plan_rows(run: Run, teachers: Teachers) -> Plan:
         run.shots,
         planned_chains(augment, run.root),
         computed(augment.attributes, f"{place}: augment"),
-        read_documents(augment.documents, run.root, f"{place}: augment.documents") if augment.documents else (),
+        read_documents(augment.documents, run.root, f"{place}: augment.documents", say) if augment.documents else (),
         run.prompts.student,
         own_rows(run.task, run.prompts.student, augment.rows_file, run.root, place),
     )

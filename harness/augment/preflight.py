@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from harness.augment.chain import imagined
 from harness.augment.plan import Plan
-from harness.config.teacher import Teacher
+from harness.config.run import Run
+from harness.config.teacher import Teacher, VLLMTeacher
 from harness.errors import UsageError
 from harness.models.resolve import resolve
 from harness.models.teachers import place_of
@@ -16,7 +18,15 @@ from harness.models.token_count import TURN_TOKENS, Count, fast_tokenizer
 from harness.records import Request
 
 
-def require_pieces_fit(plan: Plan, place: str, name: str, most: int, count: Callable[[], Count]) -> None:
+def require_pieces_fit(plan: Plan, run: Run) -> None:
+    """Raises UsageError for a prompt about a piece that is too long for a teacher whose context is known."""
+    for name, teacher in run.file.all_teachers.items():
+        if isinstance(teacher, VLLMTeacher):
+            count = functools.partial(teacher_tokens, teacher, run.cache, run.root)
+            require_short_prompts(plan, f"runs/{run.name}.yaml", name, teacher.max_model_len, count)
+
+
+def require_short_prompts(plan: Plan, place: str, name: str, most: int, count: Callable[[], Count]) -> None:
     """Raises UsageError for a prompt about a piece that has `most` tokens, the answer included, of those to a teacher.
 
     What earlier steps will write is taken to be one word. `place` is the run file, which calls the teacher `name`.

@@ -11,6 +11,7 @@ from harness.augment.chain import Chain, Place
 from harness.augment.forecast import FILE, LEVEL, Forecast, Part, Tried, forecast
 from harness.augment.plan import Plan
 from harness.augment.rows import Judged, Lost
+from harness.augment.summary import always_the_same
 from harness.augment.work import Students, Work, at_work, no_students, progress
 from harness.config.quotas import LABEL
 from harness.config.run import Run
@@ -52,7 +53,7 @@ def preview(
                 f"runs/{run.name}.yaml: augment.{work.ask.cap} before {len(places)} rows were made: raise it, or ask"
                 " for fewer rows; every finished call is kept"
             )
-        judged, _ = work.scheduler.outcome()
+        judged, lost = work.scheduler.outcome()
         verdicts = iter(judged)
         tried: list[Tried] = []
         for number, place in enumerate(places, start=1):
@@ -60,6 +61,9 @@ def preview(
             row = next(verdicts) if isinstance(made.end, Row) else made.end
             terminal.say(f"\n{_title(number, len(places), place)}\n{_shown(made, row)}")
             tried.append(_tried(work, made, row))
+    kept, rejected = [row.row for row in judged if row.kept], [row for row in judged if not row.kept]
+    for remark in always_the_same(kept, rejected, lost, run.task.free):
+        terminal.say(f"\n{remark}")
     first = sum(work.plan.first_round().values())
     quotas = [parts_of(work.plan, name, places, tried) for name in run.file.augment.quotas]
     expected = forecast(tried, run.file.augment.rows, first, max(first, work.plan.most), run.file.random_seed, quotas)

@@ -69,7 +69,7 @@ def always_the_same(rows: Sequence[Row], rejected: Sequence[Judged], lost: Seque
     A step that wrote something else, too, in rows that a filter dropped is left out: it is there to be told apart, as
     a verdict is. Rows that no step wrote have answers only.
     """
-    remarks: list[str] = []
+    remarks: dict[str, str] = {}  # by the text: an answer is what a step wrote, and is told once
     others = _written([reject.row for reject in rejected], free)
     for line in lost:
         if line.filter:
@@ -83,8 +83,9 @@ def always_the_same(rows: Sequence[Row], rejected: Sequence[Judged], lost: Seque
         which = " that have one" if len(of_rows) < len(rows) else ""
         advice = "filters dropped every other" if varied else "look at the examples in its template"
         text = one_line(of_rows[0])[:TEXT_SHOWN]
-        remarks.append(f"the {name} of all {len(of_rows)} kept rows{which} is the same: {text!r}: {advice}")
-    return remarks
+        remark = f"the {name} of all {len(of_rows)} kept rows{which} is the same: {text!r}: {advice}"
+        remarks.setdefault(text, remark)
+    return list(remarks.values())
 
 
 def _written(rows: Sequence[Row], free: bool) -> dict[str, list[str]]:

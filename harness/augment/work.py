@@ -12,11 +12,11 @@ from typing import Any
 from harness.augment.ask import Asker, about_seeds, over_cap
 from harness.augment.chain import example_of
 from harness.augment.plan import Plan, plan_rows
-from harness.augment.preflight import require_pieces_fit, teacher_tokens
+from harness.augment.preflight import require_pieces_fit
 from harness.augment.rows import student_prompt
 from harness.augment.scheduler import Scheduler
 from harness.config.run import Run
-from harness.config.teacher import VLLMTeacher, pricing
+from harness.config.teacher import pricing
 from harness.core.collector import collecting_rarely
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
@@ -88,14 +88,11 @@ def at_work(
 
     A mistake in a user's rows, or in a filter, is found before a teacher is paid. Raises UsageError for it.
     """
-    plan = plan_rows(run, teachers)
+    plan = plan_rows(run, teachers, terminal.say)
     if plan.own:
         terminal.say(f"augment: {len(plan.own)} own rows, read as: {plan.own[0].provenance.format}")
     by_name = run.file.all_teachers
-    for name, one in by_name.items():
-        if isinstance(one, VLLMTeacher):
-            count = functools.partial(teacher_tokens, one, run.cache, run.root)
-            require_pieces_fit(plan, f"runs/{run.name}.yaml", name, one.max_model_len, count)
+    require_pieces_fit(plan, run)
     protected = protected_texts(run.suites, terminal)
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps)

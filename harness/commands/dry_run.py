@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.augment.chain import Place, imagined
 from harness.augment.current import finished_rows
 from harness.augment.plan import Plan, plan_rows
+from harness.augment.preflight import require_pieces_fit
 from harness.augment.rows import own_rows, seed_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
@@ -51,6 +52,8 @@ def describe_augment(run: Run, teachers: Teachers, count: Count) -> str:
     if done:
         return f"augment {run.name} would do nothing: {done.summary}; same seeds, templates, filters and teacher"
     augment, plan = run.file.augment, plan_rows(run, teachers)
+    if all(ready(one.model, run.cache, run.root) for one in run.file.all_teachers.values() if one.engine == "vllm"):
+        require_pieces_fit(plan, run)
     by_model = {teachers.model(name): one for name, one in run.file.all_teachers.items()}
     meter = Meter(count, {model: _dearer_price(teacher) for model, teacher in by_model.items()})
     begun = sum(plan.first_round().values()) if plan.chains else 0

@@ -51,6 +51,8 @@ class Attribute(Record):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
+        if "values" in self.model_fields_set and not self.values:
+            raise ValueError("values: it names no value")
         if (bool(self.values), self.range is not None, bool(self.compute)).count(True) != 1:
             raise ValueError("give one of values, range and compute")
         if self.values and not sum(self.values.values()):

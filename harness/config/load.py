@@ -70,7 +70,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     _teachers_fit(run_file, at)
     _quotas_fit(run_file.augment, task, at)
     prompts = task.prompts(root)
-    _templates_render(run_file, task, prompts, seeds, root)
+    _templates_render(run_file, task, prompts, seeds, root, at("augment"))
     if seeds:
         _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
@@ -311,14 +311,17 @@ def _free_answers_fit(run_file: RunFile, at: Callable[..., str]) -> None:
         if any(judge.choices == "labels" for judge in judges_of([filter_])):
             raise UsageError(
                 f"{at('augment', 'filters', i, 'choices')}: 'labels': the task has no labels; give the judge words to"
-                " pick from, such as choices: [yes, no] and accept: yes"
+                " pick from, such as choices: [good, bad] and accept: good"
             )
 
 
 def _templates_render(
-    run_file: RunFile, task: TaskFile, prompts: TaskPrompts, seeds: tuple[Example, ...], root: Path
+    run_file: RunFile, task: TaskFile, prompts: TaskPrompts, seeds: tuple[Example, ...], root: Path, place: str
 ) -> None:
-    """Render every template once, so that a mistake in one is found before anything is spent."""
+    """Render every template once, so that a mistake in one is found before anything is spent.
+
+    `place` is where the run file has `augment`.
+    """
     made_up = {name: f"a {name}" for name in task.fields}
     seed = seeds[0] if seeds else Example(fields=made_up, answer=next(iter(task.labels), "an answer"))
     label = "" if task.free else seed.answer  # a teacher is not told an answer, and so writes its own
@@ -328,7 +331,7 @@ def _templates_render(
     for template, more in ((prompts.student, {}), (prompts.untuned, untuned)):
         for name in task.fields:
             _uses(template, name, seed, more)
-    stand_ins: dict[str, Any] = _drawn(run_file.augment) | {"index": 0}
+    stand_ins: dict[str, Any] = _drawn(run_file.augment, place) | {"index": 0}
     for _, step in run_file.augment.asked_in():
         template = templates.load(root / step.path)
         _render_step(template, step, run_file.augment, shared | stand_ins | {"shots": shots[: step.shots]})
@@ -342,9 +345,9 @@ def _templates_render(
         templates.load(root / judge.template).render(**(shared | seed.shown), shots=examples)
 
 
-def _drawn(augment: Augment) -> dict[str, Any]:
-    """Attributes and a document as templates will be given them."""
-    drawn = draw_attributes(augment.attributes, computed(augment.attributes, "augment"), random.Random(0))
+def _drawn(augment: Augment, place: str) -> dict[str, Any]:
+    """Attributes and a document as templates will be given them. `place` is where the run file has `augment`."""
+    drawn = draw_attributes(augment.attributes, computed(augment.attributes, place), random.Random(0))
     return {**drawn, **({DOCUMENT: Piece("a file", "a title", "some words").shown} if augment.documents else {})}
 
 
@@ -355,7 +358,9 @@ def _render_step(template: Template, step: Step, augment: Augment, variables: Ma
     except UsageError as error:
         later = [other.name for other in augment.steps if other.name and other.name not in variables]
         used = next((name for name in later if f"'{name}' is undefined" in str(error)), None)
-        why = f"; the step {used!r} writes after {step.name!r}, or is it itself" if used else ""
+        why = f"; the step {used!r} writes after {step.name!r}" if used else ""
+        if used == step.name:
+            why = f"; {used!r} is this step itself, which has not written yet"
         raise UsageError(f"{error}{why}") from error
 
 

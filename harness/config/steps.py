@@ -17,6 +17,7 @@ from harness.models.teachers import OWN_TEACHER
 from harness.records import Sampling
 
 DOCUMENT = "document"  # what templates call the piece of a document that a row is about
+DOCUMENT_PARTS = ("id", "source", "title", "text")  # keys of it
 # what the templates of steps, and of their ways to pick, are given beside attributes and what steps wrote
 RESERVED = ("label", "labels", "description", "shots", "index", DOCUMENT, "candidate")
 Weight = Annotated[float, Field(gt=0, le=1e9)]
@@ -50,6 +51,9 @@ class Step(Record):
                 raise ValueError(f"sampling.json_schema with output {self.output!r}: write output: json")
             if problem := schema_problem(self.sampling.json_schema):
                 raise ValueError(f"sampling.json_schema: {problem}")
+            kinds = self.sampling.json_schema.get("type", "object")
+            if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+                raise ValueError(f"sampling.json_schema.type: {kinds!r}: what a step writes as JSON is an object")
         if self.sampling.choices and self.output != "text":
             raise ValueError(f"sampling.choices with output {self.output!r}: a choice is read as output: text")
         if asking := next((filter_.kind for filter_ in self.filters if filter_.needs.teachers), ""):
@@ -91,8 +95,10 @@ def chain_problem(steps: Sequence[Step], row: Mapping[str, object], given: Seque
     for i, step in enumerate(steps):
         if step.name is None:
             return f"steps.{i}: name: this key is missing: later templates and `row` need it"
-        if step.name in (*RESERVED, *given):
+        if step.name in RESERVED:
             return f"steps.{i}.name: {step.name!r} is what templates call something else: choose another name"
+        if step.name in given:
+            return f"steps.{i}.name: {step.name!r} is the name of an attribute too: choose another name"
         if step.name in seen:
             return f"steps.{i}.name: {step.name!r} is the name of steps.{seen[step.name]} too"
         seen[step.name] = i
@@ -106,6 +112,34 @@ def chain_problem(steps: Sequence[Step], row: Mapping[str, object], given: Seque
     return ""
 
 
+def _key_problem(step: Step, keys: Sequence[str]) -> str:
+    """Why a step writes no text and no number at these keys, as far as its form and its schema tell, or ''."""
+    if step.output == "text":
+        return f"the step {step.name!r} writes a text, which has no keys" if keys else ""
+    schema: Any = {"type": "object", **(step.sampling.json_schema or {})}
+    for key in keys:
+        known = schema.get("properties") if isinstance(schema, dict) else None
+        if not isinstance(known, dict) or (key not in known and schema.get("additionalProperties")):
+            return ""  # it may be there
+        if key not in known:
+            return f"the schema of the step {step.name!r} has no {key!r}{nearest(key, known)}: {', '.join(known)}"
+        schema = known[key]
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if kind in ("object", "array", "boolean"):
+        inside = ", ".join(schema.get("properties", ()))
+        advice = f": name one of its keys: {inside}" if inside else ""
+        return f"the step {step.name!r} writes a value of type {kind} there, and a row holds texts and numbers{advice}"
+    return ""
+
+
+def _drawn_problem(name: str, keys: Sequence[str]) -> str:
+    """Why a document, or else an attribute, has no text and no number at these keys, or ''."""
+    if name != DOCUMENT:
+        return f"the attribute {name!r} has no keys" if keys else ""
+    parts = ", ".join(f"{DOCUMENT}.{part}" for part in DOCUMENT_PARTS)
+    return "" if len(keys) == 1 and keys[0] in DOCUMENT_PARTS else f"of a document a row can take one of {parts}"
+
+
 def row_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequence[str], task: TaskFile) -> str:
     """What is wrong with how a row is put together, or ''. `given`: names of attributes, and of the document."""
     allowed = (*task.fields, "answer", TURNS)
@@ -117,13 +151,20 @@ def row_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequenc
             return f"{name}: this key is missing: it says which step writes the field"
     if task.free and "answer" not in row:
         return "answer: this key is missing: it says which step writes the answer"
-    sources = [*(step.name or "" for step in steps), *given]
+    by_name = {step.name or "": step for step in steps}
+    sources = [*by_name, *given]
     for name, written in row.items():
         for source in written if isinstance(written, tuple) else (written,):
-            first = str(source).split(".")[0]
+            first, *keys = str(source).split(".")
             if first not in sources:
                 hint = f"{nearest(first, sources)}; there are: {', '.join(sources)}"
                 return f"{name}: {source!r}: there is no step {first!r}{hint}"
+            if first in by_name:
+                problem = _key_problem(by_name[first], keys)
+            else:
+                problem = _drawn_problem(first, keys)
+            if problem:
+                return f"{name}: {source!r}: {problem}"
     if isinstance(turns := row.get(TURNS), tuple) and len(turns) % 2:
         return f"turns names {len(turns)} steps: earlier turns are pairs, the user's and the assistant's"
     return ""

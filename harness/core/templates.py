@@ -126,7 +126,8 @@ def _render(template: Template, variables: Mapping[str, Any]) -> str:
         name = str(error).split("'")[1] if "'" in str(error) else ""
         hint = ""
         if str(error).endswith(" is undefined"):
-            hint = f"{nearest(name, variables)}; a template here is given: {', '.join(sorted(variables))}"
+            given = ", ".join(sorted(variables)) or "nothing"
+            hint = f"{nearest(name, variables)}; a template here is given: {given}"
         raise UsageError(f"{_line(error, template)}: {error.message}{hint}") from error
     except jinja2.TemplateError as error:
         raise UsageError(f"{_line(error, template)}: {error.message or type(error).__name__}") from error

@@ -194,9 +194,10 @@ def _truths_as_numbers(data: Any, read: Any, key: Key = ()) -> Iterator[Key]:
 
 def _read_further(error: ErrorDetails, errors: list[ErrorDetails]) -> bool:
     """Whether a value that may be a text or something else is something else, in which a mistake is named as well."""
-    place, kind = error["loc"][:-1], error["loc"][-1:]
+    place, kind = error["loc"][:-1], str(error["loc"][-1]) if error["loc"] else ""
     inside = (other["loc"] for other in errors if len(other["loc"]) > len(error["loc"]))
-    return kind in (("str",), ("constrained-str",)) and any(loc[: len(place)] == place for loc in inside)
+    a_text = kind in ("str", "constrained-str") or kind.startswith("literal[")
+    return a_text and any(loc[: len(place)] == place for loc in inside)
 
 
 def _message(model: type[BaseModel], document: Document, error: ErrorDetails) -> str:
@@ -224,6 +225,9 @@ def _message(model: type[BaseModel], document: Document, error: ErrorDetails) ->
         return f"{place}: {named}{key} {tag!r} is unknown{nearest(tag, tags)}; allowed: {', '.join(tags)}"
     if error["type"] == "union_tag_not_found":
         return f"{place}: {named}the key 'kind' is missing"
+    if error["type"] == "string_type" and isinstance(value, bool):
+        written = str(value).lower()
+        return f"{place}: {named}expected a text, got {written}: in YAML yes, no, on and off need quotes to be words"
     text = TUPLE.sub("list", MAPPING.sub("a mapping of keys to values", error["msg"].removeprefix("Value error, ")))
     if error["type"] == "value_error":
         first_key = (*location, *text.split()[0].rstrip(":").split("."))  # a rule over several keys names its own first

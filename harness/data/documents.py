@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from harness.errors import Mistakes, UsageError, first_line
 
 TEXTS, MARKDOWN, TABLES, PDF = (".txt", ".text"), (".md", ".markdown"), (".jsonl",), (".pdf",)
 ENDINGS = (*TEXTS, *MARKDOWN, *TABLES, *PDF)
+SHORT_SHOWN = 3  # names of files without a piece
 BREAKS = (  # where a text is cut, the last ones rather than those before them
     re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[。！？])"),  # the end of a sentence
     re.compile(r"\n\s*\n"),  # of a paragraph
@@ -92,22 +93,30 @@ class Part:
                 yield Piece(where, self.title, self.text[start : words[end - 1][1]])
 
 
-def read_documents(documents: Documents, root: Path, place: str) -> tuple[Piece, ...]:
-    """The pieces of all documents, in the order of their paths and words.
+def read_documents(
+    documents: Documents, root: Path, place: str, say: Callable[[str], None] = lambda text: None
+) -> tuple[Piece, ...]:
+    """The pieces of all documents, in the order of their paths and words. `say` hears of files that are too short.
 
     Raises UsageError naming every file that cannot be read or has no words. `place` is where the run file names them.
     """
     pieces: list[Piece] = []
+    short: list[str] = []
     mistakes = Mistakes()
     for path in _files(documents.path, root, place):
         with mistakes.noted():
             parts = list(_parts(path, os.path.relpath(path, root)))
             if not any(part.text.split() for part in parts):
                 raise UsageError(f"{path}: there are no words in it")
-            pieces += [piece for part in parts for piece in part.pieces(documents.words, documents.min_words)]
+            of_file = [piece for part in parts for piece in part.pieces(documents.words, documents.min_words)]
+            pieces += of_file
+            short += [] if of_file else [os.path.relpath(path, root)]
     mistakes.check()
     if not pieces:
         raise UsageError(f"{place}: {documents.path}: no piece has {documents.min_words} words (min_words)")
+    if short:
+        listed = ", ".join(short[:SHORT_SHOWN]) + (f" and {len(short) - SHORT_SHOWN} more" * (len(short) > SHORT_SHOWN))
+        say(f"documents: no section of {listed} has {documents.min_words} words (min_words): no row is about them")
     return tuple(pieces)
 
 

@@ -18,6 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
@@ -34,9 +35,10 @@ from harness.models.endpoint import address_problem, check_proxies, endpoint_pat
 from harness.records import Completion, Request
 
 ATTEMPTS = 6  # of one request
-# of them may end without any answer in time: a hanging endpoint holds a request for so many times `timeout_s`, pauses
-# aside. A second one is worth it where nobody else can be asked: a first one may have come in a rush, or at a restart.
-TIMEOUTS = 2
+# Of them so many may end without an answer in time, then the request fails: a hanging endpoint holds it for so many
+# times `timeout_s`. Each halves how many are sent at once, for an endpoint that is too busy looks the same.
+TIMEOUTS = 3
+TIMEOUTS_SHARED = 2  # where other endpoints have the same model: what one leaves unanswered they are asked
 PREFLIGHT_ATTEMPTS = 3  # of the check before anything is spent
 GIVE_UP_AFTER = 20  # requests in a row that failed in all their attempts
 FIRST_CALLS = 8  # in flight at most before one was answered; when the first so many fail alike, no more are sent
@@ -124,7 +126,8 @@ class OpenAIEngine:
         waiting = iter(requests)
         done: SimpleQueue[Completion | Exception] = SimpleQueue()
         leaving = threading.Event()
-        flying = completed = failed_in_a_row = 0
+        flying = completed = 0
+        failures = Failures()
         first: list[str] = []  # why requests failed before any was answered
         try:
             while True:
@@ -137,22 +140,22 @@ class OpenAIEngine:
                     self._threads.add(thread)
                     thread.start()
                     flying += 1
+                    failures.sent(request)
                 if not flying:
                     return
                 outcome = done.get()
                 flying -= 1
                 if isinstance(outcome, Exception):
                     raise outcome
+                failures.count(outcome)
                 if outcome.finish_reason != "error":
-                    self._answered, completed, failed_in_a_row = True, completed + 1, 0
+                    self._answered, completed = True, completed + 1
                 elif outcome.error.startswith("HTTP 403") and not completed:
                     raise self._refusal(403, "", outcome.error)  # the key; later on it is a word it dislikes
-                elif wire.blames_endpoint(outcome.error):
-                    failed_in_a_row += 1
                 yield outcome
                 if outcome.error and not self._answered:
                     first.append(outcome.error)
-                if failed_in_a_row >= GIVE_UP_AFTER:
+                if failures.in_a_row >= GIVE_UP_AFTER:
                     raise MachineError(
                         f"{self._shown} is gone or exhausted: {GIVE_UP_AFTER} requests in a row failed, the last"
                         f" with: {outcome.error}. {completed} were completed and are kept; the same command goes on"
@@ -230,6 +233,7 @@ class OpenAIEngine:
         try:
             return method(str(endpoint_path(self._address, path)), cast_to=httpx2.Response, **content), ""
         except APITimeoutError:
+            self._end_attempt("throttled")
             return None, wire.TIMEOUT
         except APIConnectionError as error:
             return None, f"{wire.NO_ANSWER} ({type(error.__cause__).__name__})"
@@ -247,8 +251,9 @@ class OpenAIEngine:
         if leaving is None:
             return
         if mine.begun is not None:  # the attempt before ended without a response
-            mine.timeouts += time.monotonic() - mine.since >= self._timeout_s
-            self._end_attempt("failed")
+            timed_out = time.monotonic() - mine.since >= self._timeout_s
+            mine.timeouts += timed_out
+            self._end_attempt("throttled" if timed_out else "failed")
             if mine.timeouts >= self._timeouts:
                 raise APITimeoutError(request=attempt)
         unwanted = leaving.is_set() and attempt.headers["x-stainless-retry-count"] != "0"
@@ -262,7 +267,8 @@ class OpenAIEngine:
         begun, self._thread.begun = getattr(self._thread, "begun", None), None
         lowered = None if begun is None else self._pace.end(begun, outcome)
         if lowered and not begun:  # the first time
-            self._say_once(f"it throttles (HTTP {status}): {lowered} in flight from now on, more again as it answers")
+            how = f"it throttles (HTTP {status})" if status else "it does not answer in time"
+            self._say_once(f"{how}: {lowered} in flight from now on, more again as it answers")
 
     def _judge(self, response: httpx2.Response) -> None:
         """Give an answer of HTTP 200 that holds none the status it should have had: the client retries or raises."""
@@ -351,6 +357,35 @@ class OpenAIEngine:
 
     def _ending(self) -> str:
         return "" if self._shown.rstrip("/").endswith("/v1") else "; most addresses end in /v1"
+
+
+@dataclass
+class Failures:
+    """Requests in a row that failed for a reason that lies with the endpoint.
+
+    Those that were on their way when the first of them had no answer in time are not counted: an endpoint that is too
+    busy answers a whole burst too late, and the next, smaller one in time.
+    """
+
+    in_a_row: int = 0
+    _burst: int = 0
+    _late: bool = False  # whether an answer did not come in time since the last that came
+    _sent_in: dict[str, int] = field(default_factory=dict)  # key of a request on its way -> its burst
+
+    def sent(self, request: Request) -> None:
+        """A request is on its way."""
+        self._sent_in[request.key] = self._burst
+
+    def count(self, outcome: Completion) -> None:
+        """It came back."""
+        burst = self._sent_in.pop(outcome.request, self._burst)
+        if outcome.finish_reason != "error":
+            self.in_a_row, self._late = 0, False
+        elif outcome.error == wire.TIMEOUT:
+            self._burst, self._late = self._burst + (not self._late), True
+            self.in_a_row += burst == self._burst
+        elif wire.blames_endpoint(outcome.error):
+            self.in_a_row += 1
 
 
 def _without_numbers(reason: str) -> str:

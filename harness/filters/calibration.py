@@ -52,7 +52,8 @@ class Calibration(Record):
         if self.seeds < MIN_SEEDS:
             return f"{measured} on {self.seeds} seeds: too few to tell, {MIN_SEEDS} are needed; not used{silent}"
         if not self.usable:
-            return f"{measured} on {self.seeds} seeds: no better than chance; not used{silent}"
+            same = ", since it says the same of every answer" if self.low == self.high == 0.5 else ""
+            return f"{measured} on {self.seeds} seeds: no better than chance{same}; not used{silent}"
         if self.written:
             return (
                 f"{measured} on {self.seeds} seeds; drops what it answers otherwise, as {1 - self.kept:.0%} of the"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar, Literal
+from urllib.parse import unquote
 
 from pydantic import field_validator
 
@@ -99,6 +101,8 @@ def schema_problem(schema: dict[str, Any]) -> str:
     """What is wrong with a JSON Schema, or ''. Without jsonschema, in a base install, nothing is looked at."""
     if _refers_outside(schema):
         return "a $ref may point inside the schema only ('#/...')"
+    if (nowhere := next(_dangling(schema, schema), None)) is not None:
+        return f"$ref {nowhere!r} points to nothing in the schema"
     try:
         import jsonschema
     except ImportError:
@@ -126,6 +130,28 @@ def _refers_outside(schema: Any) -> bool:
         outside = isinstance(target, str) and not target.startswith("#")
         return outside or any(_refers_outside(value) for value in schema.values())
     return isinstance(schema, list) and any(map(_refers_outside, schema))
+
+
+def _dangling(part: Any, schema: dict[str, Any]) -> Iterator[str]:
+    """Every $ref below `part` that is a path into the schema and leads nowhere (RFC 6901)."""
+    if isinstance(part, dict):
+        target = part.get("$ref")
+        if isinstance(target, str) and target.startswith("#/") and not _leads(target, schema):
+            yield target
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _dangling(inner, schema)
+
+
+def _leads(path: str, schema: Any) -> bool:
+    for name in path.removeprefix("#/").split("/"):
+        key = unquote(name).replace("~1", "/").replace("~0", "~")
+        if isinstance(schema, list) and key.isdecimal() and int(key) < len(schema):
+            schema = schema[int(key)]
+        elif isinstance(schema, dict) and key in schema:
+            schema = schema[key]
+        else:
+            return False
+    return True
 
 
 @cache
