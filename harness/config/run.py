@@ -171,6 +171,8 @@ class Train(Record):
     max_length: Annotated[int, Field(ge=16)] = 512  # tokens of one row; a longer one is an error, never cut
     lora: Lora = Lora()
     methods: dict[FieldName, Method] = {}  # ways to tune, each in every cell; none: LoRA as `lora` says
+    # transformers' names of what every step is reported to, beside log.jsonl; it decides nothing that is learned
+    report_to: Annotated[tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...], Field(exclude=True)] = ()
     validation: Validation | None = None  # None: never
     early_stopping: EarlyStopping | None = None  # None: every cell takes all its steps
 
@@ -224,7 +226,7 @@ class Train(Record):
     def _growing(self) -> Self:
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes {list(self.sizes)} must grow, each once")
-        _each_once(self, "students", "data_names", "random_seeds")
+        _each_once(self, "students", "data_names", "random_seeds", "report_to")
         return self
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from harness.core.aligned import aligned
 from harness.core.environment import environment
 from harness.core.json_file import read_json
 from harness.core.store import Manifest, finished, locked, unseal, write_json, write_manifest
-from harness.core.terminal import Advance, Stop, Terminal
+from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
 from harness.train.cells import CELLS, TrainedCell, TrainedCells, early_stopping_note
@@ -26,6 +25,8 @@ from harness.train.grid import GridCell, TrainPlan, plan_training
 from harness.train.preflight import Prepared, check_students
 from harness.train.processes import ALONE, Processes
 from harness.train.row_scores import NO_MODELS, Models, measure_rows
+from harness.train.trackers import libraries
+from harness.train.watching import watching
 
 
 def train(
@@ -137,23 +138,18 @@ def _train_missing(
     from harness.train.work import Work
 
     failed: dict[str, str] = {}
-    total = sum(planned.steps for planned in missing)
-    with terminal.progress("train", total) as advance:
-        before = 0
+    folder, settings = run.folder / "train", run.file.train
+    opening = libraries(settings.report_to, folder, run.name)
+    with watching(missing, folder, opening, terminal) as watcher:
         for (model, four_bits), cells in _by_base(missing).items():
             if stop():
                 break
-            advance(before, f"loading {model.name}")
+            watcher.loads(model.name)
             base = load_base(model, list(prepared[model].examples.values()), four_bits=four_bits)
-            work = Work(base, cells, prepared[model], run.file.train, run.folder / "train", machine, process)
-            failed |= work.train(partial(_report, advance, before), terminal, stop)
-            before += sum(planned.steps for planned in cells)
+            work = Work(base, cells, prepared[model], settings, folder, machine, process)
+            failed |= work.train(watcher, terminal, stop)
             del base, work  # let go of it before the next is loaded
     return failed
-
-
-def _report(advance: Advance, before: int, steps: int, note: str) -> None:
-    advance(before + steps, note)
 
 
 def _by_base(cells: Sequence[GridCell]) -> dict[tuple[Model, bool], list[GridCell]]:

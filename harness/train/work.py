@@ -1,19 +1,18 @@
-"""Training the cells of one student: what is stored of them on the way and at their end, and what a person sees."""
+"""Training the cells of one student: what is stored of them on the way and at their end."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from safetensors import SafetensorError
 
 from harness.config.run import Train
-from harness.core.store import disk_errors, folder_atomic, write_json
-from harness.core.terminal import Advance, Stop, Terminal
+from harness.core.store import folder_atomic, write_json
+from harness.core.terminal import Stop, Terminal
 from harness.errors import MachineError
 from harness.models.device import peak_memory
 from harness.train.adapters import seal_adapter
@@ -21,11 +20,11 @@ from harness.train.base import Base
 from harness.train.cells import CellLog
 from harness.train.checkpoint import Checkpoint, last_checkpoint, remove_checkpoints, write_checkpoint
 from harness.train.grid import GridCell
-from harness.train.loop import Passed, Validation, at_once, train_cells
+from harness.train.loop import Validation, at_once, train_cells
 from harness.train.preflight import Prepared
 from harness.train.trainee import Job, Trainee
+from harness.train.watching import Watcher
 
-LOG = "log.jsonl"
 WRITING_SHARE = 0.05  # of the time, at most, goes into checkpoints
 
 
@@ -41,7 +40,7 @@ class Work:
     machine: Mapping[str, Any]
     process: str  # what this process's own files have in their names
 
-    def train(self, report: Advance, terminal: Terminal, stop: Stop) -> dict[str, str]:
+    def train(self, watcher: Watcher, terminal: Terminal, stop: Stop) -> dict[str, str]:
         """Train the cells, from the last checkpoint where there is one. Returns (key -> why) of those that failed.
 
         Raises UsageError for settings that PEFT refuses, MachineError for memory or a disk that does not suffice. When
@@ -65,21 +64,18 @@ class Work:
             self._validation,
         )
         failed: dict[str, str] = {}
-        progress = _Progress(report)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / LOG).open("a", encoding="utf-8") as log:
-            for passed in passes:
-                progress.show(passed)
-                _write_log(log, passed)
-                stopping = stop()
-                if passed.finished or saving.due or stopping:
-                    saving.write(together, passed.trainees)
-                for trainee in passed.finished:
-                    self._store(trainee)
-                failed |= {trainee.job.key: trainee.failure for trainee in passed.failed}
-                if stopping:
-                    passes.close()
-                    return failed
+        watcher.begins()
+        for passed in passes:
+            watcher.saw(passed)
+            stopping = stop()
+            if passed.finished or saving.due or stopping:
+                saving.write(together, passed.trainees)
+            for trainee in passed.finished:
+                self._store(trainee)
+            failed |= {trainee.job.key: trainee.failure for trainee in passed.failed}
+            if stopping:
+                passes.close()
+                return failed
         remove_checkpoints(saving.folder)
         return failed
 
@@ -175,35 +171,3 @@ class _Checkpoints:
         write_checkpoint(self.folder, together, trainees)
         taken = time.monotonic() - started
         self._next = started + taken + max(self._seconds, taken / WRITING_SHARE if self._seconds else 0)
-
-
-class _Progress:
-    """Steps done in all, and how fast rows are read."""
-
-    def __init__(self, report: Advance) -> None:
-        self._report = report
-        self._done: dict[str, int] = {}
-        self._read: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._started = time.monotonic()
-
-    def show(self, passed: Passed) -> None:
-        """Report one pass: how many cells are in work, the mean of their losses, tokens a second."""
-        for trainee in passed.trainees:
-            self._first.setdefault(trainee.job.key, 0 if len(trainee.losses) <= 1 else trainee.tokens)
-            self._done[trainee.job.key] = len(trainee.losses)
-            self._read[trainee.job.key] = trainee.tokens
-        if not passed.steps:
-            return
-        speed = (sum(self._read.values()) - sum(self._first.values())) / (time.monotonic() - self._started)
-        loss = sum(step.loss for step in passed.steps) / len(passed.steps)
-        name = passed.steps[0].cell if len(passed.steps) == 1 else f"{len(passed.steps)} cells"
-        self._report(sum(self._done.values()), f"{name}: loss {loss:.2f}, {speed:.0f} tokens/s")
-
-
-def _write_log(log: TextIO, passed: Passed) -> None:
-    """A line for each step of each cell. A step that is done again after a kill has another line."""
-    with disk_errors(Path(log.name)):
-        for step in passed.steps:
-            log.write(json.dumps({name: value for name, value in vars(step).items() if value is not None}) + "\n")
-        log.flush()
