@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config.methods import Lora, Method
-from harness.config.run import Train
+from harness.config.run import EarlyStopping, Train
 from harness.core.memory import available_memory
 from harness.errors import UsageError
 from harness.train.footprint import (
@@ -102,6 +102,10 @@ def test_the_disk_holds_all_cells_and_the_checkpoints_of_those_in_work() -> None
     more, larger = footprint(SMALL, settings, [LORA, FULL], [20, 20], [2, 4], 2, shared=False)
     assert more > 2 * 1000 + CHECKPOINTS * 3 * 4 * 1000
     assert larger.tuned == 4 * 4 * 1000 > peak.tuned
+    stopping = settings.model_copy(update={"early_stopping": EarlyStopping(patience=1)})
+    with_best, kept = footprint(SMALL, stopping, [LORA] * 5, [20, 20], [2, 4], 2, shared=False)
+    assert with_best - disk == CHECKPOINTS * 4 * 120 * 2
+    assert kept.tuned - peak.tuned == 4 * 120 * 2
 
 
 def test_free_memory_is_the_least_that_machine_and_container_leave(tmp_path: Path) -> None:

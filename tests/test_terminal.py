@@ -83,6 +83,18 @@ def test_an_error_with_a_strangers_words_drives_no_terminal(tmp_path: Path) -> N
     assert all(line.isprintable() for line in (done.stdout + done.stderr).splitlines())
 
 
+def test_on_a_narrow_terminal_a_long_note_takes_no_room_of_the_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    with Terminal().progress("train steps", 1520) as advance:
+        advance(400, "cells: 12 done, 8 in work, 24 waiting; loss 0.52, " + "words " * 20)
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert " 400/1520 " in written
+    assert "\ncells: 12 done, 8 in work, 24 waiting; loss 0.52" in written.replace("\r", "")
+
+
 def test_progress_in_a_log_is_a_line_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     with Terminal(line_seconds=0.0).progress("train", 3) as advance:
         advance(1, "loss 2.0")

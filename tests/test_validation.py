@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.commands.dry_run import describe_training
 from harness.config.load import load_run
 from harness.config.run import Run, Train
 from harness.core.json_file import read_json
@@ -294,6 +295,13 @@ def test_an_item_longer_than_the_context_is_named_before_training(tiny_model: Pa
     chat, dev = load_chat("tiny", tiny_model), asked(suite())
     with pytest.raises(UsageError, match=rf"dev item {dev[0].item} has \d+ tokens, and the student reads 9"):
         tokenized_items(chat, dev, 9)
+
+
+def test_a_dry_run_says_how_often_what_is_measured(tiny_model: Path, tmp_path: Path) -> None:
+    run = validated_run(tmp_path, tiny_model, validation={"every": 2}, early_stopping={"patience": 3})
+    said = describe_training(run)
+    assert f"the loss of {len(dev_items(run))} dev items every 2 steps" in said
+    assert "has not fallen 3 times" in said
 
 
 def test_early_stopping_goes_by_a_validation() -> None:

@@ -34,6 +34,7 @@ from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers
 from harness.models.token_count import Count, by_characters, chat_tokens, fast_tokenizer
 from harness.records import Cell, Request, Row
 from harness.suites.suite import Suite
+from harness.train import validation
 from harness.train.footprint import HALF, architecture, footprint, size
 from harness.train.grid import GridCell, grid_cells, more_rows, outline_training, require_rows, steps_of
 from harness.train.learning_rate import peak_rate
@@ -238,9 +239,16 @@ def describe_training(run: Run) -> str:
     first = "".join(f"\n  first, {missing.words}" for missing in unmeasured)
     tokens_left = f"{missing_tokens} tokens to train on, estimated"
     takes = _takes(list(to_do.values()), folders, counters, settings, run.cache)
-    said = (tokens_left, settings.budget, *_methods(settings, folders), *takes, *notes)
+    said = (tokens_left, settings.budget, *_validation(run), *_methods(settings, folders), *takes, *notes)
     how = "".join(f"\n  {line}" for line in said)
     return f"train {run.name} would tune:{first}\n{described}{how}"
+
+
+def _validation(run: Run) -> Iterator[str]:
+    """What is measured beside training, where something is."""
+    if settings := run.file.train.validation:
+        count = len(validation.dev_items(run))
+        yield f"the loss of {count} dev items every {settings.every} steps of a cell, not among these tokens"
 
 
 def _methods(settings: Train, folders: Mapping[str, Path]) -> Iterator[str]:

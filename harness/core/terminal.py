@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from harness.core.text import printable
 DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
 GRACE_SECONDS = 5.0  # more than that, to write what there is
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+RATE_SECONDS = 300.0  # the time left goes by the last of these: one step of a training may take a minute
 
 BRACKETS = (("[", "]"), ("⟦", "⟧"))  # around marked text where there are no colours
 MARK = "bold green"
@@ -78,11 +80,17 @@ class Terminal:
                 BarColumn(bar_width=30),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
             )
-            with Progress(*columns, console=self._err, transient=True) as bar:
-                task = bar.add_task(printable(title), total=total, note="")
-                yield lambda done, note: bar.update(task, completed=done, note=printable(note))
+            bar = Progress(*columns, console=self._err, speed_estimate_period=RATE_SECONDS)
+            words = Text(no_wrap=True, overflow="ellipsis")  # in a line of its own, so that it takes no room of the bar
+            task = bar.add_task(printable(title), total=total)
+
+            def advance(done: int, note: str) -> None:
+                bar.update(task, completed=done)
+                words.plain = printable(note)
+
+            with Live(Group(bar, words), console=self._err, transient=True):
+                yield advance
         else:
             yield self._lines(title, total)
 

@@ -96,9 +96,12 @@ def stored_bytes(student: Architecture, method: Method) -> int:
     return (FLOAT if method.lora else HALF) * student.tuned(method) + OTHER_FILES
 
 
-def checkpoint_bytes(student: Architecture, method: Method, cells: int) -> int:
-    """Bytes of the checkpoints that are there at once, of so many cells in work."""
-    return CHECKPOINTS * STATE * FLOAT * student.tuned(method) * cells
+def checkpoint_bytes(student: Architecture, method: Method, cells: int, best: bool = False) -> int:
+    """Bytes of the checkpoints that are there at once, of so many cells in work.
+
+    `best`: they hold the best weights so far too, as early stopping does.
+    """
+    return CHECKPOINTS * (STATE + best) * FLOAT * student.tuned(method) * cells
 
 
 def largest_pass(
@@ -116,16 +119,19 @@ def largest_pass(
     return Passes(together, tokens, losses, longest)
 
 
-def peak_memory(student: Architecture, method: Method, largest: Passes, weight_bytes: int, shared: bool) -> Footprint:
+def peak_memory(
+    student: Architecture, method: Method, largest: Passes, weight_bytes: int, shared: bool, best: bool = False
+) -> Footprint:
     """An estimate of the memory at the peak. The constants are those of tests/bench/bench_footprint.py.
 
     `weight_bytes` is what a number of the base takes. `shared`: the process takes of the same memory, as on a CPU.
+    `best` as of `checkpoint_bytes`.
     """
     a_token = ACTIVATIONS * student.linear + SCORES * student.heads * largest.longest
     base = FOUR_BITS if method.kind == "qlora" else weight_bytes
     return Footprint(
         base=round(base * student.parameters),
-        tuned=FLOAT * TUNED * student.tuned(method) * (largest.cells if method.kind == "lora" else 1),
+        tuned=FLOAT * (TUNED + best) * student.tuned(method) * (largest.cells if method.kind == "lora" else 1),
         activations=round(a_token * largest.tokens),
         logits=LOGITS * largest.learned * student.vocabulary,
         process=PROCESS if shared else 0,
@@ -140,8 +146,9 @@ def footprint(
     adapters = sum(method.kind == "lora" for method in methods)
     largest = largest_pass(lengths, learned, settings.batch_size, settings.micro_batch_tokens, max(1, adapters))
     disk = sum(stored_bytes(student, method) for method in methods)
-    disk += max(checkpoint_bytes(student, m, largest.cells if m.kind == "lora" else 1) for m in methods)
-    peaks = [peak_memory(student, method, largest, weight_bytes, shared) for method in methods]
+    best = settings.early_stopping is not None
+    disk += max(checkpoint_bytes(student, m, largest.cells if m.kind == "lora" else 1, best) for m in methods)
+    peaks = [peak_memory(student, method, largest, weight_bytes, shared, best) for method in methods]
     return disk, max(peaks, key=lambda peak: peak.total)
 
 

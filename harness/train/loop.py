@@ -173,7 +173,8 @@ def _steps(
             seconds = (time.monotonic() - started) / sum(len(e.ids) for part in parts for e in part)
             for trainee, part in zip(trainees, parts, strict=True):
                 trainee.count(part, seconds)
-            measured = _validate(base, trainees, validation, sharing, micro_batch_tokens) if validation else {}
+            with memory_errors(f"validation of {base.source.name}", SMALLER):
+                measured = _validate(base, trainees, validation, sharing, micro_batch_tokens) if validation else {}
             steps = [
                 replace(step, tokens_per_second=1 / seconds, validation_loss=measured.get(number))
                 for number, step in enumerate(taken)
