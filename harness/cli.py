@@ -298,9 +298,8 @@ def suites(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run's, with its students.")] = None,
 ) -> None:
     """List the suites; with --prove, show that gold scores 1, empty scores 0, and nothing is doubled or too long."""
-    from harness.commands.validate import validate_suites
+    from harness.commands.validate import listed, validate_suites
     from harness.config.load import load_suites
-    from harness.core.aligned import aligned
 
     loaded = _load(run, None) if run is not None else None
     suite_by_name = loaded.suites if loaded else load_suites(Path.cwd())
@@ -308,11 +307,7 @@ def suites(
         raise UsageError("there are no suites here: start in the folder that holds suites/ and runs/")
     terminal = Terminal()
     if not prove:
-        sizes = {
-            n: f"{len(s.items)} items" if s.items else "items of its own benchmark" for n, s in suite_by_name.items()
-        }
-        rows = [(n, s.spec.kind, f"version {s.spec.version}, {sizes[n]}") for n, s in suite_by_name.items()]
-        terminal.say(aligned(rows))
+        terminal.say(listed(suite_by_name))
         return
     problems = validate_suites(suite_by_name, loaded, terminal, loaded.root if loaded else Path.cwd())
     wrong = [problem for problem in problems if problem.wrong]
@@ -360,6 +355,27 @@ def export(
         to, file_format, which, output=output, prompts=prompts, dataset=push_to_hub, public=public, **card
     )
     stage(_load(run, settings), options, open_hub, Terminal())
+
+
+@app.command(name="export-student")
+def export_student(
+    run: RunName = "helpdesk",
+    student: Annotated[
+        str | None, typer.Argument(metavar="STUDENT", help="A part of its name; else ship's, or the best on dev items.")
+    ] = None,
+    settings: Settings = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Merged into its base, as a model of its own.")] = False,
+    dtype: Annotated[str, typer.Option(metavar="auto|float32|float16|bfloat16", help="Of what is merged.")] = "auto",
+    output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Without it: runs/RUN/export/STUDENT.")] = None,
+    licence: Annotated[str, typer.Option("--license", metavar="ID", help="For the card, as the hub names it.")] = "",
+    language: Annotated[list[str] | None, typer.Option(metavar="CODE", help="For the card, such as en.")] = None,
+) -> None:
+    """Write a trained student to hand out: its adapter, or a merged model that was checked; with a model card."""
+    from harness.commands.export_student import Options
+    from harness.commands.export_student import export_student as stage
+
+    options = Options(student, merged, dtype, output, licence, tuple(language or ()))
+    stage(_load(run, settings), options, Terminal())
 
 
 @app.command()
@@ -421,20 +437,9 @@ def _tell(error: HarnessError, word: str) -> int:
 
 
 def _load(run: str, settings: list[str] | None) -> Run:
-    from harness.config.load import load_run
+    from harness.config.load import load_named_run
 
-    if not run.strip():
-        raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")
-    path = Path(run) if run.endswith(".yaml") else Path("runs") / f"{run}.yaml"
-    if run.endswith(".yaml") and not path.is_file() and (Path("runs") / run).is_file():
-        raise UsageError(f"there is no file {run} here; did you mean the run {run.removesuffix('.yaml')!r}?")
-    try:
-        folder = path.resolve().parent.parent
-    except (OSError, RuntimeError) as error:  # a link that leads to itself
-        raise UsageError(f"{path}: cannot read it: {error}") from error
-    if folder != Path.cwd().resolve():
-        _warn_of_other_code(folder)
-    return load_run(path, settings)
+    return load_named_run(run, settings, _warn_of_other_code)
 
 
 def _warn_of_other_code(folder: Path) -> None:

@@ -48,6 +48,7 @@ STAGES = {f"harness.{stage}.stage" for stage in ("augment", "train", "eval", "re
 
 HEAVY_FILES = {  # whose own import takes seconds; nothing imports these before they are needed
     "models/device.py",
+    "models/merge.py",
     *(f"train/{name}.py" for name in ("attention", "base", "checkpoint", "full", "lora", "loop", "packing", "trainee")),
     "engines/embeddings.py",
     "engines/transformers.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -46,11 +46,10 @@ class Card:
 
 def dataset_card(run: Run, rows: Sequence[Row], lines: Sequence[Line], funnel: Funnel, card: Card) -> str:
     """README.md of a dataset. `lines` are the rows as they stand in the file."""
-    facts = [f"random seed {run.file.random_seed}"]
-    if run.seeds:
-        facts.append(f"{len(run.seeds)} seeds, which are not in it")
-    filters = {filter_.kind for _, filter_ in _filters(run.file.augment)}
-    limits = [*_limits(filters, tuple(run.suites), rows, funnel)]
+    limits = [
+        *limits_of_rows(run, rows, funnel),
+        "How good a model becomes by it depends on the model: the run's report says it for the models it names.",
+    ]
     if card.target in CONVERSATIONS and not card.prompts and run.task.labels:
         limits.append("The labels are explained in this card alone, and in no row.")
     front = front_matter(run.name, run.task.free, rows, card)
@@ -60,8 +59,8 @@ def dataset_card(run: Run, rows: Sequence[Row], lines: Sequence[Line], funnel: F
         _summary(rows, card),
         f"## Task\n\n{_task(run.task, card)}",
         f"## A row\n\n{fenced(json.dumps(lines[0], indent=1, ensure_ascii=False))}",
-        f"## Recipe\n\n{_recipe(run.file.augment, facts, rows)}",
-        f"## What became of {funnel.requested} requests\n\n{_funnel(funnel)}",
+        f"## Recipe\n\n{recipe_of_rows(run, rows)}",
+        f"## What became of {funnel.requested} requests\n\n{funnel_text(funnel)}",
         "## Known limits\n\n" + "\n".join(f"- {escaped(limit)}" for limit in limits),
     ]
     return "\n\n".join(parts) + "\n"
@@ -113,8 +112,11 @@ def _task(task: TaskFile, card: Card) -> str:
     return "\n\n".join(parts)
 
 
-def _recipe(augment: Augment, facts: Sequence[str], rows: Sequence[Row]) -> str:
-    parts, facts = [], list(facts)
+def recipe_of_rows(run: Run, rows: Sequence[Row]) -> str:
+    """How rows were made: steps, sampling, teachers, filters, in Markdown."""
+    parts, augment, facts = [], run.file.augment, [f"random seed {run.file.random_seed}"]
+    if run.seeds:
+        facts.append(f"{len(run.seeds)} seeds, which are not in it")
     if used := _templates(rows):
         parts += [table(("step", "template", "digest", "rows"), used)]
         parts += [table(("step", "sampling"), [(_name(step), _sampling(step)) for _, step in augment.asked_in()])]
@@ -172,7 +174,8 @@ def _settings(filter_: AnyFilter | AnyPick) -> str:
     return ", ".join(f"{name}: {value}" for name, value in settings.items() if value not in (None, "", []))
 
 
-def _funnel(funnel: Funnel) -> str:
+def funnel_text(funnel: Funnel) -> str:
+    """What became of all requests, in Markdown."""
     lines = [("requested", str(funnel.requested), "")]
     lines += [(name, str(left), str(lost)) for name, left, lost in funnel.steps()]
     parts = [table(("", "rows left", "lost here"), [*lines, ("kept", str(funnel.kept), "")])]
@@ -183,7 +186,9 @@ def _funnel(funnel: Funnel) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(filters: Collection[str], suites: Sequence[str], rows: Sequence[Row], funnel: Funnel) -> Iterator[str]:
+def limits_of_rows(run: Run, rows: Sequence[Row], funnel: Funnel) -> Iterator[str]:
+    """A sentence for each thing that is not known of rows, or was not done to them."""
+    filters = {filter_.kind for _, filter_ in _filters(run.file.augment)}
     if any(row.provenance.source == "teacher" for row in rows):
         yield "A model wrote it: it can be wrong, one-sided, or close to a text that the model was trained on."
         if "judge" not in filters:
@@ -193,7 +198,7 @@ def _limits(filters: Collection[str], suites: Sequence[str], rows: Sequence[Row]
     if "near_duplicate" not in filters:
         yield "Near duplicates were not looked for."
     if "contamination" in filters:
-        listed = ", ".join(suites)
+        listed = ", ".join(run.suites)
         yield f"It was compared with the items of these suites and no others, by shared words: {listed}."
     else:
         yield "It was compared with no test set: what is in it may be an item of one."
@@ -201,4 +206,3 @@ def _limits(filters: Collection[str], suites: Sequence[str], rows: Sequence[Row]
         yield f"{funnel.wanted} rows were wanted, and {funnel.kept} are there."
     for name, value, ordered in funnel.short:
         yield f"{ordered.wanted} rows of {name} {value} were ordered, and {ordered.kept} were kept."
-    yield "How good a model becomes by it depends on the model: the run's report says it for the models it names."

@@ -71,7 +71,7 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
     folder = options.output or run.folder / "export" / f"{options.target}{'-dropped' * (options.which == 'dropped')}"
     _refuse_others(folder, name)
     where = Card(name, options.which, options.prompts, options.licence, options.languages, options.target)
-    text = dataset_card(run, rows, lines, _funnel(run.folder / "augment", run.name), where)
+    text = dataset_card(run, rows, lines, stored_funnel(run.folder / "augment", run.name), where)
     write_atomic(folder / name, data)
     write_atomic(folder / "README.md", text)
     shown = os.path.relpath(folder, run.root) if folder.is_relative_to(run.root) else str(folder)
@@ -119,7 +119,8 @@ def _refuse_others(folder: Path, name: str) -> None:
         raise UsageError(f"--output {folder}: {other or folder} is there, and no export wrote it: name another folder")
 
 
-def _funnel(folder: Path, run: str) -> Funnel:
+def stored_funnel(folder: Path, run: str) -> Funnel:
+    """The funnel that augment stored. Raises UsageError where it is missing, edited or damaged."""
     require_sealed(folder, ["funnel.json"], f"make augment RUN={run}")
     return record(read_json(folder / "funnel.json"), Funnel, folder / "funnel.json", 1)
 

@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from harness.config.run import Run
+from harness.core.aligned import aligned
 from harness.core.terminal import Terminal
 from harness.core.text import normalise
 from harness.errors import HarnessError, UsageError
@@ -52,6 +53,12 @@ class Problem:
     def __str__(self) -> str:
         place = f"{self.suite}, item {self.item}" if self.item else self.suite
         return f"{place}: {'' if self.wrong else 'not proven: '}{self.what}"
+
+
+def listed(suites: Mapping[str, Suite]) -> str:
+    """A line for each suite: its kind, version and number of items."""
+    items = {n: f"{len(s.items)} items" if s.items else "items of its own benchmark" for n, s in suites.items()}
+    return aligned([(n, s.spec.kind, f"version {s.spec.version}, {items[n]}") for n, s in suites.items()])
 
 
 def validate_suites(

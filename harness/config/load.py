@@ -33,6 +33,25 @@ from harness.suites.kinds import load_suite
 from harness.suites.suite import Suite
 
 
+def load_named_run(name: str, settings: list[str] | None, elsewhere: Callable[[Path], None]) -> Run:
+    """The run that a command names: NAME, of runs/NAME.yaml here, or a path that ends with .yaml.
+
+    `elsewhere` is told of a project in another folder than this one. Raises as `load_run`.
+    """
+    if not name.strip():
+        raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")
+    path = Path(name) if name.endswith(".yaml") else Path("runs") / f"{name}.yaml"
+    if name.endswith(".yaml") and not path.is_file() and (Path("runs") / name).is_file():
+        raise UsageError(f"there is no file {name} here; did you mean the run {name.removesuffix('.yaml')!r}?")
+    try:
+        folder = path.resolve().parent.parent
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise UsageError(f"{path}: cannot read it: {error}") from error
+    if folder != Path.cwd().resolve():
+        elsewhere(folder)
+    return load_run(path, settings)
+
+
 def load_run(path: Path, settings: list[str] | None = None) -> Run:
     """Load `runs/NAME.yaml` and all it names. Raises UsageError naming file, line, key, value, what is allowed."""
     path = path if path.suffix else path.with_suffix(".yaml")

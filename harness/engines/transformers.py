@@ -25,6 +25,7 @@ from harness.engines.prefix_tree.tree import grow
 from harness.engines.protocols import NextTokens
 from harness.errors import HarnessError, UsageError
 from harness.models import chat_template
+from harness.models.attach import attach
 from harness.models.device import device_of, memory_errors
 from harness.models.files import check_adapter, check_model, load
 from harness.records import Completion, Loglikelihood, Message, Pair, Request
@@ -86,16 +87,8 @@ class TransformersEngine:
 
         Merged and compared in float32, so that a wrong merge cannot pass for rounding, and rounded once.
         """
-        from peft import PeftModel
-
-        def attach(base: Any) -> Any:
-            try:
-                return PeftModel.from_pretrained(base, str(adapter)).eval()
-            except (OSError, ValueError, RuntimeError, KeyError) as error:
-                raise UsageError(f"{adapter}: not an adapter for {folder.name}: {error}") from error
-
         ids = torch.tensor([self.tokenizer(PROBE).input_ids], device=self.device)
-        wrapped = attach(self._load(folder, "float32"))
+        wrapped = attach(self._load(folder, "float32"), folder.name, adapter)
         with torch.no_grad():
             apart = wrapped(input_ids=ids).logits[0]
             merged = wrapped.merge_and_unload()
@@ -109,7 +102,7 @@ class TransformersEngine:
             f"adapter {adapter.name}: not merged: the merged model's logits deviate by {deviation:.3g} of"
             f" their spread (rounding stays below {MERGE_TOLERANCE:g}); the adapter is applied as it is"
         )
-        return attach(self._load(folder, dtype)).base_model.model
+        return attach(self._load(folder, dtype), folder.name, adapter).base_model.model
 
     # --- prompts -------------------------------------------------------------------------------------------
 

@@ -305,26 +305,29 @@ def _completion(request: Request, output: RequestOutput, tokens: FirstTokens) ->
     )
 
 
-def _lora_settings(folders: Sequence[Path]) -> dict[str, Any]:
-    """What the engine must be told of its adapters. Raises UsageError for a folder it cannot serve."""
-    largest = 1
-    for folder in folders:
-        config = check_adapter(folder)
-        try:
-            largest = max(largest, int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{folder}: not a LoRA adapter as PEFT saves it (adapter_config.json)") from error
-        if config.get("use_dora"):
-            raise UsageError(f"{folder}: vLLM does not serve DoRA adapters; merge it into its base")
+def max_lora_rank(folder: Path) -> int:
+    """What vLLM must be told of an adapter's rank. Raises UsageError for a folder it cannot serve."""
+    config = check_adapter(folder)
+    try:
+        largest = max(int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values()), 1)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder}: not a LoRA adapter as PEFT saves it (adapter_config.json)") from error
+    if config.get("use_dora"):
+        raise UsageError(f"{folder}: vLLM does not serve DoRA adapters; merge it into its base")
     if largest > LORA_RANKS[-1]:
         raise UsageError(f"an adapter has rank {largest}; vLLM serves at most {LORA_RANKS[-1]}")
+    return next(rank for rank in LORA_RANKS if rank >= largest)
+
+
+def _lora_settings(folders: Sequence[Path]) -> dict[str, Any]:
+    """What the engine must be told of its adapters. Raises UsageError for a folder it cannot serve."""
     if not folders:
         return {}
     return {
         "enable_lora": True,
         "max_loras": min(len(folders), MOST_LORAS),
         "max_cpu_loras": len(folders),
-        "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= largest),
+        "max_lora_rank": max(map(max_lora_rank, folders)),
     }
 
 

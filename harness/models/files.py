@@ -7,6 +7,7 @@ its own, and weights in formats that unpickle (.bin, .pt) are neither loaded nor
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from harness.errors import UsageError
 SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
 CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")  # settings that name code to run
 KERNELS = ("attn_implementation", "experts_implementation")  # a name with a slash is code from a hub
+# the ends of files that hold weights, or say where they are
+WEIGHT_FILES = (".safetensors", ".bin", ".gguf", ".pt", ".safetensors.index.json", ".bin.index.json")
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".h5", ".msgpack"}
 
 
@@ -128,6 +131,13 @@ def _weight_files(folder: Path) -> list[Path]:
         parts = read_settings(f"model {folder.name!r}", index).get("weight_map", {})
         return sorted({folder / str(part) for part in parts.values()})
     return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy a model's files but its weights to where they are not yet: tokenizer, chat template, settings."""
+    for file in source.iterdir():
+        if file.is_file() and not file.name.endswith(WEIGHT_FILES) and not (folder / file.name).exists():
+            shutil.copy(file, folder / file.name)
 
 
 def token_ids(what: str, path: Path, name: str) -> list[int]:

