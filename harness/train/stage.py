@@ -177,8 +177,8 @@ def _trained_cell(planned: GridCell, root: Path) -> TrainedCell:
         key=planned.key,
         model=planned.model.identity,
         tuned=bool(planned.rows),
-        base=_relative(planned.model.folder, root),
-        folder=_relative(planned.folder, root) if planned.rows else "",
+        base=_relative(planned.base, root),
+        folder=_relative(planned.adapter, root) if planned.adapter else "",
         rows=len(planned.rows),
         available=planned.available,
         steps=planned.steps,
@@ -191,6 +191,7 @@ def _trained_cell(planned: GridCell, root: Path) -> TrainedCell:
     few = max(1, len(losses) // 10)  # one step is eight rows: too few to read a loss from
     return untrained.model_copy(
         update={
+            "learning_rate": planned.learning_rate,
             "steps_done": log.get("steps_done"),
             "best_step": best_step,
             "validation_loss": validation.get(best_step or len(losses)),
