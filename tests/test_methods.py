@@ -102,6 +102,18 @@ def test_a_mistake_in_a_method_is_named_with_its_line(tmp_path: Path) -> None:
         load_run(run)
 
 
+def test_a_mistake_in_what_methods_share_is_said_once(tmp_path: Path) -> None:
+    run = write_project(tmp_path, "nobody")
+    several = ["train.methods={a: {}, b: {r: 2}}", "ship=null"]
+    for wrong, said in (("train.lora={r: 0}", "train.lora.r: 0"), ("train.learning_rate=2", "train.learning_rate: 2")):
+        with pytest.raises(UsageError) as caught:
+            load_run(run, [*several, wrong])
+        assert len(str(caught.value).splitlines()) == 1
+        assert said in str(caught.value)
+    with pytest.raises(UsageError, match=r"train\.methods\.b\.r: 0: input should be greater than or equal to 1"):
+        load_run(run, ["train.methods={a: {}, b: {r: 0}}", "ship=null"])
+
+
 def test_every_setting_of_peft_is_taken_or_refused_with_a_reason() -> None:
     from peft import LoraConfig
 

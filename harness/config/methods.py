@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from harness.core.record import Record, digested
 from harness.errors import nearest
@@ -128,6 +128,13 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+class _Shared(Record):
+    """What methods take from train where they do not say it."""
+
+    lora: Lora
+    learning_rate: LearningRate
+
+
 def filled_in(methods: Any, lora: Any, learning_rate: Any) -> Any:
     """The methods of a run file with what they leave open taken from train.lora and train.learning_rate.
 
@@ -135,6 +142,10 @@ def filled_in(methods: Any, lora: Any, learning_rate: Any) -> Any:
     """
     if not isinstance(methods, dict):
         return methods
+    try:
+        _Shared.model_validate({"lora": lora, "learning_rate": learning_rate})
+    except ValidationError:
+        return {}  # what is wrong is said where it is written, and not once more for each method
     shared = lora.model_dump() if isinstance(lora, Lora) else lora
     return {name: _filled(name, method, shared, learning_rate) for name, method in methods.items()}
 

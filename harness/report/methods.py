@@ -16,7 +16,7 @@ from harness.suites.suite import Suite
 from harness.train.cells import TrainedCell
 
 PLACE = ("student", "data", "rows", "method")
-DETAILS = ("min. detectable", "learning rate", "seconds a cell")
+DETAILS = ("min. detectable", "learning rate", "seconds a cell", "validation loss")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def methods_section(
             f"A difference is between students of the same rows, steps ({train.budget}) and random seeds. Every"
             f" interval is a 95% one of its own: of {count} comparisons about {count / 20:.2g} would seem to differ by"
             " chance alone. A method does its best at a learning rate of its own: one that was not chosen for it may be"
-            " why it is worse."
+            " why it is worse. Test items favour what they chose: choose by the validation loss, which is of dev items"
+            " (train.validation)."
         )
         + "\n"
     )
@@ -83,8 +84,10 @@ def _row(compared: Compared, metric: str) -> list[str]:
 
 
 def _training(arm: Arm, trained: Sequence[TrainedCell]) -> Iterator[str]:
-    """The learning rate of an arm's cells, and the mean seconds that one took."""
+    """The learning rate of an arm's cells, the mean seconds that one took, and their mean loss on the dev items."""
     place = (arm.student, arm.data, arm.size, arm.method)
     cells = [c for c in trained if (c.student, c.data, c.size, c.method) == place]
     yield ", ".join(f"{rate:g}" for rate in sorted({c.learning_rate for c in cells if c.learning_rate is not None}))
     yield f"{sum(c.seconds for c in cells) / len(cells):.1f}" if cells else ""
+    losses = [c.validation_loss for c in cells if c.validation_loss is not None]
+    yield f"{sum(losses) / len(losses):.3f}" if losses else ""
