@@ -301,7 +301,7 @@ def test_a_dry_run_says_how_often_what_is_measured(tiny_model: Path, tmp_path: P
     run = validated_run(tmp_path, tiny_model, validation={"every": 2}, early_stopping={"patience": 3})
     said = describe_training(run)
     assert f"the loss of {len(dev_items(run))} dev items every 2 steps" in said
-    assert "has not fallen 3 times" in said
+    assert "has not fallen for 3 of them" in said
 
 
 def test_early_stopping_goes_by_a_validation() -> None:

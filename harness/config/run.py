@@ -218,7 +218,7 @@ class Train(Record):
         if self.early_stopping and self.validation:
             early = (
                 f", or fewer: a cell stops when its validation loss, measured every {self.validation.every} steps, has"
-                f" not fallen {self.early_stopping.patience} times, and has the weights of its lowest one"
+                f" not fallen for {self.early_stopping.patience} of them, and has the weights of its lowest one"
             )
         return f"{steps} of {self.batch_size} rows{' at every size' if self.steps else ''}{early}"
 
