@@ -45,8 +45,8 @@ WORDING: list[tuple[Change, str]] = [
     (
         section(train={"epoch": 2}),
         "runs/shop.yaml:48: train.epoch: unknown key (did you mean 'epochs'?); allowed here: students, data, sizes,"
-        " random_seeds, epochs, min_steps, steps, batch_size, micro_batch_tokens, learning_rate, warmup_ratio,"
-        " max_length, lora, methods",
+        " random_seeds, epochs, min_steps, steps, batch_size, micro_batch_tokens, checkpoint_seconds,"
+        " learning_rate, warmup_ratio, max_length, lora, methods, report_to, validation, early_stopping",
     ),
     (
         file("prompts/shop/teacher.json", '{"a": []}'),

@@ -72,7 +72,7 @@ def test_whatever_is_raised_is_named_with_its_line(tmp_path: Path, raised: str) 
 SCRIBBLING = """import os
 from contextlib import suppress
 def keep(x):
-    for n in range(3, 99):
+    for n in range(3, 9999):
         with suppress(OSError):
             os.write(n, b"5\\n")
 """
@@ -86,7 +86,7 @@ def keep(x):
         ("import os\ndef keep(x): os.kill(os.getpid(), 9)", r"mine\.py:2: .* \(signal 9\)"),
         ("import os\ndef keep(x): os.abort()", r"mine\.py:2: .* \(signal 6\)"),
         ("import os\nos._exit(0)\ndef keep(x): return True", r"mine\.py: loading it ended the process"),
-        ("import os\ndef keep(x):\n    os.closerange(3, 99)\n    os._exit(0)", r"mine\.py:2: .* ended the process"),
+        ("import os\ndef keep(x):\n    os.closerange(3, 9999)\n    os._exit(0)", r"mine\.py:2: .* ended the process"),
         (SCRIBBLING, r"mine\.py:3: .* wrote into the pipe that carries its answers"),
         ("def keep(x): return input()", r"mine\.py:1: keep failed on the text 'a': EOFError"),
         ("def keep(x):\n    while True: pass", r"mine\.py:2: .* no answer within 0\.7 s \(timeout_s"),
