@@ -14,8 +14,8 @@ from harness.config.run import Run
 from harness.core.terminal import Terminal
 from harness.eval.results import load_results
 from harness.records import Cell, Item
-from harness.report.analysis import arms, curve, untuned
-from harness.report.headline import Headline, headline, lines, reading, within_chance
+from harness.report.analysis import Arm, arms, curve, untuned
+from harness.report.headline import Headline, _is_alternative, headline, lines, reading, within_chance
 from harness.report.stage import report
 from harness.stats.score_matrix import ScoreMatrix
 from harness.suites.reference import NAME as REFERENCE
@@ -213,3 +213,14 @@ def test_the_interval_holds_whichever_alternative_is_named(
     found = covered(World(items, alternatives, each, seeds), count=300)
     assert found.coverage >= 0.925
     assert found.better + found.worse <= 0.075
+
+
+def test_the_classifier_on_as_many_rows_of_any_data_arm_is_an_alternative() -> None:
+    student = Arm("s", "filtered", 64, "zero_shot", ())
+    rivals = [
+        Arm(REFERENCE, data, size, "trained", ())
+        for data in ("filtered", "diverse", "seeds_only")
+        for size in (64, 256)
+    ]
+    counted = [(rival.data, rival.size) for rival in rivals if _is_alternative(rival, student)]
+    assert counted == [("filtered", 64), ("diverse", 64), ("seeds_only", 64), ("seeds_only", 256)]

@@ -188,7 +188,8 @@ def _alternative(results: Results, tuned: Reading, rival: Reading, random_seed: 
 def _is_alternative(rival: Arm, arm: Arm) -> bool:
     """Whether an arm is an alternative: the untuned model, a student of the seeds alone, or the classifier.
 
-    A student that was tuned by another method is none: the report compares methods in a section of its own.
+    The classifier counts on the seeds, and on as many rows of any data arm: who takes it would take its best rows. A
+    student that was tuned by another method is none: the report compares methods in a section of its own.
     """
     if rival is arm:
         return False
@@ -196,7 +197,7 @@ def _is_alternative(rival: Arm, arm: Arm) -> bool:
         return rival.student == arm.student
     if rival.kind == "student":
         return (rival.student, rival.data, rival.method) == (arm.student, "seeds_only", arm.method)
-    return rival.data == "seeds_only" or (rival.data, rival.size) == (arm.data, arm.size)
+    return rival.data == "seeds_only" or rival.size == arm.size
 
 
 @dataclass(frozen=True)
