@@ -96,19 +96,21 @@ def test_an_exported_student_is_served_by_the_line_that_is_printed(tmp_path: Pat
     (cell,) = (planned for planned in plan_training(run).cells if planned.rows)
     items = [item for item in run.suites["helpdesk"].items if item.split == "test"][:8]
     prompts = [prompt_forms(run.task, run.prompts).tuned(item) for item in items]
-    engine = TransformersEngine(bundled_model, cell.folder, device="cpu")
+    # float32 on both sides: in bfloat16 two kernels may pick another of two words that are nearly as likely
+    engine = TransformersEngine(bundled_model, cell.folder, device="cpu", dtype="float32")
     said = ask(dict(enumerate(prompts)), engine, "student", 8, ())
     expected = [said[number].text for number in range(len(prompts))]
     assert len(set(expected)) > 2, "it tells topics apart"
     del engine
     for merged in (False, True):
         heard = Quiet()
-        export_student(run, Options(student="seeds_only", merged=merged), heard)
+        dtype = "float32" if merged else "auto"
+        export_student(run, Options(student="seeds_only", merged=merged, dtype=dtype), heard)
         line = heard.said[-1].partition("serve it: ")[2]
         command, verb, model, *more = shlex.split(line)
         assert (command, verb) == ("vllm", "serve")  # the console command of this wheel does not start: the same server
         name = more[more.index("--served-model-name" if merged else "--lora-modules") + 1].partition("=")[0]
-        with vllm_server(model, tmp_path / f"served.{merged}.log", *more) as url:
+        with vllm_server(model, tmp_path / f"served.{merged}.log", *more, "--dtype", "float32") as url:
             assert [written(url, name, prompt) for prompt in prompts if not isinstance(prompt, str)] == expected
 
 
