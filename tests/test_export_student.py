@@ -141,6 +141,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(shop: Run, tmp_path: Path
     assert front["library_name"] == "transformers"
     assert "60 human-written seeds" in text
     assert "vllm serve THIS_FOLDER --served-model-name" in text.replace("\\", "")
+    assert str(tiny_model) not in (folder / "config.json").read_text()
     merged = AutoModelForCausalLM.from_pretrained(folder)
     assert merged.dtype == torch.bfloat16
     cell = cell_of(shop, "seeds_only", 60)

@@ -77,7 +77,8 @@ def check_students(run: Run, missing: Sequence[GridCell], say: Callable[[str], N
 def _prepare(run: Run, model: Model, cells: Sequence[GridCell], say: Callable[[str], None]) -> Prepared:
     rows = list({row.id: row for planned in cells for row in planned.rows}.values())
     chat = load_chat(model.name, model.folder)
-    for note in left_out(chat, rows[0].messages[:-1]):
+    of_task = next((row for row in rows if row.provenance.source != REPLAYED), rows[0])
+    for note in left_out(chat, of_task.messages[:-1]):
         say(f"train: {note}")
     context = context_length(model.name, model.folder)
     examples = preflight(chat, rows, run.file.train, context)
