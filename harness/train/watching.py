@@ -31,7 +31,7 @@ def watching(
     with (
         (folder / LOG).open("a", encoding="utf-8") as log,
         closing(Trackers(opening, terminal.warn)) as trackers,
-        terminal.progress("train steps", sum(steps.values())) as advance,
+        terminal.progress("train", sum(steps.values())) as advance,
     ):
         yield Watcher(steps, log, trackers, advance)
 
