@@ -1,4 +1,4 @@
-"""The verbs. Only they build engines (harness.builders). Heavy libraries are imported by the verb that needs them."""
+"""The command line: what a person writes after `harness`. Heavy libraries are imported by the verb that needs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.builders import openers, row_models, scorers, students_of, teachers_of, vllm_of
+from harness import verbs
+from harness.builders import openers, scorers, vllm_of
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -48,30 +49,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 @app.command()
 def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Have the teacher write rows, filter them, print the funnel."""
-    from harness.augment.stage import augment as stage
-    from harness.eval.candidates import require_possible_models
-
-    loaded = _load(run, settings)
-    # before a teacher is paid
-    require_possible_models(loaded.file.train, loaded.file.eval.compare, loaded.root, loaded.name)
-    terminal = Terminal()
+    loaded, terminal = _load(run, settings), Terminal()
     if dry_run:
-        from harness.commands.dry_run import describe_augment, tokens_of_teacher, unresolved
-        from harness.models.resolve import ready
-
-        loads = [one for one in loaded.file.all_teachers.values() if one.engine in ("vllm", "transformers")]
-        unseen = any(not ready(one.model, loaded.cache, loaded.root) for one in loads)
-        teachers = unresolved(loaded) if unseen else teachers_of(loaded, terminal)[0]
-        count = tokens_of_teacher(loaded.file.teacher, loaded.root, loaded.cache, unseen)
-        terminal.say(describe_augment(loaded, teachers, count))
+        terminal.say(verbs.describe_augment(loaded, terminal))
         return
-    teachers, build = teachers_of(loaded, terminal)
-    from harness.core.store import locked
-    from harness.engines.leaving import closed_at_end
-
-    what = f"augment of {loaded.name}"
-    with Stop().listening() as stop, locked(loaded.folder / "augment", what), closed_at_end(build) as engine:
-        stage(loaded, teachers, engine, terminal, stop, students_of(loaded))
+    verbs.augment(loaded, terminal, Stop())
 
 
 @app.command()
@@ -81,22 +63,13 @@ def preview(
     rows: Annotated[int, typer.Option(min=1, max=500, help="Rows to make.")] = 8,
 ) -> None:
     """Make a few rows for real, show each step and verdict, and forecast the whole of augment."""
-    from harness.augment.preview import preview as show_rows
-    from harness.core.store import locked
-    from harness.engines.leaving import closed_at_end
-
-    loaded, terminal = _load(run, settings), Terminal()
-    teachers, build = teachers_of(loaded, terminal)
-    what = f"augment of {loaded.name}"
-    with Stop().listening() as stop, locked(loaded.folder / "augment", what), closed_at_end(build) as engine:
-        show_rows(loaded, teachers, engine, terminal, stop, rows, students_of(loaded))
+    verbs.preview(_load(run, settings), Terminal(), Stop(), rows)
 
 
 @app.command()
 def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Tune one adapter per student, kind of data, size and random seed."""
     from harness.train.processes import Processes
-    from harness.train.stage import train as stage
 
     loaded, processes = _load(run, settings), Processes.from_environment(os.environ)
     if dry_run:
@@ -104,8 +77,7 @@ def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun 
 
         Terminal().say(describe_training(loaded))
         return
-    with Stop().listening() as stop:
-        stage(loaded, Terminal(silent=not processes.first), stop, row_models(loaded), processes)
+    verbs.train(loaded, Terminal(silent=not processes.first), Stop(), processes)
 
 
 @app.command(name="show-batch")
@@ -123,32 +95,23 @@ def show_batch(
 @app.command(name="eval")
 def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Score every student on every suite, then write the report."""
-    from harness.eval.stage import evaluate as stage
-    from harness.report.stage import report as write_report
-
-    loaded = _load(run, settings)
-    terminal = Terminal()
+    loaded, terminal = _load(run, settings), Terminal()
     if dry_run:
         from harness.commands.dry_run import describe_scoring
 
         terminal.say(describe_scoring(loaded))
         return
-
-    with Stop().listening() as stop:
-        stage(loaded, openers(loaded), terminal, stop)
-    write_report(loaded, terminal)
+    verbs.evaluate(loaded, terminal, Stop())
 
 
 @app.command()
 def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
     """Write the report again from stored scores (needs neither torch nor vLLM)."""
-    from harness.report.stage import report as write_report
-
     loaded = _load(run, settings)
     if dry_run:
         Terminal().say(f"report {run} would read runs/{run}/eval and train, and write report.md and figures there")
         return
-    write_report(loaded, Terminal())
+    verbs.report(loaded, Terminal())
 
 
 @app.command()
@@ -407,25 +370,16 @@ def clean(dry_run: DryRun = False) -> None:
 
 def main() -> None:
     """The console command: errors become one message and their exit code."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
-    # Threads that wait spin: beside a busy process that cost 40 times the time. So they spin less; 3% slower alone.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    verbs.set_defaults()
     clean_up_on_signals()
     _warn_of_other_code(Path.cwd())
     try:
-        app(prog_name="harness")
+        with verbs.machine_errors():
+            app(prog_name="harness")
     except HarnessError as error:
         sys.exit(_tell(error, "stopped" if error.exit_code == 130 else "error"))
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:
-        sys.exit(_tell(MachineError(f"{error.filename or 'the machine'}: {error.strerror or error}"), "error"))
-    except MemoryError:
-        what = "out of memory; in train and eval a smaller train.micro_batch_tokens or eval.batch_tokens needs less"
-        sys.exit(_tell(MachineError(what), "error"))
     except Exception:  # noqa: BLE001  # exit code 1 means "regressed": a fault of ours must not say so
         tell(traceback.format_exc())
         sys.exit(_tell(MachineError("this is a fault of the harness itself; please report the lines above"), "error"))

@@ -41,6 +41,7 @@ LEVELS = (  # a module imports its own folder and what stands before it
     "check",
     "commands",
     "builders",
+    "verbs",
     "cli",
 )
 STAGES = {f"harness.{stage}.stage" for stage in ("augment", "train", "eval", "report", "check")}
@@ -128,7 +129,10 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *(f"harness.{module}" for module in ("cli", "config.run", "eval.stage", "augment.stage", "train.stage")),
+        *(
+            f"harness.{module}"
+            for module in ("cli", "verbs", "config.run", "eval.stage", "augment.stage", "train.stage")
+        ),
         *(f"harness.engines.{engine}" for engine in ("openai", "scripted", "vllm")),
     ],
 )

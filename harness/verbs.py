@@ -1,0 +1,111 @@
+"""The stages with their engines built, Ctrl-C heard and folders held: what the command line and the Python API call.
+
+Each function takes a loaded run. What a stage needs is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from harness.builders import openers, row_models, students_of, teachers_of
+from harness.core.terminal import Stop, Terminal
+from harness.errors import MachineError
+
+if TYPE_CHECKING:
+    from harness.augment.funnel import Funnel
+    from harness.config.run import Run
+    from harness.train.processes import Processes
+
+
+def augment(run: Run, terminal: Terminal, stop: Stop) -> Funnel | None:
+    """Have the teacher write the missing rows. Returns and raises as the stage; also for models that cannot be."""
+    from harness.augment.stage import augment as stage
+    from harness.core.store import locked
+    from harness.engines.leaving import closed_at_end
+
+    require_models(run)  # before a teacher is paid
+    teachers, build = teachers_of(run, terminal)
+    what = f"augment of {run.name}"
+    with stop.listening(), locked(run.folder / "augment", what), closed_at_end(build) as engine:
+        return stage(run, teachers, engine, terminal, stop, students_of(run))
+
+
+def describe_augment(run: Run, terminal: Terminal) -> str:
+    """What augment would send and spend. Raises UsageError for models that cannot be."""
+    from harness.commands.dry_run import describe_augment as describe
+    from harness.commands.dry_run import tokens_of_teacher, unresolved
+    from harness.models.resolve import ready
+
+    require_models(run)
+    loads = [one for one in run.file.all_teachers.values() if one.engine in ("vllm", "transformers")]
+    unseen = any(not ready(one.model, run.cache, run.root) for one in loads)
+    teachers = unresolved(run) if unseen else teachers_of(run, terminal)[0]
+    return describe(run, teachers, tokens_of_teacher(run.file.teacher, run.root, run.cache, unseen))
+
+
+def require_models(run: Run) -> None:
+    """Raises UsageError for students, and models to compare with, whose names can be no model."""
+    from harness.eval.candidates import require_possible_models
+
+    require_possible_models(run.file.train, run.file.eval.compare, run.root, run.name)
+
+
+def preview(run: Run, terminal: Terminal, stop: Stop, rows: int) -> None:
+    """Make a few rows for real, show them, and forecast the whole of augment."""
+    from harness.augment.preview import preview as show_rows
+    from harness.core.store import locked
+    from harness.engines.leaving import closed_at_end
+
+    teachers, build = teachers_of(run, terminal)
+    what = f"augment of {run.name}"
+    with stop.listening(), locked(run.folder / "augment", what), closed_at_end(build) as engine:
+        show_rows(run, teachers, engine, terminal, stop, rows, students_of(run))
+
+
+def train(run: Run, terminal: Terminal, stop: Stop, processes: Processes) -> int | None:
+    """Train the missing cells. Returns and raises as the stage."""
+    from harness.train.stage import train as stage
+
+    with stop.listening():
+        return stage(run, terminal, stop, row_models(run), processes)
+
+
+def evaluate(run: Run, terminal: Terminal, stop: Stop) -> None:
+    """Score what is not scored yet, then write the report. Raises as the stages."""
+    from harness.eval.stage import evaluate as stage
+
+    with stop.listening():
+        stage(run, openers(run), terminal, stop)
+    report(run, terminal)
+
+
+def report(run: Run, terminal: Terminal) -> None:
+    """Write the report from stored scores, and print it."""
+    from harness.report.stage import report as stage
+
+    stage(run, terminal)
+
+
+def set_defaults() -> None:
+    """Set what libraries read from the environment when they are first imported, where nobody has set it."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
+    # Threads that wait spin: beside a busy process that cost 40 times the time. So they spin less; 3% slower alone.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+@contextmanager
+def machine_errors() -> Iterator[None]:
+    """Turn what the operating system refuses, and a lack of memory, into MachineError."""
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(f"{error.filename or 'the machine'}: {error.strerror or error}") from error
+    except MemoryError as error:
+        what = "out of memory; in train and eval a smaller train.micro_batch_tokens or eval.batch_tokens needs less"
+        raise MachineError(what) from error
