@@ -15,9 +15,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the stages of one command line run in the order given, under -j too
-.PHONY: help setup augment show-batch train eval report check bless show doctor clean test test-all lint verify-gpu
+.PHONY: help setup init augment show-batch train eval report check bless show doctor clean test test-all lint verify-gpu
 
 ## The loop
+init: .venv/.full ## a run from one file of yours: make init RUN=mine ARGS="--from pairs.csv"
+	@$(HARNESS) init $(RUN) $(ARGS)
 augment: .venv/.full ## the teacher writes rows, the filters drop some
 	@$(HARNESS) augment $(RUN) $(ARGS)
 show-batch: .venv/.full ## what students read and learn first, before training

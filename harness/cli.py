@@ -12,6 +12,7 @@ import typer
 
 from harness import verbs
 from harness.builders import openers, scorers, vllm_of
+from harness.commands.init.verb import init
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -34,6 +35,8 @@ app = typer.Typer(
         "failed, 4 inconclusive, 130 stopped by Ctrl-C."
     ),
 )
+
+app.command()(init)
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run file, runs/RUN.yaml.")]
 Settings = Annotated[

@@ -128,7 +128,7 @@ MISTAKES = [
     ("items.jsonl", '{"q"\n', {"text": "q"}, "items.jsonl:1: not valid JSON", ""),
     ("items.jsonl", "{}\n", {"txt": "q"}, "s.yaml:1: items: fields: 'txt' is no field of an item (did you mean 'text'?)", "allowed: text, label, group, stratum"),
     ("items.parquet", "no parquet", {"text": "q"}, "items.parquet: not a Parquet file", ""),
-    ("items.txt", "x", {}, "s.yaml:1: items: items.txt is of no known format", ".jsonl, .json, .csv, .parquet"),
+    ("items.txt", "x", {}, "s.yaml:1: items: items.txt is of no known format", ".jsonl, .json, .csv, .tsv, .parquet"),
     ("other.csv", "q\n", {}, "there is no file items.csv (did you mean 'other.csv'?)", ""),
 ]  # fmt: skip
 

@@ -103,3 +103,10 @@ def test_every_bad_line_is_told(tmp_path: Path) -> None:
     said = str(caught.value).splitlines()
     assert said[:2] == [f"{path}:{i}: the name 'b{i // 2}' stands twice in one object" for i in (1, 3)]
     assert (len(said), said[-1]) == (21, "and 5 more")
+
+
+@pytest.mark.parametrize(("mark", "name"), [(",", "t.csv"), (";", "t.csv"), ("\t", "t.csv"), ("\t", "t.tsv")])
+def test_cells_are_told_apart_by_the_mark_of_the_header(tmp_path: Path, mark: str, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(f'question{mark}answer\n"a{mark}b, c;d\n?"{mark}1,5\n'.replace("1,5", '"1,5"'))
+    assert rows(path) == [{"question": f"a{mark}b, c;d\n?", "answer": "1,5"}]

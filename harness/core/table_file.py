@@ -1,4 +1,4 @@
-"""Rows from files: JSON lines, a JSON list, CSV, Parquet. Each row comes with the place where it stands.
+"""Rows from files: JSON lines, a JSON list, CSV (also with ; or tabs), Parquet. Each row comes with where it stands.
 
 The one reader of tables, for items, seeds and rows alike. What is wrong with a line is noted, and the reading goes
 on, so that a file's mistakes can be said together.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Located = tuple[str, dict[str, Any]]  # where a row stands, and its columns
 
+DELIMITERS = (",", ";", "\t")  # of CSV: spreadsheets write ; where the comma is a decimal mark
 MAX_CELL = 10_000_000  # characters of one CSV cell
 INSTALL = "make setup EXTRAS=train, or pip install 'harness[train]'"
 NO_NUMBERS = {f"{sign}{word}" for sign in ("", "-", "+") for word in ("nan", "NaN", "inf", "Inf", "Infinity")}
@@ -67,8 +68,9 @@ def _json_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
 def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
     """Rows under a header. An empty cell is no value."""
     csv.field_size_limit(MAX_CELL)
+    text = read_text(path)
     # lines end where files say so, not at each of the characters that str.splitlines takes for an end
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True)
     line = 0
     try:
         header = next(reader, [])
@@ -86,6 +88,12 @@ def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
             yield f"{path}:{start}", {n: _cell(cell) for n, cell in zip(header, cells, strict=True) if cell != ""}
     except csv.Error as error:
         raise UsageError(f"{path}:{line + 1}: not valid CSV: {error}") from error
+
+
+def _delimiter(text: str) -> str:
+    """What stands between the cells of a CSV file: the first of , ; and tab that its header has."""
+    header = text.partition("\n")[0]
+    return next((mark for mark in DELIMITERS if mark in header), ",")
 
 
 def _cell(text: str) -> str | float:
@@ -133,6 +141,7 @@ READERS: dict[str, Callable[[Path, Mistakes], Iterator[Located]]] = {  # by the 
     ".jsonl": _jsonl_rows,
     ".json": _json_rows,
     ".csv": _csv_rows,
+    ".tsv": _csv_rows,
     ".parquet": _parquet_rows,
 }
 FORMATS = tuple(READERS)

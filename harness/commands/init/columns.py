@@ -1,0 +1,173 @@
+"""Which columns of a table are the input and which is the answer: by their names, else by what they hold."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from harness.commands.init.source import Table
+from harness.config.task import GIVEN
+from harness.core.json_file import as_text
+from harness.data.examples import Shape, example_of
+from harness.errors import UsageError, nearest
+from harness.records import Example
+
+INPUTS = (
+    "text", "question", "instruction", "prompt", "message", "query", "input", "sentence", "utterance", "review",
+    "content", "request", "comment", "tweet", "post", "body", "source", "article", "document",
+)  # fmt: skip
+ANSWERS = (
+    "answer", "label", "output", "response", "completion", "reply", "target", "category", "class", "intent",
+    "sentiment", "topic", "summary", "translation",
+)  # fmt: skip
+PASSAGES = ("document", "context", "passage")  # what a question may be about
+IDS = re.compile(r"^(_?id|idx|index|row|uuid|no|nr|unnamed: \d+|.*_id|)$")
+CONVERSATIONS = ("messages", "conversations")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How a row becomes an example."""
+
+    fields: tuple[str, ...]  # of the task
+    read: Callable[[dict[str, Any], str], Example]  # raises UsageError for a row without words
+    why: str  # one line for people
+    optional: tuple[str, ...] = ()
+    labels: bool | None = None  # whether the answers are labels, where a person said so
+    passage: str = ""  # the field that several questions may share
+    conversation: bool = False
+    unused: tuple[str, ...] = ()
+
+
+def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label: str | None, place: str) -> Columns:
+    """The columns of a table. `texts`, `answer`, `label` are those that a person named.
+
+    Raises UsageError naming the columns there are where neither names nor contents decide.
+    """
+    columns = table.columns
+    for flag, name in (*(("--text", text) for text in texts), ("--answer", answer), ("--label", label)):
+        if name is not None and name not in columns:
+            raise UsageError(f"{flag} {name}: no such column{nearest(name, columns)}; {_listed(columns, place)}")
+    if answer and label:
+        raise UsageError(f"--answer {answer} and --label {label}: give one of them: an answer is free, a label chosen")
+    if not (texts or answer or label):
+        turns = next((name for name in CONVERSATIONS if name in columns), None)
+        if turns:
+            return _conversations(columns, turns)
+        first = next(row for _, row in table.rows)
+        if {"prompt", "completion"} <= first.keys() and not isinstance(first["prompt"], str):
+            return _conversations(columns, "prompt")
+    usable = [name for name in columns if _holds_text(table, name)]
+    stated = answer or label
+    inputs = tuple(texts) or _inputs(usable, stated, table, place)
+    target = stated or _answer(usable, inputs, table, place)
+    if target in inputs:
+        raise UsageError(f"{place}: the column {target!r} cannot be input and answer at once")
+    return _columns(table, inputs, target, labels=True if label else False if answer else None)
+
+
+def _listed(columns: Sequence[str], place: str) -> str:
+    return f"the columns of {place} are: {', '.join(map(repr, columns))}"
+
+
+def _holds_text(table: Table, name: str) -> bool:
+    """Whether a column holds texts or numbers, and is no mere number of the row."""
+    if IDS.match(str(name).strip().casefold()):
+        return False
+    values = [row[name] for _, row in table.rows[:200] if row.get(name) is not None]
+    return bool(values) and all(isinstance(value, str | int | float) for value in values)
+
+
+def _inputs(usable: Sequence[str], target: str | None, table: Table, place: str) -> tuple[str, ...]:
+    by_name = {name.strip().casefold(): name for name in usable if name != target}
+    if "instruction" in by_name and "input" in by_name:
+        return by_name["instruction"], by_name["input"]
+    passage = next((by_name[name] for name in PASSAGES if name in by_name), None)
+    if passage and "question" in by_name:
+        return passage, by_name["question"]
+    named = next((by_name[name] for name in INPUTS if name in by_name), None)
+    if named:
+        return (named,)
+    others = [name for name in usable if name != target and name.strip().casefold() not in ANSWERS]
+    if len(others) == 1:
+        return (others[0],)
+    if target is None and len(usable) == 2:  # the answer is the shorter one
+        return (max(usable, key=lambda name: (_length(table, name), name)),)
+    raise UsageError(_undecided("the input", "--text COLUMN (several make several fields)", table.columns, place))
+
+
+def _answer(usable: Sequence[str], inputs: Sequence[str], table: Table, place: str) -> str:
+    others = [name for name in usable if name not in inputs]
+    named = [name for name in others if name.strip().casefold() in ANSWERS]
+    if len(named) == 1 or (not named and len(others) == 1):
+        return (named or others)[0]
+    if len(table.columns) == 1:
+        raise UsageError(
+            f"{place}: it has one column, {table.columns[0]!r}: an example has an input and an answer. Texts without"
+            " answers are documents: name a folder of them, or JSON lines with a column 'text' alone"
+        )
+    raise UsageError(_undecided("the answer", "--label COLUMN or --answer COLUMN", table.columns, place))
+
+
+def _undecided(what: str, remedy: str, columns: Sequence[str], place: str) -> str:
+    return f"{place}: which column is {what}? Say it with {remedy}; {_listed(columns, place)}"
+
+
+def _length(table: Table, name: str) -> float:
+    return mean(len(str(row.get(name) or "")) for _, row in table.rows)
+
+
+def _conversations(columns: Sequence[str], turns: str) -> Columns:
+    shape = Shape(("text",))
+    return Columns(
+        ("text",),
+        lambda row, where: example_of(row, shape, where),
+        f"conversations, in {turns!r}: the last turn is the answer",
+        conversation=True,
+        unused=tuple(name for name in columns if name not in (turns, "completion")),
+    )
+
+
+def _columns(table: Table, inputs: Sequence[str], target: str, labels: bool | None) -> Columns:
+    single = len(inputs) == 1
+    field_by_column = {column: "text" if single else _field(column, i) for i, column in enumerate(inputs)}
+    if len(set(field_by_column.values())) < len(inputs):
+        field_by_column = {column: f"field_{i + 1}" for i, column in enumerate(inputs)}
+    optional = [] if single else [column for column in inputs if _sometimes_empty(table, column)]
+    if len(optional) == len(inputs):
+        optional = optional[1:]
+    shape = Shape(tuple(field_by_column.values()), (), tuple(field_by_column[column] for column in optional))
+
+    def read(row: Mapping[str, Any], where: str) -> Example:
+        texts = {field: _text(row.get(column), where, column) for column, field in field_by_column.items()}
+        return shape.example(texts, (), _text(row.get(target), where, target), where)
+
+    passage = "" if single or inputs[0].strip().casefold() not in PASSAGES else field_by_column[inputs[0]]
+    unused = tuple(name for name in table.columns if name not in (*inputs, target))
+    why = f"input: {' and '.join(map(repr, inputs))}; answer: {target!r}"
+    return Columns(shape.fields, read, why, shape.optional, labels, passage, unused=unused)
+
+
+def _sometimes_empty(table: Table, column: str) -> bool:
+    return any(not str(row.get(column) or "").strip() for _, row in table.rows)
+
+
+def _field(column: str, place: int) -> str:
+    """A column's name as a template can write it."""
+    name = re.sub(r"[^a-z0-9]+", "_", column.strip().casefold()).strip("_")
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in GIVEN:
+        return "document" if name in PASSAGES else name
+    return f"field_{place + 1}"
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):  # what other tools write for nothing
+        return ""
+    text = as_text(value)
+    if not isinstance(text, str):
+        raise UsageError(f"{where}: {column}: {value!r} is no text")
+    return text.strip()

@@ -1,0 +1,95 @@
+"""What a person has: a table of examples, or documents. It is read as it stands, and nothing is decided here."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core.record import digest
+from harness.core.store import content_digest
+from harness.core.table_file import FORMATS, Located, read_rows
+from harness.data.documents import ENDINGS
+from harness.errors import Mistakes, UsageError, nearest
+
+MOST_ROWS = 20_000  # rows of a larger file that are taken, by digest: many more than a small student is tuned on
+DOCUMENT_COLUMNS = {"text", "title"}  # JSON lines of nothing else are documents
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file, in an order that does not depend on the file's."""
+
+    name: str  # the file's own name
+    digest: str  # 16 hex digits over its content
+    total: int  # rows of the file
+    rows: tuple[Located, ...]  # all of them, or MOST_ROWS
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that any row has, in the order of the file that holds most of them first."""
+        return tuple(dict.fromkeys(name for _, row in self.rows for name in row))
+
+
+def existing(path: Path) -> Path:
+    """The file or folder that a person named. Raises UsageError with the nearest name where there is none."""
+    try:
+        if path.exists():
+            return path
+        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+    except OSError as error:  # longer than any path, a folder that may not be read
+        raise UsageError(f"--from {path}: cannot read it: {error.strerror}") from error
+    raise UsageError(f"--from {path}: there is no such file or folder{nearest(path.name, siblings)}")
+
+
+def holds_documents(path: Path) -> bool:
+    """Whether a path leads to documents and not to a table: a folder, a text, or JSON lines of texts alone.
+
+    Raises UsageError for an ending that is neither.
+    """
+    if path.is_dir():
+        return True
+    ending = path.suffix.lower()
+    if ending not in (*FORMATS, *ENDINGS):
+        allowed = f"tables end in {', '.join(FORMATS)}, documents in {', '.join(ENDINGS)} or are a folder of them"
+        raise UsageError(f"--from {path}: {ending or 'a file without an ending'}: {allowed}")
+    if ending == ".jsonl":
+        first = next((row for _, row in read_rows(path, Mistakes())), {})
+        return "text" in first and first.keys() <= DOCUMENT_COLUMNS
+    return ending not in FORMATS
+
+
+def read_table(path: Path) -> Table:
+    """The rows of a table. Raises UsageError naming every line that cannot be read, and for a file without rows."""
+    if path.suffix not in FORMATS:
+        raise UsageError(f"--from {path}: write the ending in small letters: {path.suffix.lower()}")
+    if not path.stat().st_size:
+        raise UsageError(f"--from {path}: the file is empty")
+    mistakes = Mistakes()
+    counted = _Counted(read_rows(path, mistakes))
+    # the order of a file must decide nothing: rows are taken, and stand, by the digest of what they hold
+    taken = heapq.nsmallest(MOST_ROWS, ((_digest(row), where, row) for where, row in counted), key=lambda row: row[:2])
+    mistakes.check()
+    if not taken:
+        raise UsageError(f"--from {path}: there are no rows in it")
+    rows = tuple((where, row) for _, where, row in taken)
+    return Table(path.name, content_digest(path)[:16], counted.number, rows)
+
+
+def _digest(row: dict[str, Any]) -> str:
+    return digest("init row", {str(name): repr(value) for name, value in row.items()})
+
+
+class _Counted:
+    """An iterator that knows how many rows it gave."""
+
+    def __init__(self, rows: Iterator[Located]) -> None:
+        self._rows = rows
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Located]:
+        for row in self._rows:
+            self.number += 1
+            yield row

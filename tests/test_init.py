@@ -1,0 +1,472 @@
+"""`harness init`: one file becomes a run that needs no editing. What is held out has no twin among the rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.commands.init.command import Options, init
+from harness.commands.init.documents import gap_of
+from harness.commands.init.examples import label_spellings, tokens_bound
+from harness.commands.init.plan import Wishes, power_of_two, sizes_for
+from harness.commands.init.split import hold_out, units_of
+from harness.config.load import load_run
+from harness.config.run import Run
+from harness.core.neighbours import similar_pairs
+from harness.core.terminal import Terminal
+from harness.core.text import normalise
+from harness.errors import UsageError
+from harness.records import Example
+from tests.process import harness, succeed
+from tests.project import rows_given
+
+SENTENCE = (
+    "bike box courier van doorstep invoice card refund euros password login email profile map lock pedal chain tyre"
+    " light brake seat bell basket wheel ferry lamp garden river soup window"
+)
+WORDS = SENTENCE.split()
+LABELS = ("delivery", "billing", "account access")
+Line = dict[str, Any]
+
+
+def texts(number: int, words: int = 8) -> list[str]:
+    rng = random.Random(0)
+    return [" ".join(rng.choice(WORDS) for _ in range(words)) for _ in range(number)]
+
+
+def labelled(number: int) -> list[Line]:
+    return [{"text": text, "label": LABELS[i % 3]} for i, text in enumerate(texts(number))]
+
+
+def asked(number: int) -> list[Line]:
+    return [{"question": f"{text}?", "answer": " ".join(text.split()[:2])} for text in texts(number)]
+
+
+def jsonl(rows: Sequence[Line]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def as_csv(rows: Sequence[Line], delimiter: str = ",") -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def start(root: Path, name: str, content: str | bytes, student: str = "nobody/x", **wishes: Any) -> Path:
+    """Init a run called mine from a file of this content, beside the project; returns the project."""
+    file, project = root / name, root / "project"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    project.mkdir(exist_ok=True)
+    options = {key: wishes.pop(key) for key in ("texts", "answer", "label", "group", "dry_run") if key in wishes}
+    init(Wishes("mine", student=student, **wishes), Options(file, **options), project, Terminal())
+    return project
+
+
+def loaded(project: Path) -> Run:
+    return load_run(project / "runs/mine.yaml")
+
+
+def items_of(run: Run) -> list[str]:
+    return [item.text for item in run.suites["mine"].items]
+
+
+# --- what is on which side ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(texts(12, 6)), st.integers(0, 3), st.sampled_from(["", "", "a", "b"])),
+                min_size=4, max_size=40), st.integers(2, 12), st.randoms())  # fmt: skip
+def test_alike_texts_and_groups_are_on_one_side_in_any_order(
+    drawn: list[tuple[str, int, str]], wanted: int, rng: random.Random
+) -> None:
+    examples = list({f"{text}{' x' * more}": group for text, more, group in drawn}.items())
+
+    def held(examples: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        inputs, groups = [text for text, _ in examples], [group for _, group in examples]
+        units = units_of(inputs, groups)
+        assert sorted(place for unit in units.members for place in unit) == list(range(len(examples)))
+        taken = {place for unit in hold_out(units.members, inputs, [""] * len(inputs), wanted) for place in unit}
+        for a in range(len(examples)):
+            for b in range(len(examples)):
+                if groups[a] and groups[a] == groups[b]:
+                    assert (a in taken) == (b in taken)
+        if units.threshold is not None:
+            for a, b, _ in similar_pairs(inputs, inputs, units.threshold):
+                assert (a in taken) == (b in taken)
+        assert len(taken) < len(examples)
+        return sorted(examples[place] for place in taken)
+
+    shuffled = list(examples)
+    rng.shuffle(shuffled)
+    assert held(examples) == held(shuffled)
+
+
+def test_each_stratum_gives_its_share_and_never_all() -> None:
+    strata = ["common"] * 80 + ["rare"] * 4 + ["single"]
+    held = hold_out([(i,) for i in range(85)], [f"{i:03}" for i in range(85)], strata, 20)
+    counts = {name: sum(strata[unit[0]] == name for unit in held) for name in ("common", "rare", "single")}
+    assert counts == {"common": 19, "rare": 1, "single": 0}
+
+
+def test_a_unit_that_is_most_of_the_file_is_not_held_out() -> None:
+    assert hold_out([tuple(range(50)), (50,), (51,), (52,)], [f"{i}" for i in range(53)], [""] * 53, 5) == [
+        (50,), (51,), (52,),
+    ]  # fmt: skip
+
+
+def test_the_order_of_a_file_changes_no_row_and_no_item(tmp_path: Path) -> None:
+    rows = labelled(200)
+    read: list[dict[str, str]] = []
+    for folder, order in (("a", rows), ("b", rows[::-1])):
+        (tmp_path / folder).mkdir()
+        project = start(tmp_path / folder, "rows.jsonl", jsonl(order))
+        paths = ["prompts/mine/rows.jsonl", "prompts/mine/seeds.jsonl", "suites/mine.jsonl", "prompts/mine/task.yaml"]
+        read.append({path: (project / path).read_text() for path in paths})
+    assert read[0] == read[1]
+
+
+def test_no_item_is_nearly_a_row_and_a_group_is_on_one_side(tmp_path: Path) -> None:
+    rows = [{**row, "who": f"person {i // 4}"} for i, row in enumerate(asked(240))]
+    rows += [{**row, "question": f"{row['question'][:-1]} !?"} for row in rows[:60]]
+    rows += [{**row, "question": f"{row['question'][:-1]} too?"} for row in rows[:60]]
+    run = loaded(start(tmp_path, "rows.jsonl", jsonl(rows), group="who"))
+    mine = {normalise(text) for text in items_of(run)}
+    own = [row.text for row in rows_given(run)]
+    assert mine
+    assert not mine & set(map(normalise, own))
+    assert not list(similar_pairs(sorted(mine), own, 0.8))
+    who = {normalise(row["question"]): row["who"] for row in rows}
+    assert not {who[text] for text in mine} & {who[normalise(text)] for text in own}
+    assert all(item.group for item in run.suites["mine"].items)
+
+
+# --- every format ------------------------------------------------------------------------------------------------
+
+
+def messages(number: int) -> list[Line]:
+    return [
+        {"messages": [{"role": "user", "content": f"hello {text}"}, {"role": "assistant", "content": "And who?"},
+                      {"role": "user", "content": text}, {"role": "assistant", "content": f"Then {text} it is."}]}
+        for text in texts(number)
+    ]  # fmt: skip
+
+
+def alpaca(number: int) -> list[Line]:
+    return [
+        {"instruction": f"Do it {text}", "input": "" if i % 3 else f"with {text}", "output": f"Done {text[:12]}."}
+        for i, text in enumerate(texts(number))
+    ]
+
+
+FAMILIES: dict[str, tuple[str, Callable[[int], str], str, tuple[str, ...]]] = {
+    # file, content, the suite's primary metric, the task's fields
+    "labels, csv": ("a.csv", lambda n: as_csv(labelled(n)), "accuracy", ("text",)),
+    "labels, ;": ("a.csv", lambda n: "\ufeff" + as_csv(labelled(n), ";"), "accuracy", ("text",)),
+    "labels, tabs": ("a.tsv", lambda n: as_csv(labelled(n), "\t"), "accuracy", ("text",)),
+    "answers": ("a.jsonl", lambda n: jsonl(asked(n)), "accuracy", ("text",)),
+    "numbers": ("a.csv", lambda n: as_csv([{"question": t, "answer": i} for i, t in enumerate(texts(n))]), "accuracy",
+                ("text",)),
+    "sums": ("a.jsonl", lambda n: jsonl([{"question": t, "answer": f"Well, {t}.\n#### {i}"}
+                                         for i, t in enumerate(texts(n))]), "accuracy", ("text",)),
+    "alpaca": ("a.json", lambda n: json.dumps(alpaca(n)), "token_f1", ("instruction", "input")),
+    "messages": ("a.jsonl", lambda n: jsonl(messages(n)), "rouge_l", ("text",)),
+    "sharegpt": ("a.jsonl", lambda n: jsonl([{"conversations": [{"from": "human", "value": t},
+                                                               {"from": "gpt", "value": f"It is {t}."}]}
+                                             for t in texts(n)]), "token_f1", ("text",)),
+    "trl": ("a.jsonl", lambda n: jsonl([{"prompt": t, "completion": f" {t[:15]}"} for t in texts(n)]), "accuracy",
+            ("text",)),
+    "passages": ("a.jsonl", lambda n: jsonl([{"context": f"passage {i // 3} {texts(n)[i // 3]}", "question": f"{t}?",
+                                              "answer": t[:9]} for i, t in enumerate(texts(n))]), "accuracy",
+                 ("document", "question")),
+    "two fields": ("a.csv", lambda n: as_csv([{"premise": t, "hypothesis": t[::-1], "label": "yes" if i % 2 else "no"}
+                                              for i, t in enumerate(texts(n))]), "accuracy", ("premise", "hypothesis")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_format_becomes_a_run_that_loads(tmp_path: Path, family: str) -> None:
+    file, content, primary, fields = FAMILIES[family]
+    more: dict[str, Any] = {"texts": ("premise", "hypothesis")} if family == "two fields" else {}
+    run = loaded(start(tmp_path, file, content(160), **more))
+    suite = run.suites["mine"]
+    assert (suite.primary, run.task.fields) == (primary, fields)
+    assert (suite.spec.kind == "labels") == bool(run.task.labels) == family.startswith(("labels", "two"))
+    assert len(suite.items) + len(rows_given(run)) == 160
+    assert 30 <= len(suite.items) <= 60
+    sizes = run.file.train.sizes
+    assert (sizes[0], sizes[-1]) == (0, run.file.ship.size if run.file.ship else -1)
+    assert sizes[-1] <= len(rows_given(run))
+
+
+def test_parquet_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [{"text": f"{row['text']}\nand more", "label": row["label"]} for row in labelled(120)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    run = loaded(start(tmp_path, "a.parquet", (tmp_path / "t.parquet").read_bytes()))
+    (tmp_path / "csv").mkdir()
+    again = loaded(start(tmp_path / "csv", "a.csv", as_csv(rows)))
+    assert items_of(run) == items_of(again)
+    assert all("\n" in text for text in items_of(run))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["labels, ;", "answers", "numbers", "alpaca", "messages", "passages", "two fields"])
+def test_from_init_to_the_report_without_editing(tmp_path: Path, tiny_model: Path, family: str) -> None:
+    file, content, _, _ = FAMILIES[family]
+    (tmp_path / file).write_text(content(80 * 2), encoding="utf-8")
+    project = tmp_path / "project"
+    project.mkdir()
+    columns = ("--text", "premise", "--text", "hypothesis") if family == "two fields" else ()
+    said = succeed(
+        project, "init", "mine", "--from", f"../{file}", "--student", str(tiny_model), "--items", "24", *columns
+    )
+    commands = said.split("next: ")[1].splitlines()[0].split(" && ")
+    assert [command.split() for command in commands] == [
+        ["harness", verb, "mine"] for verb in ("augment", "train", "eval")
+    ]
+    for command in commands:
+        succeed(project, *command.split()[1:])
+    report = (project / "runs/mine/eval/report.md").read_text()
+    assert f"{loaded(project).file.train.sizes[-1]} rows" in report
+
+
+# --- few rows, a teacher, documents ------------------------------------------------------------------------------
+
+
+def test_few_rows_are_seeds_of_a_teacher(tmp_path: Path) -> None:
+    run = loaded(start(tmp_path, "a.csv", as_csv(labelled(45))))
+    assert run.file.augment.rows_file is None
+    assert len(run.seeds) + len(run.suites["mine"].items) == 45
+    assert (run.file.train.data_names, run.teacher.model) == (["filtered", "seeds_only"], "smollm2-135m-instruct")
+    assert run.file.augment.rows >= 3 * run.file.train.sizes[-1]
+
+
+@pytest.mark.parametrize("family", ["labels, csv", "answers", "alpaca", "messages", "two fields"])
+def test_a_teacher_beside_many_rows_writes_as_many_again(tmp_path: Path, family: str) -> None:
+    file, content, _, _ = FAMILIES[family]
+    wishes: dict[str, Any] = {"teacher": "some-model", "base_url": "http://127.0.0.1:9/v1", "system": 'Say: "yes".'}
+    more: dict[str, Any] = {"texts": ("premise", "hypothesis")} if family == "two fields" else {}
+    run = loaded(start(tmp_path, file, content(200), **wishes, **more))
+    rows = rows_given(run)
+    assert (run.file.augment.rows, run.task.system) == (2 * len(rows), 'Say: "yes".')
+    assert run.file.train.data_names == ["filtered", "human", "synthetic"]
+    assert not {seed.id for seed in run.seeds} & {row.example.id for row in rows}
+    assert len(run.seeds) + len(rows) + len(run.suites["mine"].items) == 200
+
+
+def test_the_marked_lines_of_a_run_without_a_teacher_make_one_with_it(tmp_path: Path) -> None:
+    project = start(tmp_path, "a.csv", as_csv(labelled(200)))
+    path = project / "runs/mine.yaml"
+    text = path.read_text()
+    marked = text.split("says what it is worth:\n")[1].split("  filters:")[0]
+    rows = next(line for line in text.splitlines() if line.startswith("  rows: "))
+    text = text.replace(marked, "".join(line.replace("# ", "", 1) for line in marked.splitlines(True))).replace(
+        f"{rows}\n", "", 1
+    )
+    path.write_text(f"teacher: {{engine: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}}\n{text}")
+    run = loaded(project)
+    assert run.file.augment.teacher_writes
+    assert run.file.augment.rows == 2 * len(rows_given(run))
+
+
+def documents(root: Path, files: int = 8) -> Path:
+    rng = random.Random(1)
+    folder = root / "texts"
+    folder.mkdir()
+    for i in range(files):
+        sections = [
+            f"# Part {j}\n\nThe {rng.choice(WORDS)} of house {i}{j} costs {rng.randrange(100, 999)} euros a month."
+            f" Ask {rng.choice(['Anna', 'Boris', 'Carla'])}{i} about the {' '.join(rng.sample(WORDS, 6))}.\n"
+            for j in range(4)
+        ]
+        (folder / f"{i}.md").write_text("\n".join(sections))
+    return folder
+
+
+def test_documents_become_passages_and_gaps(tmp_path: Path) -> None:
+    folder, project = documents(tmp_path), tmp_path / "project"
+    project.mkdir()
+    init(Wishes("mine", student="nobody/x"), Options(folder), project, Terminal())
+    run = loaded(project)
+    rows = (project / "prompts/mine/documents.jsonl").read_text()
+    items = run.suites["mine"].items
+    assert {item.tags for item in items} == {("answered",), ("unanswerable",)}
+    for item in items:
+        assert json.dumps(item.fields["document"], ensure_ascii=False) not in rows
+        says = item.answers[0] in item.fields["document"]
+        assert says == (item.tags == ("answered",))
+    files = {json.loads(line)["title"].split(":")[0] for line in rows.splitlines()}
+    assert 4 <= len(files) < 8, "whole files are held out"
+
+
+@given(st.text(max_size=300))
+def test_a_gap_has_one_answer(text: str) -> None:
+    gap = gap_of(text)
+    if gap:
+        assert gap.sentence.count("___") >= 1
+        assert gap.sentence.replace("___", gap.word, 1) in " ".join(text.split()) or "___" in text
+
+
+# --- decisions ---------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_few_short_answers() -> None:
+    assert label_spellings(["Yes", "yes ", "no", "yes ", "no", "no", "no", "yes "]) == {
+        "yes ": "yes ", "Yes": "yes ", "no": "no",
+    }  # fmt: skip
+    assert label_spellings([f"a {i}" for i in range(400)]) is None
+    assert label_spellings(["this is a long answer of many words", "no"] * 20) is None
+    assert label_spellings(["a", "b", "c"], stated=True) == {"a": "a", "b": "b", "c": "c"}
+
+
+@given(st.integers(12, 100_000), st.integers(1, 400))
+def test_sizes_grow_and_fit(rows: int, words: int) -> None:
+    example = Example(fields={"text": "word " * words}, answer="x")
+    sizes, whole = sizes_for("own", rows, [example], strong=False)
+    assert list(sizes) == sorted(set(sizes))
+    assert sizes[0] == 0
+    assert sizes[-1] <= rows
+    assert whole == (sizes[-1] == rows)
+    assert len(sizes) >= 3
+    assert power_of_two(sizes[-1]) <= sizes[-1]
+
+
+@given(st.text(max_size=200))
+def test_a_bound_of_tokens_is_no_more_than_the_bytes(text: str) -> None:
+    assert 1 <= tokens_bound(text) <= len(text.encode("utf-8", "replace")) + 1
+
+
+def test_contradictory_labels_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = labelled(160)
+    rows += [{"text": rows[0]["text"].upper(), "label": "billing"}, dict(rows[1]), {"text": rows[2]["text"]}]
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(rows)))
+    said = capsys.readouterr().out
+    assert "1 texts that stand there with several labels" in said
+    assert "'delivery' and 'billing'" in said or "'billing' and 'delivery'" in said
+    assert "1 rows whose text is that of another one" in said
+    assert "left out: 1 rows, such as" in said
+    assert "a.jsonl:163: answer: it is empty" in said
+    assert len(rows_given(run)) + len(items_of(run)) == 159
+
+
+def test_a_label_of_nearly_all_rows_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start(
+        tmp_path,
+        "a.jsonl",
+        jsonl([{**row, "label": "rare" if i < 12 else "other"} for i, row in enumerate(labelled(120))]),
+    )
+    assert "'other' is the label of 90% of the rows" in capsys.readouterr().out
+
+
+def test_several_answers_to_one_question_are_all_right(tmp_path: Path) -> None:
+    rows = [row for row in asked(160) for _ in range(2)]
+    for i in range(1, len(rows), 2):
+        rows[i] = {**rows[i], "answer": f"also {rows[i]['answer']}"}
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(rows)))
+    assert all(len(item.answers) == 2 for item in run.suites["mine"].items)
+
+
+def test_a_long_file_is_taken_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("harness.commands.init.source.MOST_ROWS", 150)
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(asked(400))))
+    assert len(rows_given(run)) + len(items_of(run)) == 150
+    assert "400 rows, of which 150 are taken" in capsys.readouterr().out
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
+    ("a.csv", "", {}, "the file is empty"),
+    ("a.csv", "text,label\n", {}, "there are no rows in it"),
+    ("a.csv", "text\n" + "x\n" * 30, {}, "it has one column, 'text'"),
+    ("a.csv", "text,text,label\na,b,c\n", {}, "a.csv:1: the column 'text' stands twice"),
+    ("a.csv", "text,label\na,b,c\n", {}, "a.csv:2: 3 cells; the header has 2"),
+    ("a.csv", 'text,label\n"a,b\n', {}, "not valid CSV"),
+    ("a.csv", b"text,label\n\xff\xfe\x00,x\n", {}, "not UTF-8 text (byte 11)"),
+    ("a.parquet", b"PAR1nothing", {}, "not a Parquet file"),
+    ("a.xlsx", b"PK", {}, ".xlsx: tables end in .jsonl, .json, .csv"),
+    ("a.CSV", "text,label\na,b\n", {}, "write the ending in small letters"),
+    ("a.jsonl", "{}\nno\n", {}, "a.jsonl:2: not valid JSON"),
+    ("a.jsonl", jsonl(labelled(3)), {}, "3 examples are too few: 12 at least"),
+    ("a.jsonl", jsonl([{**row, "label": "one"} for row in labelled(40)]), {}, "'one' is the answer of every row"),
+    ("a.jsonl", jsonl([{"text": row["text"]} if i else row for i, row in enumerate(labelled(40))]), {},
+     "39 of 40 rows cannot be used, the first: "),
+    ("a.jsonl", jsonl([{**row, "text": row["text"] * 2000} for row in labelled(20)]), {}, "every row is longer than"),
+    ("a.jsonl", jsonl([{"a": "x", "b": "y", "c": "z"}] * 20), {}, "which column is the input? Say it with --text"),
+    ("a.jsonl", jsonl([{**row, "category": "x"} for row in labelled(20)]), {}, "which column is the answer? Say"),
+    ("a.jsonl", jsonl(labelled(40)), {"texts": ("txt",)}, "--text txt: no such column (did you mean 'text'?)"),
+    ("a.jsonl", jsonl(labelled(40)), {"label": "label", "answer": "label"}, "give one of them"),
+    ("a.jsonl", jsonl(labelled(40)), {"texts": ("text",), "label": "text"}, "cannot be input and answer at once"),
+    ("a.jsonl", jsonl(asked(400)), {"texts": ("answer",), "label": "question"}, "--label: "),
+    ("a.jsonl", jsonl(labelled(40)), {"group": "who"}, "--group who: no such column"),
+    ("a.jsonl", jsonl(labelled(40)), {"items": 30}, "--items 30: at most half of the 40 examples: 20"),
+    ("a.jsonl", jsonl([{**row, "who": "x"} for row in labelled(40)]), {"group": "who"}, "0 items can be held out"),
+    ("a.jsonl", jsonl(labelled(40)), {"student": "smolm2"}, "--student: there is no model 'smolm2'"),
+    ("a.jsonl", jsonl(labelled(40)), {"base_url": "http://x/v1"}, "name the model that answers there with --teacher"),
+    ("a.jsonl", jsonl(labelled(40)), {"teacher": "m", "base_url": "x"}, "base_url"),
+    ("a.txt", "too few words in it for a piece or two of them, really.", {}, "are too few: 8 at least"),
+    ("a.txt", "some words " * 3000, {"label": "x"}, "--label: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "wishes", "expected"), REFUSED, ids=[case[3] for case in REFUSED])
+def test_what_cannot_be_used_is_said_and_nothing_written(
+    tmp_path: Path, name: str, content: str | bytes, wishes: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        start(tmp_path, name, content, **wishes)
+    assert expected in str(caught.value)
+    assert list((tmp_path / "project").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "a b", "x" * 65, "-x", "a.yaml"])
+def test_a_name_is_a_files_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"^NAME "):
+        init(Wishes(name), Options(tmp_path), tmp_path, Terminal())
+
+
+def test_nothing_is_overwritten_and_equal_files_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = jsonl(labelled(160))
+    project = start(tmp_path, "a.jsonl", content, dry_run=True)
+    assert "would be written" in capsys.readouterr().out
+    assert list(project.iterdir()) == []
+    start(tmp_path, "a.jsonl", content)
+    before = {path: path.stat().st_mtime_ns for path in project.rglob("*") if path.is_file()}
+    assert len(before) == 7
+    start(tmp_path, "a.jsonl", content)
+    assert capsys.readouterr().out.count("is there already, equal") == 7
+    (project / "suites/mine.yaml").write_text("kind: labels\n")
+    (project / "runs/mine.yaml").unlink()
+    with pytest.raises(UsageError, match=r"^suites/mine\.yaml: there already, with other contents"):
+        start(tmp_path, "a.jsonl", content)
+    assert not (project / "runs/mine.yaml").exists()
+
+
+def test_a_disk_that_refuses_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/runs").write_text("a file where the folder would be")
+    with pytest.raises((OSError, Exception)):
+        start(tmp_path, "a.jsonl", jsonl(labelled(160)))
+    assert [path.name for path in (tmp_path / "project").iterdir()] == ["runs"]
+
+
+def test_without_a_file_it_asks_or_says_that_it_cannot(tmp_path: Path) -> None:
+    done = harness(tmp_path, "init", "mine")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--from FILE is missing, and here is no terminal to ask at" in done.stderr
+    done = harness(tmp_path, "init", "mine", "--from", "nothing.csv")
+    assert done.returncode == 2
+    assert "there is no such file or folder" in done.stderr
