@@ -171,7 +171,8 @@ class StepWritten(Record):
 class Provenance(Record):
     """Everything needed to say where a row came from."""
 
-    source: Literal["teacher", "seed", "own", "replay"]  # replay: general rows against forgetting, of no task
+    # replay: general rows against forgetting, of no task; document: raw text, which is no example at all
+    source: Literal["teacher", "seed", "own", "replay", "document"]
     format: str = ""  # of own and general rows: what their file was read as
     document: str = ""  # id of the piece of a document that it was written about
     attributes: dict[str, str] = {}  # what was drawn and computed for it

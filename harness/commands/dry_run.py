@@ -17,6 +17,7 @@ from harness.augment.rows import own_rows, seed_rows
 from harness.check.rescore import PASSES
 from harness.commands.parity import ITEMS
 from harness.config.arms import FILTERED, SEEDS_ONLY
+from harness.config.methods import Method
 from harness.config.run import Run, Train
 from harness.config.teacher import Teacher, beside_money, price_of
 from harness.core.aligned import aligned
@@ -214,24 +215,35 @@ def describe_training(run: Run) -> str:
     }
     counters = {student: fast_tokenizer(folders.get(student, Path())) or by_characters for student in settings.students}
     known: dict[str, GridCell] = {}
+    first_cells: tuple[GridCell, ...] = ()
     unmeasured: list[Unmeasured] = []
     notes: list[str] = []
     if rows_are_made(run) and len(folders) == len(settings.students):
         plan, unmeasured = outline_training(run)
         known, notes = {planned.cell.name: planned for planned in plan.cells}, plan.notes
+        first_cells = plan.pretraining
     elif run.file.augment.rows_file and not run.file.augment.teacher_writes:
         require_rows(settings.sizes, FILTERED, len(sample), more_rows(run.file.augment), run.name)
     lines: list[tuple[str, ...]] = []
-    to_do: dict[str, tuple[Cell, Sequence[Row]]] = {}  # cells of the same rows and settings are one
+    to_do: dict[str, tuple[str, Method, Sequence[Row]]] = {}  # cells of the same rows and settings are one
     missing_tokens = 0
+    for planned in first_cells:
+        seen = planned.steps * settings.batch_size
+        tokens = _training_tokens(planned.rows, seen, counters[planned.cell.student])
+        missing_tokens += 0 if planned.trained else tokens
+        if not planned.trained:
+            to_do[planned.key] = planned.cell.student, planned.method, planned.rows
+        state = "stored" if planned.trained else "to do"
+        name, pieces = planned.cell.name, f"{len(planned.rows)} pieces"
+        lines.append((name, pieces, f"{planned.steps} steps", f"{tokens} tokens", state))
     for cell in grid_cells(settings, len(run.seeds)):
-        planned = known.get(cell.name)
-        rows, trained = (planned.rows, planned.trained) if planned else (sample if cell.size else (), None)
+        made = known.get(cell.name)
+        rows, trained = (made.rows, made.trained) if made else (sample if cell.size else (), None)
         steps = steps_of(cell, settings)
         tokens = _training_tokens(rows, steps * settings.batch_size, counters[cell.student])
         missing_tokens += 0 if trained else tokens
         if rows and not trained:
-            to_do[planned.key if planned else cell.name] = cell, rows
+            to_do[made.key if made else cell.name] = cell.student, settings.by_method[cell.method], rows
         waiting = "rows not measured yet" if unmeasured else "rows or student not there yet"
         state = {True: "stored", False: "to do", None: waiting}[trained]
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
@@ -263,16 +275,16 @@ def _methods(settings: Train, folders: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _takes(
-    missing: Sequence[tuple[Cell, Sequence[Row]]],
+    missing: Sequence[tuple[str, Method, Sequence[Row]]],
     folders: Mapping[str, Path],
     counters: Mapping[str, Count],
     settings: Train,
     cache: Path,
 ) -> list[str]:
     """Disk that the missing cells take, and memory at the peak, of the students that are at hand."""
-    said, disk, methods = [], 0, settings.by_method
+    said, disk = [], 0
     for name, folder in folders.items():
-        cells = [(methods[cell.method], rows) for cell, rows in missing if cell.student == name]
+        cells = [(method, rows) for student, method, rows in missing if student == name]
         student = architecture(name, folder) if cells else None
         if student is None:
             continue

@@ -29,6 +29,7 @@ from harness.engines.vllm import max_lora_rank
 from harness.errors import UsageError
 from harness.eval.current import results_of
 from harness.eval.results import CARDS, Results, resolve_student
+from harness.models.files import RECORDS
 from harness.models.resolve import BUNDLED, Model
 from harness.report.one_student import best_on_dev, score_limits, scores_of
 from harness.train.adapters import CONFIG
@@ -36,7 +37,6 @@ from harness.train.grid import GridCell, plan_training
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PROMPTS = 8  # of its own rows, on which a merged model is compared with base and adapter
-OURS = ("cell.json", "manifest.json")  # files of a cell that say how it was made; the card does in an export
 THIS_FOLDER = "THIS_FOLDER"
 
 
@@ -68,7 +68,7 @@ def export_student(run: Run, options: Options, terminal: Terminal) -> Path:
     results, why_unscored = _results(run)
     planned, why = chosen(run, results, options.student)
     name = planned.cell.model_copy(update={"student": planned.model.name}).name
-    merged = options.merged or planned.adapter is None
+    merged = options.merged or planned.adapter is None or planned.pretraining is not None
     folder = options.output or run.folder / "export" / f"{name}{'-merged' if merged else '-adapter'}"
     _refuse_others(folder)
     with folder_atomic(folder) as made:
@@ -79,7 +79,10 @@ def export_student(run: Run, options: Options, terminal: Terminal) -> Path:
     what = "as a model of its own" if merged else "as an adapter"
     terminal.say(f"export-student: {planned.cell.name} ({why}) {what} in {shown}, its card in {shown}/README.md")
     if merged and not options.merged:
-        terminal.say("  all its weights were tuned: it has no adapter")
+        why = "all its weights were tuned: it has no adapter"
+        if planned.adapter:
+            why = "its adapter is of a base that was pre-trained for this run, and nobody else has that base"
+        terminal.say(f"  {why}")
     if check:
         terminal.say(f"  {check}")
     for line in _said(card, why_unscored):
@@ -141,7 +144,7 @@ def serve_line(planned: GridCell, base: str, folder: Path, name: str, merged: bo
 def _write_adapter(planned: GridCell, folder: Path) -> str:
     """Copy an adapter. Its settings name the base as this run does: runs that share a cell may call it otherwise."""
     for file in planned.folder.iterdir():
-        if file.is_file() and file.name not in OURS:
+        if file.is_file() and file.name not in RECORDS:
             shutil.copy(file, folder / file.name)
     settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     write_json(folder / CONFIG, settings | {"base_model_name_or_path": planned.model.name})
@@ -154,7 +157,7 @@ def _write_model(planned: GridCell, folder: Path, dtype: str) -> str:
         if dtype != "auto":
             raise UsageError(f"--dtype {dtype}: all weights of this student were tuned; it is stored as it is")
         for file in planned.folder.iterdir():
-            if file.is_file() and file.name not in OURS:
+            if file.is_file() and file.name not in RECORDS:
                 shutil.copy(file, folder / file.name)
         return ""
     from harness.models.chat_template import load_chat, tokenize_row
@@ -163,7 +166,7 @@ def _write_model(planned: GridCell, folder: Path, dtype: str) -> str:
     chat = load_chat(planned.model.name, planned.model.folder)
     examples = [tokenize_row(chat, row) for row in planned.rows[:PROMPTS]]
     prompts = [example.ids[: example.answer_start] for example in examples]
-    return merge(planned.model.folder, planned.adapter, folder, prompts, sorted(chat.stops), dtype).words
+    return merge(planned.base, planned.adapter, folder, prompts, sorted(chat.stops), dtype).words
 
 
 def _card(

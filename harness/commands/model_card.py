@@ -14,6 +14,7 @@ import yaml
 from harness.augment.funnel import Funnel
 from harness.commands.dataset_card import STAMP, funnel_text, limits_of_rows, recipe_of_rows
 from harness.config.run import Run
+from harness.core.json_file import read_json
 from harness.core.markdown import escaped, fenced, table
 from harness.models.resolve import BUNDLED, Model
 from harness.records import Row
@@ -25,6 +26,7 @@ SOURCES = {  # of rows, in the words of a card
     "own": "a person's own",
     "seed": "human-written seeds",
     "replay": "general instructions, against forgetting",
+    "document": "raw text",
 }
 HEADS = ("suite", "metric", "test items", "this student", "untuned", "difference to untuned")
 
@@ -170,6 +172,7 @@ def _recipe(run: Run, card: ModelCard) -> str:
     few = max(1, len(log["losses"]) // 10)
     lines = [
         ("method", planned.method.words),
+        *_pretraining(planned),
         (
             "learning rate",
             f"{planned.learning_rate:g} at its peak, warmed up over {train.warmup_ratio:.0%} of the steps",
@@ -187,6 +190,17 @@ def _recipe(run: Run, card: ModelCard) -> str:
         ("made by", f"harness {version('harness')}{_commit(log)}, {_packages(log)}"),
     ]
     return table(("setting", "value"), lines)
+
+
+def _pretraining(planned: GridCell) -> Iterator[tuple[str, str]]:
+    """What came before tuning, where something did."""
+    if first := planned.pretraining:
+        log = read_json(first.folder / "cell.json")
+        yield (
+            "continued pre-training",
+            f"{first.steps} steps of all weights on {len(first.rows)} pieces of raw text, {log['tokens']} tokens read,"
+            f" learning rate {first.learning_rate:g}, loss {log['losses'][0]:.3f} -> {log['losses'][-1]:.3f}",
+        )
 
 
 def _steps(most: int, log: dict[str, Any], batch_size: int, rows: int) -> str:

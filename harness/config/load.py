@@ -20,7 +20,7 @@ from harness.config.teacher import ScriptedTeacher, VLLMTeacher, price_of
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
 from harness.core.templates import Template
-from harness.data.documents import Piece
+from harness.data.documents import Piece, document_files
 from harness.data.examples import Shape, local_path, read_examples, read_seeds
 from harness.engines.scripted import read_script
 from harness.errors import Mistakes, UsageError, nearest
@@ -65,6 +65,9 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
     for key, named in _files_of(run_file):
         with mistakes.noted():
             project_file(root, named, at(*key))
+    for key, named in _documents_of(run_file):
+        with mistakes.noted():
+            document_files(named, root, at(*key))
     seeds: tuple[Example, ...] = ()
     if run_file.augment.seeds:
         with mistakes.noted():
@@ -130,6 +133,15 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for i, filter_ in enumerate(augment.filters):
         for name in filter_.needs.files:
             yield ("augment", "filters", i, name), getattr(filter_, name)
+
+
+def _documents_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """(key, path) of the documents that a run file names, each a file or a folder."""
+    if documents := run_file.augment.documents:
+        yield ("augment", "documents", "path"), documents.path
+    for name, method in run_file.train.methods.items():
+        if method.pretrain:
+            yield ("train", "methods", name, "pretrain", "documents", "path"), method.pretrain.documents.path
 
 
 def _suite(name: str, root: Path, place: str, task: TaskFile, run_file: RunFile) -> Suite:

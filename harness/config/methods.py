@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from harness.core.record import Record, digested
+from harness.data.documents import Documents
 from harness.errors import nearest
 
 LEARNING_RATE = 1e-3
+OF_METHODS = ("kind", "learning_rate", "pretrain")  # the keys of a method that are none of LoRA's
 
 
 def _written_as(value: object) -> str:
@@ -108,20 +110,32 @@ class Lora(Record):
         return self
 
 
+class Pretrain(Record):
+    """Continued pre-training before tuning: all weights, every token of a person's own texts (domain adaptation)."""
+
+    documents: Documents
+    steps: Annotated[int, Field(ge=1)]  # optimizer steps, each of train.batch_size pieces of the documents
+    learning_rate: LearningRate = "auto"  # the peak, as of full fine-tuning
+
+
 class Method(Record):
     """One way to tune a student. In a run file the settings of LoRA stand beside `kind` and `learning_rate`."""
 
     kind: Literal["lora", "qlora", "full"] = "lora"  # an adapter; one on a base in 4 bits (CUDA); all weights
     learning_rate: LearningRate  # the peak
     lora: Lora | None  # None where all weights are tuned
+    pretrain: Pretrain | None = None  # what comes before
 
     @property
     def words(self) -> str:
-        """What people read: the kind, and what of LoRA is set."""
+        """What people read: the kind, what of LoRA is set, and what comes before it."""
+        before = ""
+        if self.pretrain:
+            before = f", after {self.pretrain.steps} steps on the raw text of {self.pretrain.documents.path}"
         if self.lora is None:
-            return "full fine-tuning, all weights"
+            return f"full fine-tuning, all weights{before}"
         settings = ", ".join(f"{name} {_shown(value)}" for name, value in self.lora.peft_settings.items())
-        return f"{'QLoRA, base in 4 bits' if self.kind == 'qlora' else 'LoRA'}, {settings}"
+        return f"{'QLoRA, base in 4 bits' if self.kind == 'qlora' else 'LoRA'}, {settings}{before}"
 
 
 def _shown(value: Any) -> str:
@@ -153,9 +167,9 @@ def filled_in(methods: Any, lora: Any, learning_rate: Any) -> Any:
 def _filled(name: str, method: Any, lora: Any, learning_rate: Any) -> Any:
     if not isinstance(method, dict) or not isinstance(lora, dict):
         return method
-    own = {key: value for key, value in method.items() if key not in ("kind", "learning_rate")}
+    own = {key: value for key, value in method.items() if key not in OF_METHODS}
     kind = method.get("kind", "lora")
-    allowed = ["kind", "learning_rate", *(Lora.model_fields if kind != "full" else ())]
+    allowed = [*OF_METHODS, *(Lora.model_fields if kind != "full" else ())]
     for key in own:
         if key not in allowed and (kind == "full" or key not in NOT_TAKEN):
             hint = f"{nearest(str(key), allowed)}; allowed for {kind}: {', '.join(allowed)}"
@@ -165,4 +179,5 @@ def _filled(name: str, method: Any, lora: Any, learning_rate: Any) -> Any:
             f"methods.{name}.learning_rate: this key is missing: full fine-tuning takes about a tenth of LoRA's"
         )
     settings = None if kind == "full" else {**lora, **own}
-    return {"kind": kind, "learning_rate": method.get("learning_rate", learning_rate), "lora": settings}
+    before = {"pretrain": method["pretrain"]} if "pretrain" in method else {}
+    return {"kind": kind, "learning_rate": method.get("learning_rate", learning_rate), "lora": settings, **before}

@@ -103,7 +103,7 @@ def read_documents(
     pieces: list[Piece] = []
     short: list[str] = []
     mistakes = Mistakes()
-    for path in _files(documents.path, root, place):
+    for path in document_files(documents.path, root, place):
         with mistakes.noted():
             parts = list(_parts(path, os.path.relpath(path, root)))
             if not any(part.text.split() for part in parts):
@@ -139,7 +139,8 @@ def _listed(folder: Path) -> list[Path]:
     )
 
 
-def _files(named: str, root: Path, place: str) -> list[Path]:
+def document_files(named: str, root: Path, place: str) -> list[Path]:
+    """The documents that a run file names by a file or a folder. Raises UsageError where there are none."""
     if not (root / named).is_dir():
         path = project_file(root, named, place)
         if path.suffix.lower() not in ENDINGS:

@@ -18,6 +18,7 @@ SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "p
 CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")  # settings that name code to run
 KERNELS = ("attn_implementation", "experts_implementation")  # a name with a slash is code from a hub
 # the ends of files that hold weights, or say where they are
+RECORDS = ("cell.json", "manifest.json")  # how a cell of a run was made
 WEIGHT_FILES = (".safetensors", ".bin", ".gguf", ".pt", ".safetensors.index.json", ".bin.index.json")
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".h5", ".msgpack"}
 
@@ -134,9 +135,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy a model's files but its weights to where they are not yet: tokenizer, chat template, settings."""
+    """Copy a model's files but its weights to where they are not yet: tokenizer, chat template, settings.
+
+    Of a model that was trained here, what says how it was made is not copied: it would be said of the copy.
+    """
     for file in source.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHT_FILES) and not (folder / file.name).exists():
+        left_out = file.name.endswith(WEIGHT_FILES) or file.name in RECORDS
+        if file.is_file() and not left_out and not (folder / file.name).exists():
             shutil.copy(file, folder / file.name)
 
 

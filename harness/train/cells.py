@@ -53,6 +53,7 @@ class TrainedCell(Record):
     tuned: bool  # decides how the model is asked: with the prompt it was tuned on, or as an untuned model
     base: str  # the folder of the weights that an engine loads: the cell's own where all of them were tuned
     folder: str  # the adapter that it puts into them; empty where there is none
+    pretraining: str = ""  # the key of the cell of raw text that it began from, which lies in `base`
     rows: int
     available: int  # rows that the cell's were drawn from
     steps: int  # by the budget
@@ -123,7 +124,8 @@ def cell_keys(run_folder: Path) -> set[str]:
     """The keys of the cells that a run refers to, whichever version wrote them. Empty before train."""
     if not (run_folder / "train" / CELLS).is_file():
         return set()
-    return {str(cell["key"]) for cell in _read(run_folder)["cells"]}
+    cells = _read(run_folder)["cells"]
+    return {str(key) for cell in cells for key in (cell["key"], cell.get("pretraining")) if key}
 
 
 def _read(run_folder: Path) -> dict[str, Any]:

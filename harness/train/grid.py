@@ -7,7 +7,7 @@ for the same cell share it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from harness.train.capacity import capacity_note
 from harness.train.keys import BASE, cell_key
 from harness.train.learning_rate import peak_rate
 from harness.train.pool import Pool, pool_of
+from harness.train.pretraining import RAW_TEXT, method_of, raw_text, settings_of
 from harness.train.row_scores import Unmeasured, measures_of, stored_scores
 from harness.train.sizes import step_count
 from harness.train.validation import dev_items, items_digest
@@ -47,6 +48,17 @@ class GridCell:
     folder: Path  # of its adapter, or of all its weights, shared by all runs
     method: Method
     learning_rate: float  # the number that the method's setting comes to for this student
+    pretraining: GridCell | None = None  # whose weights are tuned in place of the student's own
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether its rows are raw text, which others begin from."""
+        return self.cell.data == RAW_TEXT and bool(self.rows) and self.rows[0].provenance.source == "document"
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether the weights that it begins from are there."""
+        return self.pretraining is None or self.pretraining.trained
 
     @property
     def trained(self) -> bool:
@@ -55,8 +67,18 @@ class GridCell:
 
     @property
     def base(self) -> Path:
-        """The folder of the weights that an engine loads: the student's, or the cell's own where all were tuned."""
-        return self.folder if self.rows and self.method.kind == "full" else self.model.folder
+        """The folder of the weights that an engine loads: the cell's own where all were tuned, else what it tuned."""
+        return self.folder if self.rows and self.method.kind == "full" else self.begins_as.folder
+
+    @property
+    def begins_as(self) -> Model:
+        """The weights before this cell's training."""
+        return self.pretraining.result if self.pretraining else self.model
+
+    @property
+    def result(self) -> Model:
+        """The student with all its weights as this cell's training left them."""
+        return replace(self.model, folder=self.folder, revision=self.key[:16], weights_digest=self.key)
 
     @property
     def adapter(self) -> Path | None:
@@ -70,6 +92,17 @@ class TrainPlan:
 
     cells: tuple[GridCell, ...]
     row_notes: tuple[str, ...] = ()  # what a reader must know of the rows
+
+    @property
+    def pretraining(self) -> tuple[GridCell, ...]:
+        """The cells of raw text that others begin from, each once. They are trained first, and scored by no suite."""
+        first = (planned.pretraining for planned in self.cells)
+        return tuple({planned.key: planned for planned in first if planned}.values())
+
+    @property
+    def order(self) -> tuple[GridCell, ...]:
+        """All that is trained, in the order of training."""
+        return (*self.pretraining, *self.cells)
 
     @property
     def inputs(self) -> str:
@@ -131,6 +164,10 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
         require_rows(settings.sizes, data, len(rows), _more_rows(arms[data], pool, run.file.augment), run.name)
         return rows
 
+    @cache
+    def pretrained(student: str, method: str) -> GridCell | None:
+        return _pretraining(run, student, models[student], method)
+
     planned: list[GridCell] = []
     unmeasured: dict[tuple[str, ...], Unmeasured] = {}
     methods = settings.by_method
@@ -147,13 +184,32 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
         model, steps, drawn = models[cell.student], steps_of(cell, settings), rows[: cell.size]
         method = methods.get(cell.method, base_method)
         rate = peak_rate(method, model.name, model.folder)
-        key = cell_key(model, drawn, settings, steps, cell.random_seed, method, rate, stopping_by)
+        first = pretrained(cell.student, cell.method) if drawn else None
+        before = first.key if first else ""
+        key = cell_key(model, drawn, settings, steps, cell.random_seed, method, rate, stopping_by, before)
         folder = run.cache / "students" / key
-        planned.append(GridCell(cell, model, drawn, steps, key, len(rows), folder, method, rate))
+        planned.append(GridCell(cell, model, drawn, steps, key, len(rows), folder, method, rate, first))
     measured = {student: scores(student)[0] for student in models} if measures_of(settings.data) else {}
     cells = [(one.cell, one.available) for one in planned if one.rows]
     notes = [*size_notes(cells), *arm_notes(settings, pool, measured)]
     return TrainPlan(tuple(planned), tuple(notes)), list(unmeasured.values())
+
+
+def _pretraining(run: Run, student: str, model: Model, name: str) -> GridCell | None:
+    """What a method's cells of a student begin from. None where that is the student itself.
+
+    It has the run's own random seed, and is the same for all of them.
+    """
+    method = run.file.train.by_method[name]
+    if method.pretrain is None:
+        return None
+    tuning, settings, steps = method_of(method.pretrain), settings_of(run.file.train), method.pretrain.steps
+    place = f"runs/{run.name}.yaml: train.methods.{name}.pretrain" if name else f"runs/{run.name}.yaml: pretrain"
+    rows = raw_text(method.pretrain, run.root, place)
+    rate, random_seed = peak_rate(tuning, model.name, model.folder), run.file.random_seed
+    key = cell_key(model, rows, settings, steps, random_seed, tuning, rate)
+    cell = Cell(student=student, data=RAW_TEXT, size=len(rows), random_seed=random_seed)
+    return GridCell(cell, model, rows, steps, key, len(rows), run.cache / "students" / key, tuning, rate)
 
 
 def grid_cells(settings: Train, seeds: int) -> list[Cell]:

@@ -24,11 +24,12 @@ def cell_key(
     method: Method,
     learning_rate: float,
     dev_items: str = "",
+    pretraining: str = "",
 ) -> str:
     """64 hex digits over all that decides a student's weights. A base's key is over its own weights alone.
 
     `learning_rate` is the number that the method's setting comes to for this model. `dev_items` is a digest of the
-    items that early stopping goes by.
+    items that early stopping goes by, `pretraining` the key of the cell whose weights are the base's.
     """
     if not rows:
         return base_key(model)
@@ -38,6 +39,8 @@ def cell_key(
     if settings.early_stopping and settings.validation:
         patience, every = settings.early_stopping.patience, settings.validation.every
         how["early_stopping"] = {"patience": patience, "every": every, "dev_items": dev_items}
+    if pretraining:
+        how["pretraining"] = pretraining
     resolved = {  # by their first names, under which adapters are stored
         "updates": steps,
         "random_seed": random_seed,

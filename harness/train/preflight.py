@@ -35,6 +35,7 @@ from harness.records import Message, Row
 from harness.train.footprint import Footprint, architecture, footprint, size
 from harness.train.four_bits import require_four_bits
 from harness.train.grid import GridCell
+from harness.train.pretraining import tokenized_texts
 from harness.train.validation import dev_items, tokenized_items
 
 REPLAYED = "replay"  # the source of general rows, which are no examples of the task
@@ -75,16 +76,23 @@ def check_students(run: Run, missing: Sequence[GridCell], say: Callable[[str], N
 
 
 def _prepare(run: Run, model: Model, cells: Sequence[GridCell], say: Callable[[str], None]) -> Prepared:
-    rows = list({row.id: row for planned in cells for row in planned.rows}.values())
+    texts = [row for planned in cells if planned.is_pretraining for row in planned.rows]
+    rows = list({row.id: row for planned in cells if not planned.is_pretraining for row in planned.rows}.values())
     chat = load_chat(model.name, model.folder)
+    context = context_length(model.name, model.folder)
+    raw = tokenized_texts(chat, texts, run.file.train.max_length, context)
+    if raw:
+        tokens = sum(len(example.ids) for example in raw.values())
+        say(f"train: {chat.name}: {len(raw)} pieces of raw text, {tokens} tokens, all of them carry loss")
+    if not rows:
+        return Prepared(raw, (), template_digest(chat))
     of_task = next((row for row in rows if row.provenance.source != REPLAYED), rows[0])
     for note in left_out(chat, of_task.messages[:-1]):
         say(f"train: {note}")
-    context = context_length(model.name, model.folder)
     examples = preflight(chat, rows, run.file.train, context)
     check_asked_alike(chat, run.task, run.prompts.student, rows, examples)
     say(f"train: {summary(chat, examples, run.file.train, context)}")
-    return Prepared(examples, tokenized_items(chat, dev_items(run), context), template_digest(chat))
+    return Prepared({**raw, **examples}, tokenized_items(chat, dev_items(run), context), template_digest(chat))
 
 
 def _check_machine(

@@ -23,6 +23,7 @@ from harness.models.resolve import Model
 from harness.train.cells import CELLS, TrainedCell, TrainedCells, early_stopping_note
 from harness.train.grid import GridCell, TrainPlan, plan_training
 from harness.train.preflight import Prepared, check_students
+from harness.train.pretraining import settings_of
 from harness.train.processes import ALONE, Processes
 from harness.train.row_scores import NO_MODELS, Models, measure_rows
 from harness.train.trackers import libraries
@@ -47,7 +48,7 @@ def train(
         group.wait()
         plan = plan_training(run)
         manifest = finished(folder, plan.inputs)
-        missing = {planned.key: planned for planned in plan.cells if not planned.trained}
+        missing = {planned.key: planned for planned in plan.order if not planned.trained}
         if manifest and not missing:
             terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
             return None
@@ -60,10 +61,15 @@ def train(
         _say_what_is_stored(plan, missing, terminal)
         machine = environment(run.root)
         prepared = check_students(run, list(missing.values()), terminal.say)
-        mine, name = processes.mine(list(missing.values())), processes.name
-        failed = group.gathered(_train_missing(mine, prepared, run, machine, name, terminal, stop) if mine else {})
+        failed, count = dict[str, str](), 0
+        for cells in ([c for c in plan.pretraining if c.key in missing], [c for c in plan.cells if c.key in missing]):
+            mine = processes.mine([planned for planned in cells if planned.can_begin])
+            count += len(mine)
+            failed |= group.gathered(
+                _train_missing(mine, prepared, run, machine, processes.name, terminal, stop) if mine else {}
+            )
         if not processes.first:
-            return len(mine)
+            return count
         done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
         stored = _write_cells(run, plan, done, machine)
     terminal.say(table(stored))
@@ -144,19 +150,21 @@ def _train_missing(
         for (model, four_bits), cells in _by_base(missing).items():
             if stop():
                 break
+            student = prepared[cells[0].model]
             watcher.loads(model.name)
-            base = load_base(model, list(prepared[model].examples.values()), four_bits=four_bits)
-            work = Work(base, cells, prepared[model], settings, folder, machine, process)
+            base = load_base(model, list(student.examples.values()), four_bits=four_bits)
+            used = settings_of(settings) if cells[0].is_pretraining else settings
+            work = Work(base, cells, student, used, folder, machine, process)
             failed |= work.train(watcher, terminal, stop)
             del base, work  # let go of it before the next is loaded
     return failed
 
 
 def _by_base(cells: Sequence[GridCell]) -> dict[tuple[Model, bool], list[GridCell]]:
-    """Cells by what is loaded for them: the student, and whether in 4 bits."""
+    """Cells by what is loaded for them: the weights that they begin from, and whether in 4 bits."""
     grouped: dict[tuple[Model, bool], list[GridCell]] = {}
     for planned in cells:
-        grouped.setdefault((planned.model, planned.method.kind == "qlora"), []).append(planned)
+        grouped.setdefault((planned.begins_as, planned.method.kind == "qlora"), []).append(planned)
     return grouped
 
 
@@ -179,6 +187,7 @@ def _trained_cell(planned: GridCell, root: Path) -> TrainedCell:
         tuned=bool(planned.rows),
         base=_relative(planned.base, root),
         folder=_relative(planned.adapter, root) if planned.adapter else "",
+        pretraining=planned.pretraining.key if planned.pretraining else "",
         rows=len(planned.rows),
         available=planned.available,
         steps=planned.steps,
