@@ -75,18 +75,21 @@ def train(run: Run, terminal: Terminal, stop: Stop, processes: Processes) -> int
 
 def evaluate(run: Run, terminal: Terminal, stop: Stop) -> None:
     """Score what is not scored yet, then write the report. Raises as the stages."""
+    from harness.commands.show_batch import store_rows
     from harness.eval.stage import evaluate as stage
 
     with stop.listening():
         stage(run, openers(run), terminal, stop)
+    store_rows(run)
     report(run, terminal)
 
 
 def report(run: Run, terminal: Terminal) -> None:
     """Write the report from stored scores, and print it."""
+    from harness.check.may_ship import may_ship
     from harness.report.stage import report as stage
 
-    stage(run, terminal)
+    stage(run, terminal, may_ship(run))
 
 
 def set_defaults() -> None:

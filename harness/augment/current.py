@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.augment.rows import DROPPED, KEPT, Judged, read_rejected
+from harness.augment.rows import DROPPED, KEPT, Judged, Lost, read_rejected
 from harness.config.inputs import guarded_suites, rows_source, still_guarded, unguarded_suites
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
@@ -46,9 +46,14 @@ def kept_rows(run: Run) -> tuple[Row, ...]:
 
 def dropped_rows(run: Run) -> tuple[Judged, ...]:
     """The rows that filters dropped, with every filter's verdict. Raises UsageError as `_require_current`."""
+    return rejected_rows(run)[0]
+
+
+def rejected_rows(run: Run) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
+    """The rows that filters dropped, and the completions that gave no row. Raises UsageError as `_require_current`."""
     path = _require_current(run) / DROPPED
     with remade_by(f"make augment RUN={run.name}"):
-        return read_rejected(path)[0]
+        return read_rejected(path)
 
 
 def _require_current(run: Run) -> Path:

@@ -16,10 +16,11 @@ from harness.config.run import Run, Train
 from harness.core.aligned import aligned
 from harness.core.terminal import BRACKETS, Marked, Terminal
 from harness.data.examples import path_of
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.models.chat_template import Chat, TokenizedRow, context_length, load_chat, template_digest, tokenize_row
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Row
+from harness.report.page.samples import Sample, store_samples
 from harness.train.grid import outline_training, steps_of
 from harness.train.sizes import batches, nested
 
@@ -27,6 +28,7 @@ SAMPLE = 10_000  # rows whose lengths are counted
 BATCHES = 4  # listed one by one
 ALL_BATCHES = 256  # counted together
 NEAR = 0.9  # of train.max_length
+SAMPLED = 4  # rows of each student in a report
 SHOWN = 600  # characters of a prompt or an answer
 NAMED = 12  # tokens of an answer listed one by one
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
@@ -72,6 +74,35 @@ def show_batch(run: Run, terminal: Terminal, rows: int) -> None:
         _show(chat, drawn, run.file.train, rows, terminal)
     if len(digests) > 1:
         terminal.say("\nThe students have different chat templates: the same row is another text to each of them.")
+
+
+def store_rows(run: Run, rows: int = SAMPLED) -> None:
+    """Keep the first `rows` rows of each student's largest cell for the page of the report.
+
+    None where they cannot be drawn any more.
+    """
+    store_samples(run.folder / "eval", _sampled(run, rows))
+
+
+def _sampled(run: Run, rows: int) -> list[Sample]:
+    try:
+        return [
+            _sample(load_chat(drawn.model.name, drawn.model.folder), drawn, run, rows) for drawn in drawn_cells(run)
+        ]
+    except (UsageError, MachineError):
+        return []
+
+
+def _sample(chat: Chat, drawn: Drawn, run: Run, rows: int) -> Sample:
+    tokenized = _tokenizer(chat)
+    sample = [tokenized(row) for row in drawn.rows[:SAMPLE]]
+    return Sample(
+        student=drawn.model.identity,
+        source=drawn.source,
+        rows=tuple((head(chat, example), tuple(parts(chat, example))) for example in sample[:rows]),
+        lengths=length_table(sample, len(drawn.rows)),
+        limits=tuple(limits(sample, run.file.train.max_length, context_length(chat.name, drawn.model.folder))),
+    )
 
 
 def drawn_cells(run: Run) -> list[Drawn]:

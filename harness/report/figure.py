@@ -12,47 +12,56 @@ from harness.report import wording
 from harness.report.analysis import Point
 from harness.report.headline import Line
 from harness.report.regressions import Panel, PanelPoint
+from harness.report.student_view import StudentCurve
 
 BLUE, ORANGE, GREEN, GREY, PURPLE, BROWN = "#0b5fa5", "#c8590a", "#2c7a34", "#666666", "#7a3b9a", "#8a6d1a"
 
 
-def learning_curve(
-    student: str, suite: str, points: Sequence[Point], reference: Sequence[tuple[int, float]], across: Sequence[Line],
-    chance: float | None, caption: str, data: str, metric: str,
-) -> bytes:  # fmt: skip
-    """A PNG: rows of one kind of data as points with intervals, seeds as dots, alternatives as lines.
-
-    `reference`: (rows, value) of the cheap reference on the same rows. `across`: what does not change with rows.
-    """
+def learning_curve(curve: StudentCurve) -> bytes:
+    """A PNG: rows of one kind of data as points with intervals, seeds as dots, alternatives as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    points, metric = curve.points, curve.metric
+
     figure, axes = pyplot.subplots(figsize=(9.5, 5.2), dpi=130)
-    label = f"tuned on {data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {points[-1].size}"
-    _curve(axes, points, f"{student} on {suite}", 11, markersize=5, linewidth=1.8, capsize=4, zorder=3, label=label)
+    label = (
+        f"tuned on {curve.data.replace('_', ' ')} rows: {wording.value(metric, points[-1].value)} at {points[-1].size}"
+    )
+    _curve(
+        axes,
+        points,
+        f"{curve.student} on {curve.suite}",
+        11,
+        markersize=5,
+        linewidth=1.8,
+        capsize=4,
+        zorder=3,
+        label=label,
+    )
     if any(len(p.seeds) > 1 for p in points):
         dots = [(p.size, seed) for p in points for seed in p.seeds]
         rows, levels = zip(*dots, strict=True)
         axes.scatter(rows, levels, s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
-    if reference:
-        rows, levels = zip(*reference, strict=True)
+    if curve.reference:
+        rows, levels = zip(*curve.reference, strict=True)
         label = "TF-IDF + logistic regression, same rows"
         axes.plot(rows, levels, color=GREEN, marker="s", markersize=4, linewidth=1.2, label=label)
-    for line in across:
+    for line in curve.across:
         style, width = ("--" if line.reading.arm.size else "-"), (2.2 if line.strongest else 1.1)
         axes.axhline(
             line.value, color=_colour(line), linestyle=style, linewidth=width, label=_plain(_wrapped(line.label))
         )
-    if chance is not None:
-        _chance(axes, chance, f"chance: {100 * chance:.1f}%")
+    if curve.chance is not None:
+        _chance(axes, curve.chance, f"chance: {100 * curve.chance:.1f}%")
     axes.set_xlabel("rows the student was tuned on (log scale)")
     axes.set_ylabel(f"{wording.title(metric)}, test items")
     if wording.bounded(metric):
         axes.set_ylim(-0.02, 1.02)  # a line at 0 or 1 must not lie under the axis
     axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    figure.text(0.01, 0.005, _plain(caption), fontsize=7, color="#444444", va="bottom", wrap=True)
+    figure.text(0.01, 0.005, _plain(curve.caption), fontsize=7, color="#444444", va="bottom", wrap=True)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     return _png(figure)
 

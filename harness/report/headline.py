@@ -73,6 +73,16 @@ class Headline:
         """The verdict against the strongest alternative."""
         return self.rival.verdict
 
+    @property
+    def complete(self) -> bool:
+        """Whether every item of everything that is compared was asked and answered."""
+        return all(arm.complete for arm in self.compared)
+
+    @property
+    def compared(self) -> list[Arm]:
+        """The largest size and its alternatives."""
+        return [self.reading.arm, *(alternative.reading.arm for alternative in self.alternatives)]
+
     def sentence(self) -> str:
         """The answer in words, whatever the verdict."""
         difference, metric, count = self.rival.difference, self.reading.metric, len(self.alternatives)
@@ -83,9 +93,8 @@ class Headline:
             f"{self.reading.arm.title}: {wording.value(metric, self.value, self.items)}; {which},"
             f" {self.rival.reading.title}: {wording.value(self.rival.reading.metric, self.rival.value)}."
         )
-        arms_ = [self.reading.arm, *(alternative.reading.arm for alternative in self.alternatives)]
-        if not all(arm.complete for arm in arms_):
-            cards = [card for arm in arms_ for card in arm.cards]
+        if not self.complete:
+            cards = [card for arm in self.compared for card in arm.cards]
             failed = max(card.failed for card in cards)
             return (
                 f"No verdict: {failed} of {cards[0].items} items failed, and the cards are incomplete. On the others,"

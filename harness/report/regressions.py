@@ -141,7 +141,7 @@ def section(rows: Sequence[Change]) -> str:
     data and method is listed. The figure shows the smaller ones.
     """
     by_suite: dict[str, list[Change]] = {}
-    for change in sorted(_largest(rows), key=lambda c: c.order):
+    for change in sorted(largest(rows), key=lambda c: c.order):
         by_suite.setdefault(change.suite, []).append(change)
     order = sorted(by_suite, key=lambda suite: not any(c.broke for c in by_suite[suite]))
     return "\n".join(_suite(suite, by_suite[suite]) for suite in order)
@@ -151,13 +151,13 @@ def summary(rows: Sequence[Change]) -> str:
     """The metrics that got worse at the largest sizes, by name."""
     if not rows:
         return "No other suite compares a student with its untuned base: none was run on both, or it has too few items."
-    named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in _largest(rows) if c.broke)
+    named = dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in largest(rows) if c.broke)
     if not named:
         return "Nothing measurable; each suite names the minimum detectable difference of its metrics."
     return f"Measurably worse: {'; '.join(named)}."
 
 
-def _largest(rows: Sequence[Change]) -> list[Change]:
+def largest(rows: Sequence[Change]) -> list[Change]:
     """The changes at the largest size of each student, kind of data and method: those that the tables show."""
     return [c for c in rows if c.arm.size == max(o.arm.size for o in rows if _alike(o, c))]
 

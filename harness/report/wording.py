@@ -32,6 +32,13 @@ def change(metric: str, estimate: float, low: float, high: float) -> str:
     return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
+def ends(metric: str, low: float, high: float) -> str:
+    """The ends of an interval around a value."""
+    if metric_of(metric).verb:
+        return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"[{low:.3f}, {high:.3f}]"
+
+
 def amount(metric: str, size: float) -> str:
     """How large a change is."""
     return f"{100 * size:.1f} points" if metric_of(metric).verb else f"{size:.3f}"

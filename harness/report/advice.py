@@ -1,0 +1,162 @@
+"""What to do next, by stated rules. Each looks at what the report knows of one student and says one thing, or nothing.
+
+The rules are tried in the order of `RULES`, and all that apply are given, the most urgent first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.augment.funnel import Funnel
+from harness.report import wording
+from harness.report.growth import Growth
+from harness.report.headline import Headline
+from harness.stats.power import items_needed_from
+from harness.suites.summary import LOWER_IS_BETTER
+
+WORTH_FINDING = 0.05  # a difference of scores between 0 and 1 that a suite should be able to find
+WORTH_HAVING = 0.01  # a gain of the next doubling that is worth its rows
+NAMED = 3  # of what broke
+MOSTLY = 0.5  # share of the rows lost at one filter from which it decides what the data are
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a report knows of one student, as far as the next step depends on it."""
+
+    headline: Headline | None  # None: there is nothing to compare with
+    growth: Growth | None  # None: there are fewer than two sizes
+    broke: tuple[str, ...] = ()  # what tuning measurably made worse, "suite: metric"
+    unfinished: str = ""  # why scores are missing; empty where all are there
+    funnel: Funnel | None = None  # None: augment made no rows
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do next."""
+
+    rule: str  # its name in the documentation
+    sentence: str
+
+
+def next_steps(situation: Situation) -> list[Step]:
+    """All rules that apply, the most urgent first. Never empty: the last rule applies where no other does."""
+    steps = [Step(rule.__name__.replace("_", "-"), said) for rule in RULES if (said := rule(situation))]
+    return steps or [Step("ship-it", "Nothing stands against this student: bless it, and let `check` guard it.")]
+
+
+def finish_first(situation: Situation) -> str:
+    """Scores are missing: no other advice is sure."""
+    return f"Finish the evaluation first: {situation.unfinished}." if situation.unfinished else ""
+
+
+def more_items(situation: Situation) -> str:
+    """The headline is undecided, and the items could not have found a difference that matters."""
+    headline = situation.headline
+    if headline is None or headline.verdict in ("better", "worse"):
+        return ""
+    interval, detectable = headline.rival.difference.interval, headline.rival.difference.minimum_detectable
+    metric = headline.reading.metric
+    if not wording.bounded(metric) or (detectable is not None and detectable <= WORTH_FINDING):
+        return ""
+    aim = wording.amount(metric, WORTH_FINDING)
+    if interval.low == float("-inf") or interval.high == interval.low:
+        return f"Write more items: these cannot tell a difference of {aim}, nor how many could."
+    needed = items_needed_from(interval, WORTH_FINDING)
+    return f"Write more items: a difference of {aim} takes about {needed} test items, and there are {headline.items}."
+
+
+def use_the_cheaper_alternative(situation: Situation) -> str:
+    """The alternative is better, or as good as can be told, and rows do not help: there is no reason to tune."""
+    headline = situation.headline
+    if headline is None or headline.verdict == "better" or _rows_help(situation):
+        return ""
+    rival = headline.rival.reading.title
+    if headline.verdict == "worse":
+        return f"Do not ship a tuned student: {rival} is measurably better, and more rows do not change that."
+    return f"Do not tune for this: {rival} needs no training and is as good as these items can tell."
+
+
+def make_more_rows(situation: Situation) -> str:
+    """Rows help, and the next doubling is forecast to be worth having."""
+    growth = situation.growth
+    if growth is None or not growth.helps:
+        return ""
+    largest = growth.sizes[-1]
+    if growth.forecast is None:
+        return f"Make more rows: they still help at {largest}. Double them."
+    gain = growth.forecast.gain
+    good, worst = gain.estimate, gain.low
+    if growth.metric in LOWER_IS_BETTER:
+        good, worst = -gain.estimate, -gain.high
+    if good < WORTH_HAVING:
+        return ""
+    sure = "" if worst > 0 else ", which this run cannot tell from no gain"
+    change = wording.change(growth.metric, gain.estimate, gain.low, gain.high)
+    said = f"Make more rows: {growth.forecast.rows} of them are forecast to bring {change}{sure}."
+    if growth.back_test and not growth.back_test.covered:
+        said += " The same forecast missed the largest size of this run: add one size before paying for rows."
+    return said
+
+
+def stop_making_rows(situation: Situation) -> str:
+    """The student is better than the alternative, and rows no longer help."""
+    headline, growth = situation.headline, situation.growth
+    if headline is None or growth is None or headline.verdict != "better" or growth.helps:
+        return ""
+    return f"Stop making rows: between {growth.sizes[0]} and {growth.sizes[-1]} they made no measurable difference."
+
+
+def look_at_the_filter(situation: Situation) -> str:
+    """One filter drops most of the rows: it decides what the data are, and costs most of the calls."""
+    funnel = situation.funnel
+    if funnel is None or not funnel.requested or not funnel.dropped:
+        return ""
+    name, dropped = max(funnel.dropped.items(), key=lambda item: item[1])
+    if dropped <= MOSTLY * funnel.requested:
+        return ""
+    share = f"{dropped / funnel.requested:.0%}"
+    return f"Look at the filter {name}: it drops {share} of the rows. Read some of them, then change it or the prompts."
+
+
+def mix_in_general_rows(situation: Situation) -> str:
+    """Tuning broke something that the student could do."""
+    if not situation.broke:
+        return ""
+    more = len(situation.broke) - NAMED
+    named = "; ".join(situation.broke[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"Mix in general rows (a replay arm in train.data) or lower train.learning_rate: tuning broke {named}."
+
+
+def try_a_larger_student(situation: Situation) -> str:
+    """Rows do not help and the alternative is not beaten: what is missing may be the student's size."""
+    headline, growth = situation.headline, situation.growth
+    if headline is None or growth is None or growth.helps or headline.verdict == "better":
+        return ""
+    return f"Or try a larger student: {headline.reading.arm.student} does not learn more from more of these rows."
+
+
+def train_more_seeds(situation: Situation) -> str:
+    """The verdict is about one training only."""
+    headline = situation.headline
+    if headline is None or headline.rival.difference.question != "these weights" or headline.verdict != "better":
+        return ""
+    return "Train three random seeds (train.random_seeds) before you trust the recipe: this is about these weights."
+
+
+def _rows_help(situation: Situation) -> bool:
+    return situation.growth is not None and situation.growth.helps
+
+
+RULES: tuple[Callable[[Situation], str], ...] = (
+    finish_first,
+    use_the_cheaper_alternative,
+    make_more_rows,
+    more_items,
+    stop_making_rows,
+    mix_in_general_rows,
+    look_at_the_filter,
+    try_a_larger_student,
+    train_more_seeds,
+)

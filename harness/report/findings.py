@@ -1,0 +1,77 @@
+"""What a report is made of, worked out once from the files of the stages before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.augment.funnel import Funnel
+from harness.config.run import Run
+from harness.core.json_file import read_json
+from harness.core.store import require_sealed
+from harness.errors import UsageError
+from harness.eval.current import results_of
+from harness.eval.results import Results
+from harness.report import sections
+from harness.report.answer import Answer, answers
+from harness.report.regressions import Change
+from harness.report.student_view import StudentView, view_student
+from harness.suites.suite import Suite
+from harness.train.cells import TrainedCells, load_cells
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report is made of: the stored scores, and what was worked out from them once."""
+
+    results: Results
+    trained: TrainedCells
+    task_suites: tuple[Suite, ...]
+    other_suites: tuple[Suite, ...]
+    views: tuple[StudentView, ...]  # of each student on each of the task's own suites
+    changes: tuple[Change, ...]  # tuned against untuned on the other suites
+    funnel: Funnel | None
+    answers: tuple[Answer, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must look at before anything else."""
+        return [
+            f"Look here first: {card.student} ({card.prompting}) on {card.suite}: {card.warning}"
+            for card in self.results.cards
+            if card.warning
+        ]
+
+
+def findings(run: Run, ship: str) -> Findings:
+    """All of it. Raises UsageError for files that are missing, edited, or of another version.
+
+    `ship`: what the gate says of the student that is to ship.
+    """
+    results, trained = results_of(run), load_cells(run.folder)
+    train, random_seed = run.file.train, run.file.random_seed
+    task_suites = tuple(suite for suite in run.suites.values() if suite.of_task)
+    other_suites = tuple(suite for suite in run.suites.values() if not suite.of_task)
+    views = tuple(
+        view_student(results, suite, student, train, trained, random_seed)
+        for suite in task_suites
+        for student in train.students
+    )
+    changes = tuple(sections.changes(results, other_suites, run.task.labels, random_seed))
+    funnel = _funnel(run.folder / "augment" / "funnel.json")
+    said = tuple(answers(results, views, train, changes, funnel, ship))
+    return Findings(results, trained, task_suites, other_suites, views, changes, funnel, said)
+
+
+def _funnel(path: Path) -> Funnel | None:
+    """What became of the rows, or None where augment has not run. Raises UsageError for a damaged file."""
+    if not path.is_file():
+        return None
+    command = f"make augment RUN={path.parent.parent.name}"
+    require_sealed(path.parent, [path.name], command)
+    try:
+        return Funnel.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UsageError(f"{path}: not a funnel of this version; {command}") from error

@@ -1,0 +1,97 @@
+"""The figures of a page: learning curves with what they are held against, and what tuning broke."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from harness.core.text import printable
+from harness.report import wording
+from harness.report.headline import Line
+from harness.report.page.chart import Level, Mark, Series, curve_chart, legend
+from harness.report.regressions import Panel
+from harness.report.student_view import StudentCurve
+
+PANEL = (300, 210)  # width, height
+PROMPTINGS = {"zero_shot": "grey", "few_shot": "orange"}
+
+
+def curves(drawn: Sequence[StudentCurve]) -> str:
+    """A figure for each learning curve."""
+    return "".join(_curve(curve, number) for number, curve in enumerate(drawn))
+
+
+def forgetting(by_student: Mapping[str, Sequence[Panel]]) -> str:
+    """A small figure for each metric of each suite that is not the task's own, student by student."""
+    parts = []
+    for place, (student, panels) in enumerate(by_student.items()):
+        if panels:
+            small = "".join(_panel(panel, f"panel-{place}-{number}") for number, panel in enumerate(panels))
+            parts.append(f'<h3>What tuning changed: {_text(student)}</h3><div class="panels">{small}</div>')
+    return "".join(parts)
+
+
+def _curve(curve: StudentCurve, number: int) -> str:
+    metric, percent = curve.metric, wording.bounded(curve.metric)
+    marks = [
+        Mark(
+            p.size,
+            p.value,
+            f"{p.size} rows: {wording.value(metric, p.value)}, 95% interval {wording.value(metric, p.low)} to"
+            f" {wording.value(metric, p.high)}, {len(p.seeds)} random seed{'s' if len(p.seeds) > 1 else ''}",
+            p.low,
+            p.high,
+        )
+        for p in curve.points
+    ]
+    series = []
+    if any(len(p.seeds) > 1 for p in curve.points):
+        dots = [
+            Mark(p.size, seed, f"{p.size} rows, one random seed: {wording.value(metric, seed)}")
+            for p in curve.points
+            for seed in p.seeds
+        ]
+        series.append(Series("one random seed", "blue dots", dots, joined=False))
+    series.append(Series(f"tuned on {curve.data.replace('_', ' ')} rows", "blue", marks))
+    if curve.reference:
+        name = "TF-IDF + logistic regression, same rows"
+        of_rows = [Mark(rows, v, f"{name}, {rows} rows: {wording.value(metric, v)}") for rows, v in curve.reference]
+        series.append(Series(name, "green", of_rows))
+    levels = [Level(f"{line.reading.title}{_strongest(line)}", _style(line), line.value) for line in curve.across]
+    if curve.chance is not None:
+        levels.append(Level("chance", "chance", curve.chance))
+    title = f"{wording.title(metric)} of {curve.student} on {curve.suite} over rows"
+    chart = curve_chart(f"curve-{number}", title, f"{wording.title(metric)}, test items", series, levels, percent)
+    return (
+        f'<figure><h3>{_text(curve.student)} on {_text(curve.suite)}</h3><div class="curve">{chart}'
+        f"{legend(series, levels, percent)}</div><figcaption>{_text(curve.caption)}</figcaption></figure>"
+    )
+
+
+def _panel(panel: Panel, name: str) -> str:
+    title, percent = wording.title(panel.metric), wording.bounded(panel.metric)
+    marks = [
+        Mark(p.size, p.value, f"{p.size} rows: {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]", p.low, p.high)
+        for p in panel.points
+    ]
+    levels = [Level("untuned", "grey", panel.before)]
+    if panel.chance is not None:
+        levels.append(Level("chance", "chance", panel.chance))
+    series = [Series("tuned", "blue", marks)]
+    chart = curve_chart(name, f"{panel.suite}, {title}", "", series, levels, percent, *PANEL)
+    return f"<figure><figcaption>{_text(panel.suite)}: {_text(title)}</figcaption>{chart}</figure>"
+
+
+def _strongest(line: Line) -> str:
+    return " (strongest alternative)" if line.strongest else ""
+
+
+def _style(line: Line) -> str:
+    """The colour of an alternative by its kind and prompting. Dashed: it has seen rows."""
+    arm = line.reading.arm
+    colour = {"reference": "green", "student": "purple"}.get(arm.kind) or PROMPTINGS.get(arm.prompting, "brown")
+    return f"{colour}{' dashed' if arm.size else ''}{' strong' if line.strongest else ''}"
+
+
+def _text(written: str) -> str:
+    return escape(printable(written), quote=True)

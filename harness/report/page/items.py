@@ -1,0 +1,109 @@
+"""What the page knows of items: each one's question and gold answer, and what every candidate answered.
+
+Columns, not records: a value stands once for all candidates, so that 500 items of 12 candidates take some 60 kB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.eval.results import Results
+from harness.records import Item, Score, Scorecard
+from harness.report import wording
+from harness.report.analysis import Arm, arms
+from harness.suites.suite import Suite
+from harness.suites.summary import LOWER_IS_BETTER, RATES, value_of
+
+FIRST_CHARACTERS = 4000  # of a question or an answer; what is longer is cut, and says so
+
+
+def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) -> dict[str, Any] | None:
+    """The items of one suite with all candidates' answers, as the page's script takes them. None without scores.
+
+    `compared`: the two arms that are shown first. Without them the first candidate and the last student.
+    """
+    suite_arms = arms(results, suite.name)
+    cards = [(arm, card) for arm in suite_arms for card in arm.cards]
+    if not cards:
+        return None
+    known = {item.id: item for item in suite.items}
+    scores = {card.key: {score.item: score for score in results.scores(card)} for _, card in cards}
+    ids = list(dict.fromkeys(item for _, card in cards for item in scores[card.key]))
+    first = {item: next(by_item[item] for by_item in scores.values() if item in by_item) for item in ids}
+    several = {arm.title for arm in suite_arms if len(arm.cards) > 1}
+    students = [place for place, (arm, _) in enumerate(cards) if arm.kind == "student"]
+    first_shown = [0, students[-1] if students else len(cards) - 1]
+    if compared:
+        first_shown = [next(place for place, (arm, _) in enumerate(cards) if arm == one) for one in compared]
+    return {
+        "suite": suite.name,
+        "compared": first_shown,
+        "metric": wording.title(suite.primary),
+        "rate": suite.primary in RATES,
+        "lower": suite.primary in LOWER_IS_BETTER,
+        "items": {
+            "id": ids,
+            "split": [first[item].split for item in ids],
+            "text": [_question(known.get(item)) for item in ids],
+            "gold": [_gold(known.get(item), first[item]) for item in ids],
+            "tags": [list(first[item].tags) for item in ids],
+        },
+        "candidates": [
+            {
+                "name": card.student + ("" if card.prompting in ("zero_shot", "trained") else f"@{card.prompting}"),
+                "title": f"{arm.title}, random seed {card.cell.random_seed}"
+                if arm.title in several and card.cell
+                else arm.title,
+                "kind": arm.kind,
+                **_answers(card, [scores[card.key].get(item) for item in ids], suite.primary),
+            }
+            for arm, card in cards
+        ],
+    }
+
+
+def _answers(card: Scorecard, scores: list[Score | None], metric: str) -> dict[str, Any]:
+    """A candidate's columns: what it answered, its value of the metric, and what went wrong. None: it has no score."""
+    return {
+        "output": [_cut(score.output or score.top_choice) if score else "" for score in scores],
+        "value": [_value(score, metric) for score in scores],
+        "trouble": [_trouble(score) if score else "not asked" for score in scores],
+        "tokens": [score.answer_tokens if score else 0 for score in scores],
+        "seconds": round(card.seconds / max(1, card.items), 4),
+    }
+
+
+def _value(score: Score | None, metric: str) -> float | None:
+    if score is None or score.status == "failed" or (metric not in score.values and metric not in RATES):
+        return None
+    return round(float(value_of(score, metric)), 4)
+
+
+def _trouble(score: Score) -> str:
+    """Why an answer counts for nothing, or may be worse than it looks. Empty for an ordinary one."""
+    if score.status == "failed":
+        return f"failed: {score.error}"
+    if score.status == "unparsed":
+        return "cannot be read" if score.output.strip() else "empty"
+    return "truncated" if score.truncated else ""
+
+
+def _question(item: Item | None) -> str:
+    """All that an item asks, with its choices where each item has its own. Empty where its text is not at hand."""
+    if item is None:
+        return ""
+    turns = [f"{turn.role}: {turn.content}" for turn in item.turns]
+    return _cut("\n\n".join([*turns, item.text]))
+
+
+def _gold(item: Item | None, score: Score) -> str:
+    if item is not None and item.answers:
+        return _cut(" | ".join(item.answers))
+    return score.gold
+
+
+def _cut(text: str) -> str:
+    if len(text) <= FIRST_CHARACTERS:
+        return text
+    return f"{text[:FIRST_CHARACTERS]}\n[cut here: {len(text)} characters in all]"

@@ -1,0 +1,90 @@
+"""What the page knows of rows: kept and dropped, why, and what made each. In blocks, of which a browser unpacks one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from harness.augment.rows import Judged, Lost
+from harness.records import Row, Verdict
+
+BLOCK = 2000  # rows of a block
+FIRST_CHARACTERS = 4000  # of a text; what is longer is cut, and says so
+
+
+def row_blocks(kept: Sequence[Row], dropped: Sequence[Judged], lost: Sequence[Lost]) -> Iterator[dict[str, Any]]:
+    """All rows as columns, block by block: the kept ones, the dropped ones, then completions that gave no row."""
+    lines = [*map(_kept, kept), *map(_dropped, dropped), *map(_lost, lost)]
+    for start in range(0, len(lines), BLOCK):
+        part = lines[start : start + BLOCK]
+        yield {name: [line[name] for line in part] for name in part[0]}
+
+
+def _line(
+    state: str, name: str, label: str, text: str, answer: str, made: dict[str, Any], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    return {
+        "state": state,
+        "id": name,
+        "label": label,
+        "text": _cut(text),
+        "answer": _cut(answer),
+        "made": made,
+        "verdicts": [[v.filter, int(v.keep), v.score, v.reason, _cut(v.against)] for v in verdicts],
+    }
+
+
+def _kept(row: Row) -> dict[str, Any]:
+    return _line("kept", row.id, row.example.label or "", _conversation(row), row.answer, _made(row), ())
+
+
+def _dropped(judged: Judged) -> dict[str, Any]:
+    row = judged.row
+    why = next((verdict.filter for verdict in judged.verdicts if not verdict.keep), "dropped")
+    label = row.example.label or ""
+    return _line(why, row.id, label, _conversation(row), row.answer, _made(row), judged.verdicts)
+
+
+def _lost(lost: Lost) -> dict[str, Any]:
+    made = {
+        "template": lost.template,
+        "teacher": lost.teacher,
+        "step": lost.step,
+        "document": lost.document,
+        "attributes": lost.attributes,
+        "reason": lost.reason,
+    }
+    return _line(lost.lost, lost.request[:16], lost.label, lost.text, "", _said(made), ())
+
+
+def _conversation(row: Row) -> str:
+    """The input: earlier turns with who spoke, then the fields."""
+    turns = [f"{turn.role}: {turn.content}" for turn in row.example.turns]
+    return "\n\n".join([*turns, *filter(None, row.example.fields.values())])
+
+
+def _made(row: Row) -> dict[str, Any]:
+    """What made a row, without what says nothing."""
+    made = row.provenance
+    return _said(
+        {
+            "source": made.source,
+            "template": made.template,
+            "teacher": made.teacher,
+            "seeds": list(made.seeds),
+            "document": made.document,
+            "attributes": made.attributes,
+            "steps": [[step.name, step.teacher, _cut(step.text)] for step in made.steps],
+            "tokens": made.completion_tokens,
+        }
+    )
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _cut(text: str) -> str:
+    if len(text) <= FIRST_CHARACTERS:
+        return text
+    return f"{text[:FIRST_CHARACTERS]}\n[cut here: {len(text)} characters in all]"

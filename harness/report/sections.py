@@ -1,0 +1,156 @@
+"""The sections of a report that are about no single student: other suites, what tuning broke, cost, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from harness.augment.funnel import Funnel
+from harness.config.run import Run, Train
+from harness.core.markdown import escaped, fenced
+from harness.core.store import write_atomic
+from harness.eval.results import Results
+from harness.report import figure, regressions, tables, wording
+from harness.report.analysis import arms
+from harness.report.student_section import file_name
+from harness.report.student_view import StudentView, main_data, main_method
+from harness.suites.suite import Suite
+from harness.train.cells import TrainedCell, TrainedCells
+
+
+def breakdown(results: Results, suite: Suite, views: Sequence[StudentView]) -> str:
+    """The largest tuned arm of each student by label and by tag, then the cost of an answer of every arm.
+
+    `views`: of the suite.
+    """
+    suite_arms = arms(results, suite.name)
+    parts: list[str] = []
+    for view in views:
+        if not view.tuned:
+            continue
+        largest = view.tuned[-1]
+        if suite.choices:
+            parts.append(f"### {escaped(largest.title)}, label by label\n")
+            parts.append(tables.by_label(results, largest, suite.choices) + "\n")
+        bases = [arm for arm in suite_arms if arm.kind == "base" and arm.student == view.student]
+        tagged = tables.by_tag(results, [*bases, largest], suite.primary)
+        if tagged:
+            parts += [f"### {escaped(wording.title(suite.primary))}, tag by tag\n", tagged + "\n"]
+    return "\n".join([*parts, "### What an answer takes\n", tables.costs(suite_arms) + "\n"])
+
+
+def other_suites(results: Results, suites: Sequence[Suite]) -> str:
+    """Every model on the suites that are not the task's own: its primary metric, chance, and the cost of an answer."""
+    if not suites:
+        return ""
+    parts = ["## The other suites\n"]
+    for suite in suites:
+        suite_arms = arms(results, suite.name)
+        if suite_arms:
+            metrics = (suite.primary, *suite.spec.item_metrics)
+            parts += [f"### {escaped(suite.name)}\n", tables.other_suite(results, suite_arms, metrics) + "\n"]
+            if "repeat_share" in suite.spec.item_metrics:
+                parts.append(tables.distributions(results, suite_arms) + "\n")
+    return "\n".join(parts)
+
+
+def changes(
+    results: Results, suites: Sequence[Suite], labels: Collection[str], random_seed: int
+) -> list[regressions.Change]:
+    """Every tuned student against its untuned base on these suites. Without labels no answer is nothing but one."""
+    watched = [name for name in regressions.WATCHED if name != "label_collapse" or labels]
+    return [
+        change
+        for suite in suites
+        for change in regressions.changes(
+            results, suite.name, random_seed, list(dict.fromkeys((suite.primary, *watched)))
+        )
+    ]
+
+
+def forgetting(changes: Sequence[regressions.Change], train: Train) -> dict[str, list[regressions.Panel]]:
+    """What each student's figure of what tuning broke shows."""
+    drawn = main_data(train.data_names), main_method(train)
+    return {student: regressions.panels(changes, student, *drawn) for student in train.students}
+
+
+def broken(results: Results, changes: Sequence[regressions.Change], train: Train) -> str:
+    """The suites that are not the task's own, before and after tuning. Writes a figure per student."""
+    parts = ["## What tuning broke\n", escaped(regressions.summary(changes)) + "\n"]
+    for student, panels in forgetting(changes, train).items():
+        if panels:
+            name = f"forgetting.{file_name(student)}.png"
+            write_atomic(results.folder / name, figure.forgetting(student, panels))
+            parts.append(f"![what tuning broke]({name})\n")
+    if changes:
+        count = len(changes)
+        parts.append(regressions.section(changes))
+        parts.append(
+            "The largest size of each kind of data and method; the figure shows the others. Every interval is a 95% one"
+            f" of its own: of {count} comparisons about {count / 20:.2g} would seem to have changed by chance alone.\n"
+        )
+    return "\n".join(parts) + "\n"
+
+
+def cost(funnel: Funnel | None, tuned: Sequence[TrainedCell]) -> str:
+    """What the rows and the training took."""
+    parts = ["## What it cost\n"]
+    if funnel:
+        parts.append(fenced(funnel.table()) + "\n")
+    if tuned:
+        seconds, tokens = sum(cell.seconds for cell in tuned), sum(cell.tokens for cell in tuned)
+        parts.append(
+            f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s"
+            f" ({tokens / max(seconds, 1e-9):.0f} tokens/s), counted also where another run had trained them.\n"
+        )
+    return "\n".join(parts)
+
+
+def notes(run: Run, results: Results, trained: TrainedCells) -> str:
+    """What a reader must know of rows, training and scores, as a list."""
+    said = [*trained.notes, *_of_scores(results)]
+    if run.file.shuffle_labels:
+        said.append("Null run: labels were dealt at random; any effect on the task's own items is a false alarm.")
+    if run.file.ship is None:
+        said.append(_how_to_ship(run.name, run.file.train))
+    said.append(
+        f"Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternatives, how an untuned"
+        " model is read, and the reference's settings; every number above is on the other items."
+    )
+    return "\n".join(["## Notes\n", *(f"- {escaped(note)}" for note in said)]) + "\n"
+
+
+def _of_scores(results: Results) -> list[str]:
+    """What is missing from the scores, how items were asked, and what changed since."""
+    notes = [f"The suite {name} was not run: {why}" for name, why in results.not_run.items()]
+    if results.partial:
+        notes.append("Eval was stopped: students or suites are missing, and the largest size may be one of them.")
+    notes += [*results.notes, *dict.fromkeys(f"{card.suite}: {note}" for card in results.cards for note in card.notes)]
+    for card in results.cards:
+        if card.choice is not None:
+            notes.append(f"{card.suite}: {card.student} ({card.prompting}) {card.choice.sentence}.")
+    for card in (card for card in results.cards if not card.complete):
+        why = next((score.error for score in results.scores(card) if score.status == "failed"), "")
+        notes.append(
+            f"{card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
+            f" failed, the first because: {why}"
+        )
+    changed = [
+        card.suite
+        for card in results.cards
+        if card.suite in results.suites and results.suites[card.suite].digest != card.suite_digest
+    ]
+    for name in dict.fromkeys(changed):
+        notes.append(f"suites/{name}.yaml or its items changed since it was scored: {results.command}")
+    return notes
+
+
+def _how_to_ship(run_name: str, train: Train) -> str:
+    """What a run without a ship section lacks, and how to add one."""
+    largest = max((size for size in train.sizes if size), default=0)
+    method = f", method: {main_method(train)}" if main_method(train) else ""
+    data = main_data(train.data_names)
+    ship = f"ship: {{student: {train.students[0]}, data: {data}, size: {largest}{method}}}"
+    return (
+        f"runs/{run_name}.yaml has no ship section, so that check, bless, rescore and compare with the run's bare"
+        f" name do not know which student is judged; for a verdict add: {ship}"
+    )

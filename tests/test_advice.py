@@ -1,0 +1,121 @@
+"""What to do next: every rule speaks where it should, is silent elsewhere, and the most urgent one comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.augment.funnel import Funnel
+from harness.report.advice import RULES, Situation, next_steps
+from harness.report.analysis import Arm, Difference
+from harness.report.growth import Growth
+from harness.report.headline import Alternative, Headline, Reading
+from harness.stats import Interval
+from harness.stats.contrasts import Slope, SlopeVerdict
+from harness.stats.forecast import BackTest, Forecast
+
+
+def interval(low: float, high: float, n: int = 342) -> Interval:
+    return Interval(estimate=(low + high) / 2, low=low, high=high, method="Tango", n=n)
+
+
+def headline(low: float, high: float, changed: int = 60, detectable: float | None = 0.09) -> Headline:
+    tuned = Reading(Arm("small", "filtered", 256, "trained", ()), "accuracy")
+    rival = Reading(Arm("tfidf_logistic_regression", "seeds_only", 64, "zero_shot", ()), "accuracy")
+    against = Difference(interval(low, high), "these weights", detectable, changed=changed, units=342)
+    return Headline(tuned, 0.6, (Alternative(rival, 0.6 - (low + high) / 2, against),), 342, against)
+
+
+def growth(verdict: SlopeVerdict, gain: tuple[float, float] = (0.01, 0.05), covered: bool = True) -> Growth:
+    slope = Slope(
+        interval=interval(0.01, 0.03), verdict=verdict, question="these weights", changed=80, units=342, unit="items"
+    )
+    told = interval(0.55, 0.65) if covered else interval(0.75, 0.85)
+    value = interval(0.6 + gain[0], 0.6 + gain[1])
+    return Growth(
+        "accuracy",
+        (16, 64, 256),
+        slope,
+        Forecast(rows=512, value=value, gain=interval(*gain)),
+        BackTest(forecast=Forecast(rows=256, value=told, gain=interval(*gain)), measured=0.6),
+    )
+
+
+FUNNEL = Funnel(
+    wanted=10, requested=40, dropped={"judge": 25, "length": 5}, would_drop={"judge": 25, "length": 5}, kept=10,
+    kept_by_label={"": 10},
+)  # fmt: skip
+CALM = FUNNEL.model_copy(update={"dropped": {"judge": 5, "length": 5}, "kept": 30, "kept_by_label": {"": 30}})
+BETTER, WORSE, UNDECIDED = headline(0.02, 0.1), headline(-0.1, -0.02), headline(-0.04, 0.06)
+
+CASES = [
+    ("finish-first", Situation(BETTER, growth("rises"), unfinished="eval was stopped"), "eval was stopped"),
+    ("use-the-cheaper-alternative", Situation(WORSE, growth("no measurable slope")), "measurably better"),
+    ("use-the-cheaper-alternative", Situation(UNDECIDED, growth("no measurable slope")), "as good as"),
+    ("use-the-cheaper-alternative", Situation(UNDECIDED, None), "TF-IDF"),
+    ("make-more-rows", Situation(WORSE, growth("rises")), "512 of them are forecast to bring +3.0 points [+1.0, +5.0]"),
+    ("make-more-rows", Situation(BETTER, growth("rises", (-0.02, 0.06))), "cannot tell from no gain"),
+    ("make-more-rows", Situation(BETTER, growth("rises", covered=False)), "missed the largest size"),
+    ("more-items", Situation(UNDECIDED, growth("rises")), "342"),
+    ("stop-making-rows", Situation(BETTER, growth("no measurable slope")), "between 16 and 256"),
+    ("mix-in-general-rows", Situation(BETTER, growth("rises"), ("arc: accuracy",)), "arc: accuracy"),
+    ("look-at-the-filter", Situation(BETTER, growth("rises"), funnel=FUNNEL), "judge: it drops 62%"),
+    ("try-a-larger-student", Situation(UNDECIDED, growth("no measurable slope")), "small does not learn more"),
+    ("train-more-seeds", Situation(BETTER, growth("rises")), "random_seeds"),
+]
+SILENT = [
+    ("finish-first", Situation(BETTER, growth("rises"))),
+    ("use-the-cheaper-alternative", Situation(BETTER, growth("no measurable slope"))),
+    ("use-the-cheaper-alternative", Situation(WORSE, growth("rises"))),
+    ("make-more-rows", Situation(WORSE, growth("no measurable slope"))),
+    ("make-more-rows", Situation(WORSE, growth("inconclusive"))),
+    ("make-more-rows", Situation(WORSE, growth("rises", (-0.03, 0.04)))),
+    ("more-items", Situation(BETTER, growth("rises"))),
+    ("more-items", Situation(headline(-0.01, 0.02, detectable=0.03), growth("rises"))),
+    ("stop-making-rows", Situation(UNDECIDED, growth("no measurable slope"))),
+    ("mix-in-general-rows", Situation(BETTER, growth("rises"))),
+    ("look-at-the-filter", Situation(BETTER, growth("rises"), funnel=CALM)),
+    ("try-a-larger-student", Situation(BETTER, growth("no measurable slope"))),
+    ("train-more-seeds", Situation(WORSE, growth("rises"))),
+]
+
+
+@pytest.mark.parametrize(("rule", "situation", "said"), CASES)
+def test_a_rule_speaks_where_it_applies(rule: str, situation: Situation, said: str) -> None:
+    sentences = {step.rule: step.sentence for step in next_steps(situation)}
+    assert said in sentences[rule]
+
+
+@pytest.mark.parametrize(("rule", "situation"), SILENT)
+def test_a_rule_is_silent_where_it_does_not(rule: str, situation: Situation) -> None:
+    assert rule not in {step.rule for step in next_steps(situation)}
+
+
+def test_every_rule_is_tried_both_ways() -> None:
+    names = {rule.__name__.replace("_", "-") for rule in RULES}
+    assert {rule for rule, *_ in CASES} == names
+    assert {rule for rule, *_ in SILENT} == names
+
+
+def test_the_most_urgent_comes_first_and_there_is_always_something_to_do() -> None:
+    steps = next_steps(Situation(WORSE, growth("no measurable slope"), ("a: b",), "items failed", FUNNEL))
+    assert [step.rule for step in steps] == [
+        "finish-first", "use-the-cheaper-alternative", "mix-in-general-rows", "look-at-the-filter",
+        "try-a-larger-student",
+    ]  # fmt: skip
+    recipe = replace(BETTER.alternatives[0].difference, question="this recipe")
+    sure = replace(BETTER, alternatives=(replace(BETTER.alternatives[0], difference=recipe),))
+    assert [step.rule for step in next_steps(Situation(sure, growth("rises", (0.0, 0.01))))] == ["ship-it"]
+
+
+def test_few_changed_items_are_no_verdict() -> None:
+    few = headline(0.0, 0.02, changed=2, detectable=None)
+    assert "more-items" in {step.rule for step in next_steps(Situation(few, growth("rises")))}
+
+
+def test_the_number_of_items_is_what_power_says() -> None:
+    from harness.stats.power import items_needed_from
+
+    said = next(step.sentence for step in next_steps(Situation(UNDECIDED, None)) if step.rule == "more-items")
+    assert str(items_needed_from(UNDECIDED.rival.difference.interval, 0.05)) in said
