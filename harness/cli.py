@@ -112,7 +112,9 @@ def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun
     """Write the report again from stored scores (needs neither torch nor vLLM)."""
     loaded = _load(run, settings)
     if dry_run:
-        Terminal().say(f"report {run} would read runs/{run}/eval and train, and write report.md, report.html and figures there")
+        Terminal().say(
+            f"report {run} would read runs/{run}/eval and train, and write report.md, report.html and figures there"
+        )
         return
     verbs.report(loaded, Terminal())
 

@@ -171,8 +171,9 @@ class StepWritten(Record):
 class Provenance(Record):
     """Everything needed to say where a row came from."""
 
-    # replay: general rows against forgetting, of no task; document: raw text, which is no example at all
-    source: Literal["teacher", "seed", "own", "replay", "document"]
+    source: Literal[
+        "teacher", "seed", "own", "replay", "document"
+    ]  # the last two are of no task: general rows, raw text
     format: str = ""  # of own and general rows: what their file was read as
     document: str = ""  # id of the piece of a document that it was written about
     attributes: dict[str, str] = {}  # what was drawn and computed for it
