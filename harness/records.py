@@ -171,9 +171,7 @@ class StepWritten(Record):
 class Provenance(Record):
     """Everything needed to say where a row came from."""
 
-    source: Literal[
-        "teacher", "seed", "own", "replay", "document"
-    ]  # the last two are of no task: general rows, raw text
+    source: Literal["teacher", "seed", "own", "replay", "document"]  # the last two: general rows, raw text
     format: str = ""  # of own and general rows: what their file was read as
     document: str = ""  # id of the piece of a document that it was written about
     attributes: dict[str, str] = {}  # what was drawn and computed for it
