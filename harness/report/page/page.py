@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -108,7 +110,9 @@ def markdown(source: str) -> str:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1:]) + 1)}"
     html = parser.renderer.render(tokens, parser.options, {})
-    html = html.replace("<table>", '<div class="wide" role="region" aria-label="table" tabindex="0"><table>')
+    numbers = itertools.count(1)
+    wide = '<div class="wide" role="region" aria-label="table {}" tabindex="0"><table>'
+    html = re.sub("<table>", lambda _: wide.format(next(numbers)), html)  # wide tables scroll, by keyboard too
     return str(html.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">'))
 
 
