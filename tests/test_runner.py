@@ -12,6 +12,7 @@ import yaml
 
 from harness.augment.stage import augment
 from harness.builders import openers
+from harness.commands.ask import ask
 from harness.commands.dry_run import describe_rescoring, describe_scoring
 from harness.config.load import load_run
 from harness.config.run import Run
@@ -20,13 +21,15 @@ from harness.core.terminal import Stop
 from harness.engines.protocols import StudentEngine
 from harness.engines.scripted import ScriptedEngine
 from harness.engines.transformers import TransformersEngine
-from harness.errors import MachineError
+from harness.errors import MachineError, UsageError
 from harness.eval.plan import plan_scoring
 from harness.eval.results import load_results
 from harness.eval.runner import Judge, Openers
 from harness.eval.stage import evaluate
 from harness.models.teachers import Teachers
 from harness.records import FORMS, Completion, Loglikelihood, Pair, Request
+from harness.report.analysis import arms
+from harness.report.stage import report
 from harness.train.stage import train
 from tests.fakes import FakeGenerator, Quiet, WordEmbedder
 from tests.project import unscored, write_project
@@ -94,6 +97,41 @@ def test_another_model_stands_beside_the_students(done: Run) -> None:
     assert ways == {"zero_shot", "retrieval", "trained"}
     asked = {c.prompting: c.prompt_tokens / c.items for c in results.cards if c.suite == "shop" and "base" in c.student}
     assert asked["retrieval"] > asked["zero_shot"]  # two rows stand in the prompt
+
+
+def test_a_tuned_student_with_the_nearest_rows_is_a_candidate_of_its_own(done: Run) -> None:
+    """It has a row in the table and a sentence. Curve, headline and gate stay those of the student alone."""
+    changed = load_run(done.root / "runs/shop.yaml", ["eval.tuned_prompting=[zero_shot, retrieval]"])
+    before = {card.key for card in load_results(done.folder).cards}
+    report(done, Quiet())
+    headline = (done.folder / "eval/report.md").read_text().split("**")[1]
+    evaluate(changed, OPENERS, Quiet(), Stop())
+    results = load_results(done.folder)
+    assert before < {card.key for card in results.cards}, "what was scored stays"
+    (alone,) = (
+        c for c in results.cards if c.cell and c.cell.size == 4 and (c.suite, c.prompting) == ("shop", "zero_shot")
+    )
+    (shown,) = (c for c in results.cards if c.cell and c.cell.size == 4 and c.prompting == "retrieval")
+    assert shown.complete
+    assert shown.choice is None
+    assert shown.prompt_tokens > alone.prompt_tokens, "two rows stand in the prompt"
+    report(changed, Quiet())
+    text = (done.folder / "eval/report.md").read_text()
+    title = "4 rows (filtered), with the nearest rows in its prompt"
+    assert re.search(rf"{re.escape(title)}: .* over without them .*; over the untuned model with the same rows", text)
+    assert f"{title} |" in text
+    assert text.split("**")[1] == headline
+    arms_ = arms(results, "shop")
+    assert [arm.kind for arm in arms_ if arm.size].count("student") == 1
+    terminal = Quiet()
+    ask(changed, "where is my parcel", OPENERS, terminal)
+    assert any("(retrieval)" in line and "filtered.4" in line for line in terminal.said)
+    evaluate(done, OPENERS, Quiet(), Stop())
+
+
+def test_tuned_students_are_asked_alone_at_least(run: Run) -> None:
+    with pytest.raises(UsageError, match=r"tuned_prompting.*zero_shot"):
+        load_run(run.root / "runs/shop.yaml", ["eval.tuned_prompting=[retrieval]"])
 
 
 def test_every_untuned_card_says_how_it_was_asked_and_what_else_was_tried(done: Run) -> None:

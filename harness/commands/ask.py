@@ -8,7 +8,7 @@ from harness.config.run import Run
 from harness.core.terminal import Terminal
 from harness.engines.protocols import StudentEngine
 from harness.eval.plan import plan_scoring
-from harness.eval.prompting import asker_for
+from harness.eval.prompting import asker_for, tuned_prompt
 from harness.eval.results import load_results, resolve_student
 from harness.eval.runner import Openers
 from harness.records import Item, Way
@@ -37,11 +37,11 @@ def ask(run: Run, text: str, openers: Openers, terminal: Terminal, student: str 
             loaded.clear()  # one student in memory at a time
             loaded[place] = openers.student(*place)
         engine, how = loaded[place], ""
-        prompt: Prompt = plan.prompts.tuned
-        ending = Ending()
-        if not candidate.tuned:
-            prompting = candidate.prompting
-            asker = asker_for(plan.prompts, plan.shots, prompting, [Item(text=text)], engine, openers.embedder)
+        prompting, items, ending = candidate.prompting, [Item(text=text)], Ending()
+        if candidate.tuned:
+            prompt = tuned_prompt(plan.prompts, plan.shots, prompting, items, engine, openers.embedder)
+        else:
+            asker = asker_for(plan.prompts, plan.shots, prompting, items, engine, openers.embedder)
             forms, numbers = plan.ways(prompting)
             way = ways.get((candidate.cell.name, prompting), asker.way(forms[0], numbers[0]))
             prompt, ending, how = asker.prompt(way), plan.prompts.ending, f"  (asked as {way.words})"

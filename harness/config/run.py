@@ -240,6 +240,8 @@ class Eval(Record):
 
     suites: Annotated[tuple[str, ...], Field(min_length=1)]
     prompting: tuple[Literal["zero_shot", "few_shot", "retrieval"], ...] = ("zero_shot", "few_shot")
+    # how tuned students are asked: with nothing but the question, and with the rows nearest to it, as retrieval shows
+    tuned_prompting: Annotated[tuple[Literal["zero_shot", "retrieval"], ...], Field(min_length=1)] = ("zero_shot",)
     retrieved: Annotated[int, Field(ge=1, le=64)] = 4  # rows nearest in meaning that retrieval shows
     compare: tuple[str, ...] = ()  # other models, asked as an untuned one is: "teacher", or a model's name
     reference: Literal["tfidf_logistic_regression"] | None = "tfidf_logistic_regression"
@@ -249,7 +251,11 @@ class Eval(Record):
 
     @model_validator(mode="after")
     def _once(self) -> Self:
-        _each_once(self, "suites", "prompting", "compare")
+        _each_once(self, "suites", "prompting", "tuned_prompting", "compare")
+        if "zero_shot" not in self.tuned_prompting:
+            raise ValueError(
+                f"tuned_prompting {list(self.tuned_prompting)} lacks zero_shot, which students are tuned for"
+            )
         if "zero_shot" not in self.prompting:
             raise ValueError(f"prompting {list(self.prompting)} lacks zero_shot, which every comparison starts from")
         return self

@@ -105,7 +105,7 @@ def untuned_candidates(name: str, key: str, base: Path, promptings: Sequence[str
 
 
 def named_candidates(
-    cells: Sequence[Cell], names: Sequence[str], promptings: Sequence[str], cache: Path, root: Path
+    cells: Sequence[Cell], names: Sequence[str], settings: Eval, cache: Path, root: Path
 ) -> list[Candidate]:
     """Who will be scored: the models `names` as they are, then the tuned cells. Nothing is downloaded or converted.
 
@@ -116,10 +116,14 @@ def named_candidates(
     for name in names:
         key = base_key(resolve(name, cache, root=root)) if ready(name, cache, root) else name
         if key not in seen:
-            candidates += untuned_candidates(name, "", Path(), promptings)
+            candidates += untuned_candidates(name, "", Path(), settings.prompting)
         seen.add(key)
-    tuned = (cell for cell in cells if cell.size)
-    return candidates + [Candidate(cell, "", Path(), None, "zero_shot", tuned=True) for cell in tuned]
+    return candidates + [
+        Candidate(cell, "", Path(), None, prompting, tuned=True)
+        for cell in cells
+        if cell.size
+        for prompting in settings.tuned_prompting
+    ]
 
 
 def untuned_names(train: Train, compare: Sequence[str], teacher: Teacher | None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.augment.current import kept_rows
-from harness.config.run import Run
+from harness.config.run import Eval, Run
 from harness.config.teacher import Teacher
 from harness.core.json_file import read_json, read_jsonl
 from harness.core.record import digest
@@ -106,7 +106,7 @@ def plan_scoring(run: Run) -> EvalPlan:
             f"{path} is of other rows, students or settings than {run.name} has now, or was stopped: train first"
             f" (make train RUN={run.name})"
         )
-    students = _students(trained, grid, run.file.eval.prompting, run.root, run.name)
+    students = _students(trained, grid, run.file.eval, run.root, run.name)
     compared, notes = compared_candidates(
         run.file.eval, run.file.teacher, run.cache, run.root, {candidate.key for candidate in students}
     )
@@ -137,9 +137,9 @@ def plan_scoring(run: Run) -> EvalPlan:
 
 
 def _students(
-    cells: Sequence[TrainedCell], grid: Mapping[str, GridCell], promptings: Sequence[str], root: Path, run: str
+    cells: Sequence[TrainedCell], grid: Mapping[str, GridCell], settings: Eval, root: Path, run: str
 ) -> list[Candidate]:
-    """The students of a run, and its bases in each prompting. Raises UsageError for an adapter that is not whole."""
+    """The students of a run, and its bases, in their promptings. Raises UsageError for an adapter that is not whole."""
     candidates: list[Candidate] = []
     for cell in cells:
         planned, adapter = grid[cell.key], root / cell.folder if cell.folder else None
@@ -152,7 +152,7 @@ def _students(
         base, rows, began_as = root / cell.base, planned.rows, planned.model.folder
         candidates += [
             Candidate(cell.cell, cell.key, base, adapter, prompting, cell.tuned, rows, began_as)
-            for prompting in (("zero_shot",) if cell.tuned else promptings)
+            for prompting in (settings.tuned_prompting if cell.tuned else settings.prompting)
         ]
     return candidates
 
@@ -162,7 +162,7 @@ def outline_scoring(run: Run) -> EvalPlan:
     train, settings = run.file.train, run.file.eval
     names = untuned_names(train, settings.compare, run.file.teacher)
     cells = grid_cells(train, len(run.seeds))
-    candidates = tuple(named_candidates(cells, names, settings.prompting, run.cache, run.root))
+    candidates = tuple(named_candidates(cells, names, settings, run.cache, run.root))
     shots = shots_from(run.seeds, (), run.file.random_seed, (), settings.retrieved)
     cards = _cards(candidates, run.suites.values(), lambda candidate, suite: "")
     return EvalPlan(candidates, cards, (), prompt_forms(run.task, run.prompts), shots)

@@ -195,6 +195,20 @@ def asker_for(
     return Asker(prompts, prompting, items, engine, room, shots.pool, lookup)
 
 
+def tuned_prompt(
+    prompts: PromptForms, shots: Shots, prompting: str, items: Sequence[Item], engine: StudentEngine,
+    embedder: Callable[[], Embedder], max_tokens: int = ANSWER_ROOM,
+) -> Prompt:  # fmt: skip
+    """How a tuned student is asked: with the prompt it was tuned on, for retrieval after the nearest rows as turns.
+
+    Raises UsageError for retrieval without rows.
+    """
+    if prompting == "zero_shot":
+        return prompts.tuned
+    asker = asker_for(prompts, shots, prompting, items, engine, embedder, max_tokens)
+    return asker.prompt(Way(form="student", shots=shots.retrieved))
+
+
 def answer_room(items: Sequence[Item], engine: StudentEngine, max_tokens: int) -> int:
     """Tokens that a prompt leaves free, so that neither a written nor an accepted answer is cut by the examples."""
     accepted = (len(engine.text_ids(f"{answer}\n")) for item in items for answer in (*item.answers[:1], *item.choices))

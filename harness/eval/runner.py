@@ -19,7 +19,7 @@ from harness.errors import Interrupted
 from harness.eval.candidates import Candidate
 from harness.eval.plan import EvalPlan, PlannedCard, base_of
 from harness.eval.prompt_search import choose
-from harness.eval.prompting import ANSWER_ROOM, asker_for
+from harness.eval.prompting import ANSWER_ROOM, asker_for, tuned_prompt
 from harness.metrics.spelling import english
 from harness.records import Completion, Item, Request, Score, Way
 from harness.suites import forgetting
@@ -113,7 +113,9 @@ def score_suite(
     if not suite.of_task:
         outcome = score(suite.items, plain_prompt, Ending())
     elif candidate.tuned:
-        outcome = score(suite.items, plan.prompts.tuned, Ending())
+        room = suite.spec.max_tokens or ANSWER_ROOM
+        ask = tuned_prompt(plan.prompts, plan.shots, candidate.prompting, suite.items, engine, scorer.embedder, room)
+        outcome = score(suite.items, ask, Ending())
     else:
         outcome = _score_untuned(scorer, card, engine, score, step)
     if suite.spec.extras.reads_base:

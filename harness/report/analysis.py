@@ -39,10 +39,12 @@ class Arm:
     method: str = ""  # how it was tuned, where the run has several methods
 
     @property
-    def kind(self) -> Literal["base", "reference", "student"]:
-        """What is asked: an untuned model, the cheap reference, or a tuned student."""
+    def kind(self) -> Literal["base", "reference", "student", "student with rows"]:
+        """What is asked: an untuned model, the cheap reference, a tuned student, or one with rows in its prompt."""
         if self.student == REFERENCE:
             return "reference"
+        if self.size and self.prompting == "retrieval":
+            return "student with rows"
         return "student" if self.size else "base"
 
     @property
@@ -52,7 +54,8 @@ class Arm:
             return f"{self.student} untuned, {self.prompting.replace('_', '-')}"
         data = self.data.replace("_", " ")
         model = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
-        return f"{model}, {self.size} rows ({data}{f', {self.method}' if self.method else ''})"
+        shown = ", with the nearest rows in its prompt" if self.kind == "student with rows" else ""
+        return f"{model}, {self.size} rows ({data}{f', {self.method}' if self.method else ''}){shown}"
 
     @property
     def complete(self) -> bool:
@@ -85,7 +88,7 @@ def arms(results: Results, suite: str) -> list[Arm]:
         Arm(student, data, size, prompting, tuple(cards), method)
         for (student, data, size, prompting, method), cards in grouped.items()
     ]
-    rank = {"base": 0, "reference": 1, "student": 2}
+    rank = {"base": 0, "reference": 1, "student": 2, "student with rows": 3}
     return sorted(suite_arms, key=lambda a: (rank[a.kind], a.student, a.data, a.size, a.method, a.prompting))
 
 

@@ -200,7 +200,7 @@ def _is_alternative(rival: Arm, arm: Arm) -> bool:
     The classifier counts on the seeds, and on as many rows of any data arm: who takes it would take its best rows. A
     student that was tuned by another method is none: the report compares methods in a section of its own.
     """
-    if rival is arm:
+    if rival is arm or rival.kind == "student with rows":  # the latter has a sentence of its own
         return False
     if rival.kind == "base":
         return rival.student == arm.student

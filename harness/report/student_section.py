@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.config.run import Train
 from harness.core.markdown import escaped
@@ -13,9 +13,10 @@ from harness.core.store import write_atomic
 from harness.core.text import printable
 from harness.eval.results import Results
 from harness.report import figure, tables, wording
-from harness.report.analysis import Arm, name_of
+from harness.report.analysis import Arm, difference, has, matrix, name_of
 from harness.report.growth import by_seed
 from harness.report.headline import Headline
+from harness.report.paired import change_words, verdict_words
 from harness.report.student_view import StudentView, main_method, tuned_arms
 from harness.stats import clusters, scaling
 
@@ -35,6 +36,7 @@ def student_section(results: Results, view: StudentView, train: Train, random_se
         seeds_only = tuned_arms(view.arms, student, "seeds_only", main_method(train))
         parts.append(f"{escaped(_scaling_law(results, view.tuned, seeds_only, random_seed))}\n")
 
+    parts += [f"{escaped(said)}\n" for said in _with_rows(results, view, random_seed)]
     strangers = [arm for arm in view.arms if arm.kind == "base" and arm.student not in train.students]
     compared = [arm for arm in view.arms if arm.student == student or arm.kind == "reference"]
     parts.append(
@@ -60,6 +62,26 @@ def _alternatives(answer: Headline, run_name: str) -> list[str]:
         command = printable(f"harness compare {' '.join(pair)}").replace("`", "")
         parts.append(f"{escaped(f'This pair alone: {change}, as')} `{command}` prints it.\n")
     return parts
+
+
+def _with_rows(results: Results, view: StudentView, random_seed: int) -> Iterator[str]:
+    """What it brings a tuned student to be shown the nearest rows: against itself, and the untuned model with them."""
+    metric = view.metric
+    untuned = next(
+        (a for a in view.arms if (a.kind, a.student, a.prompting) == ("base", view.student, "retrieval")), None
+    )
+    for arm in (a for a in view.arms if a.kind == "student with rows" and a.student == view.student):
+        place = (arm.data, arm.size, arm.method)
+        alone = next((a for a in view.arms if a.kind == "student" and (a.data, a.size, a.method) == place), None)
+        if not arm.complete or not has(results, arm, metric):
+            continue
+        said = f"{arm.title}: {wording.value(metric, matrix(results, arm, metric, 'test').mean)}"
+        for other, what in ((alone, "without them"), (untuned, "the untuned model with the same rows in its prompt")):
+            if other and other.complete and has(results, other, metric):
+                sides = (matrix(results, side, metric, "test") for side in (arm, other))
+                against = difference(*sides, random_seed, b_varies=other is alone)
+                said += f"; over {what} {change_words(metric, against)}, {verdict_words(metric, against)}"
+        yield f"{said}."
 
 
 def _scaling_law(results: Results, tuned: Sequence[Arm], seeds_only: Sequence[Arm], random_seed: int) -> str:
