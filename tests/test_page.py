@@ -111,6 +111,7 @@ def hostile_parts() -> PageParts:
         warnings=[*HOSTILE, SURROGATE],
         answers=[Answer(said, said, said, said, said, said, (Step("x", said),))],
         curves=(),
+        students="",
         forgetting={},
         suites=[suite],
         funnel=None,

@@ -18,6 +18,7 @@ from harness.report import sections
 from harness.report.answer import Answer, answers
 from harness.report.regressions import Change
 from harness.report.student_view import StudentView, view_student
+from harness.report.students import StudentCost, compare_students
 from harness.suites.suite import Suite
 from harness.train.cells import TrainedCells, load_cells
 
@@ -31,6 +32,7 @@ class Findings:
     task_suites: tuple[Suite, ...]
     other_suites: tuple[Suite, ...]
     views: tuple[StudentView, ...]  # of each student on each of the task's own suites
+    students: dict[str, list[StudentCost]]  # by suite, where the run has several students
     changes: tuple[Change, ...]  # tuned against untuned on the other suites
     funnel: Funnel | None
     answers: tuple[Answer, ...]
@@ -60,9 +62,15 @@ def findings(run: Run, ship: str) -> Findings:
         for student in train.students
     )
     changes = tuple(sections.changes(results, other_suites, run.task.labels, random_seed))
+    students = {
+        suite.name: compare_students(
+            results, [view for view in views if view.suite is suite], trained.cells, run.root, random_seed
+        )
+        for suite in task_suites
+    }
     funnel = _funnel(run.folder / "augment" / "funnel.json")
     said = tuple(answers(results, views, train, changes, funnel, ship))
-    return Findings(results, trained, task_suites, other_suites, views, changes, funnel, said)
+    return Findings(results, trained, task_suites, other_suites, views, students, changes, funnel, said)
 
 
 def _funnel(path: Path) -> Funnel | None:

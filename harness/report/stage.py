@@ -17,6 +17,7 @@ from harness.report.page.page import page
 from harness.report.page.parts import page_parts
 from harness.report.page.samples import stored_samples
 from harness.report.student_section import student_section
+from harness.report.students import students_section
 
 REPORT, PAGE = "report.md", "report.html"
 SEAL = "report.manifest.json"
@@ -50,6 +51,7 @@ def _tables(run: Run, found: Findings) -> str:
     for suite in found.task_suites:
         of_suite = [view for view in found.views if view.suite is suite]
         parts += [student_section(results, view, train, random_seed) for view in of_suite]
+        parts.append(students_section(suite.name, suite.primary, found.students[suite.name], results))
         parts.append(sections.breakdown(results, suite, of_suite))
     parts.append(methods_section(results, found.task_suites, train, cells, random_seed))
     parts.append(data_arms_section(results, run, cells, found.funnel, random_seed))

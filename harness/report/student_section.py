@@ -78,8 +78,8 @@ def _with_rows(results: Results, view: StudentView, random_seed: int) -> Iterato
         said = f"{arm.title}: {wording.value(metric, matrix(results, arm, metric, 'test').mean)}"
         for other, what in ((alone, "without them"), (untuned, "the untuned model with the same rows in its prompt")):
             if other and other.complete and has(results, other, metric):
-                sides = (matrix(results, side, metric, "test") for side in (arm, other))
-                against = difference(*sides, random_seed, b_varies=other is alone)
+                shown, bare = (matrix(results, side, metric, "test") for side in (arm, other))
+                against = difference(shown, bare, random_seed, b_varies=other is alone)
                 said += f"; over {what} {change_words(metric, against)}, {verdict_words(metric, against)}"
         yield f"{said}."
 

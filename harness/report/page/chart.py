@@ -14,15 +14,16 @@ from html import escape
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 16, 14, 46  # of the plot, to the edges of the picture
 TICKS = 5
+ROWS = "rows the student was tuned on (log scale)"
 SMALLEST = 1e-9  # step of an axis
 BAR_HEIGHT, BAR_GAP, NAME_WIDTH = 22, 6, 150
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A value at a number of rows, with its interval where it has one."""
+    """A value at a number of rows, or of something else, with its interval where it has one."""
 
-    rows: int
+    rows: float
     value: float
     note: str  # what it says where the pointer rests
     low: float | None = None
@@ -59,7 +60,7 @@ class _Scale:
     width: int
     height: int
 
-    def x(self, rows: int) -> float:
+    def x(self, rows: float) -> float:
         inner = self.width - LEFT - RIGHT
         span = self.largest - self.smallest
         share = (math.log2(rows) - self.smallest) / span if span else 0.5
@@ -72,7 +73,7 @@ class _Scale:
 
 def curve_chart(
     name: str, title: str, value_title: str, series: Sequence[Series], levels: Sequence[Level], percent: bool,
-    width: int = WIDTH, height: int = HEIGHT,
+    width: int = WIDTH, height: int = HEIGHT, rows_title: str = ROWS,
 ) -> str:  # fmt: skip
     """Values over rows on a log scale. `name` makes ids unique in the page, `percent` writes 0.5 as 50%.
 
@@ -85,7 +86,7 @@ def curve_chart(
     ticks = _ticks([value for value in values if math.isfinite(value)], percent)
     rows = [mark.rows for mark in marks]
     scale = _Scale(math.log2(min(rows)), math.log2(max(rows)), ticks[0], ticks[-1], width, height)
-    parts = _axes(scale, sorted(set(rows)), ticks, value_title, percent)
+    parts = _axes(scale, sorted(set(rows)), ticks, value_title, rows_title, percent)
     for level in levels:
         y = scale.y(level.value)
         note = f"{level.name}: {_number(level.value, percent)}"
@@ -145,7 +146,9 @@ def _ticks(values: Sequence[float], percent: bool) -> list[float]:
     return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
 
 
-def _axes(scale: _Scale, rows: Sequence[int], ticks: Sequence[float], value_title: str, percent: bool) -> list[str]:
+def _axes(
+    scale: _Scale, rows: Sequence[float], ticks: Sequence[float], value_title: str, rows_title: str, percent: bool
+) -> list[str]:
     """Lines and numbers of both axes. Without a title of the values it is a small picture."""
     bottom, right = scale.height - BOTTOM, scale.width - RIGHT
     parts = []
@@ -157,11 +160,11 @@ def _axes(scale: _Scale, rows: Sequence[int], ticks: Sequence[float], value_titl
         )
     for count in rows:
         x = scale.x(count)
-        parts.append(f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{count}</text>')
+        parts.append(f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{count:g}</text>')
     middle = (LEFT + right) / 2
     parts.append(
         f'<text class="axis" x="{middle}" y="{scale.height - 8}" text-anchor="middle">'
-        f"rows{' the student was tuned on (log scale)' if value_title else ''}</text>"
+        f"{_text(rows_title if value_title else 'rows')}</text>"
     )
     if not value_title:
         return parts

@@ -11,7 +11,9 @@ from harness.report.headline import Line
 from harness.report.page.chart import Level, Mark, Series, curve_chart, legend
 from harness.report.regressions import Panel
 from harness.report.student_view import StudentCurve
+from harness.report.students import StudentCost
 
+COLOURS = ("blue", "orange", "green", "purple", "brown", "grey")
 PANEL = (300, 210)  # width, height
 PROMPTINGS = {"zero_shot": "grey", "few_shot": "orange"}
 
@@ -19,6 +21,32 @@ PROMPTINGS = {"zero_shot": "grey", "few_shot": "orange"}
 def curves(drawn: Sequence[StudentCurve]) -> str:
     """A figure for each learning curve."""
     return "".join(_curve(curve, number) for number, curve in enumerate(drawn))
+
+
+def students(by_suite: Mapping[str, Sequence[StudentCost]], metrics: Mapping[str, str]) -> str:
+    """For each suite a figure of how good each student is over what an answer of it takes. `metrics`: by suite."""
+    parts = []
+    for number, (suite, costs) in enumerate(by_suite.items()):
+        timed = [cost for cost in costs if cost.seconds > 0]
+        if len(timed) < 2:
+            continue
+        metric = metrics[suite]
+        series = [
+            Series(
+                f"{cost.arm.title}: {wording.value(metric, cost.value)}, {1000 * cost.seconds:.3g} ms an answer",
+                COLOURS[place % len(COLOURS)],
+                [Mark(float(f"{1000 * cost.seconds:.3g}"), cost.value, cost.arm.title)],
+            )
+            for place, cost in enumerate(timed)
+        ]
+        title, percent = f"{wording.title(metric)} on {suite} over the time of an answer", wording.bounded(metric)
+        value_title, over = f"{wording.title(metric)}, test items", "milliseconds an answer (log scale)"
+        chart = curve_chart(f"students-{number}", title, value_title, series, [], percent, rows_title=over)
+        parts.append(
+            f'<figure><h3>Students on {_text(suite)}</h3><div class="curve">{chart}{legend(series, [], percent)}</div>'
+            "<figcaption>The largest size of each student. Up and to the left is better.</figcaption></figure>"
+        )
+    return "".join(parts)
 
 
 def forgetting(by_student: Mapping[str, Sequence[Panel]]) -> str:

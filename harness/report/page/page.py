@@ -46,6 +46,7 @@ class PageParts:
     warnings: Sequence[str]
     answers: Sequence[Answer]
     curves: Sequence[StudentCurve]
+    students: str  # the figures of several students, as HTML
     forgetting: Mapping[str, Sequence[Panel]]  # by student
     suites: Sequence[dict[str, Any]]  # as `items.suite_items`
     funnel: Funnel | None
@@ -70,7 +71,7 @@ def page(parts: PageParts) -> str:
     title = f"{parts.run}: how much data does the student need?"
     sections = [
         ("answer", "The answer", _answers(parts)),
-        ("curves", "Curves", figures.curves(parts.curves) + figures.forgetting(parts.forgetting)),
+        ("curves", "Curves", figures.curves(parts.curves) + parts.students + figures.forgetting(parts.forgetting)),
         ("items", "Items", _items(parts.suites)),
         ("rows", "Rows", _rows(parts, bool(rows))),
         ("samples", "What students read", samples_section(parts.samples)),

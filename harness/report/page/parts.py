@@ -15,6 +15,7 @@ from harness.report import sections
 from harness.report.analysis import Arm
 from harness.report.findings import Findings
 from harness.report.headline import Headline
+from harness.report.page import figures
 from harness.report.page.items import suite_items
 from harness.report.page.page import PageParts
 from harness.report.page.rows import row_blocks
@@ -41,6 +42,7 @@ def page_parts(run: Run, found: Findings, samples: Sequence[Sample], tables: str
         warnings=found.warnings,
         answers=found.answers,
         curves=[view.curve for view in found.views if view.curve],
+        students=figures.students(found.students, {suite.name: suite.primary for suite in found.task_suites}),
         forgetting=sections.forgetting(found.changes, run.file.train),
         suites=[suite for suite in suites if suite],
         funnel=found.funnel,
