@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness import verbs
+from harness import __version__, verbs
 from harness.builders import openers, scorers, vllm_of
 from harness.commands.init.verb import init
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from harness.config.run import Run
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -38,7 +37,15 @@ app = typer.Typer(
 
 app.command()(init)
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run file, runs/RUN.yaml.")]
+
+def _run_names(beginning: str) -> list[str]:
+    """The runs of this project, for a shell that completes."""
+    return sorted(path.stem for path in Path("runs").glob("*.yaml") if path.stem.startswith(beginning))
+
+
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of a run file, runs/RUN.yaml.", autocompletion=_run_names)
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set train.epochs=3."),
@@ -47,6 +54,19 @@ Student = Annotated[str | None, typer.Option(metavar="STUDENT", help="This stude
 Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, compare on the shared items only.")]
 EXPORT_TO = "fields (the task's own), messages, sharegpt, alpaca or prompt_completion."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"harness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")] = False,
+) -> None:
+    """What stands before a verb."""
 
 
 @app.command()

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from harness import __version__
+from harness.cli import app
 from tests.process import COMMAND, harness
 from tests.stored import Stored, write_stored
 
@@ -72,3 +75,16 @@ def test_a_fault_of_the_harness_is_not_a_regression(gate: Stored) -> None:
     done = harness(gate.root, "check", "shop", program=broken)
     assert done.returncode == 3
     assert "a fault of the harness itself" in done.stderr
+
+
+def test_the_version_and_the_names_of_runs_for_a_shell_that_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"harness {__version__}\n"
+    (tmp_path / "runs").mkdir()
+    for name in ("shop", "shop_study", "talk"):
+        (tmp_path / f"runs/{name}.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    words = {"_HARNESS_COMPLETE": "complete_bash", "COMP_WORDS": "harness train sh", "COMP_CWORD": "2"}
+    done = CliRunner().invoke(app, [], env=words, prog_name="harness")
+    assert done.output.split() == ["shop", "shop_study"]

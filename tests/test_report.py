@@ -188,6 +188,20 @@ def test_three_seeds_ask_about_the_recipe(tmp_path: Path) -> None:
     assert "items and random seeds vary" in text
 
 
+def test_consistency_is_told_for_prompting_and_tuning_side_by_side(tmp_path: Path) -> None:
+    scored = [("shop", cell(size), labelled(0.5, size)) for size in (0, 4, 12)]
+    talk = [("talk", cell(size), valued(consistency=lambda i, s=size: 0.9 - s / 20)) for size in (0, 4, 12)]  # type: ignore[misc]
+    text = reported(shop(tmp_path), [*scored, *talk])
+    section = text.split("## Consistent, or made up?")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| talk")]
+    assert len(lines) == 2, "the untuned model and the largest size"
+    assert "untuned" in lines[0]
+    assert "0.900" in lines[0]
+    assert "12 rows" in lines[1]
+    assert "0.300" in lines[1]
+    assert "made up" not in section, "nothing here measures it"
+
+
 def test_macro_f1_of_a_label_without_items_is_the_cards(tmp_path: Path) -> None:
     run = shop(tmp_path)
     write_items(tmp_path, 60)  # two of the task's three labels

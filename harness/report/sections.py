@@ -7,14 +7,18 @@ from collections.abc import Collection, Sequence
 from harness.augment.funnel import Funnel
 from harness.config.run import Run, Train
 from harness.core.markdown import escaped, fenced
+from harness.core.markdown import table as markdown_table
 from harness.core.store import write_atomic
 from harness.eval.results import Results
+from harness.metrics.table import metric_of
 from harness.report import figure, regressions, tables, wording
-from harness.report.analysis import arms
+from harness.report.analysis import Arm, arms, has
 from harness.report.student_section import file_name
-from harness.report.student_view import StudentView, main_data, main_method
+from harness.report.student_view import StudentView, main_data, main_method, tuned_arms
 from harness.suites.suite import Suite
 from harness.train.cells import TrainedCell, TrainedCells
+
+HONESTY = ("consistency", "repeat_consistency", "made_up", "wrong", "abstained")
 
 
 def breakdown(results: Results, suite: Suite, views: Sequence[StudentView]) -> str:
@@ -89,6 +93,47 @@ def broken(results: Results, changes: Sequence[regressions.Change], train: Train
             f" of its own: of {count} comparisons about {count / 20:.2g} would seem to have changed by chance alone.\n"
         )
     return "\n".join(parts) + "\n"
+
+
+def honesty(results: Results, suites: Sequence[Suite], train: Train) -> str:
+    """Whether answers agree with each other, and whether they are made up: prompting, tuning and both side by side.
+
+    Of every suite that measures it. Empty where none does.
+    """
+    drawn = main_data(train.data_names), main_method(train)
+    rows: list[list[str]] = []
+    for suite in suites:
+        suite_arms = arms(results, suite.name)
+        for student in train.students:
+            tuned = tuned_arms(suite_arms, student, *drawn)
+            largest = tuned[-1].size if tuned else 0
+            bases = [arm for arm in suite_arms if (arm.kind, arm.student) == ("base", student)]
+            with_rows = [
+                arm
+                for arm in suite_arms
+                if (arm.kind, arm.student, arm.data, arm.method, arm.size)
+                == ("student with rows", student, *drawn, largest)
+            ]
+            for arm in (*bases, *tuned[-1:], *with_rows):
+                values = [_measured(results, arm, metric) for metric in HONESTY]
+                if any(values):
+                    rows.append([suite.name, arm.title, *values])
+    if not rows:
+        return ""
+    heads = ("suite", "candidate", *(wording.title(metric) for metric in HONESTY))
+    kept = [place for place, _ in enumerate(heads) if any(row[place] for row in rows)]
+    table = markdown_table([heads[place] for place in kept], [[row[place] for place in kept] for row in rows])
+    said = [metric_of(metric) for place, metric in enumerate(HONESTY, start=2) if place in kept]
+    meanings = "; ".join(f"{metric.title}: {metric.meaning}" for metric in said)
+    return (
+        f"## Consistent, or made up?\n\n{table}\n\n{escaped(f'{meanings}. 95% intervals, each of its own number.')}\n"
+    )
+
+
+def _measured(results: Results, arm: Arm, metric: str) -> str:
+    if not arm.complete or not has(results, arm, metric):
+        return ""
+    return tables.share(tables.value_interval(results, arm, metric))
 
 
 def cost(funnel: Funnel | None, tuned: Sequence[TrainedCell]) -> str:

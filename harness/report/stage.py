@@ -56,6 +56,7 @@ def _tables(run: Run, found: Findings) -> str:
     parts.append(methods_section(results, found.task_suites, train, cells, random_seed))
     parts.append(data_arms_section(results, run, cells, found.funnel, random_seed))
     parts.append(sections.other_suites(results, found.other_suites))
+    parts.append(sections.honesty(results, (*found.task_suites, *found.other_suites), train))
     parts.append(sections.broken(results, found.changes, train))
     parts.append(sections.cost(found.funnel, [cell for cell in cells if cell.tuned]))
     parts.append(sections.notes(run, results, found.trained))
