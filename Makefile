@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # the stages of one command line run in the order given, under -j too
-.PHONY: help setup init augment show-batch train eval report check bless show doctor clean test test-all lint verify-gpu
+.PHONY: help docs setup init augment show-batch train eval report check bless show doctor clean test test-all lint verify-gpu
 
 ## The loop
 init: .venv/.full ## a run from one file of yours: make init RUN=mine ARGS="--from pairs.csv"
@@ -54,6 +54,8 @@ test-all: .venv/.full ## the slow tests
 	@$(PYTEST) -m "slow or gpu" $(ARGS)
 lint: .venv/.full ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+docs: .venv/.full ## the guide as HTML, in docs/_build
+	@.venv/bin/python -m sphinx -W --keep-going -q -b html docs docs/_build $(ARGS)
 verify-gpu: .venv/.full ## the tests that need a GPU; without one they fail
 	@HARNESS_REQUIRE=gpu,vllm $(PYTEST) -m gpu $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The README's filter and suite of one's own, run as it prints them; and a filter of the package added from outside."""
+"""The guide's filter and suite of one's own, run as it prints them; and a filter of the package added from outside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from harness.suites.suite import Resources
 from tests.project import context, row, verdicts_of
 
 ROOT = Path(__file__).parent.parent
-SECTION = (ROOT / "README.md").read_text().split("## Your own filter, metric, suite or engine\n")[1].split("\n## ")[0]
+SECTION = (
+    (ROOT / "docs/suites.md").read_text().split("## Your own filter, metric, suite or engine\n")[1].split("\n## ")[0]
+)
 BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 
 
@@ -79,7 +81,7 @@ KINDS: tuple[type[BaseModel], ...] = get_args(get_args(AnyFilter)[0])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_readme_has_a_line_for_every_filter_with_the_defaults_it_has(kind: type[BaseModel]) -> None:
     name = kind.model_fields["kind"].default
-    table = (ROOT / "README.md").read_text().split("| `kind:` | drops | settings |\n")[1].split("\n\n")[0]
+    table = (ROOT / "docs/rows.md").read_text().split("| `kind:` | drops | settings |\n")[1].split("\n\n")[0]
     lines = re.findall(rf"^\| `{name}` \| .+ \|(.*)\|$", table, re.MULTILINE)
     assert len(lines) == 1
     for setting, value in re.findall(r"`([a-z_]+)(?:: ([^`]+))?`", lines[0]):

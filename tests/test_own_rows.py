@@ -1,4 +1,4 @@
-"""Rows a user already has: what the README says is enough, in every format, and what is wrong is said at once."""
+"""Rows a user already has: what the guide says is enough, in every format, and what is wrong is said at once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.project import rows_given, rows_of_seeds
 
 ROOT = Path(__file__).parent.parent
 STUDENT = "smollm2-135m-instruct"
-README = (ROOT / "README.md").read_text()
-SECTION = README.split("### Rows you already have, and no teacher\n")[1].split("\nFilters stand under")[0]
+PAGE = (ROOT / "docs/rows.md").read_text()
+SECTION = PAGE.split("### Rows you already have, and no teacher\n")[1].split("\nFilters stand under")[0]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.DOTALL)
 
 
 def newcomer(root: Path, student: str = "nobody", rows: int = 120) -> Path:
-    """The four files that the README names, as it prints them, with rows of its form; returns the run file."""
+    """The four files that the guide names, as it prints them, with rows of its form; returns the run file."""
     named = json.loads(next(text for kind, text in BLOCKS if kind == "json"))
     for text in (text for kind, text in BLOCKS if kind == "yaml"):
         path = root / text.split("\n")[0].removeprefix("# ")
