@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness import __version__, verbs
+from harness import verbs
 from harness.builders import openers, scorers, vllm_of
 from harness.commands.init.verb import init
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
@@ -58,13 +59,15 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"harness {__version__}")
+        print(f"harness {installed('harness')}")
         raise typer.Exit
 
 
 @app.callback()
 def start(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
 ) -> None:
     """What stands before a verb."""
 
