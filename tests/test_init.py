@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
+import pty
 import random
+import subprocess
+import sys
+import termios
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +33,7 @@ from harness.core.terminal import Terminal
 from harness.core.text import normalise
 from harness.errors import UsageError
 from harness.records import Example
-from tests.process import harness, succeed
+from tests.process import COMMAND, environment, harness, succeed
 from tests.project import rows_given
 
 SENTENCE = (
@@ -189,6 +196,9 @@ FAMILIES: dict[str, tuple[str, Callable[[int], str], str, tuple[str, ...]]] = {
     "passages": ("a.jsonl", lambda n: jsonl([{"context": f"passage {i // 3} {texts(n)[i // 3]}", "question": f"{t}?",
                                               "answer": t[:9]} for i, t in enumerate(texts(n))]), "accuracy",
                  ("document", "question")),
+    "choices": ("a.jsonl", lambda n: jsonl([{"question": t, "choices": {"text": t.split()[:3], "label": list("123")},
+                                             "answerKey": "123"[i % 3]} for i, t in enumerate(texts(n))]), "accuracy",
+                ("text",)),
     "two fields": ("a.csv", lambda n: as_csv([{"premise": t, "hypothesis": t[::-1], "label": "yes" if i % 2 else "no"}
                                               for i, t in enumerate(texts(n))]), "accuracy", ("premise", "hypothesis")),
 }  # fmt: skip
@@ -201,7 +211,7 @@ def test_every_format_becomes_a_run_that_loads(tmp_path: Path, family: str) -> N
     run = loaded(start(tmp_path, file, content(160), **more))
     suite = run.suites["mine"]
     assert (suite.primary, run.task.fields) == (primary, fields)
-    assert (suite.spec.kind == "labels") == bool(run.task.labels) == family.startswith(("labels", "two"))
+    assert (suite.spec.kind == "labels") == bool(run.task.labels) == family.startswith(("labels", "two", "choices"))
     assert len(suite.items) + len(rows_given(run)) == 160
     assert 30 <= len(suite.items) <= 60
     sizes = run.file.train.sizes
@@ -407,6 +417,8 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.jsonl", jsonl([{**row, "text": row["text"] * 2000} for row in labelled(20)]), {}, "every row is longer than"),
     ("a.jsonl", jsonl([{"a": "x", "b": "y", "c": "z"}] * 20), {}, "which column is the input? Say it with --text"),
     ("a.jsonl", jsonl([{**row, "category": "x"} for row in labelled(20)]), {}, "which column is the answer? Say"),
+    ("a.jsonl", jsonl([{**row, "best_answer": "x"} for row in labelled(20)]), {}, "is the answer? Say it with --label"),
+    ("a.jsonl", jsonl([{"question": "x", "choices": ["a", "b"], "answer": 2}] * 20), {}, "2 is none of the 2 choices"),
     ("a.jsonl", jsonl(labelled(40)), {"texts": ("txt",)}, "--text txt: no such column (did you mean 'text'?)"),
     ("a.jsonl", jsonl(labelled(40)), {"label": "label", "answer": "label"}, "give one of them"),
     ("a.jsonl", jsonl(labelled(40)), {"texts": ("text",), "label": "text"}, "cannot be input and answer at once"),
@@ -470,3 +482,45 @@ def test_without_a_file_it_asks_or_says_that_it_cannot(tmp_path: Path) -> None:
     done = harness(tmp_path, "init", "mine", "--from", "nothing.csv")
     assert done.returncode == 2
     assert "there is no such file or folder" in done.stderr
+
+
+def test_at_a_terminal_it_asks_for_the_file_and_unclear_columns(tmp_path: Path) -> None:
+    rows = [{"a": text, "b": "x", "c": i % 2} for i, text in enumerate(texts(160))]
+    (tmp_path / "a.csv").write_text(as_csv(rows))
+    code, said = typed(tmp_path, ["a.csv", "Say 1 or 0.", "b?", "a", "c", "y"], "init", "mine")
+    assert (code, "one of: a, b, c" in said) == (0, True), said
+    run = load_run(tmp_path / "runs/mine.yaml")
+    assert (run.task.system, set(run.task.labels)) == ("Say 1 or 0.", {"0", "1"})
+
+
+def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n")
+    code, said = typed(tmp_path, ["\x03"], "init", "mine")
+    assert code == 130
+    assert "nothing was written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def typed(folder: Path, answers: Sequence[str], *words: str) -> tuple[int, str]:
+    """(exit code, output) of the command at a terminal, where a person types these lines, each at a question."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *words], cwd=folder, env=environment(), stdin=theirs, stdout=theirs,
+        stderr=theirs, start_new_session=True, preexec_fn=_own_terminal,
+    )  # fmt: skip
+    os.close(theirs)
+    said = ""
+    waiting = list(answers)
+    with suppress(OSError):  # the terminal ends with the process
+        while part := os.read(ours, 4096).decode("utf-8", "replace"):
+            said += part
+            if waiting and said.rstrip(" ").endswith((":", "?", "[y/N]:")):
+                os.write(ours, f"{waiting.pop(0)}\n".encode())
+                said += " "
+    os.close(ours)
+    return process.wait(timeout=60), said
+
+
+def _own_terminal() -> None:
+    """Make standard input the terminal that Ctrl-C of the new session comes from."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

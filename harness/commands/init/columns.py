@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from harness.commands.init.choices import choices_column, lettered
 from harness.commands.init.source import Table
 from harness.config.task import GIVEN
 from harness.core.json_file import as_text
@@ -18,11 +19,11 @@ from harness.records import Example
 
 INPUTS = (
     "text", "question", "instruction", "prompt", "message", "query", "input", "sentence", "utterance", "review",
-    "content", "request", "comment", "tweet", "post", "body", "source", "article", "document",
+    "content", "request", "comment", "tweet", "post", "body", "article", "document", "ctx",
 )  # fmt: skip
 ANSWERS = (
     "answer", "label", "output", "response", "completion", "reply", "target", "category", "class", "intent",
-    "sentiment", "topic", "summary", "translation",
+    "sentiment", "topic", "summary", "translation", "answerkey",
 )  # fmt: skip
 PASSAGES = ("document", "context", "passage")  # what a question may be about
 IDS = re.compile(r"^(_?id|idx|index|row|uuid|no|nr|unnamed: \d+|.*_id|)$")
@@ -43,10 +44,14 @@ class Columns:
     unused: tuple[str, ...] = ()
 
 
+class Undecided(UsageError):
+    """Neither names nor contents say which column is which: a person must."""
+
+
 def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label: str | None, place: str) -> Columns:
     """The columns of a table. `texts`, `answer`, `label` are those that a person named.
 
-    Raises UsageError naming the columns there are where neither names nor contents decide.
+    Raises UsageError naming the columns there are, Undecided where neither names nor contents say which is which.
     """
     columns = table.columns
     for flag, name in (*(("--text", text) for text in texts), ("--answer", answer), ("--label", label)):
@@ -62,11 +67,14 @@ def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label
         if {"prompt", "completion"} <= first.keys() and not isinstance(first["prompt"], str):
             return _conversations(columns, "prompt")
     usable = [name for name in columns if _holds_text(table, name)]
+    choices = choices_column(columns, table.rows[0][1])
     stated = answer or label
     inputs = tuple(texts) or _inputs(usable, stated, table, place)
     target = stated or _answer(usable, inputs, table, place)
     if target in inputs:
         raise UsageError(f"{place}: the column {target!r} cannot be input and answer at once")
+    if choices and len(inputs) == 1 and not label:
+        return _chosen(table, inputs[0], choices, target)
     return _columns(table, inputs, target, labels=True if label else False if answer else None)
 
 
@@ -92,17 +100,17 @@ def _inputs(usable: Sequence[str], target: str | None, table: Table, place: str)
     named = next((by_name[name] for name in INPUTS if name in by_name), None)
     if named:
         return (named,)
-    others = [name for name in usable if name != target and name.strip().casefold() not in ANSWERS]
+    others = [name for name in usable if name != target and not _is_answer(name)]
     if len(others) == 1:
         return (others[0],)
     if target is None and len(usable) == 2:  # the answer is the shorter one
         return (max(usable, key=lambda name: (_length(table, name), name)),)
-    raise UsageError(_undecided("the input", "--text COLUMN (several make several fields)", table.columns, place))
+    raise Undecided(_undecided("the input", "--text COLUMN (several make several fields)", table.columns, place))
 
 
 def _answer(usable: Sequence[str], inputs: Sequence[str], table: Table, place: str) -> str:
     others = [name for name in usable if name not in inputs]
-    named = [name for name in others if name.strip().casefold() in ANSWERS]
+    named = [name for name in others if _is_answer(name)]
     if len(named) == 1 or (not named and len(others) == 1):
         return (named or others)[0]
     if len(table.columns) == 1:
@@ -110,7 +118,13 @@ def _answer(usable: Sequence[str], inputs: Sequence[str], table: Table, place: s
             f"{place}: it has one column, {table.columns[0]!r}: an example has an input and an answer. Texts without"
             " answers are documents: name a folder of them, or JSON lines with a column 'text' alone"
         )
-    raise UsageError(_undecided("the answer", "--label COLUMN or --answer COLUMN", table.columns, place))
+    raise Undecided(_undecided("the answer", "--label COLUMN or --answer COLUMN", table.columns, place))
+
+
+def _is_answer(column: str) -> bool:
+    """Whether a column is called like an answer: label, best_answer."""
+    name = column.strip().casefold()
+    return name in ANSWERS or bool(set(re.split(r"[^a-z]+", name)) & set(ANSWERS))
 
 
 def _undecided(what: str, remedy: str, columns: Sequence[str], place: str) -> str:
@@ -150,6 +164,19 @@ def _columns(table: Table, inputs: Sequence[str], target: str, labels: bool | No
     unused = tuple(name for name in table.columns if name not in (*inputs, target))
     why = f"input: {' and '.join(map(repr, inputs))}; answer: {target!r}"
     return Columns(shape.fields, read, why, shape.optional, labels, passage, unused=unused)
+
+
+def _chosen(table: Table, question: str, choices: str, target: str) -> Columns:
+    shape = Shape(("text",))
+
+    def read(row: Mapping[str, Any], where: str) -> Example:
+        asked = _text(row.get(question), where, question)
+        text, letter = lettered(asked, row.get(choices), row.get(target), where)
+        return shape.example({"text": text if asked else ""}, (), letter, where)
+
+    unused = tuple(name for name in table.columns if name not in (question, choices, target))
+    why = f"input: {question!r} with its {choices!r}; answer: the letter of {target!r}"
+    return Columns(("text",), read, why, labels=True, unused=unused)
 
 
 def _sometimes_empty(table: Table, column: str) -> bool:

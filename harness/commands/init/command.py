@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.commands.init.columns import choose_columns
+from harness.commands.init.columns import Undecided, choose_columns
 from harness.commands.init.documents import decide_documents, document_files
 from harness.commands.init.examples import read_known
 from harness.commands.init.files import all_files, power_words
 from harness.commands.init.plan import Plan, Wishes, decide
-from harness.commands.init.source import existing, holds_documents, read_table
+from harness.commands.init.source import LARGE, existing, holds_documents, read_table
 from harness.config.load import load_run
 from harness.core.store import made_folders, remove_empty, write_atomic
 from harness.core.terminal import Terminal
@@ -35,6 +35,7 @@ class Options:
     label: str | None = None
     group: str | None = None
     dry_run: bool = False
+    ask: Callable[[Sequence[str]], tuple[str, str, bool]] | None = None  # for input, answer, and whether it is a label
 
 
 def check_name(name: str) -> None:
@@ -72,9 +73,17 @@ def from_table(
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """(further suites, files) of a table of examples. Says what was decided."""
     remarks: list[str] = []
+    if (size := path.stat().st_size) > LARGE:
+        terminal.say(f"reading {one_line(path.name)}, {size / 1e6:.0f} MB")
     table = read_table(path)
     place = one_line(table.name)
-    columns = choose_columns(table, options.texts, options.answer, options.label, place)
+    try:
+        columns = choose_columns(table, options.texts, options.answer, options.label, place)
+    except Undecided:
+        if options.ask is None:
+            raise
+        text, answer, is_label = options.ask(table.columns)
+        columns = choose_columns(table, (text,), None if is_label else answer, answer if is_label else None, place)
     if options.group and options.group not in table.columns:
         listed = ", ".join(table.columns)
         raise UsageError(f"--group {options.group}: no such column; the columns of {place} are: {listed}")
@@ -117,10 +126,11 @@ def from_documents(
 
 def decisions(plan: Plan) -> list[str]:
     """What was decided, and why, for people."""
+    power = power_words(plan.tests, plan.primary)
     kinds = {
         "labels": f"answers are labels, {len(plan.task.labels)} of them: scored by accuracy",
         "number": "answers are numbers: scored by the last number that is written",
-        "text": f"answers are free: scored by {plan.primary}, as long as they are",
+        "text": f"answers are free: scored by {plan.primary}, which suits their length",
     }
     sources = {
         "own": f"{len(plan.rows)} rows are yours to tune on, {plan.kept} after the filters; no teacher is needed",
@@ -129,7 +139,7 @@ def decisions(plan: Plan) -> list[str]:
     }
     return [
         kinds[plan.scored],
-        f"{len(plan.items)} items are held out as a suite, {plan.tests} of them for claims. {power_words(plan.tests)}",
+        f"{len(plan.items)} items are held out as a suite, {plan.tests} of them for claims. {power}",
         sources[plan.source],
         f"sizes {', '.join(map(str, plan.sizes))} of {plan.wishes.student}",
     ]

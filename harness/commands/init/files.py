@@ -142,10 +142,11 @@ def template(plan: Plan) -> str:
 def suite_file(plan: Plan, origin: str) -> str:
     """How the student is scored, and what so many items can show."""
     name, tests = plan.wishes.name, plan.tests
+    power = power_words(tests, plan.primary)
     text = [
         f"# {len(plan.items)} examples of {origin} that nobody tunes on: held out by digest, near duplicates and groups"
         " as a whole.",
-        f"# {len(plan.items) - tests} of them are for choosing (dev), {tests} for claims (test). {power_words(tests)}",
+        f"# {len(plan.items) - tests} of them are for choosing (dev), {tests} for claims (test). {power}",
         f"kind: {'labels' if plan.scored == 'labels' else 'answers'}",
         f"items: suites/{name}.jsonl",
     ]
@@ -163,8 +164,10 @@ def suite_file(plan: Plan, origin: str) -> str:
     return "\n".join(text) + "\n"
 
 
-def power_words(tests: int) -> str:
+def power_words(tests: int, primary: str = "accuracy") -> str:
     """What difference so many test items find."""
+    if primary != "accuracy":
+        return "Which difference they find depends on how much answers vary: the report says it."
     least = detectable(tests)
     if least is None:
         return f"Where two students differ on {FLIPS:.0%} of them, they are too few to show which is better."

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
 
-from harness.errors import UsageError
+from harness.core.text import printable
+from harness.errors import Interrupted, UsageError
 
 
 def ask_for_source(task: str | None) -> tuple[Path, str | None]:
     """(file or folder, what the student is to do) as a person types them.
 
-    Raises UsageError where nobody can be asked, and for a path that is not there.
+    Raises UsageError where nobody can be asked, and Interrupted on Ctrl-C or at the end of the input.
     """
     if not sys.stdin.isatty():
         raise UsageError("--from FILE is missing, and here is no terminal to ask at: name a table or a folder")
-    typer.echo("What do you have? A table of examples (CSV, JSON lines, Parquet), or a folder of documents.")
-    path = Path(typer.prompt("its path").strip()).expanduser()
-    if task is None:
-        task = typer.prompt("What is the student to do, in a sentence? (empty: from the file)", "", show_default=False)
+    with _left():
+        typer.echo("What do you have? A table of examples (CSV, JSON lines, Parquet), or a folder of documents.")
+        path = Path(typer.prompt("its path").strip()).expanduser()
+        if task is None:
+            task = typer.prompt("what the student is to do, in a sentence (or nothing)", "", show_default=False)
     return path, task.strip() or None
+
+
+def ask_for_columns(columns: Sequence[str]) -> tuple[str, str, bool]:
+    """(column of the input, column of the answer, whether answers are labels). Raises Interrupted as above."""
+    with _left():
+        typer.echo(f"The columns are: {', '.join(map(printable, columns))}.")
+        text = _one_of(columns, "the input's column")
+        answer = _one_of([name for name in columns if name != text], "the answer's column")
+        return text, answer, typer.confirm("is an answer one of a few labels?")
+
+
+def _one_of(columns: Sequence[str], what: str) -> str:
+    while True:
+        name = typer.prompt(what).strip()
+        if name in columns:
+            return str(name)
+        typer.echo(f"  one of: {', '.join(map(printable, columns))}")
+
+
+@contextmanager
+def _left() -> Iterator[None]:
+    try:
+        yield
+    except typer.Abort as error:
+        raise Interrupted("nothing was written") from error

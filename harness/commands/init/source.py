@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core.record import digest
 from harness.core.store import content_digest
 from harness.core.table_file import FORMATS, Located, read_rows
 from harness.data.documents import ENDINGS
 from harness.errors import Mistakes, UsageError, nearest
 
+LARGE = 20_000_000  # bytes, from which on reading takes so long that it is said
 MOST_ROWS = 20_000  # rows of a larger file that are taken, by digest: many more than a small student is tuned on
 DOCUMENT_COLUMNS = {"text", "title"}  # JSON lines of nothing else are documents
 
@@ -78,8 +79,11 @@ def read_table(path: Path) -> Table:
     return Table(path.name, content_digest(path)[:16], counted.number, rows)
 
 
-def _digest(row: dict[str, Any]) -> str:
-    return digest("init row", {str(name): repr(value) for name, value in row.items()})
+def _digest(row: dict[str, Any]) -> bytes:
+    """By what a row is put in order. It is taken of every row of a file, so that it must be quick."""
+    return hashlib.blake2b(
+        repr(sorted(row.items(), key=lambda column: str(column[0]))).encode(), digest_size=16
+    ).digest()
 
 
 class _Counted:

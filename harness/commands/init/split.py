@@ -6,6 +6,7 @@ has a twin among the training rows.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,8 @@ from harness.core.neighbours import similar_pairs
 THRESHOLDS = (0.8, 0.9, 0.95)  # Jaccard indices of near duplicates, the next where units grow too large
 LARGEST = 0.2  # share of the examples that one unit of near duplicates may have
 MOST_PAIRS = 2_000_000  # alike pairs, beyond which nearly all texts are alike
+SAMPLE = 1_000  # texts of which every pair is compared in a second
+PROPOSED_BELOW = 0.3  # how much less alike pairs are that comparing looks at
 LARGEST_SUITE = 1.5  # times as many items as wanted, which a last unit may lead to
 
 
@@ -32,6 +35,8 @@ def units_of(texts: Sequence[str], groups: Sequence[str]) -> Units:
     No two texts are equal.
     """
     for threshold in THRESHOLDS:
+        if not _comparable(texts, threshold):
+            continue
         joined = _by_group(groups)
         before = max(map(len, _members(joined)), default=0)
         pairs = list(islice(similar_pairs(texts, texts, threshold), MOST_PAIRS + 1))
@@ -68,6 +73,19 @@ def hold_out(
                 taken.append((first_digest, unit))
                 held += len(unit)
     return [unit for _, unit in sorted(taken)]
+
+
+def _comparable(texts: Sequence[str], threshold: float) -> bool:
+    """Whether comparing all texts ends soon: not where many begin or end alike, as a sample of them shows.
+
+    Bands of a MinHash propose pairs that are somewhat less alike than the threshold, and each is looked at.
+    """
+    if len(texts) <= SAMPLE:
+        return True
+    sample = sorted(texts, key=lambda text: hashlib.sha256(text.encode("utf-8", "replace")).digest())[:SAMPLE]
+    most = int(MOST_PAIRS * (SAMPLE / len(texts)) ** 2)  # of the sample, with each text as its own
+    pairs = islice(similar_pairs(sample, sample, threshold - PROPOSED_BELOW), most + SAMPLE + 1)
+    return sum(1 for _ in pairs) <= most + SAMPLE
 
 
 def _by_group(groups: Sequence[str]) -> list[int]:

@@ -27,11 +27,12 @@ def init(
     """From one file of examples to a task, a suite and a run that need no editing. Without --from it asks."""
     from harness.commands.init.command import Options, init
     from harness.commands.init.plan import Wishes
-    from harness.commands.init.questions import ask_for_source
+    from harness.commands.init.questions import ask_for_columns, ask_for_source
     from harness.core.terminal import Terminal
 
-    terminal, root = Terminal(), Path.cwd()
+    ask = ask_for_columns if source is None else None
     if source is None:
         source, task = ask_for_source(task)
     wishes = Wishes(name, task, student, teacher, base_url, items)
-    init(wishes, Options(source, tuple(text or ()), answer, label, group, dry_run), root, terminal)
+    options = Options(source, tuple(text or ()), answer, label, group, dry_run, ask)
+    init(wishes, options, Path.cwd(), Terminal())
