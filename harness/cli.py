@@ -316,8 +316,6 @@ def ask(
     """Answer one text with the base, the few-shot base and every student, side by side."""
     from harness.commands.ask import ask as stage
 
-    if not text.strip():
-        raise UsageError("TEXT is empty: give a text such as the task is about")
     loaded = _load(run, settings)
     stage(loaded, text, openers(loaded), Terminal(), student)
 
@@ -399,6 +397,7 @@ def clean(dry_run: DryRun = False) -> None:
 def main() -> None:
     """The console command: errors become one message and their exit code."""
     verbs.set_defaults()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
     clean_up_on_signals()
     _warn_of_other_code(Path.cwd())
     try:

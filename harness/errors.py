@@ -22,6 +22,10 @@ class HarnessError(Exception):
 
     exit_code = 3
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it in place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(HarnessError):
     """The request or a file is wrong."""

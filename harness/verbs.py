@@ -74,14 +74,19 @@ def train(run: Run, terminal: Terminal, stop: Stop, processes: Processes) -> int
 
 
 def evaluate(run: Run, terminal: Terminal, stop: Stop) -> None:
-    """Score what is not scored yet, then write the report. Raises as the stages."""
+    """Score what is not scored yet, then write the report and print it. Raises as the stages."""
+    score(run, terminal, stop)
+    report(run, terminal)
+
+
+def score(run: Run, terminal: Terminal, stop: Stop) -> None:
+    """Score what is not scored yet. Raises as the stage."""
     from harness.commands.show_batch import store_rows
     from harness.eval.stage import evaluate as stage
 
     with stop.listening():
         stage(run, openers(run), terminal, stop)
     store_rows(run)
-    report(run, terminal)
 
 
 def report(run: Run, terminal: Terminal) -> None:
@@ -95,7 +100,6 @@ def report(run: Run, terminal: Terminal) -> None:
 def set_defaults() -> None:
     """Set what libraries read from the environment when they are first imported, where nobody has set it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
     # Threads that wait spin: beside a busy process that cost 40 times the time. So they spin less; 3% slower alone.

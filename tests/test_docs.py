@@ -16,7 +16,7 @@ from harness.cli import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"(?:\.venv/bin/)?harness ([a-z][a-z-]*(?: [^`\n|;]*)?)")
+COMMAND = re.compile(r"(?<!from )(?:\.venv/bin/)?harness ([a-z][a-z-]*(?: [^`\n|;]*)?)")
 TARGET = re.compile(r"\bmake ((?:[a-z][a-z-]*)(?: [^`\n|;]*)?)")
 
 

@@ -28,6 +28,10 @@ from harness.stats.power import minimum_detectable
 from harness.stats.score_matrix import align_complete
 
 HEADS = ("suite", "metric", "A", "B", "B minus A [95%]", "items", "min. detectable")
+DETECTABLE = (
+    "min. detectable: the minimum detectable difference, found with a power of 0.8; -: no value changed, or too few to"
+    " estimate it"
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,26 @@ class Side:
         return reading(self.results, arm, primary).metric
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How B differs from A: rows under HEADS, one for each metric of each suite that both were scored on."""
+
+    a: str
+    b: str
+    question: Question
+    rows: tuple[tuple[str, ...], ...]
+
+
 def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: Terminal) -> None:
-    """Print how B differs from A on every suite that both were scored on.
+    """Print how B differs from A, as `compared` says."""
+    found = compared(a, b, load, common, terminal)
+    terminal.say(f"A: {found.a}\nB: {found.b}\nquestion: {found.question}")
+    terminal.say(fitted(HEADS, found.rows, terminal.width))
+    terminal.say(DETECTABLE)
+
+
+def compared(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: Terminal) -> Comparison:
+    """How B differs from A on every suite that both were scored on. Says which suites cannot be compared, and why.
 
     `a`, `b`: RUN (its ship student), RUN:STUDENT (a cell's name), or RUN:STUDENT without the random seed at its
     end (all its seeds). resolve_student says which part of a name is enough. RUN:STUDENT@PROMPTING is an untuned
@@ -88,12 +110,7 @@ def compare(a: str, b: str, load: Callable[[str], Run], common: bool, terminal: 
             rows += _rows(side_a, side_b, scores_a, scores_b)
     if not rows:
         raise UsageError(f"{a} and {b}: there is no suite that both were scored on with the same items")
-    terminal.say(f"A: {a} ({_names(side_a)})\nB: {b} ({_names(side_b)})\nquestion: {question}")
-    terminal.say(fitted(HEADS, rows, terminal.width))
-    terminal.say(
-        "min. detectable: the minimum detectable difference, found with a power of 0.8;"
-        " -: no value changed, or too few to estimate it"
-    )
+    return Comparison(f"{a} ({_names(side_a)})", f"{b} ({_names(side_b)})", question, tuple(rows))
 
 
 def paired_sides(side_a: Side, side_b: Side) -> tuple[Side, Side, Question]:

@@ -34,9 +34,20 @@ from harness.suites.suite import Suite
 
 
 def load_named_run(name: str, settings: list[str] | None, elsewhere: Callable[[Path], None]) -> Run:
-    """The run that a command names: NAME, of runs/NAME.yaml here, or a path that ends with .yaml.
+    """The run that a command names, as `run_path` says.
 
-    `elsewhere` is told of a project in another folder than this one. Raises as `load_run`.
+    `elsewhere` is told of a project in another folder than this one. Raises as `run_path` and `load_run`.
+    """
+    path = run_path(name)
+    if (folder := path.resolve().parent.parent) != Path.cwd().resolve():
+        elsewhere(folder)
+    return load_run(path, settings)
+
+
+def run_path(name: str) -> Path:
+    """The file of the run that a person names: NAME, of runs/NAME.yaml here, or a path that ends with .yaml.
+
+    Raises UsageError for no name, for the name of a file in runs/, and for a link that leads to itself.
     """
     if not name.strip():
         raise UsageError("RUN is empty: it is the name of a run file, runs/RUN.yaml")
@@ -44,12 +55,10 @@ def load_named_run(name: str, settings: list[str] | None, elsewhere: Callable[[P
     if name.endswith(".yaml") and not path.is_file() and (Path("runs") / name).is_file():
         raise UsageError(f"there is no file {name} here; did you mean the run {name.removesuffix('.yaml')!r}?")
     try:
-        folder = path.resolve().parent.parent
-    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        path.resolve()
+    except (OSError, RuntimeError) as error:
         raise UsageError(f"{path}: cannot read it: {error}") from error
-    if folder != Path.cwd().resolve():
-        elsewhere(folder)
-    return load_run(path, settings)
+    return path
 
 
 def load_run(path: Path, settings: list[str] | None = None) -> Run:

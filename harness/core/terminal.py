@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,6 +23,7 @@ from harness.core.text import printable
 DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
 GRACE_SECONDS = 5.0  # more than that, to write what there is
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+LIVE_SECONDS = 0.5  # between changes of a line that stays in its place
 RATE_SECONDS = 300.0  # the time left goes by the last of these: one step of a training may take a minute
 
 BRACKETS = (("[", "]"), ("⟦", "⟧"))  # around marked text where there are no colours
@@ -32,13 +34,17 @@ Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens
 
 
 class Terminal:
-    """Plain lines to stdout. Progress to stderr: a bar on a terminal, a line now and then in a log."""
+    """Plain lines to stdout. Progress: a bar on a terminal, a line now and then in a log, one line in a notebook."""
 
     def __init__(self, line_seconds: float = LINE_SECONDS, silent: bool = False) -> None:
         """With `silent` nothing is printed but warnings: one of several processes speaks for all."""
         self._line_seconds = line_seconds
-        self._out = Console(highlight=False, soft_wrap=True, quiet=silent)
-        self._err = Console(stderr=True, highlight=False, quiet=silent)
+        self._notebook = in_notebook()
+        # a notebook says that it is a terminal with colours, and rich would write HTML there: plain text is wanted
+        no_terminal = False if self._notebook else None
+        plain: dict[str, Any] = {"highlight": False, "quiet": silent, "force_terminal": no_terminal}
+        self._out = Console(soft_wrap=True, force_jupyter=False, **plain)
+        self._err = Console(stderr=True, force_jupyter=False, **plain)
 
     def say(self, text: str = "") -> None:
         """Print text as it is. Nothing in it is read as markup or as a terminal command."""
@@ -91,23 +97,48 @@ class Terminal:
 
             with Live(Group(bar, words), console=self._err, transient=True):
                 yield advance
+        elif self._notebook:
+            yield _lines(title, total, min(self._line_seconds, LIVE_SECONDS), _notebook_line())
         else:
-            yield self._lines(title, total)
+            yield _lines(title, total, self._line_seconds, tell)
 
-    def _lines(self, title: str, total: int) -> Advance:
-        started = last = time.monotonic()
 
-        def advance(done: int, note: str) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last < self._line_seconds and done < total:
-                return
-            last = now
-            seconds = (now - started) / done * (total - done) if done else float("nan")
-            ending = f", about {seconds:.0f} s left" if done < total and done else ""
-            tell(f"{title}: {done}/{total} {note}{ending}")
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return Console().is_jupyter
 
-        return advance
+
+def _lines(title: str, total: int, every: float, write: Callable[[str], None]) -> Advance:
+    """Writes how far work is, with the time left: once in so many seconds, and at the end."""
+    started = last = time.monotonic()
+
+    def advance(done: int, note: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < every and done < total:
+            return
+        last = now
+        seconds = (now - started) / done * (total - done) if done else float("nan")
+        ending = f", about {seconds:.0f} s left" if done < total and done else ""
+        write(f"{title}: {done}/{total} {note}{ending}")
+
+    return advance
+
+
+def _notebook_line() -> Callable[[str], None]:
+    """What replaces a line below the cell by another one. The notebook keeps the last of them."""
+    from IPython.display import display
+
+    shown: list[Any] = []
+
+    def write(text: str) -> None:
+        content = {"text/plain": printable(text)}
+        if shown:
+            shown[0].update(content, raw=True)
+        else:
+            shown.append(display(content, raw=True, display_id=True))
+
+    return write
 
 
 def tell(text: str) -> None:
@@ -165,7 +196,10 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
-        """Catch Ctrl-C, a polite kill and the end of the session inside the block."""
+        """Catch Ctrl-C, a polite kill and the end of the session inside the block.
+
+        Only the main thread can: in another one nothing is caught, and `request` is the way to stop.
+        """
 
         timers: list[threading.Timer] = []
 
@@ -181,7 +215,8 @@ class Stop:
             timers.append(last_call)
             tell("\nStopping: finishing what is in flight (again Ctrl-C stops at once).")
 
-        before = {s: signal.signal(s, handle) for s in heard_signals()}
+        main = threading.current_thread() is threading.main_thread()
+        before = {s: signal.signal(s, handle) for s in heard_signals()} if main else {}
         try:
             yield self
         finally:

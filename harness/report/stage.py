@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from harness.config.run import Run
 from harness.core.markdown import escaped
 from harness.core.store import Manifest, read_manifest, require_same, write_atomic, write_manifest
@@ -64,7 +66,12 @@ def _tables(run: Run, found: Findings) -> str:
 
 
 def show(run: Run, terminal: Terminal) -> None:
-    """Print the stored report again.
+    """Print the stored report again. Raises as `stored_report`."""
+    _say(stored_report(run).read_text(encoding="utf-8"), terminal)
+
+
+def stored_report(run: Run) -> Path:
+    """The file of the stored report.
 
     Raises UsageError where there is none, where it was edited, and where it is of other scores than are stored now.
     """
@@ -77,7 +84,7 @@ def show(run: Run, terminal: Terminal) -> None:
     if manifest is None or manifest.inputs != results.manifest.seal:
         raise UsageError(f"{path}: it is of other scores than are stored now, or its seal is gone; {command}")
     require_same(folder, REPORT, manifest, command)
-    _say(path.read_text(encoding="utf-8"), terminal)
+    return path
 
 
 def _say(text: str, terminal: Terminal) -> None:

@@ -65,7 +65,6 @@ def init(wishes: Wishes, options: Options, root: Path, terminal: Terminal) -> No
     also, files = (from_documents if holds_documents(path) else from_table)(wishes, options, path, root, terminal)
     try_loading(wishes.name, files, root, also)
     write(files, root, options.dry_run, terminal)
-    terminal.say(next_commands(wishes.name, root, options.dry_run))
 
 
 def from_table(

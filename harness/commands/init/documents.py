@@ -55,7 +55,7 @@ class DocumentPlan:
     @property
     def sizes(self) -> tuple[int, ...]:
         """The sizes of students."""
-        return (0, 16, 64, 256) if self.wishes.teacher else (0, 16, 64)
+        return self.wishes.stated_sizes or ((0, 16, 64, 256) if self.wishes.teacher else (0, 16, 64))
 
 
 def decide_documents(wishes: Wishes, path: Path, root: Path, remarks: list[str]) -> DocumentPlan:

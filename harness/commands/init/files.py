@@ -322,6 +322,8 @@ def _sizes(plan: Plan) -> list[str]:
         "own and teacher": "at most half of your rows, so that each kind of data has as many",
         "teacher": "what the teacher wrote",
     }[plan.source]
+    if plan.wishes.sizes:
+        reason = "as asked for"
     asked = {
         "own": "",
         "own and teacher": "  # together, yours alone, the teacher's alone",

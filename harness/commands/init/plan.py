@@ -54,6 +54,14 @@ class Wishes:
     teacher: str | None = None
     base_url: str | None = None
     items: int | None = None
+    sizes: tuple[int, ...] = ()  # rows that students see. Empty: as many as make sense
+
+    @property
+    def stated_sizes(self) -> tuple[int, ...]:
+        """The sizes that were asked for, with the untuned model's. Empty where none were. Raises UsageError."""
+        if any(size < 0 for size in self.sizes) or (self.sizes and not any(self.sizes)):
+            raise UsageError(f"--sizes {' '.join(map(str, self.sizes))}: numbers of rows, the largest at least 1")
+        return tuple(sorted({0, *self.sizes})) if self.sizes else ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,8 @@ def decide(
     )
     scored, reference = scoring(examples)
     items, rows = split(wishes, known, task, scored, reference, say)
-    few = len(rows) < FEW_ROWS
+    stated = wishes.stated_sizes
+    few = len(rows) < (stated[-1] if stated else FEW_ROWS)
     source: Source = "teacher" if few else "own and teacher" if wishes.teacher else "own"
     seeds = rows if few else seeds_of(rows, tuple(task.labels))
     if source == "own and teacher":
@@ -135,7 +144,7 @@ def decide(
         rows = tuple(row for row in rows if row.id not in seed_ids)
     also = tuple(name for name in ALSO if (root / f"suites/{name}.yaml").is_file())
     kept, guarded = kept_by_filters(rows, items, task, scored, wishes.name, also, root)
-    sizes, all_kept = sizes_for(source, kept, rows, bool(wishes.teacher))
+    sizes, all_kept = sizes_for(source, kept, rows, bool(wishes.teacher), stated)
     primary = "accuracy" if scored != "text" else by_length(held.answers[0] for held in items)
     return Plan(
         wishes, task, conversation, items, rows, seeds, source, kept, sizes, all_kept, scored, primary, guarded, also
@@ -255,8 +264,18 @@ def _keeps(rule: Filter, rows: Sequence[Row], context: Context) -> list[bool]:
     return [verdict.keep for verdict in rule.prepare(context).verdicts(rows, [()] * len(rows))]
 
 
-def sizes_for(source: Source, kept: int, rows: Sequence[Example], strong: bool) -> tuple[tuple[int, ...], bool]:
-    """(sizes, whether the largest is all rows): 0, and three that grow about fourfold."""
+def sizes_for(
+    source: Source, kept: int, rows: Sequence[Example], strong: bool, stated: tuple[int, ...] = ()
+) -> tuple[tuple[int, ...], bool]:
+    """(sizes, whether the largest is all rows): those that were asked for, else 0 and three that grow about fourfold.
+
+    Raises UsageError for a size that the rows do not suffice for.
+    """
+    if stated:
+        most = {"own": kept, "own and teacher": kept // 2, "teacher": stated[-1]}[source]
+        if stated[-1] > most:
+            raise UsageError(f"--sizes {stated[-1]}: at most {most} rows of each kind are there after the filters")
+        return stated, stated[-1] == kept
     if source == "teacher":
         return ((0, 16, 64, 256) if strong else (0, 16, 64)), False
     tokens = mean(len(f"{row.text}{row.answer}") / CHARACTERS + 1 for row in rows)
