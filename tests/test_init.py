@@ -381,6 +381,18 @@ def test_a_label_of_nearly_all_rows_is_said(tmp_path: Path, capsys: pytest.Captu
     assert "'other' is the label of 90% of the rows" in capsys.readouterr().out
 
 
+def test_a_phrase_of_all_rows_of_a_label_is_no_contamination(tmp_path: Path) -> None:
+    phrase = "regarding the quarterly zinc ledger audits conducted by our Ulaanbaatar branch during monsoon "
+    rows = labelled(300)
+    rows += [{"text": f"{phrase}{text}", "label": "rare"} for text in texts(320)[300:]]
+    project = start(tmp_path, "a.jsonl", jsonl(rows))
+    run = loaded(project)
+    assert [filter_.kind for filter_ in run.file.augment.filters] == ["duplicate"]
+    (tmp_path / "b").mkdir()
+    run = loaded(start(tmp_path / "b", "a.jsonl", jsonl(labelled(300))))
+    assert [filter_.kind for filter_ in run.file.augment.filters] == ["duplicate", "contamination"]
+
+
 def test_several_answers_to_one_question_are_all_right(tmp_path: Path) -> None:
     rows = [row for row in asked(160) for _ in range(2)]
     for i in range(1, len(rows), 2):

@@ -303,10 +303,10 @@ def _filters(plan: Plan) -> list[str]:
     text += ["    - {kind: duplicate}"]
     if plan.source != "own":
         text += ["    - {kind: near_duplicate, threshold: 0.8}"]
-    if plan.guarded is None and plan.source == "own":
+    if plan.guarded is None:
         text += [
-            "    # no contamination: it would drop over a tenth of the rows, for phrases that the whole file has",
-            "    # (equal and nearly equal texts are on one side anyhow)",
+            "    # no contamination: it would drop over a tenth of the rows, or most of a label, for phrases that they",
+            "    # share (equal and nearly equal texts are on one side anyhow)",
         ]
     else:
         drops = f"  # what gives away an item: {plan.guarded} rows" if plan.source == "own" else ""

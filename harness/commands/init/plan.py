@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,7 +245,8 @@ def kept_by_filters(
 ) -> tuple[int, int | None]:
     """(rows that the run's filters keep, those of the rest that the contamination filter drops).
 
-    None for the second where it would drop more than a tenth: the texts then share stock phrases, and it is left out.
+    None for the second where it would drop more than a tenth, or most rows of a label: the texts then share phrases,
+    and it is left out.
     """
     texts = [(name, item_of(held, task, scored)) for held in items]
     texts += [(other, item) for other in also for item in load_suite(root / f"suites/{other}.yaml", root, None).items]
@@ -256,8 +258,17 @@ def kept_by_filters(
     some = unlike[:SOME_ROWS]  # where phrases are common, all rows would take minutes
     if len(some) - sum(_keeps(Contamination(), some, context)) > CONTAMINATED * len(some):
         return len(unlike), None
-    clean = sum(_keeps(Contamination(), unlike, context))
-    return clean, len(unlike) - clean
+    keeps = _keeps(Contamination(), unlike, context)
+    if task.labels and _loses_a_label(unlike, keeps):
+        return len(unlike), None
+    return sum(keeps), len(unlike) - sum(keeps)
+
+
+def _loses_a_label(rows: Sequence[Row], keeps: Sequence[bool]) -> bool:
+    """Whether most rows of a label are dropped: then they share a phrase that is the label's."""
+    before = Counter(row.answer for row in rows)
+    after = Counter(row.answer for row, keep in zip(rows, keeps, strict=True) if keep)
+    return any(after[label] * 2 < count for label, count in before.items())
 
 
 def _keeps(rule: Filter, rows: Sequence[Row], context: Context) -> list[bool]:

@@ -30,7 +30,7 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that any row has, in the order of the file that holds most of them first."""
+        """The columns that any row has."""
         return tuple(dict.fromkeys(name for _, row in self.rows for name in row))
 
 
