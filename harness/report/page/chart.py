@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from harness.report.page.written import text
 
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 16, 14, 46  # of the plot, to the edges of the picture
@@ -91,13 +92,13 @@ def curve_chart(
         y = scale.y(level.value)
         note = f"{level.name}: {_number(level.value, percent)}"
         parts.append(
-            f'<g class="level {level.style}"><title>{_text(note)}</title>'
+            f'<g class="level {level.style}"><title>{text(note)}</title>'
             f'<line x1="{LEFT}" x2="{width - RIGHT}" y1="{y}" y2="{y}"/></g>'
         )
     parts += [_series(one, scale) for one in series]
     return (
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}-title">'
-        f'<title id="{name}-title">{_text(title)}</title>{"".join(parts)}</svg>'
+        f'<title id="{name}-title">{text(title)}</title>{"".join(parts)}</svg>'
     )
 
 
@@ -105,7 +106,7 @@ def legend(series: Sequence[Series], levels: Sequence[Level], percent: bool) -> 
     """What the colours and lines of a chart mean, as a list."""
     entries = [(one.style, one.name) for one in series]
     entries += [(one.style, f"{one.name}: {_number(one.value, percent)}") for one in levels]
-    lines = "".join(f'<li><span class="key {style}"></span>{_text(name)}</li>' for style, name in entries)
+    lines = "".join(f'<li><span class="key {style}"></span>{text(name)}</li>' for style, name in entries)
     return f'<ul class="legend">{lines}</ul>'
 
 
@@ -121,11 +122,11 @@ def funnel_chart(steps: Sequence[tuple[str, int, int]], requested: int, kept: in
         wide, gone = (round(full * count / max(1, requested), 1) for count in (left, lost))
         words = f"{left}" + (f", {lost} dropped" if lost else "")
         parts.append(
-            f"<g><title>{_text(f'{name}: {words}')}</title>"
-            f'<text x="{NAME_WIDTH - 8}" y="{y + 15}" text-anchor="end">{_text(name)}</text>'
+            f"<g><title>{text(f'{name}: {words}')}</title>"
+            f'<text x="{NAME_WIDTH - 8}" y="{y + 15}" text-anchor="end">{text(name)}</text>'
             f'<rect class="left" x="{NAME_WIDTH}" y="{y}" width="{wide}" height="{BAR_HEIGHT}"/>'
             f'<rect class="lost" x="{NAME_WIDTH + wide}" y="{y}" width="{gone}" height="{BAR_HEIGHT}"/>'
-            f'<text x="{NAME_WIDTH + wide + gone + 6}" y="{y + 15}">{_text(words)}</text></g>'
+            f'<text x="{NAME_WIDTH + wide + gone + 6}" y="{y + 15}">{text(words)}</text></g>'
         )
     return (
         f'<svg class="chart funnel" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="funnel-title">'
@@ -164,13 +165,13 @@ def _axes(
     middle = (LEFT + right) / 2
     parts.append(
         f'<text class="axis" x="{middle}" y="{scale.height - 8}" text-anchor="middle">'
-        f"{_text(rows_title if value_title else 'rows')}</text>"
+        f"{text(rows_title if value_title else 'rows')}</text>"
     )
     if not value_title:
         return parts
     parts.append(
         f'<text class="axis" transform="translate(13 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
-        f"{_text(value_title)}</text>"
+        f"{text(value_title)}</text>"
     )
     return parts
 
@@ -187,14 +188,9 @@ def _series(series: Series, scale: _Scale) -> str:
             ends = scale.y(mark.low), scale.y(mark.high)
             bar = f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}"/>'
             bar += "".join(f'<line x1="{x - 4}" x2="{x + 4}" y1="{end}" y2="{end}"/>' for end in ends)
-        parts.append(f'<g class="mark"><title>{_text(mark.note)}</title>{bar}<circle cx="{x}" cy="{y}" r="4.5"/></g>')
+        parts.append(f'<g class="mark"><title>{text(mark.note)}</title>{bar}<circle cx="{x}" cy="{y}" r="4.5"/></g>')
     return f'<g class="series {series.style}">{"".join(parts)}</g>'
 
 
 def _number(value: float, percent: bool) -> str:
     return f"{100 * value:.0f}%" if percent else f"{value:.3g}"
-
-
-def _text(text: str) -> str:
-    """Text that others wrote, as itself in HTML."""
-    return escape(text, quote=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
-from harness.core.text import printable
 from harness.report import wording
 from harness.report.headline import Line
 from harness.report.page.chart import Level, Mark, Series, curve_chart, legend
+from harness.report.page.written import text
 from harness.report.regressions import Panel
 from harness.report.student_view import StudentCurve
 from harness.report.students import StudentCost
@@ -43,7 +42,7 @@ def students(by_suite: Mapping[str, Sequence[StudentCost]], metrics: Mapping[str
         value_title, over = f"{wording.title(metric)}, test items", "milliseconds an answer (log scale)"
         chart = curve_chart(f"students-{number}", title, value_title, series, [], percent, rows_title=over)
         parts.append(
-            f'<figure><h3>Students on {_text(suite)}</h3><div class="curve">{chart}{legend(series, [], percent)}</div>'
+            f'<figure><h3>Students on {text(suite)}</h3><div class="curve">{chart}{legend(series, [], percent)}</div>'
             "<figcaption>The largest size of each student. Up and to the left is better.</figcaption></figure>"
         )
     return "".join(parts)
@@ -55,7 +54,7 @@ def forgetting(by_student: Mapping[str, Sequence[Panel]]) -> str:
     for place, (student, panels) in enumerate(by_student.items()):
         if panels:
             small = "".join(_panel(panel, f"panel-{place}-{number}") for number, panel in enumerate(panels))
-            parts.append(f'<h3>What tuning changed: {_text(student)}</h3><div class="panels">{small}</div>')
+            parts.append(f'<h3>What tuning changed: {text(student)}</h3><div class="panels">{small}</div>')
     return "".join(parts)
 
 
@@ -91,8 +90,8 @@ def _curve(curve: StudentCurve, number: int) -> str:
     title = f"{wording.title(metric)} of {curve.student} on {curve.suite} over rows"
     chart = curve_chart(f"curve-{number}", title, f"{wording.title(metric)}, test items", series, levels, percent)
     return (
-        f'<figure><h3>{_text(curve.student)} on {_text(curve.suite)}</h3><div class="curve">{chart}'
-        f"{legend(series, levels, percent)}</div><figcaption>{_text(curve.caption)}</figcaption></figure>"
+        f'<figure><h3>{text(curve.student)} on {text(curve.suite)}</h3><div class="curve">{chart}'
+        f"{legend(series, levels, percent)}</div><figcaption>{text(curve.caption)}</figcaption></figure>"
     )
 
 
@@ -107,7 +106,7 @@ def _panel(panel: Panel, name: str) -> str:
         levels.append(Level("chance", "chance", panel.chance))
     series = [Series("tuned", "blue", marks)]
     chart = curve_chart(name, f"{panel.suite}, {title}", "", series, levels, percent, *PANEL)
-    return f"<figure><figcaption>{_text(panel.suite)}: {_text(title)}</figcaption>{chart}</figure>"
+    return f"<figure><figcaption>{text(panel.suite)}: {text(title)}</figcaption>{chart}</figure>"
 
 
 def _strongest(line: Line) -> str:
@@ -119,7 +118,3 @@ def _style(line: Line) -> str:
     arm = line.reading.arm
     colour = {"reference": "green", "student": "purple"}.get(arm.kind) or PROMPTINGS.get(arm.prompting, "brown")
     return f"{colour}{' dashed' if arm.size else ''}{' strong' if line.strongest else ''}"
-
-
-def _text(written: str) -> str:
-    return escape(printable(written), quote=True)

@@ -12,10 +12,9 @@ from harness.eval.results import Results
 from harness.records import Item, Score, Scorecard
 from harness.report import wording
 from harness.report.analysis import Arm, arms
+from harness.report.page.written import cut
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, RATES, value_of
-
-FIRST_CHARACTERS = 4000  # of a question or an answer; what is longer is cut, and says so
 
 
 def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) -> dict[str, Any] | None:
@@ -66,7 +65,7 @@ def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) ->
 def _answers(card: Scorecard, scores: list[Score | None], metric: str) -> dict[str, Any]:
     """A candidate's columns: what it answered, its value of the metric, and what went wrong. None: it has no score."""
     return {
-        "output": [_cut(score.output or score.top_choice) if score else "" for score in scores],
+        "output": [cut(score.output or score.top_choice) if score else "" for score in scores],
         "value": [_value(score, metric) for score in scores],
         "trouble": [_trouble(score) if score else "not asked" for score in scores],
         "tokens": [score.answer_tokens if score else 0 for score in scores],
@@ -94,16 +93,10 @@ def _question(item: Item | None) -> str:
     if item is None:
         return ""
     turns = [f"{turn.role}: {turn.content}" for turn in item.turns]
-    return _cut("\n\n".join([*turns, item.text]))
+    return cut("\n\n".join([*turns, item.text]))
 
 
 def _gold(item: Item | None, score: Score) -> str:
     if item is not None and item.answers:
-        return _cut(" | ".join(item.answers))
+        return cut(" | ".join(item.answers))
     return score.gold
-
-
-def _cut(text: str) -> str:
-    if len(text) <= FIRST_CHARACTERS:
-        return text
-    return f"{text[:FIRST_CHARACTERS]}\n[cut here: {len(text)} characters in all]"

@@ -12,17 +12,16 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from typing import Any
 
 from harness.augment.funnel import Funnel
-from harness.core.text import printable
 from harness.report.answer import Answer
 from harness.report.page import figures
 from harness.report.page.chart import funnel_chart
 from harness.report.page.packed import block
 from harness.report.page.samples import Sample, samples_section
+from harness.report.page.written import text
 from harness.report.regressions import Panel
 from harness.report.student_view import StudentCurve
 
@@ -93,11 +92,6 @@ def page(parts: PageParts) -> str:
         f'<header><h1>{text(title)}</h1><nav aria-label="Sections"><ul>{links}</ul></nav></header>'
         f"<main>{body}</main>\n{''.join(blocks)}\n{''.join(rows)}\n<script>{script}</script></body></html>\n"
     )
-
-
-def text(written: str) -> str:
-    """Text that others wrote, as itself in HTML."""
-    return escape(printable(written), quote=True)
 
 
 def markdown(source: str) -> str:

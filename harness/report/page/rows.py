@@ -7,9 +7,9 @@ from typing import Any
 
 from harness.augment.rows import Judged, Lost
 from harness.records import Row, Verdict
+from harness.report.page.written import cut
 
 BLOCK = 2000  # rows of a block
-FIRST_CHARACTERS = 4000  # of a text; what is longer is cut, and says so
 
 
 def row_blocks(kept: Sequence[Row], dropped: Sequence[Judged], lost: Sequence[Lost]) -> Iterator[dict[str, Any]]:
@@ -27,10 +27,10 @@ def _line(
         "state": state,
         "id": name,
         "label": label,
-        "text": _cut(text),
-        "answer": _cut(answer),
+        "text": cut(text),
+        "answer": cut(answer),
         "made": made,
-        "verdicts": [[v.filter, int(v.keep), v.score, v.reason, _cut(v.against)] for v in verdicts],
+        "verdicts": [[v.filter, int(v.keep), v.score, v.reason, cut(v.against)] for v in verdicts],
     }
 
 
@@ -74,7 +74,7 @@ def _made(row: Row) -> dict[str, Any]:
             "seeds": list(made.seeds),
             "document": made.document,
             "attributes": made.attributes,
-            "steps": [[step.name, step.teacher, _cut(step.text)] for step in made.steps],
+            "steps": [[step.name, step.teacher, cut(step.text)] for step in made.steps],
             "tokens": made.completion_tokens,
         }
     )
@@ -82,9 +82,3 @@ def _made(row: Row) -> dict[str, Any]:
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
-
-
-def _cut(text: str) -> str:
-    if len(text) <= FIRST_CHARACTERS:
-        return text
-    return f"{text[:FIRST_CHARACTERS]}\n[cut here: {len(text)} characters in all]"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,8 +10,8 @@ from pydantic import ValidationError
 from harness.core.json_file import read_json
 from harness.core.record import Record
 from harness.core.store import write_json
-from harness.core.text import printable
 from harness.errors import UsageError
+from harness.report.page.written import lines
 
 STORED = "samples.json"
 
@@ -50,19 +49,14 @@ def samples_section(samples: Sequence[Sample]) -> str:
     """The rows as HTML: what a student learns is marked, for those who see colours and for those who do not."""
     parts = []
     for sample in samples:
-        parts.append(f"<h3>{_text(sample.student)}</h3><p>{_text(sample.source)}.</p>")
+        parts.append(f"<h3>{lines(sample.student)}</h3><p>{lines(sample.source)}.</p>")
         for title, pieces in sample.rows:
             marked = "".join(
-                f'<mark class="learned">{_text(text)}</mark>' if learned else _text(text) for text, learned in pieces
+                f'<mark class="learned">{lines(text)}</mark>' if learned else lines(text) for text, learned in pieces
             )
-            parts.append(f'<p class="soft">{_text(title)}</p><div class="tokens" dir="auto">{marked}</div>')
-        parts.append(f'<pre tabindex="0">{_text(sample.lengths)}</pre>')
-        parts += [f'<p class="soft">{_text(line)}</p>' for line in sample.limits]
+            parts.append(f'<p class="soft">{lines(title)}</p><div class="tokens" dir="auto">{marked}</div>')
+        parts.append(f'<pre tabindex="0">{lines(sample.lengths)}</pre>')
+        parts += [f'<p class="soft">{lines(line)}</p>' for line in sample.limits]
     if not parts:
         return ""
     return "<p>What carries loss, which is what the student learns, is marked.</p>" + "".join(parts)
-
-
-def _text(written: str) -> str:
-    lines = (printable(line) for line in written.split("\n"))
-    return escape("\n".join(lines), quote=True)
