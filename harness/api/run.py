@@ -69,7 +69,8 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where its results are: runs/NAME."""
-        return self._load().folder
+        with ours():
+            return self._load().folder
 
     # --- the verbs ----------------------------------------------------------------------------------------------
 
@@ -231,9 +232,10 @@ class Run:
     def _shown(self) -> Table:
         """The headline, or what has been done so far."""
         try:
-            if (self._load().folder / "eval/scorecards.json").is_file():
+            folder = self.folder
+            if (folder / "eval/scorecards.json").is_file():
                 return self.headline
-            done = [stage for stage in ("augment", "train") if (self.folder / stage / "manifest.json").is_file()]
+            done = [stage for stage in ("augment", "train") if (folder / stage / "manifest.json").is_file()]
         except HarnessError as error:
             return Table((), (), (f"run {self.name}: {error}",))
         return Table((), (), (f"run {self.name}: {' and '.join(done) or 'nothing'} done, not scored yet",))
