@@ -29,6 +29,7 @@ from harness.core.terminal import Stop
 from harness.errors import Interrupted, MachineError, UsageError
 from harness.eval.plan import plan_scoring
 from harness.records import Provenance, Sampling, Verdict
+from harness.train.cells import load_cells
 from harness.train.grid import plan_training
 from harness.train.stage import train
 from tests.fakes import Pressed, Quiet
@@ -422,3 +423,16 @@ def test_scores_of_benchmark_rows_that_are_gone_keep_their_keys(
     )
     (run.folder / "eval" / "scorecards.json").write_text("{")
     assert plan_scoring(run).benchmarks == ()
+
+
+def test_cells_of_equal_rows_and_settings_are_trained_once(tmp_path: Path, tiny_model: Path) -> None:
+    methods = Train.model_validate(
+        {"students": ["s"], "sizes": [1], "lora": {"r": 2}, "methods": {"a": {}, "b": {}}}
+    ).methods
+    run = make_run(tmp_path, tiny_model, data=("filtered",), sizes=(0, 4), methods=methods)
+    plan = plan_training(run)
+    assert len({planned.key for planned in plan.cells if planned.rows}) == 1
+    go(run)
+    steps = [json.loads(line) for line in (run.folder / "train/log.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    assert {cell.method for cell in load_cells(run.folder).cells if cell.tuned} == {"a", "b"}

@@ -62,7 +62,8 @@ def train(
         machine = environment(run.root)
         prepared = check_students(run, list(missing.values()), terminal.say)
         failed, count = dict[str, str](), 0
-        for cells in ([c for c in plan.pretraining if c.key in missing], [c for c in plan.cells if c.key in missing]):
+        for first in (True, False):  # what others begin from is trained first
+            cells = (planned for planned in missing.values() if planned.is_pretraining is first)
             mine = processes.mine([planned for planned in cells if planned.can_begin])
             count += len(mine)
             failed |= group.gathered(

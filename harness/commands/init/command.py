@@ -201,4 +201,6 @@ def next_commands(name: str, root: Path, dry_run: bool) -> str:
     run = f"make augment train eval RUN={name}"
     if not make:
         run = " && ".join(f"harness {verb} {name}" for verb in ("augment", "train", "eval"))
-    return f"next: {run}\nthen read runs/{name}/eval/report.html; the choices and their reasons stand in runs/{name}.yaml"
+    return (
+        f"next: {run}\nthen read runs/{name}/eval/report.html; the choices and their reasons stand in runs/{name}.yaml"
+    )
