@@ -76,7 +76,9 @@ def test_what_is_stored_comes_as_frames(scored: Run) -> None:
     assert set(facts["question"]) == {f"Which is {n}?" for n in range(6)}
     first = accuracy.iloc[0]
     of_first = facts[(facts["student"] == first["student"]) & (facts["prompting"] == first["prompting"])]
-    assert of_first[of_first["split"] == "test"]["accuracy"].mean() == pytest.approx(first["value"])
+    of_first = of_first[of_first["split"] == "test"]
+    assert len(of_first) == first["test_items"]
+    assert of_first["accuracy"].mean() == pytest.approx(first["value"])
     messages = scored.dataset[0]["messages"]
     assert [message["role"] for message in messages] == ["system", "user", "assistant"]
     assert scored.dataset.column_names == ["messages"]

@@ -60,12 +60,12 @@ def messages_dataset(run: Run) -> Dataset:
 
 def scores_frame(results: Results) -> DataFrame:
     """One line for each metric of each scorecard: a candidate on a suite, over its test items."""
-    lines = [
-        {**_about(card), "metric": metric, "value": value, "items": card.items, "failed": card.failed}
-        for card in results.cards
-        for metric, value in card.metrics.items()
-    ]
-    return frame(lines, [*ABOUT, "metric", "value", "items", "failed"])
+    lines: list[dict[str, Any]] = []
+    for card in results.cards:
+        test_items = sum(score.split == "test" for score in results.scores(card))
+        counts = {"test_items": test_items, "failed": card.failed}
+        lines += [{**_about(card), "metric": name, "value": value, **counts} for name, value in card.metrics.items()]
+    return frame(lines, [*ABOUT, "metric", "value", "test_items", "failed"])
 
 
 def answers_frame(run: Run, results: Results) -> DataFrame:
