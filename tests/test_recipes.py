@@ -24,6 +24,14 @@ SCRIPTS: dict[str, dict[str, list[str]]] = {
     "magpie": {"text": QUESTION, "answer": ["it is {word} {word}"]},
     "arithmetic": {"text": ["{prompt} {word} {word}?"]},
     "passages": {"asked": [SAID]},
+    "orders": {"aside": ["The {word} is near my {word} {word}.", "My {word} likes {word} and {word}."]},
+}
+SMALLER = {  # text of a run file -> what a test has time for
+    "orders": {
+        "rows: 1024": "rows: 32",
+        "[0, 64, 256, 1024]": "[0, 8, 32]",
+        "ship: {student: smollm2-135m-instruct, data: filtered, size: 1024, random_seed: 0}": "",
+    },
 }
 
 
@@ -35,6 +43,9 @@ def project(root: Path, name: str, student: Path) -> None:
     run = (ROOT / f"runs/{name}.yaml").read_text()
     assert TEACHER in run
     run = run.replace(TEACHER, "{model: t, engine: scripted, script: script.json}")
+    for written, less in SMALLER.get(name, {}).items():
+        assert written in run
+        run = run.replace(written, less)
     (root / "runs").mkdir()
     (root / f"runs/{name}.yaml").write_text(run.replace("[smollm2-135m-instruct]", f"[{student}]"))
 

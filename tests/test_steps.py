@@ -116,6 +116,18 @@ def test_a_step_sees_what_earlier_ones_wrote_and_the_row_says_who_wrote_what(tmp
     assert len({request.key for request in engine.requests}) == 60
 
 
+def test_a_row_may_be_a_template_over_steps_and_attributes(tmp_path: Path) -> None:
+    row = {"text": "{{ greeting }} {{ question }}", "answer": '{"greeting": {{ greeting | tojson }}, "n": {{ n * 2 }}}'}
+    run = project(tmp_path, [ASK], row, attributes={"greeting": ["Hi,", "Dear team,"], "n": {"range": [3, 3]}})
+    _, funnel = run_it(run)
+    assert funnel.kept == 20
+    rows = rows_of(run)
+    assert {row.text.split(" why")[0] for row in rows} == {"Hi,", "Dear team,"}
+    for made in rows:
+        assert json.loads(made.answer) == {"greeting": made.provenance.attributes["greeting"], "n": 6}
+        assert made.text.startswith(made.provenance.attributes["greeting"])
+
+
 def test_what_a_filter_of_a_step_drops_costs_no_further_call(tmp_path: Path) -> None:
     short = {**ASK, "filters": [{"kind": "length", "max_words": 1}]}
     run = project(tmp_path, [short, ANSWER, CHECK], max_requests_per_row=1)
@@ -383,6 +395,8 @@ WRONG: list[tuple[str, list[dict[str, Any]], dict[str, Any] | None, dict[str, An
     ("pool", [{**ASK, "pool_shots": 2}, ANSWER], ROW, {}, "pool_every: this key is missing"),
     ("filter", [{**ASK, "filters": [{"kind": "length", "on": "answer"}]}, ANSWER], ROW, {}, "a step wrote: input, question"),
     ("document", [ASK, ANSWER], ROW, {"documents": {"path": "nowhere"}}, "nowhere"),
+    ("row template", [ASK, ANSWER], {"text": "{{ quesion }}", "answer": "answer"}, {}, "augment.row.text:1: 'quesion' is undefined (did you mean 'question'?)"),
+    ("row syntax", [ASK, ANSWER], {"text": "question", "answer": "{{ answer "}, {}, "augment.row.answer:1: "),
     ("both", [ASK, ANSWER], ROW, {"templates": [ASK]}, "give one of templates and steps"),
 ]  # fmt: skip
 

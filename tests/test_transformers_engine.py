@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from pathlib import Path
@@ -18,6 +19,7 @@ from harness.engines.prefix_tree.tree import Tree, ancestors, chunks, grow, rang
 from harness.engines.protocols import NextTokens
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UsageError
+from harness.metrics.json_answers import schema_mismatch
 from harness.records import Completion, Loglikelihood, Message, Origin, Pair, Request, Sampling
 from tests.tiny import make_adapter, make_tiny_model
 
@@ -365,6 +367,34 @@ def test_what_cannot_be_asked_is_an_error_completion(engine: TransformersEngine)
     assert first.finish_reason == "length"
     assert second.finish_reason == "error"
     assert "the model's context has 2048" in second.error
+
+
+FORM = {
+    "type": "object",
+    "properties": {
+        "kind": {"enum": ["late", "broken", 'a "quoted" one']},
+        "number": {"type": ["string", "null"], "pattern": "^[0-9]{3}$"},
+        "sure": {"type": "boolean"},
+    },
+}
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 1.5}, {"temperature": 1.0, "top_p": 0.9}])
+def test_a_flat_schema_guides_every_answer(engine: TransformersEngine, sampling: dict[str, Any]) -> None:
+    requests = [asked(f"My parcel {i}", i, json_schema=FORM, **(sampling | {"max_tokens": 200})) for i in range(4)]
+    unguided = asked("My parcel 0", 9, temperature=0.0)
+    *guided, free = answers(engine, [*requests, unguided])
+    for completion in guided:
+        value = json.loads(completion.text)
+        assert completion.finish_reason == "stop"
+        assert schema_mismatch({**FORM, "required": list(FORM["properties"])}, value) == ""
+    assert free == answers(engine, [unguided])[0]
+
+
+def test_a_guided_answer_is_cut_at_the_limit_of_tokens(engine: TransformersEngine) -> None:
+    (completion,) = answers(engine, [asked("My parcel", json_schema=FORM, temperature=0.0, max_tokens=3)])
+    assert completion.finish_reason == "length"
+    assert '{"kind": "'.startswith(completion.text.lstrip())
 
 
 def test_where_a_schema_is_asked_for_the_model_writes_unguided(engine: TransformersEngine) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from harness.augment.parse import lost_request, row_example, step_value
 from harness.augment.rows import Lost, make_row
-from harness.config.steps import DOCUMENT, TURNS, Step, stand_in
+from harness.config.steps import DOCUMENT, TURNS, Step, is_template, row_template, stand_in
 from harness.config.task import TaskFile
 from harness.core.templates import Template
+from harness.core.text import printable
 from harness.data.documents import Piece
 from harness.errors import UsageError, nearest
 from harness.filters import Context, Picker, Rule
@@ -203,7 +205,7 @@ def example_of(
     for name, source in row.items():
         if name == TURNS or (name == "answer" and not answered):
             continue
-        found = [_at(values, option) for option in _sources(source)]
+        found = [_at(values, option, name) for option in _sources(source)]
         text = next((text for text in found if text), "" if "" in found else None)
         if text is None or (not text and name not in task.optional):
             state = "not there" if text is None else "empty"
@@ -211,7 +213,7 @@ def example_of(
         texts[name] = text
     turns: list[Message] = []
     for place, source in enumerate(_sources(row.get(TURNS, ()))):
-        if not (turn := _at(values, source)):
+        if not (turn := _at(values, source, TURNS)):
             return f"{source}, which is to be a turn: it is empty, or not there"
         turns.append(Message(role="assistant" if place % 2 else "user", content=turn))
     answer = texts.get("answer", label)
@@ -226,8 +228,13 @@ def _sources(named: object) -> tuple[str, ...]:
     return tuple(map(str, named)) if isinstance(named, tuple) else (str(named),)
 
 
-def _at(values: Mapping[str, Any], source: str) -> str | None:
-    """The text at a dotted name, or None where there is none."""
+_row_template = cache(row_template)
+
+
+def _at(values: Mapping[str, Any], source: str, name: str) -> str | None:
+    """The text at a dotted name, or None where there is none. A template for `row.NAME` gives what it renders to."""
+    if is_template(source):
+        return printable(_row_template(name, source).render(**values)).strip()
     value: Any = values
     for part in source.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -29,8 +29,10 @@ REACHED = {
 }  # fmt: skip
 UNTUNED = {"untuned_prompt", "untuned_form"}  # how a model that no row has touched is asked
 GRID = {"students", "data", "sizes", "random_seeds", "micro_batch_tokens"}  # which cells there are, and memory
-# which cards, and memory
-CARDS = {"suites", "prompting", "tuned_prompting", "compare", "reference", "limit", "batch_tokens", "device"}
+# which cards there are, and memory
+CARDS = {
+    "suites", "prompting", "tuned_prompting", "compare", "reference", "programs", "limit", "batch_tokens", "device",
+}  # fmt: skip
 
 
 def rows_source(run: Run) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 
 from harness.config.arms import Replay, Sources, arm_problem
 from harness.config.attributes import computed, draw_attributes
+from harness.config.guided import require_guide
 from harness.config.null_run import shuffle_labels
 from harness.config.quotas import most_kept, quota_problems
 from harness.config.run import Augment, Run, RunFile
-from harness.config.steps import DOCUMENT, Step, row_problem, stand_in
-from harness.config.task import TaskFile, TaskPrompts
+from harness.config.steps import DOCUMENT, Step, is_template, row_problem, row_template, stand_in
+from harness.config.task import TaskFile, TaskPrompts, require_used
 from harness.config.teacher import ScriptedTeacher, VLLMTeacher, price_of
 from harness.core import templates, yaml_file
 from harness.core.project_file import project_file
@@ -106,6 +107,8 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
         _labels_have_seeds(suites, seeds)
     _sizes_fit(run_file, at("train", "sizes"))
     _arms_fit(run_file, at)
+    if run_file.eval.guided:
+        require_guide(suites.values(), at("eval", "guided"))
     if run_file.train.validation and not any(suite.answered_dev_items for suite in suites.values()):
         own = ", ".join(name for name, suite in suites.items() if suite.of_task) or "none"
         raise UsageError(
@@ -142,6 +145,8 @@ def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for i, filter_ in enumerate(augment.filters):
         for name in filter_.needs.files:
             yield ("augment", "filters", i, name), getattr(filter_, name)
+    for name, program in run_file.eval.programs.items():
+        yield ("eval", "programs", name, "file"), program.file
 
 
 def _documents_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -370,7 +375,7 @@ def _templates_render(
     untuned = {"labels": task.labels, "shots": shots[:2], "system": task.system, "turns": []}
     for template, more in ((prompts.student, {}), (prompts.untuned, untuned)):
         for name in task.fields:
-            _uses(template, name, seed, more)
+            require_used(template, name, seed, more)
     stand_ins: dict[str, Any] = _drawn(run_file.augment, place) | {"index": 0}
     for _, step in run_file.augment.asked_in():
         template = templates.load(root / step.path)
@@ -380,6 +385,9 @@ def _templates_render(
             _render_step(candidates, step, run_file.augment, shared | stand_ins | {"candidate": "some words"})
         if step.name:
             stand_ins[step.name] = stand_in(step)
+    for name, source in run_file.augment.row.items():
+        if is_template(source):
+            row_template(name, str(source), place).render(**stand_ins)
     for judge in judges_of(run_file.augment.filters):
         examples = [{**shot, "wrong": seed.answer} for shot in shots[: judge.shots]]
         templates.load(root / judge.template).render(**(shared | seed.shown), shots=examples)
@@ -402,16 +410,6 @@ def _render_step(template: Template, step: Step, augment: Augment, variables: Ma
         if used == step.name:
             why = f"; {used!r} is this step itself, which has not written yet"
         raise UsageError(f"{error}{why}") from error
-
-
-def _uses(template: Template, name: str, seed: Example, more: Mapping[str, Any]) -> None:
-    """Raises UsageError for a template whose prompt does not depend on a field of the task."""
-    prompts = [
-        template.render(**Example(fields=fields).input, **more)
-        for fields in (seed.fields, seed.fields | {name: f"{seed.fields[name]} ..."})
-    ]
-    if prompts[0] == prompts[1]:
-        raise UsageError(f"{template.path}: two texts give one prompt: the template must use {{{{ {name} }}}}")
 
 
 def _labels_have_seeds(suites: dict[str, Suite], seeds: tuple[Example, ...]) -> None:

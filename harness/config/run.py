@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from harness.config.arms import FILTERED, SEEDS_ONLY, ArmName, DataArm, Named, plain_arms
 from harness.config.attributes import Attributes, conditions_problem
 from harness.config.methods import LEARNING_RATE, LearningRate, Lora, Method, filled_in
+from harness.config.programs import Program
 from harness.config.quotas import Quotas
 from harness.config.steps import RESERVED, Step, chain_problem
 from harness.config.task import FieldName, TaskFile, TaskPrompts
@@ -54,7 +55,7 @@ class Augment(Record):
     templates: tuple[Step, ...] = ()  # taken in turn: each makes a row in one call
     steps: tuple[Step, ...] = ()  # or one after the other: together they make a row
     # a field, or answer -> the step that wrote it, keys by dots, or several, of which the first that is not empty is
-    # taken; turns -> the steps that wrote earlier turns, the user's first
+    # taken, or a template over steps and attributes; turns -> the steps that wrote earlier turns, the user's first
     row: dict[str, Name | tuple[Name, ...]] = {}
     attributes: Attributes = {}  # drawn or computed for each row, for the templates
     documents: Documents | None = None  # a piece of them for each row
@@ -245,6 +246,8 @@ class Eval(Record):
     retrieved: Annotated[int, Field(ge=1, le=64)] = 4  # rows nearest in meaning that retrieval shows
     compare: tuple[str, ...] = ()  # other models, asked as an untuned one is: "teacher", or a model's name
     reference: Literal["tfidf_logistic_regression"] | None = "tfidf_logistic_regression"
+    programs: dict[FieldName, Program] = {}  # of one's own, that answer the task's items: rules by hand, a classifier
+    guided: bool = False  # JSON answers are written by the suite's schema, token by token, so that each is valid
     limit: Annotated[int, Field(ge=1)] | None = None  # items of a public benchmark at most, for a quick look
     batch_tokens: Annotated[int, Field(ge=64)] = 2048  # tree nodes of one forward pass; memory, not results
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 from harness.config.task import FieldName, TaskFile
 from harness.config.teacher import Name
 from harness.core.record import Record
+from harness.core.templates import Template, compile_template
 from harness.errors import nearest
 from harness.filters import AnyFilter, AnyPick
 from harness.metrics.json_answers import schema_problem
@@ -89,6 +91,16 @@ def _like(schema: Any, text: str) -> Any:
     return {"integer": 1, "number": 1.5, "boolean": True}.get(str(kind), text)
 
 
+def is_template(source: object) -> bool:
+    """Whether a source of `row` is no name but a template of its own, as in "{{ greeting }} {{ text }}"."""
+    return isinstance(source, str) and "{{" in source
+
+
+def row_template(name: str, source: str, place: str = "augment") -> Template:
+    """The compiled template that writes `row.NAME`. Raises UsageError naming what is wrong with it."""
+    return compile_template(Path(f"{place}.row.{name}"), source)
+
+
 def chain_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequence[str]) -> str:
     """What is wrong with steps that follow each other and the row they make, or ''. `given`: names of attributes."""
     seen: dict[str, int] = {}
@@ -155,6 +167,8 @@ def row_problem(steps: Sequence[Step], row: Mapping[str, object], given: Sequenc
     sources = [*by_name, *given]
     for name, written in row.items():
         for source in written if isinstance(written, tuple) else (written,):
+            if is_template(source):
+                continue  # it is rendered when the run is loaded
             first, *keys = str(source).split(".")
             if first not in sources:
                 hint = f"{nearest(first, sources)}; there are: {', '.join(sources)}"

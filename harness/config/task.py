@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,8 +15,8 @@ from harness.core.record import Record
 from harness.core.templates import Template
 from harness.core.text import normalise
 from harness.data.examples import Shape
-from harness.errors import nearest
-from harness.records import Form, Loss
+from harness.errors import UsageError, nearest
+from harness.records import Example, Form, Loss
 
 FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # as a template writes it
 # what templates are given beside the fields
@@ -81,3 +82,13 @@ class TaskFile(Record):
             student_template(root, self.prompt, self.fields),
             untuned_template(root, self.untuned_prompt, self.fields, self.free),
         )
+
+
+def require_used(template: Template, name: str, seed: Example, more: Mapping[str, Any]) -> None:
+    """Raises UsageError for a template whose prompt does not depend on a field of the task."""
+    prompts = [
+        template.render(**Example(fields=fields).input, **more)
+        for fields in (seed.fields, seed.fields | {name: f"{seed.fields[name]} ..."})
+    ]
+    if prompts[0] == prompts[1]:
+        raise UsageError(f"{template.path}: two texts give one prompt: the template must use {{{{ {name} }}}}")

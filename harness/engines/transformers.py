@@ -5,6 +5,7 @@ What sequences share is computed once in both: see `tree`. Nothing here is tuned
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from harness.engines.prefix_tree.decoding import END, Answer, pick
+from harness.engines.prefix_tree.guided import Guide, guide_of
 from harness.engines.prefix_tree.kv import NodeCache
 from harness.engines.prefix_tree.likelihood import BLOCK_PASSES, TreeReader
 from harness.engines.prefix_tree.passes import Passes
@@ -58,6 +60,7 @@ class TransformersEngine:
         """
         self.device = device_of(device)
         self.notes: list[str] = []
+        self._guides: dict[str, Guide | None] = {}
         self._name = folder.name
         budget = min(batch_tokens, CPU_NODES) if self.device == "cpu" else batch_tokens
         logging.disable_progress_bar()
@@ -157,8 +160,8 @@ class TransformersEngine:
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Answer requests in batches, short prompts first. Yields each answer when it is finished.
 
-        What cannot be asked (a prompt longer than the context) is an error completion. A JSON schema guides nothing
-        here: the model writes what it writes.
+        What cannot be asked (a prompt longer than the context) is an error completion. A JSON schema guides what is
+        written where it is a flat object's (`core.json_pattern`). By any other the model writes what it writes.
         With `choices`, `max_tokens` does not apply: the answer is one of them, whole.
         """
         waiting = iter(requests)
@@ -184,7 +187,15 @@ class TransformersEngine:
         limit = min(needed, self.max_length - len(ids))
         if limit < (needed if choices else 1):
             raise UsageError(f"the prompt has {len(ids)} tokens; the model's context has {self.max_length}")
-        return Answer(request, ids, limit, choices, self.end_ids, self._decode)
+        guide = None if choices else self._guide(sampling.json_schema)
+        return Answer(request, ids, limit, choices, self.end_ids, self._decode, guide)
+
+    def _guide(self, schema: dict[str, Any] | None) -> Guide | None:
+        """The guide of a schema, the same one whenever it is asked for."""
+        name = json.dumps(schema)  # in its own order, which the answer has
+        if name not in self._guides:
+            self._guides[name] = guide_of(schema)
+        return self._guides[name]
 
     def _decode(self, ids: Sequence[int], plain: bool) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=plain, clean_up_tokenization_spaces=False)

@@ -10,10 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.augment.current import kept_rows
+from harness.config.programs import Program
 from harness.config.run import Eval, Run
 from harness.config.teacher import Teacher
 from harness.core.json_file import read_json, read_jsonl
 from harness.core.record import digest
+from harness.core.store import content_digest
 from harness.errors import UsageError
 from harness.eval.candidates import (
     Candidate,
@@ -27,7 +29,7 @@ from harness.eval.candidates import (
 from harness.eval.prompt_search import FIRST_ITEMS, MOST_ITEMS, ways_tried
 from harness.eval.prompting import PromptForms, Shots, one_line, prompt_forms, shots_from
 from harness.eval.results import scored_benchmarks
-from harness.records import Cell, Form, Score, Scorecard, scores_digest
+from harness.records import Cell, Form, Row, Score, Scorecard, scores_digest
 from harness.suites import forgetting, reference
 from harness.suites.benchmark_rows import fingerprint
 from harness.suites.suite import CardInputs, Suite
@@ -58,7 +60,7 @@ class EvalPlan:
 
     candidates: tuple[Candidate, ...]  # untuned models first: a student is compared with what its base expects
     cards: tuple[PlannedCard, ...]
-    references: tuple[PlannedCard, ...]  # of the cheap classifier, on the rows of every cell
+    references: tuple[PlannedCard, ...]  # of the cheap classifier and of programs, on the rows of every cell
     prompts: PromptForms
     shots: Shots
     inputs: str = ""  # 64 hex digits over all that could change what eval writes; empty before train
@@ -114,7 +116,7 @@ def plan_scoring(run: Run) -> EvalPlan:
     pool_rows = () if run.seeds or "few_shot" not in run.file.eval.prompting else kept_rows(run)
     shots = shots_from(run.seeds, pool_rows, run.file.random_seed, largest_rows(candidates), run.file.eval.retrieved)
     answers = (*(seed.answer for seed in run.seeds), *(row.answer for row in shots.rows))
-    prompts = prompt_forms(run.task, run.prompts, one_line(answers))
+    prompts = prompt_forms(run.task, run.prompts, one_line(answers), guided=run.file.eval.guided)
     benchmarks = tuple(fingerprint() or scored_benchmarks(run.folder))
     searched_rows = [row.id for row in shots.rows]
 
@@ -129,10 +131,14 @@ def plan_scoring(run: Run) -> EvalPlan:
         return card_key(candidate, suite, prompts, shots, inputs, run.file.teacher)
 
     cards = _cards(candidates, run.suites.values(), key)
-    references = _references(candidates, run.suites.values()) if run.file.eval.reference else ()
+    settings = run.file.eval
+    references = _references(candidates, run.suites.values()) if settings.reference else ()
+    references += _programs(candidates, run.suites.values(), settings.programs, run.root, prompts)
     item_tags = [[[i.tags, i.group, i.stratum] for i in suite.items] for suite in run.suites.values()]
     keys = ([card.key for card in cards], [cell.key for cell in trained])
-    inputs = digest("eval", STAGE_VERSION, *keys, run.file.eval.reference, item_tags)
+    programs = [[card.key for card in references if reference.is_program(card.candidate.cell.student)]]
+    programs = programs if settings.programs else []
+    inputs = digest("eval", STAGE_VERSION, *keys, settings.reference, item_tags, *programs)
     return EvalPlan(candidates, cards, references, prompts, shots, inputs, notes, benchmarks)
 
 
@@ -185,6 +191,8 @@ def card_key(
             parts += [prompts.template.digest, ending.after, ending.next_example, prompts.preface]
             parts += ways_tried(prompts.task.untuned_form, shots.most, shots.retrieved, candidate.prompting)
             parts += [MOST_ITEMS, FIRST_ITEMS, ending.one_line]
+        if prompts.ending.guided:
+            parts.append("guided")
         if candidate.prompting == "few_shot":
             parts.append([shot.id for shot in shots.pool])
         if candidate.prompting == "retrieval":
@@ -216,14 +224,45 @@ def _cards(
 
 def _references(candidates: Sequence[Candidate], suites: Iterable[Suite]) -> tuple[PlannedCard, ...]:
     """The cheap classifier on the rows of every cell, each kind of data, size and random seed once."""
+
+    def key(suite: Suite, rows: Sequence[Row]) -> str:
+        return digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in rows])[:32]
+
+    return _on_rows(reference.NAME, candidates, [suite for suite in suites if suite.choices], key)
+
+
+def _programs(
+    candidates: Sequence[Candidate],
+    suites: Iterable[Suite],
+    programs: Mapping[str, Program],
+    root: Path,
+    prompts: PromptForms,
+) -> tuple[PlannedCard, ...]:
+    """Every program of a person's own on the rows of every cell. Where a model judges the answers there are none."""
+    judged_by_rules = [suite for suite in suites if suite.of_task and suite.rubric is None]
+    cards: tuple[PlannedCard, ...] = ()
+    for name, program in programs.items():
+        asked = [content_digest(root / program.file), program.function, prompts.task.system, prompts.student.digest]
+
+        def key(suite: Suite, rows: Sequence[Row], asked: Sequence[str] = asked) -> str:
+            learned = [[row.text, row.answer] for row in rows]
+            return digest("program", STAGE_VERSION, suite.digest, asked, learned)[:32]
+
+        cards += _on_rows(reference.program_name(name), candidates, judged_by_rules, key)
+    return cards
+
+
+def _on_rows(
+    name: str, candidates: Sequence[Candidate], suites: Iterable[Suite], key: Callable[[Suite, Sequence[Row]], str]
+) -> tuple[PlannedCard, ...]:
+    """What is no model, on the rows of every cell: each kind of data, size and random seed once."""
     cards: dict[tuple[str, str], PlannedCard] = {}
-    for suite in (suite for suite in suites if suite.choices):
+    for suite in suites:
         for tuned in (candidate for candidate in candidates if candidate.tuned):
-            cell = tuned.cell.model_copy(update={"student": reference.NAME, "method": ""})
-            rows = task_rows(tuned.rows)
-            key = digest("reference", STAGE_VERSION, suite.digest, [[r.text, r.answer] for r in rows])[:32]
-            classifier = Candidate(cell, key, tuned.base, None, "trained", tuned=True, rows=rows)
-            cards.setdefault((suite.name, cell.name), PlannedCard(classifier, suite, key))
+            cell, rows = tuned.cell.model_copy(update={"student": name, "method": ""}), task_rows(tuned.rows)
+            of_card = key(suite, rows)
+            answering = Candidate(cell, of_card, tuned.base, None, reference.TRAINED, tuned=True, rows=rows)
+            cards.setdefault((suite.name, cell.name), PlannedCard(answering, suite, of_card))
     return tuple(cards.values())
 
 

@@ -86,10 +86,15 @@ class PromptForms:
         return (system_turn, *examples, *turns)
 
 
-def prompt_forms(task: TaskFile, templates: TaskPrompts, single_lines: bool = True) -> PromptForms:
-    """A task's prompts. `single_lines`: every answer that a model could copy is one line."""
+def prompt_forms(
+    task: TaskFile, templates: TaskPrompts, single_lines: bool = True, *, guided: bool = False
+) -> PromptForms:
+    """A task's prompts. `single_lines`: every answer that a model could copy is one line.
+
+    `guided`: JSON answers are written by the suite's schema.
+    """
     preface, ending = _parts(templates.untuned, task)
-    ending = replace(ending, one_line=single_lines)
+    ending = replace(ending, one_line=single_lines, guided=guided)
     return PromptForms(task, templates.student, templates.untuned, preface, ending)
 
 

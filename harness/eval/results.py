@@ -115,10 +115,10 @@ def resolve_student(name: str, names: Iterable[str]) -> str:
     students = list(dict.fromkeys(names))
     if name in students:
         return name
-    part = re.compile(rf"(?:^|\.){re.escape(name)}(?!(?<=\d)\d)", re.IGNORECASE)
+    part = re.compile(rf"(?:^|[.:]){re.escape(name)}(?!(?<=\d)\d)", re.IGNORECASE)
     fitting = sorted((student for student in students if name and part.search(student)), key=len)
     # the cheap reference has cells of the same names: it is meant where it is named
-    fitting = [student for student in fitting if not student.startswith(f"{reference.NAME}.")] or fitting
+    fitting = [student for student in fitting if not reference.is_reference(student)] or fitting
     if fitting and all(student.startswith(f"{fitting[0]}.") for student in fitting[1:]):
         return fitting[0]
     if fitting:

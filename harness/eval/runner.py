@@ -115,7 +115,7 @@ def score_suite(
     elif candidate.tuned:
         room = suite.spec.max_tokens or ANSWER_ROOM
         ask = tuned_prompt(plan.prompts, plan.shots, candidate.prompting, suite.items, engine, scorer.embedder, room)
-        outcome = score(suite.items, ask, Ending())
+        outcome = score(suite.items, ask, Ending(guided=plan.prompts.ending.guided))
     else:
         outcome = _score_untuned(scorer, card, engine, score, step)
     if suite.spec.extras.reads_base:

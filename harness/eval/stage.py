@@ -10,7 +10,7 @@ model has answered for a card that is not finished is kept too, so that after a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from harness.config.inputs import scores_source, suite_source
 from harness.config.run import Run
 from harness.core.environment import environment
 from harness.core.json_file import read_jsonl
+from harness.core.python_file import PythonFunction
 from harness.core.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
 from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted
@@ -28,6 +29,7 @@ from harness.eval.runner import Openers, Scorer, score_suite
 from harness.metrics.unread import unread
 from harness.records import Score, Scorecard, scores_digest
 from harness.suites import benchmarks, reference
+from harness.suites.generate import Prompt
 from harness.suites.outcome import Outcome
 from harness.suites.resume import Remembered
 from harness.suites.suite import Suite, chance
@@ -44,10 +46,14 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> Stor
     if manifest:
         terminal.say(f"eval: nothing to do ({manifest.summary}; same students, suites and prompts)")
         return None
+    named = run.file.eval.programs.items()
+    programs = {reference.program_name(name): program.load(run.root) for name, program in named}
     with locked(folder, f"eval of {run.name}"):
+        for function in programs.values():  # a mistake in one is found before hours of work
+            function.answers([], [])
         write_json(folder / PLANNED, [card.key for card in plan.cards])
         cards, not_run = _score_all(Scorer(plan, run.root, run.cache, openers, terminal, stop), scores)
-        cards += [_reference_card(card, scores) for card in plan.references]
+        cards += [_reference_card(card, scores, programs, run.root, plan.prompts.tuned) for card in plan.references]
         unseal(folder)
         for card in cards:
             write_jsonl(folder / "scores" / f"{card.key}.jsonl", _with_item_tags(card, run.suites[card.suite], scores))
@@ -157,16 +163,19 @@ def _score_one(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callabl
     return card
 
 
-def _reference_card(planned: PlannedCard, scores: Path) -> Scorecard:
-    """TF-IDF and logistic regression on the same rows as a cell, on the task's own items."""
-    candidate = planned.candidate
+def _reference_card(
+    planned: PlannedCard, scores: Path, programs: Mapping[str, PythonFunction], root: Path, prompt: Prompt
+) -> Scorecard:
+    """A program, or TF-IDF and logistic regression, on the same rows as a cell, on the task's own items."""
+    candidate, suite = planned.candidate, planned.suite
     card = stored_card(planned, scores)
     if card is None:
         started = time.monotonic()
-        items = planned.suite.items
-        outcome = Outcome(
-            tuple(reference.score_reference(candidate.rows, items, candidate.cell.random_seed)), chance(items)
-        )
+        if program := programs.get(candidate.cell.student):
+            answered = reference.score_program(program, root, candidate.rows, suite, prompt)
+        else:
+            answered = reference.score_reference(candidate.rows, suite.items, candidate.cell.random_seed)
+        outcome = Outcome(tuple(answered), chance(suite.items))
         card = _store(planned, outcome, time.monotonic() - started, scores)
     return card.model_copy(update={"student": candidate.cell.name, "cell": candidate.cell})
 

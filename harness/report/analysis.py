@@ -20,7 +20,7 @@ from harness.stats import Floats, Interval, contrasts
 from harness.stats.design import Bools, Design
 from harness.stats.power import minimum_detectable
 from harness.stats.score_matrix import ScoreMatrix, align_complete
-from harness.suites.reference import NAME as REFERENCE
+from harness.suites.reference import is_reference, reference_title
 from harness.suites.summary import absent, design_of, value_of
 
 Split = Literal["dev", "test"]
@@ -40,8 +40,8 @@ class Arm:
 
     @property
     def kind(self) -> Literal["base", "reference", "student", "student with rows"]:
-        """What is asked: an untuned model, the cheap reference, a tuned student, or one with rows in its prompt."""
-        if self.student == REFERENCE:
+        """What answers: an untuned model, a cheap reference, a tuned student, or one with rows in its prompt."""
+        if is_reference(self.student):
             return "reference"
         if self.size and self.prompting == "retrieval":
             return "student with rows"
@@ -53,7 +53,7 @@ class Arm:
         if self.kind == "base":
             return f"{self.student} untuned, {self.prompting.replace('_', '-')}"
         data = self.data.replace("_", " ")
-        model = "TF-IDF + logistic regression" if self.kind == "reference" else self.student
+        model = reference_title(self.student) if self.kind == "reference" else self.student
         shown = ", with the nearest rows in its prompt" if self.kind == "student with rows" else ""
         return f"{model}, {self.size} rows ({data}{f', {self.method}' if self.method else ''}){shown}"
 

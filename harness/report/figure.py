@@ -45,10 +45,10 @@ def learning_curve(curve: StudentCurve) -> bytes:
         dots = [(p.size, seed) for p in points for seed in p.seeds]
         rows, levels = zip(*dots, strict=True)
         axes.scatter(rows, levels, s=16, color=BLUE, alpha=0.45, zorder=4, label="one random seed")
-    if curve.reference:
-        rows, levels = zip(*curve.reference, strict=True)
-        label = "TF-IDF + logistic regression, same rows"
-        axes.plot(rows, levels, color=GREEN, marker="s", markersize=4, linewidth=1.2, label=label)
+    for place, (title, values) in enumerate(curve.references.items()):
+        rows, levels = zip(*values, strict=True)
+        marker, label = "sD^v"[place % 4], _plain(_wrapped(f"{title}, same rows"))
+        axes.plot(rows, levels, color=GREEN, marker=marker, markersize=4, linewidth=1.2, label=label)
     for line in curve.across:
         style, width = ("--" if line.reading.arm.size else "-"), (2.2 if line.strongest else 1.1)
         axes.axhline(

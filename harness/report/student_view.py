@@ -11,6 +11,7 @@ from harness.report.analysis import Arm, Point, arms, curve, matrix, untuned
 from harness.report.growth import Growth, growth
 from harness.report.headline import Headline, Line, headline, reading
 from harness.report.headline import lines as alternative_lines
+from harness.suites.reference import reference_title
 from harness.suites.suite import Suite, chance
 from harness.suites.summary import RATES
 from harness.train.cells import TrainedCells
@@ -41,7 +42,7 @@ class StudentCurve:
     metric: str
     data: str
     points: tuple[Point, ...]
-    reference: tuple[tuple[int, float], ...]  # (rows, value) of the cheap reference on the same rows
+    references: dict[str, list[tuple[int, float]]]  # title of a cheap reference -> (rows, value) on the same rows
     across: tuple[Line, ...]  # what does not change with rows
     chance: float | None
     caption: str
@@ -94,14 +95,18 @@ def _curve(
     points = curve(results, suite_arms, student, data, metric, random_seed, base_metric, method)
     if not points:
         return None
-    classifier = [arm for arm in suite_arms if arm.kind == "reference" and arm.data == data]
+    references: dict[str, list[tuple[int, float]]] = {}
+    for arm in suite_arms:
+        if arm.kind == "reference" and arm.data == data:
+            value = matrix(results, arm, metric, "test").mean
+            references.setdefault(reference_title(arm.student), []).append((arm.size, value))
     return StudentCurve(
         student=student,
         suite=suite.name,
         metric=metric,
         data=data,
         points=tuple(points),
-        reference=tuple((arm.size, matrix(results, arm, metric, "test").mean) for arm in classifier),
+        references=references,
         across=tuple(alternative_lines(results, suite_arms, student, metric, answer, method)),
         chance=chance(suite.items) if metric in RATES else None,
         caption=_caption(train, trained, student, points),

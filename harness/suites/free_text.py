@@ -14,6 +14,7 @@ from harness.data.lines import AnswerLine
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError
 from harness.metrics.answers import AnswerScorer
+from harness.metrics.json_answers import JsonAnswer
 from harness.records import Completion, Example, Item, Message, Pair, Score
 from harness.suites.base import ItemsSuite, Located, about, read_lines
 from harness.suites.generate import Ending, Prompt, answer_ids, ask, context_ids
@@ -91,7 +92,9 @@ def score_written(
     with_gold = [i for i in with_room if golds[i]]
     measured = engine.loglikelihood([Pair(context=contexts[i], continuation=golds[i]) for i in with_gold])
     nll = {i: -measure.logprob for i, measure in zip(with_gold, measured, strict=True)}
-    answers = ask({i: prompts[i] for i in with_room}, engine, model, max_tokens, ending.stop)
+    schema = scorer.json_schema if ending.guided and isinstance(scorer, JsonAnswer) else None
+    guide = schema if isinstance(schema, dict) else None
+    answers = ask({i: prompts[i] for i in with_room}, engine, model, max_tokens, ending.stop, guide)
     written = {i: (answer, *ending.read(prompts[i], answer, scorer.end)) for i, answer in answers.items()}
     unanswered = dict.fromkeys(with_room, "the engine gave no answer")
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from harness.engines.protocols import StudentEngine
 from harness.records import Completion, Item, Message, Origin, Pair, Request, Sampling
@@ -20,6 +21,7 @@ class Ending:
     after: str = "\n"  # what follows an answer in the examples: its first token is measured with an answer
     next_example: str = ""  # how the next example would begin; empty where the prompt does not say
     one_line: bool = True  # every answer that could be copied is a single line
+    guided: bool = False  # an answer that is JSON of a form is written by its schema, token by token
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -72,13 +74,22 @@ def request_for(prompt: RenderedPrompt, model: str, sampling: Sampling, row: str
 
 
 def ask(
-    prompts: Mapping[int, RenderedPrompt], engine: StudentEngine, model: str, max_tokens: int, stop: tuple[str, ...]
+    prompts: Mapping[int, RenderedPrompt],
+    engine: StudentEngine,
+    model: str,
+    max_tokens: int,
+    stop: tuple[str, ...],
+    json_schema: dict[str, Any] | None = None,
 ) -> dict[int, Completion]:
-    """The greedy answers, by the same numbers. Equal prompts are asked once. `stop` is for plain texts."""
+    """The greedy answers, by the same numbers. Equal prompts are asked once. `stop` is for plain texts.
+
+    `json_schema` guides what is written.
+    """
     numbers: dict[str, list[int]] = {}
     requests: dict[str, Request] = {}
     for i, prompt in prompts.items():
-        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=stop if isinstance(prompt, str) else ())
+        ends = stop if isinstance(prompt, str) else ()
+        sampling = Sampling(temperature=0.0, max_tokens=max_tokens, stop=ends, json_schema=json_schema)
         request = request_for(prompt, model, sampling, str(i))
         requests.setdefault(request.key, request)
         numbers.setdefault(request.key, []).append(i)

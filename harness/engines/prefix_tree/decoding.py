@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 
+from harness.engines.prefix_tree.guided import Decode, Guide
 from harness.records import Completion, Request
 
 # Most likely tokens looked at first for top_p: sorting the whole vocabulary takes 10 times as long.
 NARROW = (512, 8192)
 REPORTED = 20  # alternatives reported for the first token where choices are asked for
 END = -1  # closes a choice's ids: any token that ends a turn
-
-Decode = Callable[[Sequence[int], bool], str]  # (ids, whether to leave out special tokens)
 
 
 class Answer:
@@ -28,8 +27,13 @@ class Answer:
         choices: Mapping[tuple[int, ...], str],
         ends: tuple[int, ...],
         decode: Decode,
+        guide: Guide | None = None,
     ) -> None:
-        """`limit`: tokens it may have. `choices`: ids, closed by END -> text. `ends`: ids that end a turn."""
+        """`limit`: tokens it may have. `choices`: ids, closed by END -> text. `ends`: ids that end a turn.
+
+        `guide`: what the text must become, where it is written by a schema.
+        """
+        self.guide = guide
         self.request, self.prompt, self.limit = request, prompt, limit
         self.choices, self.ends, self._decode = choices, ends, decode
         self.written: list[int] = []
@@ -39,8 +43,11 @@ class Answer:
         sampled = request.sampling.temperature > 0
         self.draws = torch.rand(limit if sampled else 0, generator=random, dtype=torch.float64).tolist()
 
-    def allowed(self) -> list[int]:
-        """Token ids that may come next when there are choices."""
+    def allowed(self, logits: torch.Tensor) -> list[int]:
+        """Token ids that may come next when the answer is guided. `logits`: [vocabulary]."""
+        if self.guide:
+            found = self.guide.allowed(self.written, logits, self._decode, first=not self.draws)
+            return found or list(self.ends)  # a vocabulary that cannot write the form
         at = len(self.written)
         tokens: set[int] = set()
         for ids in self._open():
@@ -72,6 +79,8 @@ class Answer:
         self.written.append(token)
         if token in self.ends:
             return self._finished(self._decode(self.written[:-1], True), "stop", len(self.written))
+        if self.guide and self.guide.complete(text := self._decode(self.written, True)):
+            return self._finished(text, "stop", len(self.written))
         if self.request.sampling.stop:
             text = self._decode(self.written, True)
             places = [at for stop in self.request.sampling.stop if (at := text.find(stop)) >= 0]
@@ -105,8 +114,8 @@ class Answer:
 def pick(logits: torch.Tensor, live: Sequence[Answer]) -> list[int]:
     """The next token of each answer. `logits`: [answers, vocabulary], float32. Guided rows are masked."""
     for row, answer in enumerate(live):
-        if answer.choices:
-            allowed = torch.tensor(answer.allowed(), device=logits.device)
+        if answer.choices or answer.guide:
+            allowed = torch.tensor(answer.allowed(logits[row]), device=logits.device)
             permitted = logits[row, allowed].clone()
             logits[row] = -torch.inf
             logits[row, allowed] = permitted

@@ -80,9 +80,9 @@ def _curve(curve: StudentCurve, number: int) -> str:
         ]
         series.append(Series("one random seed", "blue dots", dots, joined=False))
     series.append(Series(f"tuned on {curve.data.replace('_', ' ')} rows", "blue", marks))
-    if curve.reference:
-        name = "TF-IDF + logistic regression, same rows"
-        of_rows = [Mark(rows, v, f"{name}, {rows} rows: {wording.value(metric, v)}") for rows, v in curve.reference]
+    for title, values in curve.references.items():
+        name = f"{title}, same rows"
+        of_rows = [Mark(rows, v, f"{name}, {rows} rows: {wording.value(metric, v)}") for rows, v in values]
         series.append(Series(name, "green", of_rows))
     levels = [Level(f"{line.reading.title}{_strongest(line)}", _style(line), line.value) for line in curve.across]
     if curve.chance is not None:
