@@ -30,6 +30,8 @@ SMALLER = {  # text of a run file -> what a test has time for
     "orders": {
         "rows: 1024": "rows: 32",
         "[0, 64, 256, 1024]": "[0, 8, 32]",
+        "[orders, open_ended, general_knowledge]": "[orders]",
+        "[zero_shot, few_shot, retrieval]": "[zero_shot]",
         "ship: {student: smollm2-135m-instruct, data: filtered, size: 1024, random_seed: 0}": "",
     },
 }

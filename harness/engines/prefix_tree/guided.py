@@ -35,7 +35,7 @@ class Guide:
         return self._matches.fullmatch(text) is not None
 
     def allowed(self, written: Sequence[int], logits: torch.Tensor, decode: Decode, *, first: bool) -> list[int]:
-        """Tokens that may follow what is written: with `first` the likeliest of them alone.
+        """Tokens that may follow what is written. With `first` only the likeliest of them need be among these.
 
         `logits`: [vocabulary]. Those among the TRIED likeliest tokens, and of the whole vocabulary where none is.
         """
@@ -45,6 +45,9 @@ class Guide:
             longer: str = decode([*written, token], True)
             return len(longer) > len(text) and "\ufffd" not in longer[len(text) :] and self.open(longer)
 
+        known = self._next.get(text)
+        if known and first:  # the likeliest of all is the same one, whoever asked before
+            return known
         tried: list[int] = logits.topk(min(TRIED, len(logits))).indices.tolist()
         if first:
             likeliest = next(filter(fits, tried), None)
@@ -52,11 +55,11 @@ class Guide:
                 return [likeliest]
         elif fitting := list(filter(fits, tried)):
             return fitting
-        if text not in self._next:
+        if known is None:
             if len(self._next) >= KEPT:
                 self._next.clear()
-            self._next[text] = list(filter(fits, range(len(logits))))
-        return self._next[text]
+            known = self._next[text] = list(filter(fits, range(len(logits))))
+        return known
 
 
 def guide_of(schema: dict[str, Any] | None) -> Guide | None:
