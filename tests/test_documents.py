@@ -253,7 +253,7 @@ def test_a_document_that_is_too_short_is_left_out_and_named(tmp_path: Path) -> N
     said: list[str] = []
     pieces = read_documents(Documents(path="docs", min_words=8), tmp_path, "here", said.append)
     assert [piece.source for piece in pieces] == ["docs/b.txt:1"]
-    assert said == ["documents: no section of docs/a.txt has 8 words (min_words): no row is about them"]
+    assert said == ["documents: no section of docs/a.txt has 8 words (min_words): they are left out"]
 
 
 def test_documents_of_which_every_piece_is_too_short_are_refused(tmp_path: Path) -> None:

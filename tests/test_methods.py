@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from harness.config.load import load_run
@@ -49,6 +50,19 @@ def test_without_methods_there_is_one_and_its_name_is_empty() -> None:
     assert plain.by_method == named.by_method == {"": Method(learning_rate=1e-3, lora=Lora(r=8))}
     assert grid_cells(plain, 4) == grid_cells(named, 4)
     assert grid_cells(plain, 4)[-1].name == "tiny.filtered.4.s0"
+
+
+def test_a_run_takes_methods_away_from_the_one_it_extends(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "tiny")
+    run = yaml.safe_load(path.read_text())
+    del run["ship"]
+    run["train"]["methods"] = SEVERAL
+    path.write_text(yaml.safe_dump(run))
+    over = tmp_path / "runs/over.yaml"
+    over.write_text("extends: shop.yaml\ntrain: {methods: {dora: null, full: null}}\n")
+    assert list(load_run(over).file.train.by_method) == ["lora", "rslora"]
+    over.write_text("extends: shop.yaml\ntrain: {methods: null}\n")
+    assert list(load_run(over).file.train.by_method) == [""]
 
 
 def test_every_cell_is_tuned_by_every_method_and_says_so() -> None:

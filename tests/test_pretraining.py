@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from harness.augment.stage import augment
@@ -17,7 +20,8 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
-from harness.errors import Interrupted, UsageError
+from harness.errors import Interrupted, MachineError, UsageError
+from harness.eval.plan import plan_scoring
 from harness.eval.results import load_results
 from harness.eval.stage import evaluate
 from harness.models.chat_template import load_chat
@@ -33,6 +37,7 @@ from tests.test_full_student import OPENERS
 
 READ = "pretrain: {documents: {path: handbook.md, words: 16}, steps: 3, learning_rate: 1e-3}"
 METHODS = f"train.methods={{lora: {{}}, read: {{{READ}}}, read_full: {{kind: full, learning_rate: 1e-4, {READ}}}}}"
+SMALL = ["train.sizes=[0, 8]", "train.data=[filtered]", "ship=null", "eval.suites=[shop]"]
 TEXT = "\n\n".join(f"# Shelf {i}\n\nParcels of row {i} wait on shelf {i} until the van of gate {i}." for i in range(9))
 
 
@@ -40,8 +45,8 @@ def prepared(root: Path, student: Path, *settings: str) -> Run:
     """A run whose rows are made."""
     path = write_project(root, str(student))
     (root / "handbook.md").write_text(TEXT)
-    fixed = ["train.sizes=[0, 8]", "train.data=[filtered]", "ship=null", "train.random_seeds=[0, 1]", "train.epochs=1"]
-    more = ["eval.suites=[shop]", "eval.reference=null", "eval.prompting=[zero_shot]", "train.min_steps=2"]
+    fixed = [*SMALL, "train.random_seeds=[0, 1]", "train.epochs=1"]
+    more = ["eval.reference=null", "eval.prompting=[zero_shot]", "train.min_steps=2"]
     run = load_run(path, [METHODS, *fixed, *more, *settings])
     script = root / "prompts/shop/teacher.json"
     augment(run, Teachers(own="script@1"), lambda: ScriptedEngine.from_file(script), Quiet(), Stop())
@@ -64,7 +69,7 @@ def test_one_cell_of_raw_text_is_trained_for_all_that_begin_from_it(done: tuple[
     (first,) = plan.pretraining
     assert first.trained
     assert {planned.cell.method for planned in plan.cells if planned.pretraining} == {"read", "read_full"}
-    assert "raw_text.9.s0" in before
+    assert "raw_text.9.read.s0" in before
     assert "3 steps on the raw text of handbook.md" in before
     record = json.loads((first.folder / "cell.json").read_text())
     assert len(record["losses"]) == 3
@@ -94,8 +99,48 @@ def test_cells_begin_from_the_weights_that_read_the_text(done: tuple[Run, TrainP
 
 def test_it_is_kept_while_a_run_needs_it(done: tuple[Run, TrainPlan, str]) -> None:
     run, plan, _ = done
-    assert clean(run.root / "runs", False, Quiet()) == []
+    terminal = Quiet()
+    assert clean(run.root / "runs", False, terminal) == []
     assert plan.pretraining[0].trained
+    assert "scores are left alone" not in terminal.text, "no suite scores it"
+
+
+def test_a_base_that_is_lost_is_named_by_whoever_would_load_it(done: tuple[Run, TrainPlan, str]) -> None:
+    run, plan, _ = done
+    (first,) = plan.pretraining
+    away = first.folder.rename(first.folder.parent.parent / "away")
+    try:
+        with pytest.raises(UsageError, match=rf"{first.key}: the base of \S+8\.read\.s0 is missing.*train first"):
+            plan_scoring(run)
+        with pytest.raises(UsageError, match=rf"{first.key}: the base that \S+8\.read\.s0 began from .*train first"):
+            export_student(run, Options(student="8.read.s0"), Quiet())
+        assert {planned.cell.method for planned in plan.cells if not planned.can_be_loaded} == {"read"}
+    finally:
+        away.rename(first.folder)
+
+
+def test_two_texts_have_two_names_and_what_reading_took_is_reported(done: tuple[Run, TrainPlan, str]) -> None:
+    run, plan, _ = done
+    other = "{kind: full, learning_rate: 1e-4, pretrain: {documents: {path: handbook.md, words: 16}, steps: 4}}"
+    more = load_run(run.root / "runs/shop.yaml", [METHODS, f"train.methods.other={other}", *SMALL])
+    assert [planned.cell.name.partition(".")[2] for planned in plan_training(more).pretraining] == [
+        "raw_text.9.read.s0",
+        "raw_text.9.other.s0",
+    ]
+    (stored,) = load_cells(run.folder).pretraining
+    assert stored.key == plan.pretraining[0].key
+    assert f"Continued pre-training before it: {stored.tokens} tokens" in (run.folder / "eval/report.md").read_text()
+
+
+def test_documents_without_a_piece_are_said(done: tuple[Run, TrainPlan, str]) -> None:
+    run, _, _ = done
+    folder = run.root / "texts"
+    folder.mkdir()
+    (folder / "long.md").write_text(TEXT)
+    (folder / "short.txt").write_text("Two words.")
+    read = f"train.methods={{read: {{{READ.replace('handbook.md', 'texts')}}}}}"
+    said = describe_training(load_run(run.root / "runs/shop.yaml", [read, *SMALL]))
+    assert "documents: no section of texts/short.txt has 8 words (min_words): they are left out" in said
 
 
 def test_a_student_that_began_from_it_is_exported_whole(done: tuple[Run, TrainPlan, str]) -> None:
@@ -139,6 +184,37 @@ def test_a_stop_in_it_leaves_the_rest_for_the_next_command(tmp_path: Path, tiny_
     assert all(planned.trained for planned in plan_training(run).order)
 
 
+def test_a_stop_between_both_leaves_what_was_read_to_clean(tmp_path: Path, tiny_model: Path) -> None:
+    run = prepared(tmp_path, tiny_model, "train.random_seeds=[0]")
+    train(run, Quiet(), Stop())
+    plan = plan_training(run)
+    for planned in plan.cells:
+        if planned.pretraining:
+            shutil.rmtree(planned.folder)
+    stop = Stop()
+    stop.request()
+    with pytest.raises(Interrupted, match="2 of 4 cells are trained"):
+        train(run, Quiet(), stop)
+    clean(run.root / "runs", False, Quiet())
+    assert plan.pretraining[0].trained
+
+
+def test_a_failure_in_it_says_what_is_not_trained_for_that(tmp_path: Path, tiny_model: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "endless"))
+    tensors = load_file(model / "model.safetensors")
+    (token,) = load_chat("tiny", model).tokenizer("~")["input_ids"]
+    tensors["model.embed_tokens.weight"][token] = math.inf
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    run = prepared(tmp_path, model, "train.random_seeds=[0]")
+    with pytest.raises(MachineError) as failed:
+        train(run, Quiet(), Stop())
+    said = str(failed.value)
+    assert "2 of 4 cells failed, 2 that begin from their weights are not trained: " in said
+    assert "8.read.s0" in said.partition(";")[0]
+    assert "raw_text.9.read.s0: step 1 of 3: the loss is nan" in said
+    assert "are stored" not in said
+
+
 def test_a_damaged_base_is_trained_again(tmp_path: Path, tiny_model: Path) -> None:
     run = prepared(tmp_path, tiny_model, "train.random_seeds=[0]")
     train(run, Quiet(), Stop())
@@ -164,3 +240,5 @@ def test_a_piece_that_is_too_long_is_named_and_none_is_cut(done: tuple[Run, Trai
     assert {tokenized[row.id].ids[-1] for row in rows} == {chat.tokenizer.eos_token_id}
     with pytest.raises(UsageError, match=r"Parcels of row 0.*pretrain\.documents\.words"):
         tokenized_texts(chat, rows, 6, None)
+    with pytest.raises(UsageError, match=r"more than the model's context \(5\): cut them"):
+        tokenized_texts(chat, rows, 512, 5)

@@ -8,19 +8,21 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._C._distributed_c10d import HashStore
 
 from harness.config.methods import Lora, Method
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.models.resolve import Model
 from harness.records import Cell
 from harness.train.grid import GridCell
-from harness.train.processes import Processes
+from harness.train.processes import ENDED, Group, Processes
 from tests.process import COMMAND, environment, finish, start, succeed
 from tests.test_own_rows import newcomer
 
@@ -100,6 +102,52 @@ def test_two_processes_train_the_cells_that_one_would(
         assert all((one[layer] - other[layer]).abs().max() < 0.05 for layer in one)
     assert "nothing to do" in succeed(tmp_path, "train", "mine")
     shutil.rmtree(tmp_path / "runs/.cache/students")
+
+
+@pytest.mark.slow
+def test_whole_models_are_stored_by_every_process(tiny_model: Path, tmp_path: Path) -> None:
+    path = project(tmp_path, tiny_model)
+    run = yaml.safe_load(path.read_text())
+    text = "Parcels of row one wait on shelf two until the van of gate three comes."
+    (tmp_path / "one.txt").write_text(text)
+    (tmp_path / "two.txt").write_text(text.replace("one", "four"))
+    del run["ship"]
+    full = {"kind": "full", "learning_rate": 1e-4}
+    run["train"] |= {
+        "sizes": [0, 16], "min_steps": 2, "epochs": 1,
+        "methods": {
+            name: {**full, "pretrain": {"documents": {"path": f"{name}.txt"}, "steps": 2}} for name in ("one", "two")
+        },
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(run, sort_keys=False))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    program = [sys.executable, "-c", COMMAND, "train", "mine"]
+    done = subprocess.run(
+        [*launcher, *program], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    stored = json.loads((tmp_path / "runs/mine/train/cells.json").read_text())
+    cells = [cell for cell in (*stored["pretraining"], *stored["cells"]) if cell["tuned"]]
+    assert len(cells) == 6
+    assert all((tmp_path / cell["base"] / "model.safetensors").is_file() for cell in cells)
+
+
+def test_processes_meet_and_give_each_other_what_they_have() -> None:
+    store = HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        groups = [Group(rank, 2, store) for rank in range(2)]
+        for turn in "ab":
+            both = list(pool.map(lambda group, turn=turn: group.gathered({f"{turn}{group.rank}": "failed"}), groups))
+            assert both == [{f"{turn}0": "failed", f"{turn}1": "failed"}] * 2
+        list(pool.map(Group.leave, groups))
+    assert Group(0, 1).gathered({"a": "failed"}) == {"a": "failed"}
+
+
+def test_nobody_waits_for_a_process_that_failed() -> None:
+    store = HashStore()
+    store.set(ENDED, "")
+    with pytest.raises(MachineError, match="process 0 of 2: another one failed"):
+        Group(0, 2, store).wait()
 
 
 def planned(key: str, steps: int) -> GridCell:

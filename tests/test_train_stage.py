@@ -29,7 +29,6 @@ from harness.core.terminal import Stop
 from harness.errors import Interrupted, MachineError, UsageError
 from harness.eval.plan import plan_scoring
 from harness.records import Provenance, Sampling, Verdict
-from harness.train.cells import load_cells
 from harness.train.grid import plan_training
 from harness.train.stage import train
 from tests.fakes import Pressed, Quiet
@@ -286,6 +285,37 @@ def test_a_stop_keeps_finished_cells_and_the_next_call_goes_on_inside_the_others
             assert whole.read_bytes() == stopped.read_bytes()
 
 
+def test_a_checkpoint_of_other_cells_is_not_gone_on_from(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        go(make_run(tmp_path, tiny_model, epochs=4), Pressed(at=3))
+    kept = tmp_path / "runs/demo/train/checkpoints"
+    assert list(kept.glob("*/*"))
+    (kept / "of-a-process-that-is-no-more").mkdir()
+    count, heard = go(make_run(tmp_path, tiny_model, epochs=4, learning_rate=1e-4))
+    assert count == 3
+    assert "going on from" not in heard.text
+    assert not kept.exists()
+
+
+def test_cells_of_the_same_rows_and_settings_are_trained_once(tiny_model: Path, tmp_path: Path) -> None:
+    alike: dict[str, dict[str, Any]] = {"a": {}, "b": {}}
+    train = Train.model_validate({"students": ["tiny"], "sizes": [4], "methods": alike, "lora": {"r": 2}})
+    run = make_run(tmp_path, tiny_model, data=("filtered", "synthetic"), sizes=(4,), methods=train.methods)
+    run_tokens = re.search(r"(\d+) tokens to train on", describe_training(run))
+    assert run_tokens is not None
+    assert {tokens for *_, tokens, _ in dry_run(run)} == {int(run_tokens[1])}
+    go(run)
+    lines = [json.loads(line) for line in (run.folder / "train/log.jsonl").read_text().splitlines()]
+    assert [(line["cell"].partition(".")[2], line["step"]) for line in lines] == [
+        ("filtered.4.a.s0", 1),
+        ("filtered.4.a.s0", 2),
+        ("filtered.4.a.s0", 3),
+    ]
+    stored = read_json(run.folder / "train" / "cells.json")["cells"]
+    assert len(stored) == 4
+    assert len({cell["key"] for cell in stored}) == 1
+
+
 def test_a_stop_after_the_last_cell_leaves_nothing_to_go_on_with(tiny_model: Path, tmp_path: Path) -> None:
     unpressed = Pressed(at=10**6)
     go(make_run(tmp_path / "a", tiny_model), unpressed)
@@ -423,16 +453,3 @@ def test_scores_of_benchmark_rows_that_are_gone_keep_their_keys(
     )
     (run.folder / "eval" / "scorecards.json").write_text("{")
     assert plan_scoring(run).benchmarks == ()
-
-
-def test_cells_of_equal_rows_and_settings_are_trained_once(tmp_path: Path, tiny_model: Path) -> None:
-    methods = Train.model_validate(
-        {"students": ["s"], "sizes": [1], "lora": {"r": 2}, "methods": {"a": {}, "b": {}}}
-    ).methods
-    run = make_run(tmp_path, tiny_model, data=("filtered",), sizes=(0, 4), methods=methods)
-    plan = plan_training(run)
-    assert len({planned.key for planned in plan.cells if planned.rows}) == 1
-    go(run)
-    steps = [json.loads(line) for line in (run.folder / "train/log.jsonl").read_text().splitlines()]
-    assert [step["step"] for step in steps] == [1, 2, 3]
-    assert {cell.method for cell in load_cells(run.folder).cells if cell.tuned} == {"a", "b"}

@@ -31,8 +31,8 @@ def clean(runs: Path, dry_run: bool, terminal: Terminal) -> list[Path]:
         # a cell that is being trained has no run that names it yet
         _hold(held, cache / "training", "training", dry_run)
         for folder in sorted({stage.parent for name in ("train", "eval") for stage in runs.glob(f"*/{name}")}):
-            trained = cell_keys(folder)
-            cells |= trained
+            trained, pretraining = cell_keys(folder)
+            cells |= trained | pretraining
             try:
                 _hold(held, folder / "eval", f"eval of {folder.name}", dry_run)
             except MachineError:

@@ -241,9 +241,10 @@ def describe_training(run: Run) -> str:
         rows, trained = (made.rows, made.trained) if made else (sample if cell.size else (), None)
         steps = steps_of(cell, settings)
         tokens = _training_tokens(rows, steps * settings.batch_size, counters[cell.student])
-        missing_tokens += 0 if trained else tokens
+        key = made.key if made else cell.name
+        missing_tokens += 0 if trained or key in to_do else tokens
         if rows and not trained:
-            to_do[made.key if made else cell.name] = cell.student, settings.by_method[cell.method], rows
+            to_do[key] = cell.student, settings.by_method[cell.method], rows
         waiting = "rows not measured yet" if unmeasured else "rows or student not there yet"
         state = {True: "stored", False: "to do", None: waiting}[trained]
         lines.append((cell.name, f"{cell.size} rows", f"{steps} steps", f"{tokens} tokens", state))
@@ -288,7 +289,10 @@ def _takes(
         student = architecture(name, folder) if cells else None
         if student is None:
             continue
-        rows = max((rows for _, rows in cells), key=len)[:SAMPLE]
+        kinds: dict[bool, Sequence[Row]] = {}  # pieces of raw text and rows differ in length
+        for _, of_cell in sorted(cells, key=lambda cell: len(cell[1])):
+            kinds[of_cell[0].provenance.source == "document"] = of_cell[:SAMPLE]
+        rows = [row for of_kind in kinds.values() for row in of_kind]
         lengths = [chat_tokens(row.messages, counters[name]) for row in rows]
         learned = [counters[name](row.answer) + 1 for row in rows]
         taken, peak = footprint(student, settings, [method for method, _ in cells], lengths, learned, HALF, shared=True)

@@ -107,9 +107,11 @@ def chosen(run: Run, results: Results | None, student: str | None) -> tuple[Grid
             f"runs/{run.name}.yaml: ship names {name}, which is no tuned student: there is nothing to export"
         )
     planned = cells[name]
-    if not planned.trained:
-        state = "was edited or damaged since it was trained" if planned.folder.exists() else "is not trained yet"
-        raise UsageError(f"{planned.folder}: {name} {state}: train first (make train RUN={run.name})")
+    if not planned.can_be_loaded:
+        lost = planned.pretraining if planned.trained and planned.pretraining else planned
+        what = name if lost is planned else f"the base that {name} began from"
+        state = "was edited or damaged since it was trained" if lost.folder.exists() else "is not trained yet"
+        raise UsageError(f"{lost.folder}: {what} {state}: train first (make train RUN={run.name})")
     return planned, why
 
 

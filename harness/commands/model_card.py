@@ -88,12 +88,14 @@ def front_matter(card: ModelCard) -> dict[str, Any]:
 def _summary(run: Run, card: ModelCard) -> str:
     model, method = card.planned.model, card.planned.method
     name, rows = escaped(model.name), len(card.planned.rows)
+    if first := card.planned.pretraining:
+        name = f"{name}, pre-trained further on {len(first.rows)} pieces of raw text,"
     what = f"{name} with a LoRA adapter merged into it" if card.merged else f"A LoRA adapter of {name}"
-    what = f"{name}, all of whose weights were tuned" if method.lora is None else what
+    what = f"{name.removesuffix(',')}, all of whose weights were tuned" if method.lora is None else what
     licence = f"its licence is {escaped(card.licence)}" if card.licence else "its licence is not known here"
     return (
         f"{what}. It was tuned on {rows} rows for one task, and is exported from the run {escaped(run.name)}."
-        f" The base is {name}, {_revision(model)}; {licence}."
+        f" The base is {escaped(model.name)}, {_revision(model)}; {licence}."
     )
 
 

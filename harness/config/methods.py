@@ -152,7 +152,8 @@ class _Shared(Record):
 def filled_in(methods: Any, lora: Any, learning_rate: Any) -> Any:
     """The methods of a run file with what they leave open taken from train.lora and train.learning_rate.
 
-    All values are as they were written, and are checked later. Raises ValueError for a key that a method does not have.
+    A method that is null is left out, so that a run can take one away from the run that it extends. All values are as
+    they were written, and are checked later. Raises ValueError for a key that a method does not have.
     """
     if not isinstance(methods, dict):
         return methods
@@ -161,7 +162,8 @@ def filled_in(methods: Any, lora: Any, learning_rate: Any) -> Any:
     except ValidationError:
         return {}  # what is wrong is said where it is written, and not once more for each method
     shared = lora.model_dump() if isinstance(lora, Lora) else lora
-    return {name: _filled(name, method, shared, learning_rate) for name, method in methods.items()}
+    kept = {name: method for name, method in methods.items() if method is not None}
+    return {name: _filled(name, method, shared, learning_rate) for name, method in kept.items()}
 
 
 def _filled(name: str, method: Any, lora: Any, learning_rate: Any) -> Any:

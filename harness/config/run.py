@@ -184,6 +184,8 @@ class Train(Record):
             return written
         left_out = [name for name in ("epochs", "min_steps") if written.get("steps") and written.get(name, 0) is None]
         filled = {name: value for name, value in written.items() if name not in left_out}
+        if filled.get("methods", {}) is None:
+            del filled["methods"]
         if "methods" in filled:
             lora, rate = filled.get("lora", {}), filled.get("learning_rate", LEARNING_RATE)
             filled["methods"] = filled_in(filled["methods"], lora, rate)

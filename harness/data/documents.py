@@ -116,7 +116,7 @@ def read_documents(
         raise UsageError(f"{place}: {documents.path}: no piece has {documents.min_words} words (min_words)")
     if short:
         listed = ", ".join(short[:SHORT_SHOWN]) + (f" and {len(short) - SHORT_SHOWN} more" * (len(short) > SHORT_SHOWN))
-        say(f"documents: no section of {listed} has {documents.min_words} words (min_words): no row is about them")
+        say(f"documents: no section of {listed} has {documents.min_words} words (min_words): they are left out")
     return tuple(pieces)
 
 

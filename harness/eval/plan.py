@@ -149,10 +149,11 @@ def _students(
     candidates: list[Candidate] = []
     for cell in cells:
         planned, adapter = grid[cell.key], root / cell.folder if cell.folder else None
-        if not planned.trained:
-            what = "the adapter" if adapter else "the weights"
+        if not planned.can_be_loaded:
+            lost = planned.pretraining if planned.trained and planned.pretraining else planned
+            what = "the adapter" if lost.adapter else "the weights" if lost is planned else "the base"
             raise UsageError(
-                f"{planned.folder}: {what} of {cell.name} is missing, or was edited or damaged since it was trained:"
+                f"{lost.folder}: {what} of {cell.name} is missing, or was edited or damaged since it was trained:"
                 f" train first (make train RUN={run} makes it again)"
             )
         base, rows, began_as = root / cell.base, planned.rows, planned.model.folder

@@ -136,16 +136,20 @@ def _measured(results: Results, arm: Arm, metric: str) -> str:
     return tables.share(tables.value_interval(results, arm, metric))
 
 
-def cost(funnel: Funnel | None, tuned: Sequence[TrainedCell]) -> str:
-    """What the rows and the training took."""
+def cost(funnel: Funnel | None, tuned: Sequence[TrainedCell], pretraining: Sequence[TrainedCell]) -> str:
+    """What the rows and the training took, with the pre-training that it began from."""
     parts = ["## What it cost\n"]
     if funnel:
         parts.append(fenced(funnel.table()) + "\n")
     if tuned:
         seconds, tokens = sum(cell.seconds for cell in tuned), sum(cell.tokens for cell in tuned)
+        before = ""
+        if pretraining:
+            read, took = sum(cell.tokens for cell in pretraining), sum(cell.seconds for cell in pretraining)
+            before = f" Continued pre-training before it: {read} tokens, {took:.0f} s."
         parts.append(
             f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s"
-            f" ({tokens / max(seconds, 1e-9):.0f} tokens/s), counted also where another run had trained them.\n"
+            f" ({tokens / max(seconds, 1e-9):.0f} tokens/s), counted also where another run had trained them.{before}\n"
         )
     return "\n".join(parts)
 

@@ -60,7 +60,7 @@ def _tables(run: Run, found: Findings) -> str:
     parts.append(sections.other_suites(results, found.other_suites))
     parts.append(sections.honesty(results, (*found.task_suites, *found.other_suites), train))
     parts.append(sections.broken(results, found.changes, train))
-    parts.append(sections.cost(found.funnel, [cell for cell in cells if cell.tuned]))
+    parts.append(sections.cost(found.funnel, [cell for cell in cells if cell.tuned], found.trained.pretraining))
     parts.append(sections.notes(run, results, found.trained))
     return "\n".join(filter(None, parts))
 

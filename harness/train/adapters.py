@@ -21,10 +21,14 @@ def seal_adapter(folder: Path, key: str) -> None:
 
 
 def is_intact(folder: Path, key: str) -> bool:
-    """Whether a folder holds what was trained under `key`, an adapter or all weights: its files, no other weights."""
+    """Whether a folder holds what was trained under `key`, an adapter or all weights: its files, weights among them,
+    and no other weights.
+    """
     manifest = finished(folder, key, adapter_digest)
     weights = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)}
-    return manifest is not None and weights <= set(manifest.outputs)
+    if manifest is None or not any(name.endswith(".safetensors") for name in manifest.outputs):
+        return False
+    return weights <= set(manifest.outputs)
 
 
 def adapter_digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.records import Cell
 
 CELLS = "cells.json"
+CHECKPOINTS = "checkpoints"  # beside it, while cells are in work
 
 
 class CellLog(Record):
@@ -89,6 +90,7 @@ class TrainedCells(Record):
     """What cells.json holds."""
 
     cells: tuple[TrainedCell, ...]
+    pretraining: tuple[TrainedCell, ...] = ()  # the cells of raw text that some of them begin from
     notes: tuple[str, ...] = ()
     epochs: int
     min_steps: int
@@ -120,12 +122,17 @@ def load_cells(run_folder: Path) -> TrainedCells:
         raise UsageError(f"{path}: an older version wrote it; {command} writes it anew ({place})") from error
 
 
-def cell_keys(run_folder: Path) -> set[str]:
-    """The keys of the cells that a run refers to, whichever version wrote them. Empty before train."""
+def cell_keys(run_folder: Path) -> tuple[set[str], set[str]]:
+    """(cells, pretraining): the keys of the cells that a run refers to, and of those of raw text that they begin from.
+
+    Whichever version wrote them. Empty before train.
+    """
     if not (run_folder / "train" / CELLS).is_file():
-        return set()
-    cells = _read(run_folder)["cells"]
-    return {str(key) for cell in cells for key in (cell["key"], cell.get("pretraining")) if key}
+        return set(), set()
+    stored = _read(run_folder)
+    begun_from = {str(cell["pretraining"]) for cell in stored["cells"] if cell.get("pretraining")}
+    begun_from |= {str(cell["key"]) for cell in stored.get("pretraining", ())}
+    return {str(cell["key"]) for cell in stored["cells"]}, begun_from
 
 
 def _read(run_folder: Path) -> dict[str, Any]:

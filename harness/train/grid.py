@@ -6,7 +6,7 @@ for the same cell share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -66,6 +66,11 @@ class GridCell:
         return not self.rows or is_intact(self.folder, self.key)
 
     @property
+    def can_be_loaded(self) -> bool:
+        """Whether all that an engine loads is stored: the cell's weights, and the base that its adapter belongs to."""
+        return self.trained and (self.adapter is None or self.can_begin)
+
+    @property
     def base(self) -> Path:
         """The folder of the weights that an engine loads: the cell's own where all were tuned, else what it tuned."""
         return self.folder if self.rows and self.method.kind == "full" else self.begins_as.folder
@@ -96,13 +101,27 @@ class TrainPlan:
     @property
     def pretraining(self) -> tuple[GridCell, ...]:
         """The cells of raw text that others begin from, each once. They are trained first, and scored by no suite."""
-        first = (planned.pretraining for planned in self.cells)
-        return tuple({planned.key: planned for planned in first if planned}.values())
+        first: dict[str, GridCell] = {}
+        for planned in self.cells:
+            if planned.pretraining:
+                first.setdefault(planned.pretraining.key, planned.pretraining)
+        return tuple(first.values())
 
     @property
     def order(self) -> tuple[GridCell, ...]:
         """All that is trained, in the order of training."""
         return (*self.pretraining, *self.cells)
+
+    @property
+    def missing(self) -> dict[str, GridCell]:
+        """Key -> what is to be trained, in that order. Cells of the same rows and settings are one, the first of them.
+
+        Every call looks at what is stored.
+        """
+        by_key: dict[str, GridCell] = {}
+        for planned in self.order:
+            by_key.setdefault(planned.key, planned)
+        return {key: planned for key, planned in by_key.items() if not planned.trained}
 
     @property
     def inputs(self) -> str:
@@ -164,9 +183,11 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
         require_rows(settings.sizes, data, len(rows), _more_rows(arms[data], pool, run.file.augment), run.name)
         return rows
 
+    left_out: list[str] = []  # documents without a piece
+
     @cache
     def pretrained(student: str, method: str) -> GridCell | None:
-        return _pretraining(run, student, models[student], method)
+        return _pretraining(run, student, models[student], method, left_out.append)
 
     planned: list[GridCell] = []
     unmeasured: dict[tuple[str, ...], Unmeasured] = {}
@@ -191,24 +212,25 @@ def outline_training(run: Run) -> tuple[TrainPlan, list[Unmeasured]]:
         planned.append(GridCell(cell, model, drawn, steps, key, len(rows), folder, method, rate, first))
     measured = {student: scores(student)[0] for student in models} if measures_of(settings.data) else {}
     cells = [(one.cell, one.available) for one in planned if one.rows]
-    notes = [*size_notes(cells), *arm_notes(settings, pool, measured)]
+    notes = [*size_notes(cells), *arm_notes(settings, pool, measured), *dict.fromkeys(left_out)]
     return TrainPlan(tuple(planned), tuple(notes)), list(unmeasured.values())
 
 
-def _pretraining(run: Run, student: str, model: Model, name: str) -> GridCell | None:
+def _pretraining(run: Run, student: str, model: Model, name: str, say: Callable[[str], None]) -> GridCell | None:
     """What a method's cells of a student begin from. None where that is the student itself.
 
-    It has the run's own random seed, and is the same for all of them.
+    It has the run's own random seed, and is the same for all of them. Methods that ask for the same one share it, and
+    it is called like the first of them. `say` hears of documents that are left out.
     """
     method = run.file.train.by_method[name]
     if method.pretrain is None:
         return None
     tuning, settings, steps = method_of(method.pretrain), settings_of(run.file.train), method.pretrain.steps
     place = f"runs/{run.name}.yaml: train.methods.{name}.pretrain" if name else f"runs/{run.name}.yaml: pretrain"
-    rows = raw_text(method.pretrain, run.root, place)
+    rows = raw_text(method.pretrain, run.root, place, say)
     rate, random_seed = peak_rate(tuning, model.name, model.folder), run.file.random_seed
     key = cell_key(model, rows, settings, steps, random_seed, tuning, rate)
-    cell = Cell(student=student, data=RAW_TEXT, size=len(rows), random_seed=random_seed)
+    cell = Cell(student=student, data=RAW_TEXT, size=len(rows), random_seed=random_seed, method=name)
     return GridCell(cell, model, rows, steps, key, len(rows), run.cache / "students" / key, tuning, rate)
 
 

@@ -6,7 +6,7 @@ the same one share it. Gururangan et al. 2020 (arXiv 2004.10964) call it domain-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.config.methods import Method, Pretrain
@@ -29,9 +29,9 @@ def settings_of(train: Train) -> Train:
     return train.model_copy(update={"validation": None, "early_stopping": None})
 
 
-def raw_text(pretrain: Pretrain, root: Path, place: str) -> tuple[Row, ...]:
-    """Every piece of the documents once, as a row without a prompt. Raises UsageError as `read_documents`."""
-    pieces = read_documents(pretrain.documents, root, f"{place}.documents")
+def raw_text(pretrain: Pretrain, root: Path, place: str, say: Callable[[str], None]) -> tuple[Row, ...]:
+    """Every piece of the documents once, as a row without a prompt. `say` and errors as `read_documents`."""
+    pieces = read_documents(pretrain.documents, root, f"{place}.documents", say)
     rows = (
         Row(
             messages=(Message(role="assistant", content=piece.text),),
@@ -54,10 +54,11 @@ def tokenized_texts(chat: Chat, rows: Sequence[Row], max_length: int, context: i
     for row in rows:
         ids = (*chat.tokenizer(row.text)["input_ids"], *([end] if end is not None else []))
         if len(ids) > min(max_length, context or max_length):
-            limit = f"the model's context ({context})" if context and context < max_length else "train.max_length"
+            of_context = context is not None and context < max_length
+            limit = f"the model's context ({context})" if of_context else f"train.max_length ({max_length})"
             raise UsageError(
-                f"{chat.name}: a piece of the documents has {len(ids)} tokens ({row.text[:50]!r}), more than {limit}"
-                f" ({max_length}): cut them into fewer words (pretrain.documents.words)"
+                f"{chat.name}: a piece of the documents has {len(ids)} tokens ({row.text[:50]!r}), more than {limit}:"
+                " cut them into fewer words (pretrain.documents.words)"
             )
         tokenized[row.id] = TokenizedRow(row.id, tuple(ids), ((1, len(ids)),))
     return tokenized

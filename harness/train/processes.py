@@ -5,37 +5,73 @@ Cells do not depend on each other, so that processes exchange nothing but that t
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Self
+from typing import Any, Self
 
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError, first_line
 from harness.train.grid import GridCell
 
-PATIENCE = timedelta(days=30)  # of a process that waits for the others: who trains more may take long
+ENDED = "harness/ended"  # in the store: a process has failed, so that nobody waits for it
+LOOKS = 0.1  # seconds between two looks of a process that waits for the others: who trains more may take long
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
-    """The processes of one training, connected."""
+    """The processes of one training, connected by a store of torch's that all of them see.
 
+    There is no process group: where there is one, libraries take the processes for one training whose weights the
+    first of them writes, and transformers' save_pretrained writes none in the others.
+    """
+
+    rank: int
     of: int
+    store: Any = None  # a torch.distributed.Store
+    meetings: int = 0
 
     def wait(self) -> None:
         """Go on when all have come here."""
         self.gathered({})
 
     def gathered(self, values: Mapping[str, str]) -> dict[str, str]:
-        """What all processes give, put together, when all have given it."""
+        """What all processes give, put together, when all have given it. Raises MachineError where they are gone."""
         if self.of == 1:
             return dict(values)
-        import torch
+        self.meetings += 1
+        with self._errors():
+            self.store.set(f"harness/{self.meetings}/{self.rank}", json.dumps(dict(values)))
+            given = [json.loads(self._value(f"harness/{self.meetings}/{rank}")) for rank in range(self.of)]
+        return {key: value for each in given for key, value in each.items()}
 
-        all_values: list[dict[str, str]] = [{} for _ in range(self.of)]
-        torch.distributed.all_gather_object(all_values, dict(values))
-        return {key: value for each in all_values for key, value in each.items()}
+    def leave(self) -> None:
+        """Tell the others that this process reads no more. The first one, which may hold the store, leaves last."""
+        if self.of == 1:
+            return
+        with self._errors():
+            self.store.set(f"harness/left/{self.rank}", "")
+            if self.rank == 0:
+                for rank in range(self.of):
+                    self._value(f"harness/left/{rank}")
+
+    def _value(self, key: str) -> bytes:
+        while not self.store.check([key]):
+            if self.store.check([ENDED]):
+                raise MachineError(f"process {self.rank} of {self.of}: another one failed, see what it said")
+            time.sleep(LOOKS)
+        return bytes(self.store.get(key))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # what torch raises when the store cannot be reached
+            raise MachineError(
+                f"process {self.rank} of {self.of}: the others cannot be reached, one of them has ended: "
+                f"{first_line(error)}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -86,17 +122,22 @@ class Processes:
     def joined(self) -> Iterator[Group]:
         """Connected with the others inside the block."""
         if self.of == 1:
-            yield Group(1)
+            yield Group(0, 1)
             return
         import torch
+        from torch.distributed.rendezvous import rendezvous
 
         if torch.cuda.is_available():
             torch.cuda.set_device(self.on_this_machine % torch.cuda.device_count())
-        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        store, _, _ = next(rendezvous("env://", self.rank, self.of))
+        group = Group(self.rank, self.of, store)
         try:
-            yield Group(self.of)
-        finally:
-            torch.distributed.destroy_process_group()
+            yield group
+        except BaseException:
+            with suppress(RuntimeError):
+                store.set(ENDED, "")
+            raise
+        group.leave()
 
 
 ALONE = Processes()

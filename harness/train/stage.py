@@ -20,7 +20,7 @@ from harness.core.store import Manifest, finished, locked, unseal, write_json, w
 from harness.core.terminal import Stop, Terminal
 from harness.errors import Interrupted, MachineError
 from harness.models.resolve import Model
-from harness.train.cells import CELLS, TrainedCell, TrainedCells, early_stopping_note
+from harness.train.cells import CELLS, CHECKPOINTS, TrainedCell, TrainedCells, early_stopping_note
 from harness.train.grid import GridCell, TrainPlan, plan_training
 from harness.train.preflight import Prepared, check_students
 from harness.train.pretraining import settings_of
@@ -48,7 +48,7 @@ def train(
         group.wait()
         plan = plan_training(run)
         manifest = finished(folder, plan.inputs)
-        missing = {planned.key: planned for planned in plan.order if not planned.trained}
+        missing = plan.missing
         if manifest and not missing:
             terminal.say(f"train: nothing to do ({manifest.summary}; same rows, students and settings)")
             return None
@@ -71,12 +71,13 @@ def train(
             )
         if not processes.first:
             return count
-        done = [planned for planned in plan.cells if planned.key not in missing or planned.trained]
+        done = [planned for planned in plan.cells if _unchanged(planned, missing) or planned.can_be_loaded]
         stored = _write_cells(run, plan, done, machine)
-    terminal.say(table(stored))
+        if len(done) == len(plan.cells):  # of other settings, or of as many processes as there were before a kill
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    terminal.say(table((*stored.pretraining, *stored.cells)))
     if failed:
-        reasons = "; ".join(f"{missing[key].cell.name}: {reason}" for key, reason in failed.items())
-        raise MachineError(f"{len(failed)} of {len(missing)} cells failed, the others are stored: {reasons}")
+        raise MachineError(_failure(failed, missing))
     stopped = len(done) < len(plan.cells)
     if stopped or stop():
         what = _summary(plan, done)
@@ -85,18 +86,37 @@ def train(
     return sum(planned.key in missing for planned in done)
 
 
+def _unchanged(planned: GridCell, missing: Mapping[str, GridCell]) -> bool:
+    """Whether a cell and what it began from were stored before this training."""
+    return planned.key not in missing and (planned.pretraining is None or planned.pretraining.key not in missing)
+
+
+def _failure(failed: Mapping[str, str], missing: Mapping[str, GridCell]) -> str:
+    """Which cells failed and why, and what became of the other missing ones."""
+    left = [planned for key, planned in missing.items() if key not in failed and not planned.trained]
+    waiting = [planned for planned in left if planned.pretraining and planned.pretraining.key in failed]
+    said = [f"{len(failed)} of {len(missing)} cells failed"]
+    if waiting:
+        said.append(f"{len(waiting)} that begin from their weights are not trained: {_names(waiting)}")
+    if len(left) > len(waiting):
+        said.append(f"{len(left) - len(waiting)} were not finished before the stop")
+    if len(missing) > len(failed) + len(left):
+        said.append("the others are stored")
+    reasons = "; ".join(f"{missing[key].cell.name}: {reason}" for key, reason in failed.items())
+    return f"{', '.join(said)}; {reasons}"
+
+
 def _summary(plan: TrainPlan, done: Sequence[GridCell]) -> str:
     return f"{len(done)} of {len(plan.cells)} cells" if len(done) < len(plan.cells) else f"{len(done)} cells"
 
 
-def _write_cells(
-    run: Run, plan: TrainPlan, done: Sequence[GridCell], machine: Mapping[str, Any]
-) -> tuple[TrainedCell, ...]:
-    """Write cells.json and its seal. Returns the cells in it."""
+def _write_cells(run: Run, plan: TrainPlan, done: Sequence[GridCell], machine: Mapping[str, Any]) -> TrainedCells:
+    """Write cells.json and its seal. Returns what is in it."""
     folder, settings = run.folder / "train", run.file.train
     cells = tuple(_trained_cell(planned, run.root) for planned in done)
     stored = TrainedCells(
         cells=cells,
+        pretraining=tuple(_trained_cell(planned, run.root) for planned in plan.pretraining if planned.trained),
         notes=(*plan.notes, *early_stopping_note(cells)),
         epochs=settings.epochs,
         min_steps=settings.min_steps,
@@ -106,7 +126,7 @@ def _write_cells(
     partial, summary = len(done) < len(plan.cells), _summary(plan, done)
     record = Manifest(stage="train", inputs=plan.inputs, partial=partial, summary=summary, environment=dict(machine))
     write_manifest(folder, record, [folder / CELLS])
-    return stored.cells
+    return stored
 
 
 # --- training what is missing

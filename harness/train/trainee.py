@@ -146,7 +146,7 @@ class Trainee:
             rows = f" (rows {', '.join(loss.bad[:8])})" if loss.bad else ""
             self.failure = (
                 f"step {done + 1} of {self.job.steps}: the loss is {loss.mean}{rows} and the gradient's norm {norm};"
-                f" a smaller train.learning_rate ({self.job.learning_rate:g} now) or a larger train.warmup_ratio"
+                f" a smaller learning rate ({self.job.learning_rate:g} now) or a larger train.warmup_ratio"
                 " usually helps"
             )
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harness.errors import MachineError
 from harness.models.device import peak_memory
 from harness.train.adapters import seal_adapter
 from harness.train.base import Base
-from harness.train.cells import CellLog
+from harness.train.cells import CHECKPOINTS, CellLog
 from harness.train.checkpoint import Checkpoint, last_checkpoint, remove_checkpoints, write_checkpoint
 from harness.train.grid import GridCell
 from harness.train.loop import Validation, at_once, train_cells
@@ -46,11 +46,10 @@ class Work:
         Raises UsageError for settings that PEFT refuses, MachineError for memory or a disk that does not suffice. When
         `stop` turns true, a checkpoint is written and the rest is left for the next command.
         """
-        student = self.base.source.weights_digest[:16]
         saving = _Checkpoints(
-            self.folder / "checkpoints" / f"{student}{self.process}", self.settings.checkpoint_seconds
+            self.folder / CHECKPOINTS / f"{self._begins_as}{self.process}", self.settings.checkpoint_seconds
         )
-        checkpoint = saving.last(terminal)
+        checkpoint = saving.last({planned.key for planned in self.cells}, terminal)
         jobs = self._jobs(checkpoint)
         together = checkpoint.state.together if checkpoint else 0
         together = together or at_once(self.base, jobs, self.prepared.examples, self.settings.micro_batch_tokens)
@@ -78,6 +77,12 @@ class Work:
                 return failed
         remove_checkpoints(saving.folder)
         return failed
+
+    @property
+    def _begins_as(self) -> str:
+        """What tells apart the checkpoints of what this process trains one after the other on the same weights."""
+        kind = "-raw-text" if self.cells[0].is_pretraining else "-4-bits" if self.base.four_bits else ""
+        return f"{self.base.source.weights_digest[:16]}{kind}"
 
     @property
     def _validation(self) -> Validation | None:
@@ -150,14 +155,16 @@ class _Checkpoints:
         self.folder, self._seconds = folder, seconds
         self._next = time.monotonic() + seconds
 
-    def last(self, terminal: Terminal) -> Checkpoint | None:
-        """The one to go on from. Says which were damaged."""
+    def last(self, keys: Collection[str], terminal: Terminal) -> Checkpoint | None:
+        """The one to go on from. Says which were damaged. None where none of the cells `keys` is in work in it."""
         checkpoint, damaged = last_checkpoint(self.folder)
         for path in damaged:
             terminal.say(f"train: the checkpoint {path} was edited or damaged and is left out")
-        if checkpoint:
-            steps = ", ".join(f"{len(reached.losses)}" for reached in checkpoint.state.cells)
-            terminal.say(f"train: going on from {checkpoint.folder} (steps done of the cells in work: {steps})")
+        begun = [reached for reached in checkpoint.state.cells if reached.key in keys] if checkpoint else []
+        if checkpoint is None or not begun:
+            return None
+        steps = ", ".join(f"{len(reached.losses)}" for reached in begun)
+        terminal.say(f"train: going on from {checkpoint.folder} (steps done of the cells in work: {steps})")
         return checkpoint
 
     @property
