@@ -52,9 +52,10 @@ def test_a_sentence_is_kept_in_its_language_and_dropped_in_another(code: str, te
 def test_no_english_text_of_the_shipped_suites_is_dropped() -> None:
     rule = Language(languages=("en",)).prepare(context())
     lines = [json.loads(line) for path in (ROOT / "suites").glob("*.jsonl") for line in path.read_text().splitlines()]
-    rows = [row(text) for line in lines for text in line.values() if isinstance(text, str)]
+    texts = [text for line in lines for text in line.values() if isinstance(text, str)]
+    rows = [row(text) for text in texts if not text.startswith("{")]  # an answer in JSON is of no language
     assert len(rows) > 900
-    assert [v.reason for v in rule.verdicts(rows, [()] * len(rows)) if not v.keep] == []
+    assert [(v.reason, v.row) for v in rule.verdicts(rows, [()] * len(rows)) if not v.keep] == []
 
 
 def test_short_texts_and_texts_of_no_language_are_left_alone() -> None:
