@@ -127,6 +127,7 @@ def trained(root: Path, student: Path, **changes: Any) -> Run:
         folder = f"runs/.cache/students/{planned.key}" if planned.cell.size else ""
         if folder:
             write_json(root / folder / "adapter_config.json", {})
+            (root / folder / "adapter_model.safetensors").touch()
             seal_adapter(root / folder, planned.key)
         cells.append(trained_cell(planned.cell, key=planned.key, base=str(planned.model.folder), folder=folder))
     write_cells(run, cells)
