@@ -535,6 +535,6 @@ def typed(folder: Path, answers: Sequence[str], *words: str) -> tuple[int, str]:
 
 
 def _own_terminal() -> None:
-    """Make standard input the terminal that Ctrl-C of the new session comes from, also below a shell that ignores it."""
+    """Make standard input the terminal that Ctrl-C comes from, also below a shell that ignores it."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
