@@ -6,7 +6,7 @@ Each function takes a loaded run. What a stage needs is imported when it is call
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,19 +17,29 @@ from harness.errors import MachineError
 if TYPE_CHECKING:
     from harness.augment.funnel import Funnel
     from harness.config.run import Run
+    from harness.engines.protocols import Generator
+    from harness.models.teachers import Teachers
     from harness.train.processes import Processes
+
+
+@contextmanager
+def _teachers_at_work(run: Run, terminal: Terminal, stop: Stop) -> Iterator[tuple[Teachers, Callable[[], Generator]]]:
+    """The run's teachers and what opens their engines, with its rows held for this command. Closes them after it."""
+    from harness.core.store import locked
+    from harness.engines.leaving import closed_at_end
+
+    teachers, build = teachers_of(run, terminal)
+    folder, what = run.folder / "augment", f"augment of {run.name}"
+    with stop.listening(), locked(folder, what), closed_at_end(build) as engine:
+        yield teachers, engine
 
 
 def augment(run: Run, terminal: Terminal, stop: Stop) -> Funnel | None:
     """Have the teacher write the missing rows. Returns and raises as the stage; also for models that cannot be."""
     from harness.augment.stage import augment as stage
-    from harness.core.store import locked
-    from harness.engines.leaving import closed_at_end
 
     require_models(run)  # before a teacher is paid
-    teachers, build = teachers_of(run, terminal)
-    what = f"augment of {run.name}"
-    with stop.listening(), locked(run.folder / "augment", what), closed_at_end(build) as engine:
+    with _teachers_at_work(run, terminal, stop) as (teachers, engine):
         return stage(run, teachers, engine, terminal, stop, students_of(run))
 
 
@@ -56,12 +66,8 @@ def require_models(run: Run) -> None:
 def preview(run: Run, terminal: Terminal, stop: Stop, rows: int) -> None:
     """Make a few rows for real, show them, and forecast the whole of augment."""
     from harness.augment.preview import preview as show_rows
-    from harness.core.store import locked
-    from harness.engines.leaving import closed_at_end
 
-    teachers, build = teachers_of(run, terminal)
-    what = f"augment of {run.name}"
-    with stop.listening(), locked(run.folder / "augment", what), closed_at_end(build) as engine:
+    with _teachers_at_work(run, terminal, stop) as (teachers, engine):
         show_rows(run, teachers, engine, terminal, stop, rows, students_of(run))
 
 
@@ -85,8 +91,9 @@ def score(run: Run, terminal: Terminal, stop: Stop) -> None:
     from harness.eval.stage import evaluate as stage
 
     with stop.listening():
-        stage(run, openers(run), terminal, stop)
-    store_rows(run)
+        stored = stage(run, openers(run), terminal, stop)
+    if stored is not None:  # reading rows takes seconds of imports, and the report has those of the last time
+        store_rows(run)
 
 
 def report(run: Run, terminal: Terminal) -> None:
