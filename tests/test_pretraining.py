@@ -156,21 +156,20 @@ def test_a_student_that_began_from_it_is_exported_whole(done: tuple[Run, TrainPl
 
 def test_another_text_trains_anew_what_began_from_it(done: tuple[Run, TrainPlan, str]) -> None:
     run, plan, _ = done
+    assert changed_by(run, plan, "Shelf 3", "Shelf three") == set(), "a heading is none of a piece's words"
+    assert changed_by(run, plan, "row 3 wait", "row 3 rest") == {"read", "read_full"}
+
+
+def changed_by(run: Run, plan: TrainPlan, old: str, new: str) -> set[str]:
+    """The methods whose cells are others while the documents say `new`."""
     handbook = run.root / "handbook.md"
     try:
-        handbook.write_text(TEXT.replace("Shelf 3", "Shelf three"))
+        handbook.write_text(TEXT.replace(old, new))
         other = plan_training(run)
     finally:
         handbook.write_text(TEXT)
-    changed = {old.cell.method for old, new in zip(plan.cells, other.cells, strict=True) if old.key != new.key}
-    assert changed == set(), "a heading is none of a piece's words"
-    try:
-        handbook.write_text(TEXT.replace("row 3 wait", "row 3 rest"))
-        other = plan_training(run)
-    finally:
-        handbook.write_text(TEXT)
-    changed = {old.cell.method for old, new in zip(plan.cells, other.cells, strict=True) if old.key != new.key}
-    assert changed == {"read", "read_full"}
+    pairs = zip(plan.cells, other.cells, strict=True)
+    return {before.cell.method for before, after in pairs if before.key != after.key}
 
 
 def test_a_stop_in_it_leaves_the_rest_for_the_next_command(tmp_path: Path, tiny_model: Path) -> None:

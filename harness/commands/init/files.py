@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 from harness.check.rules import LEVEL
-from harness.commands.init.plan import FEW_ROWS, FLIPS, HeldOut, Plan, Wishes, detectable, length_bounds
+from harness.commands.init.examples import Known
+from harness.commands.init.plan import FEW_ROWS, FLIPS, Plan, Wishes, detectable, length_bounds
 from harness.core.text import one_line
 from harness.data.examples import QUESTION, TEXT
 from harness.models.resolve import BUNDLED
@@ -60,7 +61,7 @@ def example_line(plan: Plan, example: Example) -> dict[str, Any]:
     return {**example.fields, plan.task.shape.answer_name: example.answer}
 
 
-def item_line(plan: Plan, held: HeldOut) -> dict[str, Any]:
+def item_line(plan: Plan, held: Known) -> dict[str, Any]:
     """An item of the suite: the same, with every answer that is right, and its group."""
     line = example_line(plan, held.example)
     grouped = {"group": held.group} if held.group else {}

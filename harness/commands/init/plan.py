@@ -66,22 +66,13 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """One item of the suite, with what is right and its group."""
-
-    example: Example
-    answers: tuple[str, ...]
-    group: str = ""
-
-
-@dataclass(frozen=True)
 class Plan:
     """All that the files say."""
 
     wishes: Wishes
     task: TaskFile
     conversation: bool
-    items: tuple[HeldOut, ...]
+    items: tuple[Known, ...]  # of the suite, each with what is right
     rows: tuple[Example, ...]  # those that are not held out
     seeds: tuple[Example, ...]  # a handful of them, or all where a teacher writes the rows
     source: Source
@@ -104,7 +95,7 @@ def detectable(tests: int) -> float | None:
     return minimum_detectable_difference(tests, FLIPS) if tests else None
 
 
-def item_of(held: HeldOut, task: TaskFile, scored: Scored) -> Item:
+def item_of(held: Known, task: TaskFile, scored: Scored) -> Item:
     """An item as the suite will read it."""
     if scored == "labels":
         labels = tuple(task.labels)
@@ -171,11 +162,17 @@ def scoring(examples: Examples) -> tuple[Scored, Callable[[str], str]]:
     if examples.labels:
         return "labels", lambda answer: answer
     answers = [answer for one in examples.known for answer in one.answers]
-    if all((final := FINAL.search(answer)) and len(numbers(final[1])) == 1 for answer in answers):
-        return "number", lambda answer: FINAL.search(answer)[1]  # type: ignore[index]
+    if all(len(numbers(_final(answer))) == 1 for answer in answers):
+        return "number", _final
     if all(len(numbers(answer)) == 1 and not re.search(r"[^\W\d_]", answer) for answer in answers):
         return "number", lambda answer: answer
     return "text", lambda answer: answer
+
+
+def _final(answer: str) -> str:
+    """What an answer ends with after its reasoning. Empty where it does not say so."""
+    final = FINAL.search(answer)
+    return final[1] if final else ""
 
 
 def split(
@@ -185,7 +182,7 @@ def split(
     scored: Scored,
     reference: Callable[[str], str],
     say: Callable[[str], None],
-) -> tuple[tuple[HeldOut, ...], tuple[Example, ...]]:
+) -> tuple[tuple[Known, ...], tuple[Example, ...]]:
     """(items, rows). Raises UsageError where groups are too large, and where dev or test would be empty."""
     share = next((share for fewer, share in SHARES if len(known) < fewer), 1.0)
     wanted = wishes.items or min(SUITE, int(len(known) * share))
@@ -210,9 +207,9 @@ def split(
     return items, tuple(one.example for place, one in enumerate(known) if place not in taken)
 
 
-def _held(one: Known, unit: Sequence[int], known: Sequence[Known], reference: Callable[[str], str]) -> HeldOut:
+def _held(one: Known, unit: Sequence[int], known: Sequence[Known], reference: Callable[[str], str]) -> Known:
     group = digest("group", sorted(known[place].example.id for place in unit))[:8] if len(unit) > 1 else ""
-    return HeldOut(one.example, tuple(dict.fromkeys(map(reference, one.answers))), group)
+    return Known(one.example, tuple(dict.fromkeys(map(reference, one.answers))), group)
 
 
 def _say_units(units: Units, known: Sequence[Known], say: Callable[[str], None]) -> None:
@@ -236,7 +233,7 @@ def seeds_of(rows: Sequence[Example], labels: Sequence[str]) -> tuple[Example, .
 
 def kept_by_filters(
     rows: Sequence[Example],
-    items: Sequence[HeldOut],
+    items: Sequence[Known],
     task: TaskFile,
     scored: Scored,
     name: str,

@@ -12,7 +12,7 @@ from harness.eval.results import Results
 from harness.records import Item, Score, Scorecard
 from harness.report import wording
 from harness.report.analysis import Arm, arms
-from harness.report.page.written import cut
+from harness.report.page.written import conversation, cut
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, RATES, value_of
 
@@ -92,8 +92,7 @@ def _question(item: Item | None) -> str:
     """All that an item asks, with its choices where each item has its own. Empty where its text is not at hand."""
     if item is None:
         return ""
-    turns = [f"{turn.role}: {turn.content}" for turn in item.turns]
-    return cut("\n\n".join([*turns, item.text]))
+    return cut(conversation(item.turns, item.text))
 
 
 def _gold(item: Item | None, score: Score) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 
 from harness.augment.rows import Judged, Lost
 from harness.records import Row, Verdict
-from harness.report.page.written import cut
+from harness.report.page.written import conversation, cut
 
 BLOCK = 2000  # rows of a block
 
 
 def row_blocks(kept: Sequence[Row], dropped: Sequence[Judged], lost: Sequence[Lost]) -> Iterator[dict[str, Any]]:
     """All rows as columns, block by block: the kept ones, the dropped ones, then completions that gave no row."""
-    lines = [*map(_kept, kept), *map(_dropped, dropped), *map(_lost, lost)]
+    lines = [*(_row("kept", row) for row in kept), *map(_dropped, dropped), *map(_lost, lost)]
     for start in range(0, len(lines), BLOCK):
         part = lines[start : start + BLOCK]
         yield {name: [line[name] for line in part] for name in part[0]}
@@ -34,15 +34,14 @@ def _line(
     }
 
 
-def _kept(row: Row) -> dict[str, Any]:
-    return _line("kept", row.id, row.example.label or "", _conversation(row), row.answer, _made(row), ())
+def _row(state: str, row: Row, verdicts: Sequence[Verdict] = ()) -> dict[str, Any]:
+    text = conversation(row.example.turns, *row.example.fields.values())
+    return _line(state, row.id, row.example.label or "", text, row.answer, _made(row), verdicts)
 
 
 def _dropped(judged: Judged) -> dict[str, Any]:
-    row = judged.row
     why = next((verdict.filter for verdict in judged.verdicts if not verdict.keep), "dropped")
-    label = row.example.label or ""
-    return _line(why, row.id, label, _conversation(row), row.answer, _made(row), judged.verdicts)
+    return _row(why, judged.row, judged.verdicts)
 
 
 def _lost(lost: Lost) -> dict[str, Any]:
@@ -55,12 +54,6 @@ def _lost(lost: Lost) -> dict[str, Any]:
         "reason": lost.reason,
     }
     return _line(lost.lost, lost.request[:16], lost.label, lost.text, "", _said(made), ())
-
-
-def _conversation(row: Row) -> str:
-    """The input: earlier turns with who spoke, then the fields."""
-    turns = [f"{turn.role}: {turn.content}" for turn in row.example.turns]
-    return "\n\n".join([*turns, *filter(None, row.example.fields.values())])
 
 
 def _made(row: Row) -> dict[str, Any]:

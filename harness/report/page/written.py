@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from harness.core.text import printable
+from harness.records import Message
 
 FIRST_CHARACTERS = 4000
 
@@ -17,6 +19,11 @@ def text(written: str) -> str:
 def lines(written: str) -> str:
     """The same, with its line breaks."""
     return "\n".join(map(text, written.split("\n")))
+
+
+def conversation(turns: Sequence[Message], *texts: str) -> str:
+    """Earlier turns with who spoke, then the texts that follow them."""
+    return "\n\n".join([*(f"{turn.role}: {turn.content}" for turn in turns), *filter(None, texts)])
 
 
 def cut(written: str) -> str:
