@@ -20,6 +20,7 @@ from harness.eval.results import load_results
 from harness.records import Example, Message, Provenance, Row, Verdict
 from harness.report.advice import Step
 from harness.report.answer import Answer
+from harness.report.findings import findings
 from harness.report.page.chart import Level, Mark, Series, curve_chart, funnel_chart
 from harness.report.page.packed import packed
 from harness.report.page.page import PageParts, markdown, page
@@ -243,3 +244,18 @@ def test_a_report_writes_its_page_whose_items_hold_every_candidates_answer(tmp_p
     text = (run.folder / "eval/report.md").read_text(encoding="utf-8")
     assert text.index("## The answer") < text.index("## tiny on shop")
     assert len(html) < 300_000
+
+
+def test_no_curve_leaves_what_a_share_can_be(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    scored = [("shop", cell(size), labelled(0.02 if size else 0.3, size)) for size in (0, 4, 12)]
+    store(run, scored)
+    found = findings(run, "")
+    for view in found.views:
+        assert view.curve is not None
+        assert all(0 <= point.low <= point.value <= point.high <= 1 for point in view.curve.points)
+        assert any(point.against_base.interval.low + 0.3 < 0.02 for point in view.curve.points)
+    report(run, Quiet())
+    html = (run.folder / "eval/report.html").read_text(encoding="utf-8")
+    assert "-10%" not in html
+    assert "-20%" not in html

@@ -16,6 +16,7 @@ import numpy as np
 from harness import stats
 from harness.eval.results import Results
 from harness.records import Score, Scorecard
+from harness.report import wording
 from harness.stats import Floats, Interval, contrasts
 from harness.stats.design import Bools, Design
 from harness.stats.power import minimum_detectable
@@ -240,5 +241,7 @@ def curve(
         against = difference(values, under, random_seed, b_varies=False)
         level, seeds = under.mean, values.select(values.complete).values.mean(axis=1)
         low, high = level + against.interval.low, level + against.interval.high
+        if wording.bounded(metric) and math.isfinite(low):  # the base's value and a paired interval may leave 0 to 1
+            low, high = min(values.mean, max(0.0, low)), max(values.mean, min(1.0, high))
         points.append(Point(arm.size, values.mean, low, high, tuple(seeds), against))
     return points
