@@ -54,6 +54,8 @@ CASES = [
     ("use-the-cheaper-alternative", Situation(WORSE, growth("no measurable slope")), "measurably better"),
     ("use-the-cheaper-alternative", Situation(UNDECIDED, growth("no measurable slope")), "as good as"),
     ("use-the-cheaper-alternative", Situation(UNDECIDED, None), "TF-IDF"),
+    ("use-the-cheaper-alternative", Situation(WORSE, None), "one size says nothing of more rows"),
+    ("use-the-cheaper-alternative", Situation(WORSE, growth("inconclusive")), "more rows show no gain"),
     ("make-more-rows", Situation(WORSE, growth("rises")), "512 of them are forecast to bring +3.0 points [+1.0, +5.0]"),
     ("make-more-rows", Situation(BETTER, growth("rises", (-0.02, 0.06))), "cannot tell from no gain"),
     ("make-more-rows", Situation(BETTER, growth("rises", covered=False)), "missed the largest size"),

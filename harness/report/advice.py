@@ -74,7 +74,8 @@ def use_the_cheaper_alternative(situation: Situation) -> str:
         return ""
     rival = headline.rival.reading.title
     if headline.verdict == "worse":
-        return f"Do not ship a tuned student: {rival} is measurably better, and more rows do not change that."
+        rows = "more rows show no gain" if situation.growth else "one size says nothing of more rows"
+        return f"Do not ship a tuned student: {rival} is measurably better, and {rows}."
     return f"Do not tune for this: {rival} needs no training and is as good as these items can tell."
 
 
