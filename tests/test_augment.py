@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from harness.augment.current import kept_rows, kept_verdicts, sent_prompts
 from harness.augment.funnel import Funnel
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Judged
+from harness.augment.sent import PROMPTS
 from harness.augment.stage import augment
 from harness.commands.dry_run import describe_augment
 from harness.config.load import load_run
@@ -22,7 +24,7 @@ from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop
 from harness.engines.scripted import ScriptedEngine
-from harness.errors import Interrupted, MachineError
+from harness.errors import Interrupted, MachineError, UsageError
 from harness.models.teachers import Teachers
 from harness.records import Completion, Request, Row
 from tests.fakes import Passing, Pressed, Quiet
@@ -76,6 +78,29 @@ def test_the_funnel_adds_up_and_every_row_has_every_verdict(tmp_path: Path) -> N
     assert {row.messages[-1].content for row in kept} <= set(run.task.labels)
     assert all(row.provenance.request and row.provenance.template_digest for row in kept)
     assert any("funnel" in said and "kept" in said for said in terminal.said)
+
+
+def test_what_filters_said_of_kept_rows_and_what_the_teacher_was_sent_lie_beside_them(tmp_path: Path) -> None:
+    run = load(tmp_path)
+    engine, _, _ = run_it(run)
+    asked = {request.key: request.prompt for request in engine.requests if request.origin.purpose == "generate"}
+    kept = kept_rows(run)
+    verdicts = kept_verdicts(run)
+    assert [[v.filter for v in said] for said in verdicts] == [[f.kind for f in run.file.augment.filters]] * len(kept)
+    assert all(v.keep and v.row == row.id for row, said in zip(kept, verdicts, strict=True) for v in said)
+    keys = {row.provenance.request for row in kept}
+    prompts = sent_prompts(run, keys)
+    assert prompts.keys() == keys
+    assert all(prompts[key] == asked[key] for key in keys & asked.keys())
+    assert keys & asked.keys()
+    assert not list((run.folder / "augment").glob(".prompts*"))
+    path = run.folder / "augment" / PROMPTS
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(UsageError, match=PROMPTS):
+        sent_prompts(run, keys)
+    assert kept_rows(run) == kept  # training reads no prompts
+    run_it(run)
+    assert sent_prompts(run, keys) == prompts  # stored calls are written down again
 
 
 def test_rows_do_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:

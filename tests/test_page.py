@@ -24,7 +24,7 @@ from harness.report.findings import findings
 from harness.report.page.chart import Level, Mark, Series, curve_chart, funnel_chart
 from harness.report.page.packed import packed
 from harness.report.page.page import PageParts, markdown, page
-from harness.report.page.rows import BLOCK, row_blocks
+from harness.report.page.rows import BLOCK, MadeRows, row_blocks
 from harness.report.page.samples import Sample
 from harness.report.stage import report
 from tests.fakes import Quiet
@@ -86,7 +86,7 @@ def row(text: str, label: str = "a") -> Row:
     return Row(
         messages=(Message(role="user", content=text), Message(role="assistant", content=label)),
         example=Example(fields={"text": text}, answer=label, label=label),
-        provenance=Provenance(source="teacher", template=text, attributes={text[:20]: text}),
+        provenance=Provenance(source="teacher", request=text, template=text, attributes={text[:20]: text}),
     )
 
 
@@ -95,6 +95,8 @@ def hostile_parts() -> PageParts:
     rows = [row(text, text[:30]) for text in HOSTILE]
     dropped = [Judged(row=r, verdicts=(Verdict(r.id, "judge", False, r.text, 0.1, r.text),)) for r in rows]
     lost = [Lost(lost="unparsed", reason=text, text=text, request="0" * 64) for text in HOSTILE]
+    verdicts = [judged.verdicts for judged in dropped]
+    made = MadeRows(rows, dropped, lost, verdicts, prompts={text: text for text in HOSTILE})
     said = " ".join(HOSTILE)
     count = len(HOSTILE)
     suite = {
@@ -116,7 +118,7 @@ def hostile_parts() -> PageParts:
         forgetting={},
         suites=[suite],
         funnel=None,
-        rows=row_blocks(rows, dropped, lost),
+        rows=row_blocks(made),
         sources={"templates": dict.fromkeys(HOSTILE, said), "seeds": {}},
         rows_note=said,
         samples=[
@@ -156,17 +158,20 @@ def test_the_policy_allows_this_style_and_this_script_and_nothing_else() -> None
 
 def test_every_row_is_in_it_with_what_became_of_it() -> None:
     kept = [row(f"text {i}") for i in range(BLOCK + 5)]
-    blocks = list(row_blocks(kept, [], [Lost(lost="failed", reason="r", request="1" * 64)]))
+    made = MadeRows(kept, [], [Lost(lost="failed", reason="r", request="1" * 64)])
+    blocks = [block["columns"] for block in row_blocks(made)]
     assert [len(block["id"]) for block in blocks] == [BLOCK, 6]
     assert blocks[0]["id"][:2] == [kept[0].id, kept[1].id]
     assert [block["state"][-1] for block in blocks] == ["kept", "failed"]
     html = page(hostile_parts())
-    rows = unpacked(html, "rows-0")
+    rows, lines = (unpacked(html, "rows-0")[name] for name in ("columns", "lines"))
     assert rows["state"] == ["kept"] * 6 + ["judge"] * 6 + ["unparsed"] * 6
     assert rows["text"][:4] == HOSTILE[:4]
     assert rows["text"][4].startswith("xxx")
     assert "100000 characters in all" in rows["text"][4]
+    assert rows["verdicts"][0] == rows["verdicts"][6]
     assert rows["verdicts"][6][0][:3] == ["judge", 0, 0.1]
+    assert ["\n".join(lines[i] for i in prompt) for prompt in rows["prompt"][:4]] == HOSTILE[:4]
 
 
 @given(st.recursive(st.none() | st.text() | st.integers(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from harness.report.page.page import PageParts, page
-from harness.report.page.rows import row_blocks
+from harness.report.page.rows import MadeRows, row_blocks
 from harness.report.stage import report
 from tests.fakes import Quiet
 from tests.needs import missing
@@ -205,7 +205,7 @@ def many_rows(folder: Path, count: int) -> Path:
     rows = [
         row(f"Message {i}: where is order {i * 7919 % 100_003}, it was due {i % 31} days ago?") for i in range(count)
     ]
-    parts: PageParts = replace(hostile_parts(), run="many", warnings=(), rows=row_blocks(rows, [], []))
+    parts: PageParts = replace(hostile_parts(), run="many", warnings=(), rows=row_blocks(MadeRows(rows, [], [])))
     path = folder / "report.html"
     path.write_text(page(parts), encoding="utf-8")
     return path

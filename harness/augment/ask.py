@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from harness.augment.sent import Note, not_noted
 from harness.config.run import Caps
 from harness.config.teacher import Price
 from harness.core.record import compact
@@ -72,6 +73,7 @@ class Asker:
     cut_short: bool = False  # whether the stop left something unasked
     over: Callable[[Spent], str] = lambda spent: ""  # the cap that is reached, in words
     price: Price = lambda model, completion: None
+    note: Note = not_noted  # hears of every request, the stored ones too
     spent: Spent = field(default_factory=Spent)
     unpriced: set[str] = field(default_factory=set)  # models that answered, without a price
     asked: dict[tuple[str, str, str], Asked] = field(default_factory=dict)  # (purpose, template, model) -> what it took
@@ -97,6 +99,7 @@ class Asker:
                     yield None
                 elif request.key not in self.answers:
                     whom[request.key] = (request.origin.purpose, request.origin.template, request.model)
+                    self.note(request)
                     yield request
 
         for completion, paid in cached(unanswered(), self.cache, self.engine, self.ended):

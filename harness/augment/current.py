@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
-from harness.augment.rows import DROPPED, KEPT, Judged, Lost, read_rejected
+from harness.augment.rows import DROPPED, KEPT, VERDICTS, Judged, Lost, Said, read_rejected
+from harness.augment.sent import PROMPTS, read_prompts
 from harness.config.inputs import guarded_suites, rows_source, still_guarded, unguarded_suites
 from harness.config.run import Run
 from harness.core.json_file import read_jsonl
@@ -13,7 +14,7 @@ from harness.core.record import digest
 from harness.core.store import Manifest, finished, read_manifest, remade_by, require_same
 from harness.errors import UsageError
 from harness.models.teachers import Teachers
-from harness.records import Row
+from harness.records import Row, Verdict
 
 STAGE_VERSION = 3
 
@@ -54,6 +55,36 @@ def rejected_rows(run: Run) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
     path = _require_current(run) / DROPPED
     with remade_by(f"make augment RUN={run.name}"):
         return read_rejected(path)
+
+
+def kept_verdicts(run: Run) -> tuple[tuple[Verdict, ...], ...]:
+    """What every filter said of each kept row, in their order. Empty where an earlier version stored none.
+
+    Raises UsageError as `_require_current`.
+    """
+    path = _beside(run, VERDICTS)
+    with remade_by(f"make augment RUN={run.name}"):
+        return tuple(said.verdicts for _, said in read_jsonl(path, Said)) if path else ()
+
+
+def sent_prompts(run: Run, requests: Container[str]) -> dict[str, str]:
+    """What the teacher was sent, by the keys of these requests; {} where an earlier version stored none.
+
+    Raises UsageError as `_require_current`.
+    """
+    path = _beside(run, PROMPTS)
+    with remade_by(f"make augment RUN={run.name}"):
+        return read_prompts(path, requests) if path else {}
+
+
+def _beside(run: Run, name: str) -> Path | None:
+    """A file that lies beside the stored rows and that training does not read, or None where augment wrote none."""
+    folder = _require_current(run)
+    manifest = read_manifest(folder)
+    if manifest is None or name not in manifest.outputs:
+        return None
+    require_same(folder, name, manifest, f"make augment RUN={run.name}")
+    return folder / name
 
 
 def _require_current(run: Run) -> Path:

@@ -15,7 +15,7 @@ from harness.data.examples import Examples, path_of, read_examples
 from harness.errors import UsageError
 from harness.records import Example, Message, Provenance, Row, Verdict
 
-KEPT, DROPPED = "train.jsonl", "rejected.jsonl"
+KEPT, DROPPED, VERDICTS = "train.jsonl", "rejected.jsonl", "verdicts.jsonl"
 
 
 class Judged(Record):
@@ -28,6 +28,12 @@ class Judged(Record):
     def kept(self) -> bool:
         """Whether no filter drops it."""
         return all(verdict.keep for verdict in self.verdicts)
+
+
+class Said(Record):
+    """What every filter said of one kept row. The lines of verdicts.jsonl are in the order of train.jsonl."""
+
+    verdicts: tuple[Verdict, ...]
 
 
 # where a row in the making ended: the call failed, gave no text, or not in the form asked for; the way to pick took no

@@ -2,6 +2,8 @@
 
     seeds + templates -> requests -> completions -> rows -> verdicts -> train.jsonl, rejected.jsonl, funnel.json
 
+Beside them lie verdicts.jsonl, what every filter said of each kept row, and prompts.jsonl, what the teacher was sent.
+
 Rows are a pure function of the completions in request order, whatever order they arrived in. Every filter
 judges every row, so that changing one filter asks the teacher nothing.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.augment.ask import Asker
@@ -28,8 +31,9 @@ from harness.augment.funnel import (
     shortfall,
 )
 from harness.augment.plan import Plan
-from harness.augment.rows import DROPPED, KEPT, Judged, Lost
+from harness.augment.rows import DROPPED, KEPT, VERDICTS, Judged, Lost, Said
 from harness.augment.scheduler import Scheduler
+from harness.augment.sent import recording
 from harness.augment.summary import ended_by_cap, tell, too_few
 from harness.augment.work import Students, at_work, no_students, progress
 from harness.config.inputs import guarded_suites, rows_source
@@ -70,18 +74,22 @@ def augment(
             write_data_report(run, [row for _, row in read_jsonl(folder / KEPT, Row)], terminal)
         return None
 
-    with at_work(run, teachers, engine, terminal, stop, students) as work:
+    with recording(folder) as sent, at_work(run, teachers, engine, terminal, stop, students, sent) as work:
         plan, rules, ask = work.plan, work.rules, work.ask
         judged, lost, requested = make_rows(plan, work.scheduler, terminal)
+        unseal(folder)  # what is written from here on is whole when the manifest is back
+        files = sent.keep()
 
-    rows = [row.row for row in judged if row.kept]
+    kept = [row for row in judged if row.kept]
+    rows = [row.row for row in kept]
     rejected = [row for row in judged if not row.kept]
     funnel = funnel_of(plan, rules, judged, lost, requested, ask)
     problem = too_few(f"runs/{run.name}.yaml: augment", run.file.train, funnel, rejected, lost, bool(plan.chains))
     # failures, a judge's too, are asked again
     failures = any(answer.finish_reason == "error" for answer in ask.answers.values())
     partial = ask.cut_short or problem is not None or (failures and not funnel.complete)
-    _store(run, teachers, rows, [*rejected, *(line for line in lost if line.lost != "failed")], funnel, partial=partial)
+    dropped: list[Judged | Lost] = [*rejected, *(line for line in lost if line.lost != "failed")]
+    _store(run, teachers, kept, dropped, funnel, files, partial=partial)
     write_data_report(run, () if stop() else rows, terminal)
     most = plan.settings.max_requests_per_row if plan.chains else None
     tell(funnel, rows, rejected, lost, terminal, random.Random(plan.random_seed), most)
@@ -103,16 +111,17 @@ def augment(
 def _store(
     run: Run,
     teachers: Teachers,
-    rows: Sequence[Row],
+    kept: Sequence[Judged],
     dropped: Sequence[Judged | Lost],
     funnel: Funnel,
+    files: Sequence[Path],
     *,
     partial: bool,
 ) -> None:
-    """Write what came of the work, and the manifest that says what it is of."""
+    """Write what came of the work, and the manifest that says what it is of. `files` are there already."""
     folder, guarded = run.folder / "augment", guarded_suites(run.file.augment.filters, run.suites)
-    unseal(folder)
-    write_jsonl(folder / KEPT, rows)
+    write_jsonl(folder / KEPT, (judged.row for judged in kept))
+    write_jsonl(folder / VERDICTS, (Said(verdicts=judged.verdicts) for judged in kept))
     write_jsonl(folder / DROPPED, dropped)
     write_json(folder / "funnel.json", funnel.model_dump())
     manifest = Manifest(
@@ -124,7 +133,7 @@ def _store(
         summary=f"{funnel.kept} rows kept of {funnel.requested} asked{shortfall(funnel.short)}",
         environment=environment(run.root),
     )
-    write_manifest(folder, manifest, [folder / name for name in (KEPT, DROPPED, "funnel.json")])
+    write_manifest(folder, manifest, [*(folder / name for name in (KEPT, DROPPED, VERDICTS, "funnel.json")), *files])
 
 
 def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:

@@ -15,6 +15,7 @@ from harness.augment.plan import Plan, plan_rows
 from harness.augment.preflight import require_pieces_fit
 from harness.augment.rows import student_prompt
 from harness.augment.scheduler import Scheduler
+from harness.augment.sent import Note, not_noted
 from harness.config.run import Run
 from harness.config.teacher import pricing
 from harness.core.collector import collecting_rarely
@@ -83,9 +84,11 @@ def at_work(
     terminal: Terminal,
     stop: Stop,
     students: Students = no_students,
+    note: Note = not_noted,
 ) -> Iterator[Work]:
     """A run's plan with its filters prepared and its stored calls open. They are closed at the end.
 
+    `note` hears of every request.
     A mistake in a user's rows, or in a filter, is found before a teacher is paid. Raises UsageError for it.
     """
     plan = plan_rows(run, teachers, terminal.say)
@@ -97,7 +100,7 @@ def at_work(
     cache = CallCache(run.cache / "calls.sqlite", terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps)
     price = pricing({teachers.model(name): one for name, one in by_name.items()})
-    ask = Asker(cache, functools.cache(engine), stop, over=over, price=price)
+    ask = Asker(cache, functools.cache(engine), stop, over=over, price=price, note=note)
     with collecting_rarely(), closing(cache):
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teachers, about_seeds(ask, terminal), run.file.random_seed,

@@ -210,10 +210,10 @@
       const blocks = document.querySelectorAll('script[id^="rows-"]');
       for (const [number, element] of [...blocks].entries()) {
         get("rows-count").textContent = `unpacking ${number + 1} of ${blocks.length}`;
-        const columns = await unpack(element);
+        const { columns, lines } = await unpack(element);
         const names = Object.keys(columns);
         for (let i = 0; i < columns.id.length; i += 1) {
-          rows.all.push(Object.fromEntries(names.map((name) => [name, columns[name][i]])));
+          rows.all.push({ ...Object.fromEntries(names.map((name) => [name, columns[name][i]])), lines });
         }
       }
     }
@@ -250,6 +250,9 @@
   function facts(pairs) {
     return make("dl", { class: "facts" }, ...pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", { dir: "auto" }, value)]));
   }
+  function folded(title, text) {
+    return text ? make("details", {}, make("summary", {}, title), make("pre", { tabindex: "0", dir: "auto" }, text)) : null;
+  }
   async function showRow(place) {
     rows.current = place;
     mark(get("rows-list"), place);
@@ -277,9 +280,10 @@
       said(row.text),
       make("p", {}, "Answer: "), said(row.answer),
       facts(pairs),
-      verdicts.length ? make("div", { class: "wide" }, make("table", {}, make("caption", {}, "What the filters said"),
+      verdicts.length ? make("div", { class: "wide", role: "region", "aria-label": "what the filters said", tabindex: "0" }, make("table", {}, make("caption", {}, "What the filters said"),
         make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...verdicts))) : null,
-      template ? make("details", {}, make("summary", {}, "the template of its prompt"), make("pre", { tabindex: "0" }, template)) : null,
+      folded("the prompt that the teacher was sent", row.prompt.map((line) => row.lines[line]).join("\n")),
+      folded("the template of its prompt", template),
     ].filter(Boolean));
     if (rows.ready) {
       remember({ view: "rows", state: get("rows-state").value, label: get("rows-label").value,

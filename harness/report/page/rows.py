@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.augment.rows import Judged, Lost
@@ -12,20 +13,60 @@ from harness.report.page.written import conversation, cut
 BLOCK = 2000  # rows of a block
 
 
-def row_blocks(kept: Sequence[Row], dropped: Sequence[Judged], lost: Sequence[Lost]) -> Iterator[dict[str, Any]]:
-    """All rows as columns, block by block: the kept ones, the dropped ones, then completions that gave no row."""
-    lines = [*(_row("kept", row) for row in kept), *map(_dropped, dropped), *map(_lost, lost)]
+@dataclass(frozen=True)
+class MadeRows:
+    """What augment made of a run."""
+
+    kept: Sequence[Row]
+    dropped: Sequence[Judged]
+    lost: Sequence[Lost]
+    verdicts: Sequence[Sequence[Verdict]] = ()  # of the kept rows, in their order; empty where they are not stored
+    prompts: Mapping[str, str] = field(default_factory=dict)  # key of a request -> what the teacher was sent
+
+    @property
+    def requests(self) -> Iterator[str]:
+        """The keys of the requests that gave these rows, and of those that gave none."""
+        for row in (*self.kept, *(judged.row for judged in self.dropped)):
+            yield row.provenance.request
+        yield from (lost.request for lost in self.lost)
+
+
+def row_blocks(made: MadeRows) -> Iterator[dict[str, Any]]:
+    """All rows as columns, block by block: the kept ones, the dropped ones, then completions that gave no row.
+
+    A prompt is the places of its lines among `lines` of its block: prompts that show the same examples share them.
+    """
+    said = made.verdicts or ((),) * len(made.kept)
+    kept = [("kept", row, verdicts) for row, verdicts in zip(made.kept, said, strict=True)]
+    lines = [*(_row(*each) for each in kept), *map(_dropped, made.dropped), *map(_lost, made.lost)]
     for start in range(0, len(lines), BLOCK):
         part = lines[start : start + BLOCK]
-        yield {name: [line[name] for line in part] for name in part[0]}
+        columns = {name: [line[name] for line in part] for name in part[0]}
+        places: dict[str, int] = {}
+        requests = columns.pop("request")
+        columns["prompt"] = [_places(made.prompts.get(request, ""), places) for request in requests]
+        yield {"columns": columns, "lines": list(places)}
+
+
+def _places(prompt: str, places: dict[str, int]) -> list[int]:
+    """Where the lines of a prompt stand among all lines. New ones are added."""
+    return [places.setdefault(line, len(places)) for line in cut(prompt).split("\n")] if prompt else []
 
 
 def _line(
-    state: str, name: str, label: str, text: str, answer: str, made: dict[str, Any], verdicts: Sequence[Verdict]
+    state: str,
+    name: str,
+    request: str,
+    label: str,
+    text: str,
+    answer: str,
+    made: dict[str, Any],
+    verdicts: Sequence[Verdict],
 ) -> dict[str, Any]:
     return {
         "state": state,
         "id": name,
+        "request": request,
         "label": label,
         "text": cut(text),
         "answer": cut(answer),
@@ -34,9 +75,10 @@ def _line(
     }
 
 
-def _row(state: str, row: Row, verdicts: Sequence[Verdict] = ()) -> dict[str, Any]:
+def _row(state: str, row: Row, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     text = conversation(row.example.turns, *row.example.fields.values())
-    return _line(state, row.id, row.example.label or "", text, row.answer, _made(row), verdicts)
+    request = row.provenance.request
+    return _line(state, row.id, request, row.example.label or "", text, row.answer, _made(row), verdicts)
 
 
 def _dropped(judged: Judged) -> dict[str, Any]:
@@ -53,7 +95,7 @@ def _lost(lost: Lost) -> dict[str, Any]:
         "attributes": lost.attributes,
         "reason": lost.reason,
     }
-    return _line(lost.lost, lost.request[:16], lost.label, lost.text, "", _said(made), ())
+    return _line(lost.lost, lost.request[:16], lost.request, lost.label, lost.text, "", _said(made), ())
 
 
 def _made(row: Row) -> dict[str, Any]:
