@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from harness.engines.protocols import Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
+    from harness.records import Cell, Score
+    from harness.suites.suite import Suite
     from harness.train.row_scores import Models
 
 
@@ -77,6 +80,20 @@ def scorers(run: Run, terminal: Terminal, stop: Stop) -> Callable[[int | None], 
         return Scorer(plan, run.root, run.cache, openers(run, batch_tokens), terminal, stop)
 
     return build
+
+
+def form_scorer(run: Run, terminal: Terminal) -> Callable[[Cell, Path], Callable[[Suite], Sequence[Score]]]:
+    """What scores another form of a trained student: its cell, and the folder of a whole model."""
+
+    def open_form(cell: Cell, folder: Path) -> Callable[[Suite], Sequence[Score]]:
+        from harness.eval.runner import rescorer
+
+        scorer_for = scorers(run, terminal, Stop())
+        candidate = scorer_for(None).plan.student(cell, run.name)
+        rescore = rescorer(replace(candidate, base=folder, adapter=None), scorer_for)
+        return lambda suite: rescore(suite, run.file.eval.batch_tokens)
+
+    return open_form
 
 
 def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Generator]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness import verbs
-from harness.builders import openers, scorers, vllm_of
+from harness.builders import form_scorer, openers, scorers, vllm_of
 from harness.commands.init.verb import init
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
@@ -354,17 +354,24 @@ def export_student(
     ] = None,
     settings: Settings = None,
     merged: Annotated[bool, typer.Option("--merged", help="Merged into its base, as a model of its own.")] = False,
+    gguf: Annotated[str, typer.Option(metavar="q8_0|q4_0|...", help="As one file for llama.cpp and Ollama.")] = "",
     dtype: Annotated[str, typer.Option(metavar="auto|float32|float16|bfloat16", help="Of what is merged.")] = "auto",
     output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Without it: runs/RUN/export/STUDENT.")] = None,
     licence: Annotated[str, typer.Option("--license", metavar="ID", help="For the card, as the hub names it.")] = "",
     language: Annotated[list[str] | None, typer.Option(metavar="CODE", help="For the card, such as en.")] = None,
+    score: Annotated[bool, typer.Option("--score/--no-score", help="Score a merged or packed model again.")] = True,
+    push_to_hub: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Upload it, as a private model.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: everybody may read it.")] = False,
 ) -> None:
-    """Write a trained student to hand out: its adapter, or a merged model that was checked; with a model card."""
+    """Write a trained student to hand out, with a model card. A merged or packed one is scored again: exit as check."""
     from harness.commands.export_student import Options
     from harness.commands.export_student import export_student as stage
+    from harness.commands.push import open_hub
 
-    options = Options(student, merged, dtype, output, licence, tuple(language or ()))
-    stage(_load(run, settings), options, Terminal())
+    about = (licence, tuple(language or ()))
+    options = Options(student, merged, gguf, dtype, output, *about, score, push_to_hub, public)
+    loaded, terminal = _load(run, settings), Terminal()
+    raise typer.Exit(stage(loaded, options, form_scorer(loaded, terminal), open_hub, terminal).exit_code)
 
 
 @app.command()

@@ -243,22 +243,24 @@ def test_a_dataset_is_private_unless_it_is_said_otherwise(shop: Run, tmp_path: P
     assert set(sent["allow_patterns"]) == sent["files"] == {"train.jsonl", "README.md"}
     assert heard.said[-1].startswith("export: uploaded to https://huggingface.co/datasets/me/rows (private")
     open_to_all = FakeHub()
-    assert "public: everybody can read it" in push(open_to_all, "me/rows", tmp_path / "out", ["train.jsonl"], True)
+    assert "public: everybody can read it" in push(
+        open_to_all, "dataset", "me/rows", tmp_path / "out", ["train.jsonl"], True
+    )
     assert open_to_all.asked[0][1]["private"] is False
 
 
 def test_a_public_dataset_that_is_there_is_not_written_to_by_accident(tmp_path: Path) -> None:
     hub = FakeHub(private=False)
     with pytest.raises(UsageError, match="everybody can read it: add --public"):
-        push(hub, "me/rows", tmp_path, ["train.jsonl"], False)
+        push(hub, "dataset", "me/rows", tmp_path, ["train.jsonl"], False)
     assert not uploads(hub)
-    assert "it was private before" in push(FakeHub(private=True), "me/rows", tmp_path, ["train.jsonl"], True)
+    assert "it was private before" in push(FakeHub(private=True), "dataset", "me/rows", tmp_path, ["a"], True)
 
 
 def test_what_the_hub_says_is_one_message(tmp_path: Path) -> None:
     for error, kind in ((ConnectionError("no route\nmore"), MachineError), (ValueError("bad name"), UsageError)):
         with pytest.raises(kind, match=r"^--push-to-hub me/rows: (no route|bad name)$"):
-            push(FakeHub(fails=error), "me/rows", tmp_path, ["train.jsonl"], False)
+            push(FakeHub(fails=error), "dataset", "me/rows", tmp_path, ["train.jsonl"], False)
 
 
 WRONG = [
@@ -266,7 +268,7 @@ WRONG = [
     (["--format", "csv"], "--format csv; allowed: jsonl, parquet"),
     (["--which", "all"], "--which all; allowed: kept, dropped"),
     (["--public"], "--public without --push-to-hub OWNER/NAME: nothing is uploaded"),
-    (["--push-to-hub", "rows"], "--push-to-hub rows: a dataset is written OWNER/NAME"),
+    (["--push-to-hub", "rows"], "--push-to-hub rows: write OWNER/NAME"),
     (["--push-to-hub", "me/rows"], "--push-to-hub: the environment variable HF_TOKEN is not set"),
     (["--to", "alpaca", "--prompts"], "--to alpaca --prompts: it has no place for a system message"),
 ]  # fmt: skip

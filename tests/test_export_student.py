@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.commands.export_student import Options, chosen, export_student, licence_of, serve_line
+from harness.builders import form_scorer
+from harness.commands.export_student import OpenForm, Options, chosen, export_student, licence_of, serve_line
 from harness.commands.model_card import ModelCard, model_card
+from harness.commands.push import Hub
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.engines.transformers import TransformersEngine
@@ -25,13 +27,15 @@ from harness.eval.current import results_of
 from harness.models import merge as merging
 from harness.models.merge import TOLERANCE, Said, compare, merge
 from harness.models.resolve import Model, resolve
-from harness.records import Cell
+from harness.records import Cell, Score
 from harness.report.one_student import best_on_dev, scores_of
+from harness.suites.suite import Suite
 from harness.train.grid import GridCell, plan_training
 from tests.fakes import Quiet
 from tests.process import harness
 from tests.project import write_project
 from tests.stored import Stored, write_stored
+from tests.test_export import FakeHub, uploads
 from tests.test_loop import loop
 from tests.test_train_stage import go, make_run
 from tests.tiny import make_adapter
@@ -47,8 +51,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
 
 def exported(run: Run, folder: Path, **options: Any) -> tuple[Path, Quiet]:
     heard = Quiet()
-    assert export_student(run, Options(output=folder, **options), heard) == folder
+    written = export_student(run, Options(output=folder, **options), form_scorer(run, heard), no_hub, heard)
+    assert (written.folder, written.exit_code) == (folder, 0)
     return folder, heard
+
+
+def no_hub() -> Hub:
+    """Where nothing is uploaded."""
+    pytest.fail("the hub was opened")
 
 
 def card_of(folder: Path) -> tuple[dict[str, Any], str]:
@@ -99,8 +109,8 @@ def test_the_card_of_a_cell_that_stopped_early_says_which_weights_it_has(shop: R
     log = json.loads((planned.folder / "cell.json").read_text())
     log |= {"best_step": 2, "steps_done": 3, "validation": [[1, 2.5], [2, 1.25], [3, 1.5]]}
     card = ModelCard(
-        name="s", planned=planned, log=log, merged=False, check="", serve="vllm serve", licence="", languages=(),
-        scores=(), score_limits=(), funnel=None, template="", longest=40,
+        name="s", planned=planned, log=log, form="adapter", check="", again=None, serve="vllm serve", licence="",
+        languages=(), scores=(), score_limits=(), funnel=None, template="", longest=40,
     )  # fmt: skip
     text = model_card(shop, card).replace("\\", "")
     passes = f"{8 / 12:.3g} passes over the rows"
@@ -195,6 +205,54 @@ def test_all_weights_that_were_tuned_are_a_model_already(tiny_model: Path, tmp_p
 
 
 # --- which student
+
+
+def test_a_gguf_file_is_scored_again_beside_the_student(shop: Run, tmp_path: Path) -> None:
+    folder, heard = exported(shop, tmp_path / "out", gguf="q8_0")
+    name = "tiny-llama.filtered.12.s0"
+    assert {path.name for path in folder.iterdir()} == {"README.md", "Modelfile", f"{name}.q8_0.gguf"}
+    assert (folder / "Modelfile").read_text().startswith(f"FROM ./{name}.q8_0.gguf\n")
+    assert f"ollama create {name}" in heard.text
+    assert "scored again in this form" in heard.text
+    assert "shop: " in heard.text
+    front, text = card_of(folder)
+    assert front["library_name"] == "gguf"
+    assert "## Scored again in this form" in text
+    assert "AutoModelForCausalLM" not in text
+    _, unscored = exported(shop, tmp_path / "other", gguf="q8_0", score=False)
+    assert "scored again" not in unscored.text
+
+
+def no_answers(run: Run) -> OpenForm:
+    """A form of which every item fails."""
+
+    def rescore(suite: Suite) -> Sequence[Score]:
+        results, name = results_of(run), cell_of(run, "filtered", 12).cell.name
+        card = results.card(suite.name, name, "zero_shot")
+        assert card is not None
+        return [Score(item=s.item, split=s.split, status="failed", error="broken") for s in results.scores(card)]
+
+    return lambda cell, folder: rescore
+
+
+def test_a_form_that_is_refused_is_written_said_and_not_uploaded(shop: Run, tmp_path: Path) -> None:
+    hub, heard = FakeHub(), Quiet()
+    options = Options(output=tmp_path / "out", merged=True, repository="me/student")
+    written = export_student(shop, options, no_answers(shop), lambda: hub, heard)
+    assert written.exit_code == 3
+    assert "it is not uploaded" in heard.text
+    assert not uploads(hub)
+    assert "By the limits of its suites: failed." in card_of(written.folder)[1]
+
+
+def test_a_student_is_uploaded_as_a_private_model(shop: Run, tmp_path: Path) -> None:
+    hub, heard = FakeHub(), Quiet()
+    options = Options(output=tmp_path / "out", repository="me/student")
+    export_student(shop, options, form_scorer(shop, heard), lambda: hub, heard)
+    (created, settings), (_, sent) = hub.asked
+    assert (created, settings["repo_type"], settings["private"]) == ("create me/student", "model", True)
+    assert set(sent["allow_patterns"]) == sent["files"] == {path.name for path in (tmp_path / "out").iterdir()}
+    assert heard.said[-1].strip().startswith("uploaded to https://huggingface.co/me/student (private")
 
 
 def test_without_ship_it_is_the_best_on_dev_items(shop: Run) -> None:
@@ -378,13 +436,13 @@ def test_the_tolerances_are_above_rounding_and_below_a_fault(tmp_path: Path, tin
 def test_the_serve_line_names_the_base_as_vllm_finds_it(shop: Run, tmp_path: Path) -> None:
     planned = cell_of(shop, "filtered", 12)
     hub = replace(planned, model=Model("org/small", planned.model.folder, "abc123", planned.model.weights_digest))
-    line = serve_line(hub, "org/small", Path("a folder"), "s", merged=False)
+    line = serve_line(hub, "org/small", Path("a folder"), "s", "adapter")
     assert line == "vllm serve org/small --revision abc123 --enable-lora --lora-modules 's=a folder' --max-lora-rank 16"
-    assert serve_line(hub, "org/small", Path("x"), "s", merged=True) == "vllm serve x --served-model-name s"
+    assert serve_line(hub, "org/small", Path("x"), "s", "merged") == "vllm serve x --served-model-name s"
     dora = Path(shutil.copytree(planned.folder, tmp_path / "dora"))
     stored = json.loads((dora / "adapter_config.json").read_text())
     (dora / "adapter_config.json").write_text(json.dumps(stored | {"use_dora": True}))
-    assert "export it with --merged" in serve_line(replace(planned, folder=dora), "b", Path("x"), "s", merged=False)
+    assert "export it with --merged" in serve_line(replace(planned, folder=dora), "b", Path("x"), "s", "adapter")
 
 
 def test_the_licence_is_read_from_the_base(tmp_path: Path, tiny_model: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from harness.augment.stage import augment
+from harness.builders import form_scorer
 from harness.commands.clean import clean
 from harness.commands.dry_run import describe_training
 from harness.commands.export_student import Options, export_student
@@ -33,6 +34,7 @@ from harness.train.pretraining import tokenized_texts
 from harness.train.stage import train
 from tests.fakes import Quiet
 from tests.project import write_project
+from tests.test_export_student import no_hub
 from tests.test_full_student import OPENERS
 
 READ = "pretrain: {documents: {path: handbook.md, words: 16}, steps: 3, learning_rate: 1e-3}"
@@ -113,7 +115,7 @@ def test_a_base_that_is_lost_is_named_by_whoever_would_load_it(done: tuple[Run, 
         with pytest.raises(UsageError, match=rf"{first.key}: the base of \S+8\.read\.s0 is missing.*train first"):
             plan_scoring(run)
         with pytest.raises(UsageError, match=rf"{first.key}: the base that \S+8\.read\.s0 began from .*train first"):
-            export_student(run, Options(student="8.read.s0"), Quiet())
+            export_student(run, Options(student="8.read.s0"), form_scorer(run, Quiet()), no_hub, Quiet())
         assert {planned.cell.method for planned in plan.cells if not planned.can_be_loaded} == {"read"}
     finally:
         away.rename(first.folder)
@@ -146,7 +148,7 @@ def test_documents_without_a_piece_are_said(done: tuple[Run, TrainPlan, str]) ->
 def test_a_student_that_began_from_it_is_exported_whole(done: tuple[Run, TrainPlan, str]) -> None:
     run, _, _ = done
     terminal = Quiet()
-    folder = export_student(run, Options(student="8.read.s0"), terminal)
+    folder = export_student(run, Options(student="8.read.s0"), form_scorer(run, terminal), no_hub, terminal).folder
     assert (folder / "model.safetensors").is_file()
     assert not (folder / "adapter_config.json").exists()
     assert any("nobody else has that base" in line for line in terminal.said)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from harness.augment.rows import read_rejected
+from harness.builders import form_scorer
 from harness.commands.export_student import Options, export_student
 from harness.config.load import load_run
 from harness.core.json_file import read_json, read_jsonl
@@ -32,6 +33,7 @@ from harness.train.stage import train
 from tests.fakes import Quiet
 from tests.needs import needs_vllm
 from tests.process import ROOT, harness
+from tests.test_export_student import no_hub
 from tests.test_steps import ANSWER, ASK, project
 
 START_S = 600  # the server compiles and warms up; beside other work that takes minutes
@@ -105,8 +107,9 @@ def test_an_exported_student_is_served_by_the_line_that_is_printed(tmp_path: Pat
     for merged in (False, True):
         heard = Quiet()
         dtype = "float32" if merged else "auto"
-        export_student(run, Options(student="seeds_only", merged=merged, dtype=dtype), heard)
-        line = heard.said[-1].partition("serve it: ")[2]
+        options = Options(student="seeds_only", merged=merged, dtype=dtype)
+        export_student(run, options, form_scorer(run, heard), no_hub, heard)
+        line = next(line for line in heard.said if "serve it: " in line).partition("serve it: ")[2]
         command, verb, model, *more = shlex.split(line)
         assert (command, verb) == ("vllm", "serve")  # the console command of this wheel does not start: the same server
         name = more[more.index("--served-model-name" if merged else "--lora-modules") + 1].partition("=")[0]

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, cast, get_args
 from harness.augment.current import dropped_rows, kept_rows
 from harness.augment.funnel import Funnel
 from harness.commands.dataset_card import STAMP, Card, dataset_card
-from harness.commands.push import Hub, check_dataset_name, push
+from harness.commands.push import Hub, check_name, push
 from harness.config.run import Run
 from harness.core.json_file import read_json, record
 from harness.core.store import require_sealed, write_atomic
@@ -62,7 +62,7 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
     where augment has not finished, for rows that the format cannot hold, and for a folder with files of others.
     """
     if options.dataset:
-        check_dataset_name(options.dataset)
+        check_name(options.dataset)
     opened = hub() if options.dataset else None
     rows = _rows(run, options.which)
     lines = _lines(rows, options, run.task.shape)
@@ -79,7 +79,7 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
     for line in _said(rows, options):
         terminal.say(f"  {line}")
     if opened is not None:
-        terminal.say(push(opened, options.dataset, folder, (name, "README.md"), options.public))
+        terminal.say(f"export: {push(opened, 'dataset', options.dataset, folder, (name, 'README.md'), options.public)}")
     return folder
 
 

@@ -1,4 +1,6 @@
-"""`harness export-student`: one trained student to hand out, as an adapter or merged, with its card.
+"""`harness export-student`: one trained student to hand out, as an adapter, merged or as GGUF, with its card.
+
+A form that eval has not scored is scored again, and the limits of the suites say whether it is still that student.
 
 The folder of a trained cell is shared by runs and sealed, so that a card with a run's scores stands in the export.
 """
@@ -9,7 +11,8 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +20,28 @@ from typing import Any
 import yaml
 
 from harness.augment.funnel import Funnel
+from harness.check.exported import Rescore, ScoredAgain, scored_again
+from harness.check.formats import HEADS, exit_code, row
+from harness.check.rules import overall
 from harness.commands.dataset_card import STAMP
 from harness.commands.export import stored_funnel
-from harness.commands.model_card import ModelCard, model_card
+from harness.commands.model_card import Form, ModelCard, model_card
+from harness.commands.push import Hub, check_name, push
 from harness.config.run import Run
 from harness.config.ship import ship_cells
+from harness.core.aligned import fitted
 from harness.core.json_file import read_json
 from harness.core.store import folder_atomic, write_atomic, write_json
 from harness.core.terminal import Terminal
 from harness.engines.vllm import max_lora_rank
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest
 from harness.eval.current import results_of
 from harness.eval.results import CARDS, Results, resolve_student
 from harness.models.files import RECORDS
 from harness.models.resolve import BUNDLED, Model
+from harness.models.write_gguf import TYPES as GGUF_TYPES
+from harness.models.write_gguf import read_back, write_gguf
+from harness.records import Cell
 from harness.report.one_student import best_on_dev, score_limits, scores_of
 from harness.train.adapters import CONFIG
 from harness.train.grid import GridCell, plan_training
@@ -38,6 +49,8 @@ from harness.train.grid import GridCell, plan_training
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PROMPTS = 8  # of its own rows, on which a merged model is compared with base and adapter
 THIS_FOLDER = "THIS_FOLDER"
+MODELFILE = "Modelfile"
+FORMS: dict[Form, str] = {"adapter": "as an adapter", "merged": "as a model of its own", "gguf": "as a GGUF file"}
 
 
 @dataclass(frozen=True)
@@ -46,51 +59,120 @@ class Options:
 
     student: str | None = None  # a part of its name; None: the one that `ship:` names, else the best on dev items
     merged: bool = False
+    gguf: str = ""  # the kind of numbers of a GGUF file, or no such file
     dtype: str = "auto"  # of a merged model
     output: Path | None = None
     licence: str = ""
     languages: tuple[str, ...] = ()
+    score: bool = True  # what eval has not scored: a merged or packed model
+    repository: str = ""  # owner/name on the hub
+    public: bool = False
 
     def __post_init__(self) -> None:
+        if self.gguf and self.gguf not in GGUF_TYPES:
+            raise UsageError(f"--gguf {self.gguf}{nearest(self.gguf, GGUF_TYPES)}; allowed: {', '.join(GGUF_TYPES)}")
+        if self.gguf and (self.merged or self.dtype != "auto"):
+            raise UsageError("--gguf is a form of its own: without --merged and --dtype")
+        if self.public and not self.repository:
+            raise UsageError("--public without --push-to-hub OWNER/NAME: nothing is uploaded")
         if self.dtype not in DTYPES:
             raise UsageError(f"--dtype {self.dtype}: allowed: {', '.join(DTYPES)}")
         if self.dtype != "auto" and not self.merged:
             raise UsageError(f"--dtype {self.dtype} without --merged: an adapter is exported as it was trained")
 
 
-def export_student(run: Run, options: Options, terminal: Terminal) -> Path:
-    """Write a student and its card into a folder, whole or not at all. Returns the folder.
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and whether it is still that student."""
 
+    folder: Path
+    again: ScoredAgain | None  # None where it was not scored again
+
+    @property
+    def exit_code(self) -> int:
+        """As of `check`, by the limits of the suites. 0 where it was not scored again, or nothing limits it."""
+        return exit_code(self.again.decisions) if self.again and self.again.decisions else 0
+
+
+OpenForm = Callable[[Cell, Path], Rescore]  # a student's cell, the folder of a whole model -> what scores that model
+
+
+def export_student(
+    run: Run, options: Options, open_form: OpenForm, hub: Callable[[], Hub], terminal: Terminal
+) -> Exported:
+    """Write a student and its card into a folder, whole or not at all, and upload it where a repository is named.
+
+    `open_form` loads what eval has not scored. `hub` opens the hub, before anything is written. What the limits of the
+    suites refuse is written, with what was lost in its card, but not uploaded.
     Raises UsageError for a student that is not trained, whose files were edited or damaged, or that is the untuned
     base, and for a folder with files of others. Raises MachineError where a merged model is not what base and adapter
     are: nothing is left then.
     """
+    if options.repository:
+        check_name(options.repository)
+    opened = hub() if options.repository else None
     results, why_unscored = _results(run)
     planned, why = chosen(run, results, options.student)
     name = planned.cell.model_copy(update={"student": planned.model.name}).name
-    merged = options.merged or planned.adapter is None or planned.pretraining is not None
-    folder = options.output or run.folder / "export" / f"{name}{'-merged' if merged else '-adapter'}"
+    form = _form(planned, options)
+    folder = options.output or run.folder / "export" / f"{name}-{options.gguf or form}"
     _refuse_others(folder)
-    with folder_atomic(folder) as made:
-        check = _write_model(planned, made, options.dtype) if merged else _write_adapter(planned, made)
-        card = _card(run, planned, name, results, options, merged=merged, check=check)
+    with folder_atomic(folder) as made, tempfile.TemporaryDirectory() as other:
+        check, whole = _write(planned, form, made, Path(other), name, options)
+        again = None
+        if whole and results and options.score:
+            again = scored_again(run, results, planned.cell, open_form(planned.cell, whole), terminal)
+        card = _card(run, planned, name, results, options, form=form, check=check, again=again)
         write_atomic(made / "README.md", model_card(run, card))
     shown = os.path.relpath(folder, run.root) if folder.is_relative_to(run.root) else str(folder)
-    what = "as a model of its own" if merged else "as an adapter"
-    terminal.say(f"export-student: {planned.cell.name} ({why}) {what} in {shown}, its card in {shown}/README.md")
-    if merged and not options.merged:
-        why = "all its weights were tuned: it has no adapter"
-        if planned.adapter:
-            why = "its adapter is of a base that was pre-trained for this run, and nobody else has that base"
-        terminal.say(f"  {why}")
-    if check:
-        terminal.say(f"  {check}")
-    for line in _said(card, why_unscored):
+    terminal.say(f"export-student: {planned.cell.name} ({why}) {FORMS[form]} in {shown}, its card in {shown}/README.md")
+    for line in (*_why_merged(planned, options, form), *filter(None, [check]), *_said(card, why_unscored)):
         terminal.say(f"  {line}")
     model = planned.model
     base = model.name if "/" in model.name else str(model.folder)
-    terminal.say(f"  serve it: {serve_line(planned, base, folder, name, merged)}")
-    return folder
+    terminal.say(f"  serve it: {serve_line(planned, base, folder, name, form)}")
+    exported = Exported(folder, again)
+    if again:
+        _say_again(again, exported.exit_code, terminal)
+    if opened is not None and exported.exit_code == 0:
+        terminal.say(push(opened, "model", options.repository, folder, _files(folder), options.public))
+    elif opened is not None:
+        terminal.say(
+            "  it is not uploaded: the limits of its suites refuse it, or cannot tell (--no-score: ask nothing)"
+        )
+    return exported
+
+
+def _form(planned: GridCell, options: Options) -> Form:
+    if options.gguf:
+        return "gguf"
+    return "merged" if options.merged or planned.adapter is None or planned.pretraining is not None else "adapter"
+
+
+def _why_merged(planned: GridCell, options: Options, form: Form) -> Iterator[str]:
+    """Why it is a whole model where nobody asked for one."""
+    if form == "merged" and not options.merged:
+        yield (
+            "its adapter is of a base that was pre-trained for this run, and nobody else has that base"
+            if planned.adapter
+            else "all its weights were tuned: it has no adapter"
+        )
+
+
+def _say_again(again: ScoredAgain, code: int, terminal: Terminal) -> None:
+    """What scoring it again found."""
+    terminal.say("  scored again in this form, beside the student as eval scored it:")
+    for line in (*(change.words for change in again.changes), *(f"not asked: {why}" for why in again.left_out)):
+        terminal.say(f"    {line}")
+    if again.decisions:
+        terminal.say(fitted(HEADS, [row(decision) for decision in again.decisions], terminal.width))
+        terminal.say(f"export-student: {overall(again.decisions)} (exit {code})")
+    else:
+        terminal.say("    no suite has limits: nothing says how much may be lost (limits: {accuracy: {margin: 0.05}})")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def chosen(run: Run, results: Results | None, student: str | None) -> tuple[GridCell, str]:
@@ -127,10 +209,12 @@ def _best(run: Run, results: Results | None, names: Sequence[str]) -> tuple[str,
     return best[0], f"best on the dev items of {suite.name}, {suite.primary} {best[1]:.3f}"
 
 
-def serve_line(planned: GridCell, base: str, folder: Path, name: str, merged: bool) -> str:
-    """The command that serves an exported folder with vLLM, or why it cannot. `base` is where its weights are."""
+def serve_line(planned: GridCell, base: str, folder: Path, name: str, form: Form) -> str:
+    """The command that serves an exported folder, or why there is none. `base` is where its weights are."""
     place = shlex.quote(str(folder))
-    if merged:
+    if form == "gguf":
+        return f"ollama create {shlex.quote(name)} -f {place}/{MODELFILE}, or llama-server --jinja -m {place}/*.gguf"
+    if form == "merged":
         return f"vllm serve {place} --served-model-name {shlex.quote(name)}"
     try:
         rank = max_lora_rank(planned.folder)
@@ -141,6 +225,36 @@ def serve_line(planned: GridCell, base: str, folder: Path, name: str, merged: bo
 
 
 # --- what is written
+
+
+def _write(
+    planned: GridCell, form: Form, folder: Path, other: Path, name: str, options: Options
+) -> tuple[str, Path | None]:
+    """Write a form of a student into `folder`. `other` is an empty folder to work in.
+
+    Returns how it was checked, and the folder that an engine loads of what eval has not scored.
+    """
+    if form == "adapter":
+        return _write_adapter(planned, folder), None
+    if form == "merged":
+        return _write_model(planned, folder, options.dtype), folder
+    merged, read = other / "merged", other / "read"
+    merged.mkdir()
+    read.mkdir()
+    check = _write_model(planned, merged, "float32" if planned.adapter else "auto")
+    file = folder / f"{name}.{options.gguf}.gguf"
+    write_gguf(merged, file, options.gguf)
+    system = planned.rows[0].messages[0]
+    write_atomic(folder / MODELFILE, modelfile(file.name, system.content if system.role == "system" else ""))
+    read_back(file, merged, read)
+    shutil.rmtree(merged)
+    return check, read
+
+
+def modelfile(file: str, system: str) -> str:
+    """What Ollama reads of a GGUF file beside it: greedy answers, under the system message it was tuned with."""
+    said = f'SYSTEM """{system}"""\n' if system and '"""' not in system else ""
+    return f"FROM ./{file}\nPARAMETER temperature 0\n{said}"
 
 
 def _write_adapter(planned: GridCell, folder: Path) -> str:
@@ -172,7 +286,15 @@ def _write_model(planned: GridCell, folder: Path, dtype: str) -> str:
 
 
 def _card(
-    run: Run, planned: GridCell, name: str, results: Results | None, options: Options, *, merged: bool, check: str
+    run: Run,
+    planned: GridCell,
+    name: str,
+    results: Results | None,
+    options: Options,
+    *,
+    form: Form,
+    check: str,
+    again: ScoredAgain | None,
 ) -> ModelCard:
     from harness.models.chat_template import load_chat, tokenize_row
 
@@ -183,9 +305,10 @@ def _card(
         name=name,
         planned=planned,
         log=log,
-        merged=merged,
+        form=form,
         check=check,
-        serve=serve_line(planned, planned.model.name, Path(THIS_FOLDER), name, merged),
+        again=again,
+        serve=serve_line(planned, planned.model.name, Path(THIS_FOLDER), name, form),
         licence=options.licence or licence_of(planned.model),
         languages=options.languages,
         scores=tuple(scores_of(results, suites, scored, random_seed)) if results else (),

@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from harness.augment.funnel import Funnel
+from harness.check.exported import ScoredAgain
+from harness.check.formats import HEADS as HEADS_OF_CHECK
+from harness.check.formats import row
+from harness.check.rules import overall
 from harness.commands.dataset_card import STAMP, funnel_text, limits_of_rows, recipe_of_rows
 from harness.config.run import Run
 from harness.core.json_file import read_json
@@ -28,6 +32,7 @@ SOURCES = {  # of rows, in the words of a card
     "replay": "general instructions, against forgetting",
     "document": "raw text",
 }
+Form = Literal["adapter", "merged", "gguf"]
 HEADS = ("suite", "metric", "test items", "this student", "untuned", "difference to untuned")
 
 
@@ -38,8 +43,9 @@ class ModelCard:
     name: str  # of the student, without a path of this machine
     planned: GridCell
     log: dict[str, Any]  # cell.json
-    merged: bool  # a whole model, not an adapter
+    form: Form
     check: str  # how a merged model was compared with its parts
+    again: ScoredAgain | None  # what this form changed; None where eval scored it as it is, or nobody did
     serve: str  # the command that serves this folder
     licence: str  # of the base, or as the user says; empty where nobody says it
     languages: tuple[str, ...]
@@ -54,6 +60,11 @@ class ModelCard:
         """The base's id on the hub. Empty for a bundled model and a local folder."""
         return self.planned.model.name if "/" in self.planned.model.name else ""
 
+    @property
+    def merged(self) -> bool:
+        """Whether it is a whole model, not an adapter."""
+        return self.form != "adapter"
+
 
 def model_card(run: Run, card: ModelCard) -> str:
     """README.md of a student."""
@@ -65,6 +76,7 @@ def model_card(run: Run, card: ModelCard) -> str:
         f"## How it is asked\n\n{_asked(run, card)}",
         f"## How it is served\n\n{_served(card)}",
         f"## Scores\n\n{_scores(card)}",
+        *([f"## Scored again in this form\n\n{_again(card.again)}"] if card.again else []),
         f"## How it was tuned\n\n{_recipe(run, card)}",
         f"## Its rows\n\n{_rows(run, card)}",
         "## Known limits\n\n" + "\n".join(f"- {escaped(limit)}" for limit in _limits(run, card, rows)),
@@ -79,7 +91,7 @@ def front_matter(card: ModelCard) -> dict[str, Any]:
         "license": card.licence or "unknown",
         **(relation if card.hub_base else {}),
         **({"language": list(card.languages)} if card.languages else {}),
-        "library_name": "transformers" if card.merged else "peft",
+        "library_name": {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[card.form],
         "pipeline_tag": "text-generation",
         "tags": ["harness", *([] if card.planned.method.lora is None else ["lora"])],
     }
@@ -124,6 +136,11 @@ def _asked(run: Run, card: ModelCard) -> str:
 
 
 def _served(card: ModelCard) -> str:
+    merging = [f"Merged before it was packed, and {escaped(card.check)}."] if card.check else []
+    if card.form == "gguf":
+        how = "The Modelfile beside it has Ollama answer greedily and under the system message above. With llama.cpp or"
+        how += " Ollama (THIS_FOLDER is where these files lie):"
+        return "\n\n".join([how, fenced(card.serve), *merging])
     folder, base = json.dumps("THIS_FOLDER"), json.dumps(card.hub_base or card.planned.model.name)
     opened = (
         f'model = AutoModelForCausalLM.from_pretrained({folder}, dtype="auto")'
@@ -167,6 +184,16 @@ def _scores(card: ModelCard) -> str:
         " other ones. The untuned base is asked without examples, in the form that suits it best on dev items."
     )
     return f"{table(HEADS, [scored.cells for scored in card.scores])}\n\n{about}"
+
+
+def _again(again: ScoredAgain) -> str:
+    """What this form changed against the scores above, which are of base and adapter apart."""
+    changed = [f"- {escaped(change.words)}" for change in again.changes]
+    changed += [f"- not asked: {escaped(why)}" for why in again.left_out]
+    about = "The scores above are of the student as eval scored it. This form was asked the same items:"
+    gate = table(HEADS_OF_CHECK, [row(decision) for decision in again.decisions]) if again.decisions else ""
+    judged = f"By the limits of its suites: {overall(again.decisions)}." if again.decisions else ""
+    return "\n\n".join(filter(None, [about, "\n".join(changed), gate, judged]))
 
 
 def _recipe(run: Run, card: ModelCard) -> str:

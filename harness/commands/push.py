@@ -1,18 +1,20 @@
-"""A folder of exported rows as a dataset on the Hugging Face hub, private unless it is said otherwise."""
+"""An exported folder as a dataset or a model on the Hugging Face hub, private unless it is said otherwise."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from httpx2 import HTTPError
 
 from harness.errors import MachineError, UsageError, first_line
 from harness.models.endpoint import check_proxies
 
-DATASET = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+Kind = Literal["dataset", "model"]
+COMMITS: dict[Kind, str] = {"dataset": "Rows and their card", "model": "A student and its card"}
 TOKEN = "HF_TOKEN"  # the name of the variable
 
 
@@ -51,31 +53,31 @@ def open_hub() -> Hub:
     return hub
 
 
-def check_dataset_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Raises UsageError for a name that is not owner/name."""
-    if not DATASET.fullmatch(name):
-        raise UsageError(f"--push-to-hub {name}: a dataset is written OWNER/NAME, in letters, digits, dots and dashes")
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--push-to-hub {name}: write OWNER/NAME, in letters, digits, dots and dashes")
 
 
-def push(hub: Hub, name: str, folder: Path, files: Sequence[str], public: bool) -> str:
+def push(hub: Hub, kind: Kind, name: str, folder: Path, files: Sequence[str], public: bool) -> str:
     """Upload these files of a folder and return what to say of it.
 
-    Raises UsageError before the upload for a dataset that is there and public, unless `public` says that this is meant,
-    and MachineError where the hub refuses or cannot be reached.
+    Raises UsageError before the upload for a repository that is there and public, unless `public` says that this is
+    meant, and MachineError where the hub refuses or cannot be reached.
     """
     try:
-        hub.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)
-        private = bool(hub.repo_info(name, repo_type="dataset").private)
+        hub.create_repo(name, repo_type=kind, private=not public, exist_ok=True)
+        private = bool(hub.repo_info(name, repo_type=kind).private)
         if not private and not public:
             raise UsageError(
-                f"--push-to-hub {name}: this dataset is there already, and everybody can read it: add --public if that"
+                f"--push-to-hub {name}: this {kind} is there already, and everybody can read it: add --public if that"
                 " is meant, or name another one"
             )
         hub.upload_folder(
             repo_id=name,
             folder_path=folder,
-            repo_type="dataset",
-            commit_message="Rows and their card",
+            repo_type=kind,
+            commit_message=COMMITS[kind],
             allow_patterns=list(files),
         )
     except ValueError as error:  # a name that the hub does not take
@@ -84,4 +86,5 @@ def push(hub: Hub, name: str, folder: Path, files: Sequence[str], public: bool) 
         raise MachineError(f"--push-to-hub {name}: {first_line(error)}") from error
     seen = "private: only you and your organisation can read it" if private else "public: everybody can read it"
     still = " (it was private before, and is so still; its settings on the hub change that)" * (private and public)
-    return f"export: uploaded to https://huggingface.co/datasets/{name} ({seen}){still}"
+    place = f"datasets/{name}" if kind == "dataset" else name
+    return f"uploaded to https://huggingface.co/{place} ({seen}){still}"

@@ -117,13 +117,14 @@ def sheet(results: Results, card: Scorecard, split: Split) -> Sheet:
     if columns is None:
         scores = sorted(results.scores(card), key=lambda score: score.item)
         for part in ("dev", "test"):
-            results.sheets[card.key, part] = _sheet([score for score in scores if score.split == part])
+            results.sheets[card.key, part] = columns_of([score for score in scores if score.split == part])
         columns = results.sheets[card.key, split]
     assert isinstance(columns, Sheet)
     return columns
 
 
-def _sheet(scores: Sequence[Score]) -> Sheet:
+def columns_of(scores: Sequence[Score]) -> Sheet:
+    """The columns of scores, which come in the order of item ids."""
     names = sorted({name for score in scores for name in score.values})
     return Sheet(
         np.array([score.status == "failed" for score in scores], dtype=bool),
