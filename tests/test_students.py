@@ -14,6 +14,7 @@ from harness.models.files import weight_shapes
 from harness.models.teachers import Teachers
 from harness.report.findings import findings
 from harness.report.stage import report
+from harness.report.tables import MONEY
 from harness.train.stage import train
 from tests.fakes import Quiet
 from tests.project import write_project
@@ -46,3 +47,9 @@ def test_students_are_compared_by_what_they_are_worth_and_what_they_take(tmp_pat
     html = (run.folder / "eval/report.html").read_text()
     assert "milliseconds an answer" in html
     assert html.count('class="answer"') == 2
+    assert MONEY not in text
+    priced = load_run(path, [*settings, *more, "report.price_per_hour=7.2"])  # a thousand seconds cost 2
+    report(priced, Quiet())  # the same scores: a price makes none of them anew
+    text = (run.folder / "eval/report.md").read_text()
+    assert text.count(MONEY) == 2  # of every candidate, and of the students side by side
+    assert f"| {2 * first.seconds:.3g} |" in text

@@ -266,6 +266,12 @@ class Eval(Record):
         return self
 
 
+class Report(Record):
+    """What the report cannot know by itself."""
+
+    price_per_hour: Annotated[float, Field(gt=0)] | None = None  # money, of the machine that scores: prices answers
+
+
 class Ship(Record):
     """The student that `check` judges."""
 
@@ -296,6 +302,7 @@ class RunFile(Record):
     augment: Augment
     train: Train
     eval: Eval
+    report: Report = Report()
     ship: Ship | None = None
 
     @model_validator(mode="before")

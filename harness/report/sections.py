@@ -21,10 +21,10 @@ from harness.train.cells import TrainedCell, TrainedCells
 HONESTY = ("consistency", "repeat_consistency", "made_up", "wrong", "abstained")
 
 
-def breakdown(results: Results, suite: Suite, views: Sequence[StudentView]) -> str:
+def breakdown(results: Results, suite: Suite, views: Sequence[StudentView], price_per_hour: float | None) -> str:
     """The largest tuned arm of each student by label and by tag, then the cost of an answer of every arm.
 
-    `views`: of the suite.
+    `views`: of the suite. `price_per_hour`: of the machine that scored, where it is known.
     """
     suite_arms = arms(results, suite.name)
     parts: list[str] = []
@@ -39,7 +39,7 @@ def breakdown(results: Results, suite: Suite, views: Sequence[StudentView]) -> s
         tagged = tables.by_tag(results, [*bases, largest], suite.primary)
         if tagged:
             parts += [f"### {escaped(wording.title(suite.primary))}, tag by tag\n", tagged + "\n"]
-    return "\n".join([*parts, "### What an answer takes\n", tables.costs(suite_arms) + "\n"])
+    return "\n".join([*parts, "### What an answer takes\n", tables.costs(suite_arms, price_per_hour) + "\n"])
 
 
 def other_suites(results: Results, suites: Sequence[Suite]) -> str:

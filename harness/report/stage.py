@@ -48,13 +48,13 @@ def report(run: Run, terminal: Terminal, ship: str = NOT_JUDGED) -> None:
 def _tables(run: Run, found: Findings) -> str:
     """All sections after the answer, as Markdown. Writes the figures."""
     results, train, random_seed = found.results, run.file.train, run.file.random_seed
-    cells = found.trained.cells
+    cells, price = found.trained.cells, run.file.report.price_per_hour
     parts: list[str] = []
     for suite in found.task_suites:
         of_suite = [view for view in found.views if view.suite is suite]
         parts += [student_section(results, view, train, random_seed) for view in of_suite]
-        parts.append(students_section(suite.name, suite.primary, found.students[suite.name], results))
-        parts.append(sections.breakdown(results, suite, of_suite))
+        parts.append(students_section(suite.name, suite.primary, found.students[suite.name], results, price))
+        parts.append(sections.breakdown(results, suite, of_suite, price))
     parts.append(methods_section(results, found.task_suites, train, cells, random_seed))
     parts.append(data_arms_section(results, run, cells, found.funnel, random_seed))
     parts.append(sections.other_suites(results, found.other_suites))

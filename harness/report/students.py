@@ -82,12 +82,18 @@ def _parameters(arm: Arm, trained: Sequence[TrainedCell], root: Path) -> int | N
     return sum(math.prod(shape) for shape in shapes.values()) or None
 
 
-def students_section(suite: str, metric: str, costs: Sequence[StudentCost], results: Results) -> str:
+def students_section(
+    suite: str, metric: str, costs: Sequence[StudentCost], results: Results, price_per_hour: float | None = None
+) -> str:
     """The comparison as Markdown. Empty for a single student."""
     if not costs:
         return ""
     heads = [head.format(costs[0].arm.student) for head in HEADS]
     rows = [[*_row(results, metric, cost)] for cost in costs]
+    if price_per_hour is not None:
+        heads.append(tables.MONEY)
+        for row, cost in zip(rows, costs, strict=True):
+            row.append(tables.thousand_answers(cost.seconds, price_per_hour))
     return "\n".join(
         [
             f"## Students on {escaped(suite)}\n",

@@ -34,6 +34,7 @@ SPREAD = (
     "prompt_similarity",
 )
 WHOLE = ("distinct_1", "distinct_2", "distinct_3", "compression_all", "cut_share")
+MONEY = "money for 1,000 answers"  # at report.price_per_hour
 
 
 def share(interval: Interval) -> str:
@@ -194,8 +195,8 @@ def distributions(results: Results, suite_arms: Sequence[Arm]) -> str:
     return table(("5% / 50% / 95% of the answers, then of all together", *(a.title for a in columns)), [*rows, *totals])
 
 
-def costs(suite_arms: Sequence[Arm]) -> str:
-    """The cost of an answer by arm: prompt tokens, tokens written, seconds, tokens a second."""
+def costs(suite_arms: Sequence[Arm], price_per_hour: float | None = None) -> str:
+    """The cost of an answer by arm: prompt tokens, tokens written, seconds, tokens a second, and money at a price."""
     rows = []
     for arm in suite_arms:
         items = sum(card.items for card in arm.cards)
@@ -203,8 +204,15 @@ def costs(suite_arms: Sequence[Arm]) -> str:
         read, written = sum(card.prompt_tokens for card in arm.cards), sum(card.answer_tokens for card in arm.cards)
         speed = f"{(read + written) / seconds:.0f}" if seconds and read else ""
         counts = [f"{read / items:.0f}" if read else "", f"{written / items:.1f}" if read else ""]
-        rows.append([arm.title, *counts, f"{seconds / items:.3f}", speed])
-    return table(("candidate", "prompt tokens", "tokens written", "seconds an answer", "tokens/s"), rows)
+        priced = [] if price_per_hour is None else [thousand_answers(seconds / items, price_per_hour)]
+        rows.append([arm.title, *counts, f"{seconds / items:.3f}", speed, *priced])
+    heads = ["candidate", "prompt tokens", "tokens written", "seconds an answer", "tokens/s"]
+    return table([*heads, *([] if price_per_hour is None else [MONEY])], rows)
+
+
+def thousand_answers(seconds: float, price_per_hour: float) -> str:
+    """What a thousand answers of so many seconds cost on a machine at this price."""
+    return f"{1000 * seconds * price_per_hour / 3600:.3g}"
 
 
 def by_label(results: Results, arm: Arm, labels: Sequence[str]) -> str:
