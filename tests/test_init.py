@@ -265,6 +265,22 @@ def test_few_rows_are_seeds_of_a_teacher(tmp_path: Path) -> None:
     assert run.file.augment.rows >= 3 * run.file.train.sizes[-1]
 
 
+def test_a_small_file_has_items_to_choose_on_and_items_to_claim_on(tmp_path: Path) -> None:
+    """Of four items a quarter by digest is often none. More are held out then, and only few files are refused."""
+    splits = []
+    for number in range(30):
+        rows = [{"question": f"{text} {number}?", "answer": text[:9]} for text in texts(16)]
+        (folder := tmp_path / str(number)).mkdir()
+        try:
+            items = loaded(start(folder, "a.csv", as_csv(rows))).suites["mine"].items
+        except UsageError:
+            continue
+        assert len(items) <= 8
+        splits.append({item.split for item in items})
+    assert all(of_file == {"dev", "test"} for of_file in splits)
+    assert len(splits) >= 24  # eight items are all test items in 0.75 ** 8 of the files
+
+
 @pytest.mark.parametrize("family", ["labels, csv", "answers", "alpaca", "messages", "two fields"])
 def test_a_teacher_beside_many_rows_writes_as_many_again(tmp_path: Path, family: str) -> None:
     file, content, _, _ = FAMILIES[family]
