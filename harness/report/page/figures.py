@@ -33,7 +33,7 @@ def students(by_suite: Mapping[str, Sequence[StudentCost]], metrics: Mapping[str
         series = [
             Series(
                 f"{cost.arm.title}: {wording.value(metric, cost.value)}, {1000 * cost.seconds:.3g} ms an answer",
-                COLOURS[place % len(COLOURS)],
+                f"{COLOURS[place % len(COLOURS)]} dots",
                 [Mark(float(f"{1000 * cost.seconds:.3g}"), cost.value, cost.arm.title)],
             )
             for place, cost in enumerate(timed)
@@ -78,7 +78,7 @@ def _curve(curve: StudentCurve, number: int) -> str:
             for p in curve.points
             for seed in p.seeds
         ]
-        series.append(Series("one random seed", "blue dots", dots, joined=False))
+        series.append(Series("one random seed", "blue dots faint", dots, joined=False))
     series.append(Series(f"tuned on {curve.data.replace('_', ' ')} rows", "blue", marks))
     for title, values in curve.references.items():
         name = f"{title}, same rows"
