@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.commands.error_analysis import CAUSES, WrongItems, _plain, analyse_errors, causes, is_wrong, study
+from harness.commands.error_analysis import WrongItems, _plain, analyse_errors, study
 from harness.config.load import load_run
 from harness.config.run import Run
 from harness.core.terminal import Terminal
@@ -20,6 +20,7 @@ from harness.data.examples import Shape
 from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
+from harness.report.causes import CAUSES, causes, is_wrong
 from harness.suites.kinds import load_suite
 from harness.suites.suite import Suite
 from tests.project import write_project

@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from harness.augment.rows import seed_rows
-from harness.commands.error_analysis import is_wrong
 from harness.config.quotas import LABEL, Quotas
 from harness.config.run import Run, Ship
 from harness.config.ship import ship_cells
@@ -28,6 +27,7 @@ from harness.eval.candidates import Candidate
 from harness.eval.plan import PlannedCard
 from harness.eval.runner import Scorer, score_suite
 from harness.records import Example, Item, Row
+from harness.report.causes import is_wrong
 from harness.suites.shaped import located
 from harness.suites.suite import Suite
 
