@@ -105,7 +105,7 @@ def hostile_parts() -> PageParts:
                   "gold": HOSTILE, "tags": [[text[:30]] for text in HOSTILE]},
         "candidates": [
             {"name": f"{i}{text[:40]}", "title": text[:60], "kind": "student", "output": HOSTILE, "value": [1, 0] * 3,
-             "trouble": [text[:20]] * count, "tokens": [1] * count, "seconds": 0.1}
+             "cause": [text[:20]] * count, "tokens": [1] * count, "seconds": 0.1}
             for i, text in enumerate(HOSTILE)
         ],
     }  # fmt: skip

@@ -119,6 +119,23 @@ def test_items_can_be_filtered_flipped_and_linked_to(chromium: Any, written: Pat
         tab.clean()
 
 
+def test_items_are_found_by_why_an_answer_is_wrong(chromium: Any, written: Path) -> None:
+    opened = Opened(chromium, written)
+    kinds = opened.tab.locator("#items-cause option").all_inner_texts()
+    assert [kind.split(" (")[0] for kind in kinds] == ["any", "other"], "a wrong answer is nope, which was read"
+    opened.tab.select_option("#items-cause", index=1)
+    lines = opened.lines("items")
+    assert kinds[1] == f"other ({len(lines)})"
+    assert all(line.startswith("wrong") for line in lines)
+    assert "other" in opened.tab.locator("#items-detail .card.compared").nth(1).inner_text()
+    again = Opened(chromium, written, "#" + opened.tab.url.split("#", 1)[1])
+    assert again.lines("items") == lines
+    opened.tab.select_option("#items-b", index=0)  # another candidate has other causes
+    assert opened.tab.locator("#items-cause").input_value() in ("", "other")
+    for tab in (opened, again):
+        tab.clean()
+
+
 def test_another_suite_shows_its_own_items(chromium: Any, written: Path) -> None:
     opened = Opened(chromium, written)
     opened.tab.select_option("#items-suite", label="talk")

@@ -12,6 +12,7 @@ from harness.eval.results import Results
 from harness.records import Item, Score, Scorecard
 from harness.report import wording
 from harness.report.analysis import Arm, arms
+from harness.report.causes import causes, given_label, is_wrong
 from harness.report.page.written import conversation, cut
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER, RATES, value_of
@@ -55,19 +56,20 @@ def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) ->
                 if arm.title in several and card.cell
                 else arm.title,
                 "kind": arm.kind,
-                **_answers(card, [scores[card.key].get(item) for item in ids], suite.primary),
+                **_answers(card, [(known.get(item), scores[card.key].get(item)) for item in ids], suite),
             }
             for arm, card in cards
         ],
     }
 
 
-def _answers(card: Scorecard, scores: list[Score | None], metric: str) -> dict[str, Any]:
+def _answers(card: Scorecard, answered: list[tuple[Item | None, Score | None]], suite: Suite) -> dict[str, Any]:
     """A candidate's columns: what it answered, its value of the metric, and what went wrong. None: it has no score."""
+    scores = [score for _, score in answered]
     return {
         "output": [cut(score.output or score.top_choice) if score else "" for score in scores],
-        "value": [_value(score, metric) for score in scores],
-        "trouble": [_trouble(score) if score else "not asked" for score in scores],
+        "value": [_value(score, suite.primary) for score in scores],
+        "cause": [_cause(score, item, suite) if score else "not asked" for item, score in answered],
         "tokens": [score.answer_tokens if score else 0 for score in scores],
         "seconds": round(card.seconds / max(1, card.items), 4),
     }
@@ -79,13 +81,15 @@ def _value(score: Score | None, metric: str) -> float | None:
     return round(float(value_of(score, metric)), 4)
 
 
-def _trouble(score: Score) -> str:
-    """Why an answer counts for nothing, or may be worse than it looks. Empty for an ordinary one."""
+def _cause(score: Score, item: Item | None, suite: Suite) -> str:
+    """Why an answer is wrong, the first of its causes, with what it was taken for. Empty for one that is right."""
     if score.status == "failed":
         return f"failed: {score.error}"
-    if score.status == "unparsed":
-        return "cannot be read" if score.output.strip() else "empty"
-    return "truncated" if score.truncated else ""
+    if not is_wrong(score, item, suite):
+        return ""
+    cause = causes(score, item, suite)[0]
+    labels = given_label(score, suite) if cause == "confused labels" else None
+    return f"{cause}: {cut(labels[0])} taken for {cut(labels[1])}" if labels else cause
 
 
 def _question(item: Item | None) -> str:

@@ -104,7 +104,6 @@
     "a-wrong": (place, a) => outcome(a, place) === "wrong" || outcome(a, place) === "none",
     "b-wrong": (place, a, b) => outcome(b, place) === "wrong" || outcome(b, place) === "none",
     "both-wrong": (place, a, b) => outcome(a, place) !== "right" && outcome(b, place) !== "right",
-    trouble: (place, a, b) => b.trouble[place] !== "",
   };
   const chosen = () => [get("items-a"), get("items-b")].map((select) => items.suite.candidates[Number(select.value)]);
 
@@ -123,6 +122,7 @@
     const gold = [...new Set(all.gold)].sort();
     get("items-gold-label").hidden = gold.length > 60 || gold.length < 2;
     options(get("items-gold"), [["", "any"], ...gold.map((label) => [label, oneLine(label)])], wanted.get("gold") || "");
+    causes(wanted.get("cause") || "");
     get("items-show").value = TESTS[wanted.get("show")] ? wanted.get("show") : "all";
     get("items-split").value = wanted.get("split") || "";
     get("items-search").value = wanted.get("search") || "";
@@ -131,15 +131,28 @@
     filterItems();
     items.ready = true;
   }
+  // Why B is wrong: each kind of cause, then the kinds with what was taken for what.
+  function causes(wanted) {
+    const [, b] = chosen();
+    const counts = new Map();
+    for (const cause of b.cause.filter(Boolean)) {
+      for (const name of new Set([cause.split(":")[0], cause])) counts.set(name, (counts.get(name) || 0) + 1);
+    }
+    const listed = [...counts].filter(([name, count]) => !name.includes(":") || count > 1)
+      .sort(([x, m], [y, n]) => Number(x.includes(":")) - Number(y.includes(":")) || n - m).slice(0, 60);
+    options(get("items-cause"), [["", "any"], ...listed.map(([name, count]) => [name, `${oneLine(name)} (${count})`])],
+      counts.has(wanted) ? wanted : "");
+  }
   function filterItems() {
     const [a, b] = chosen();
     const all = items.suite.items;
     const test = TESTS[get("items-show").value];
-    const [tag, gold, split] = ["tag", "gold", "split"].map((name) => get(`items-${name}`).value);
+    const [tag, gold, split, cause] = ["tag", "gold", "split", "cause"].map((name) => get(`items-${name}`).value);
     const search = get("items-search").value.toLowerCase();
     items.places = [...all.id.keys()].filter((place) =>
       test(place, a, b) && (!tag || all.tags[place].includes(tag)) && (!gold || all.gold[place] === gold) &&
       (!split || all.split[place] === split) &&
+      (!cause || b.cause[place] === cause || b.cause[place].startsWith(`${cause}:`)) &&
       (!search || [all.text[place], all.gold[place], a.output[place], b.output[place], all.id[place]]
         .some((text) => text.toLowerCase().includes(search))));
     if (!items.places.includes(items.current)) items.current = items.places.length ? items.places[0] : -1;
@@ -163,7 +176,7 @@
     const compared = chosen();
     const cards = candidates.map((candidate) => make("div", { class: compared.includes(candidate) ? "card compared" : "card" },
       make("h4", {}, candidate.title), sign(candidate, place),
-      candidate.trouble[place] ? make("span", { class: "soft" }, ` ${candidate.trouble[place]}`) : null,
+      candidate.cause[place] ? make("span", { class: "soft", dir: "auto" }, ` ${candidate.cause[place]}`) : null,
       said(candidate.output[place])));
     detail.replaceChildren(
       make("h3", {}, `Item ${all.id[place]}`),
@@ -176,7 +189,7 @@
   function rememberItems() {
     if (!items.ready) return;
     const [a, b] = chosen();
-    const values = Object.fromEntries(["show", "tag", "gold", "split", "search"].map((name) => [name, get(`items-${name}`).value]));
+    const values = Object.fromEntries(["show", "cause", "tag", "gold", "split", "search"].map((name) => [name, get(`items-${name}`).value]));
     if (values.show === "all") values.show = "";
     remember({ view: "items", suite: items.suite.suite, a: a.name, b: b.name, ...values,
       item: items.current < 0 ? "" : items.suite.items.id[items.current] });
@@ -189,6 +202,7 @@
       const count = (test) => [...all.id.keys()].filter((place) => TESTS[test](place, a, candidate)).length;
       const button = (test) => make("button", { type: "button", onclick: () => {
         get("items-b").value = String(candidates.indexOf(candidate));
+        causes("");
         get("items-show").value = test;
         filterItems();
         get("items-list").scrollIntoView({ block: "nearest" });
@@ -322,7 +336,8 @@
     };
     suites.addEventListener("change", () => open(new URLSearchParams()));
     get("items-a").addEventListener("change", () => { flips(); filterItems(); });
-    for (const name of ["b", "show", "tag", "gold", "split"]) get(`items-${name}`).addEventListener("change", filterItems);
+    get("items-b").addEventListener("change", () => { causes(get("items-cause").value); filterItems(); });
+    for (const name of ["show", "cause", "tag", "gold", "split"]) get(`items-${name}`).addEventListener("change", filterItems);
     get("items-search").addEventListener("input", later(filterItems));
     window.addEventListener("hashchange", () => { if (address().get("view") === "items") start(); });
     start();

@@ -33,7 +33,6 @@ SHOW = (  # what of the items is listed, by what the script calls it
     ("a-wrong", "A wrong"),
     ("b-wrong", "B wrong"),
     ("both-wrong", "both wrong"),
-    ("trouble", "B truncated, empty or unreadable"),
 )
 
 
@@ -152,6 +151,7 @@ def _items(suites: Sequence[dict[str, Any]]) -> str:
         _select("items-a", "candidate A"),
         _select("items-b", "candidate B"),
         _select("items-show", "show", SHOW),
+        _select("items-cause", "why B is wrong"),
         _select("items-tag", "tag"),
         _select("items-gold", "right answer"),
         _select("items-split", "split", [("", "any"), ("test", "test"), ("dev", "dev")]),
