@@ -121,7 +121,7 @@ def _store(
     """Write what came of the work, and the manifest that says what it is of. `files` are there already."""
     folder, guarded = run.folder / "augment", guarded_suites(run.file.augment.filters, run.suites)
     write_jsonl(folder / KEPT, (judged.row for judged in kept))
-    write_jsonl(folder / VERDICTS, (Said(verdicts=judged.verdicts) for judged in kept))
+    write_jsonl(folder / VERDICTS, (Said(verdicts=judged.verdicts) for judged in kept), defaults=False)
     write_jsonl(folder / DROPPED, dropped)
     write_json(folder / "funnel.json", funnel.model_dump())
     manifest = Manifest(

@@ -100,9 +100,9 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_jsonl(path: Path, records: Iterable[Record]) -> None:
-    """Write one JSON object per line atomically."""
-    write_parts(path, (f"{record.model_dump_json()}\n".encode() for record in records))
+def write_jsonl(path: Path, records: Iterable[Record], *, defaults: bool = True) -> None:
+    """Write one JSON object per line atomically. Without `defaults` a field at its default is left out."""
+    write_parts(path, (f"{record.model_dump_json(exclude_defaults=not defaults)}\n".encode() for record in records))
 
 
 class Manifest(Record):
