@@ -218,11 +218,20 @@ def test_fifty_thousand_rows_can_be_looked_through(chromium: Any, tmp_path: Path
 
 
 def many_rows(folder: Path, count: int) -> Path:
-    """A page with so many rows."""
+    """A page with so many rows, each with the prompt that made it: four of 64 examples, and what was drawn for it."""
     rows = [
         row(f"Message {i}: where is order {i * 7919 % 100_003}, it was due {i % 31} days ago?") for i in range(count)
     ]
-    parts: PageParts = replace(hostile_parts(), run="many", warnings=(), rows=row_blocks(MadeRows(rows, [], [])))
+    examples = [f"- Example {i}: {'where is it, ' * (3 + i % 4)}please?" for i in range(64)]
+    prompts = {
+        made.provenance.request: "\n".join(
+            ["Messages to a shop.", f"Customer {i}:", *(examples[i * step % 64] for step in (1, 3, 7, 11)), "-"]
+        )
+        for i, made in enumerate(rows)
+    }
+    parts: PageParts = replace(
+        hostile_parts(), run="many", warnings=(), rows=row_blocks(MadeRows(rows, [], [], prompts=prompts))
+    )
     path = folder / "report.html"
     path.write_text(page(parts), encoding="utf-8")
     return path

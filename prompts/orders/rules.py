@@ -1,8 +1,8 @@
 """What one would write by hand in place of a model: rules for the four fields, and a classifier for two of them.
 
-Two programs of runs/orders.yaml. `rules` reads everything off regular expressions, which were corrected by their
-mistakes on 280 other messages. `rules_and_classifier` takes topic and urgency from TF-IDF and logistic regression on the
-rows it is given, and the two other fields from the rules.
+Two programs of runs/orders.yaml. `rules` reads everything off regular expressions, corrected by their mistakes on 280
+other messages. `rules_and_classifier` takes topic and urgency from TF-IDF and logistic regression on the rows it is
+given, and the two other fields from the rules.
 """
 
 from __future__ import annotations
