@@ -117,7 +117,7 @@ def export_student(
     form = _form(planned, options)
     folder = options.output or run.folder / "export" / f"{name}-{options.gguf or form}"
     _refuse_others(folder)
-    with folder_atomic(folder) as made, tempfile.TemporaryDirectory() as other:
+    with folder_atomic(folder) as made, tempfile.TemporaryDirectory(prefix=".export.", dir=made.parent) as other:
         check, whole = _write(planned, form, made, Path(other), name, options)
         again = None
         if whole and results and options.score:
