@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from harness.augment.current import kept_rows
 from harness.config.load import load_run
+from harness.core import yaml_file
 from tests.process import succeed
 
 ROOT = Path(__file__).parent.parent
-TEACHER = "{model: smollm2-135m-instruct, engine: vllm}"
 QUESTION = ["what {word} {word} is {number}", "how does a {word} {word} {word} {number}"]
 SAID = json.dumps({"question": "what is {word} about {word} {number}", "answer": "{word} {word}"})
 SCRIPTS: dict[str, dict[str, list[str]]] = {
@@ -26,13 +28,12 @@ SCRIPTS: dict[str, dict[str, list[str]]] = {
     "passages": {"asked": [SAID]},
     "orders": {"aside": ["The {word} is near my {word} {word}.", "My {word} likes {word} and {word}."]},
 }
-SMALLER = {  # text of a run file -> what a test has time for
+SMALLER: dict[str, dict[str, Any]] = {  # recipe -> section.key of its run file -> what a test has time for
     "orders": {
-        "rows: 1024": "rows: 32",
-        "[0, 64, 256, 1024]": "[0, 8, 32]",
-        "[orders, open_ended, general_knowledge]": "[orders]",
-        "[zero_shot, few_shot, retrieval]": "[zero_shot]",
-        "ship: {student: smollm2-135m-instruct, data: filtered, size: 1024, random_seed: 0}": "",
+        "augment.rows": 32,
+        "train.sizes": [0, 8, 32],
+        "eval.suites": ["orders"],
+        "eval.prompting": ["zero_shot"],
     },
 }
 
@@ -42,14 +43,16 @@ def project(root: Path, name: str, student: Path) -> None:
     for folder in ("prompts", "suites"):
         shutil.copytree(ROOT / folder, root / folder)
     (root / "script.json").write_text(json.dumps({"steps": SCRIPTS[name]}))
-    run = (ROOT / f"runs/{name}.yaml").read_text()
-    assert TEACHER in run
-    run = run.replace(TEACHER, "{model: t, engine: scripted, script: script.json}")
-    for written, less in SMALLER.get(name, {}).items():
-        assert written in run
-        run = run.replace(written, less)
+    run = yaml_file.load(ROOT / f"runs/{name}.yaml").data
+    run["teacher"] = {"model": "t", "engine": "scripted", "script": "script.json"}
+    run["train"]["students"] = [str(student)]
+    run.pop("ship", None)  # it names the student that is bundled
+    for place, value in SMALLER.get(name, {}).items():
+        section, key = place.split(".")
+        assert key in run[section]
+        run[section][key] = value
     (root / "runs").mkdir()
-    (root / f"runs/{name}.yaml").write_text(run.replace("[smollm2-135m-instruct]", f"[{student}]"))
+    (root / f"runs/{name}.yaml").write_text(yaml.safe_dump(run, sort_keys=False))
 
 
 @pytest.mark.slow
