@@ -31,7 +31,8 @@ SCRIPTS: dict[str, dict[str, list[str]]] = {
 SMALLER: dict[str, dict[str, Any]] = {  # recipe -> section.key of its run file -> what a test has time for
     "orders": {
         "augment.rows": 32,
-        "train.sizes": [0, 8, 32],
+        "train.data": ["filtered"],
+        "train.sizes": [0, 32],
         "eval.suites": ["orders"],
         "eval.prompting": ["zero_shot"],
     },
