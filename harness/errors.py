@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 
 class HarnessError(Exception):
@@ -90,3 +91,17 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest allowed name, or '' when none is close."""
     close = difflib.get_close_matches(name, [candidate for candidate in allowed if candidate != name], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def nearest_file(path: Path, folder: str = "") -> str:
+    """' (did you mean X?)' for the file or folder beside a missing one whose name is closest, or ''.
+
+    `folder` is written before its name. Endings break ties only: else any two names with the same one would be close.
+    """
+    try:
+        names = sorted(beside.name for beside in path.parent.iterdir())
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.stem, {PurePath(name).stem for name in names}, n=1, cutoff=0.6)
+    alike = [f"{folder}{name}" for name in names if close and PurePath(name).stem == close[0]]
+    return nearest(f"{folder}{path.name}", alike)

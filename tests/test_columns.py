@@ -129,7 +129,7 @@ MISTAKES = [
     ("items.jsonl", "{}\n", {"txt": "q"}, "s.yaml:1: items: fields: 'txt' is no field of an item (did you mean 'text'?)", "allowed: text, label, group, stratum"),
     ("items.parquet", "no parquet", {"text": "q"}, "items.parquet: not a Parquet file", ""),
     ("items.txt", "x", {}, "s.yaml:1: items: items.txt is of no known format", ".jsonl, .json, .csv, .tsv, .parquet"),
-    ("other.csv", "q\n", {}, "there is no file items.csv (did you mean 'other.csv'?)", ""),
+    ("item.csv", "q\n", {}, "there is no file items.csv (did you mean 'item.csv'?)", ""),
 ]  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_mistakes_are_named(
     tmp_path: Path, name: str, text: str, fields: dict[str, str], first: str, second: str
 ) -> None:
     write(tmp_path / name, text)
-    source = "items.csv" if name == "other.csv" else name
+    source = "items.csv" if name == "item.csv" else name
     with pytest.raises(UsageError) as caught:
         read_items(source, tmp_path, LabelLine, fields, [], "s.yaml:1: items")
     assert first in str(caught.value)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from harness.core.json_file import MAX_DEPTH, NotJson, parse_json, read_json, read_jsonl, read_text
-from harness.errors import UsageError
+from harness.errors import UsageError, nearest_file
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -82,8 +82,8 @@ def test_a_byte_order_mark_is_taken_away_and_other_encodings_are_refused(tmp_pat
         for read in (read_text, read_json, lambda p: read_jsonl(p, Line)):
             with pytest.raises(UsageError, match=rf"f.json: not UTF-8 text \(byte {byte}\)"):
                 read(path)
-    with pytest.raises(UsageError, match=r"g\.json: .*'f\.json'"):
-        read_json(path.with_name("g.json"))
+    with pytest.raises(UsageError, match=r"ff\.json: .*'f\.json'"):
+        read_json(path.with_name("ff.json"))
 
 
 def test_every_line_of_a_text_ends_alike(tmp_path: Path) -> None:
@@ -95,3 +95,18 @@ def test_every_line_of_a_text_ends_alike(tmp_path: Path) -> None:
 def test_the_line_of_a_mistake_in_a_file_is_named() -> None:
     with pytest.raises(NotJson, match=r"f.json:3: not valid JSON"):
         parse_json('{\n"a": 1,\n}', "f.json")
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("helpdsk.yaml", " (did you mean 'helpdesk.yaml'?)"),
+        ("helpdesk.yml", " (did you mean 'helpdesk.yaml'?)"),  # of one stem the closest ending
+        ("truthful.yaml", ""),  # an ending makes no two names close
+        ("none/helpdesk.yaml", ""),
+    ],
+)
+def test_the_nearest_file(tmp_path: Path, missing: str, hint: str) -> None:
+    for name in ("null.yaml", "helpdesk.yaml", "helpdesk.learning_curve.png", "helpdesk.json"):
+        (tmp_path / name).touch()
+    assert nearest_file(tmp_path / missing) == hint

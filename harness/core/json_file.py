@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.core.text import has_lone_surrogate
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError, nearest, nearest_file
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,9 +35,8 @@ def read_bytes(path: Path, what: str = "") -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         place = f"{path}: {what}" if what else str(path)
-        raise UsageError(f"{place}: cannot read it: {error.strerror}{nearest(path.name, siblings)}") from error
+        raise UsageError(f"{place}: cannot read it: {error.strerror}{nearest_file(path)}") from error
 
 
 def read_text(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from harness.errors import UsageError, nearest
+from harness.errors import UsageError, nearest_file
 
 
 def project_file(root: Path, value: str, place: str) -> Path:
@@ -22,6 +22,5 @@ def project_file(root: Path, value: str, place: str) -> Path:
             f" {root.resolve()}: copy it into the project"
         )
     if not path.is_file():
-        siblings = [os.path.relpath(p, root) for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UsageError(f"{place}: there is no file {value}{nearest(value, siblings)}")
+        raise UsageError(f"{place}: there is no file {value}{nearest_file(path, value.removesuffix(path.name))}")
     return path

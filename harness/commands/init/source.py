@@ -12,7 +12,7 @@ from typing import Any
 from harness.core.store import content_digest
 from harness.core.table_file import FORMATS, Located, read_rows
 from harness.data.documents import ENDINGS
-from harness.errors import Mistakes, UsageError, nearest
+from harness.errors import Mistakes, UsageError, nearest_file
 
 LARGE = 20_000_000  # bytes, from which on reading takes so long that it is said
 MOST_ROWS = 20_000  # rows of a larger file that are taken, by digest: many more than a small student is tuned on
@@ -39,10 +39,9 @@ def existing(path: Path) -> Path:
     try:
         if path.exists():
             return path
-        siblings = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
     except OSError as error:  # longer than any path, a folder that may not be read
         raise UsageError(f"--from {path}: cannot read it: {error.strerror}") from error
-    raise UsageError(f"--from {path}: there is no such file or folder{nearest(path.name, siblings)}")
+    raise UsageError(f"--from {path}: there is no such file or folder{nearest_file(path)}")
 
 
 def holds_documents(path: Path) -> bool:
