@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.augment.funnel import Funnel
+from harness.records import Scorecard
 from harness.report.advice import RULES, Situation, next_steps
 from harness.report.analysis import Arm, Difference
 from harness.report.growth import Growth
@@ -47,7 +48,10 @@ FUNNEL = Funnel(
     kept_by_label={"": 10},
 )  # fmt: skip
 CALM = FUNNEL.model_copy(update={"dropped": {"judge": 5, "length": 5}, "kept": 30, "kept_by_label": {"": 30}})
-BETTER, WORSE, UNDECIDED = headline(0.02, 0.1), headline(-0.1, -0.02), headline(-0.04, 0.06)
+SPARE = CALM.model_copy(update={"kept": 400, "kept_by_label": {"": 400}})
+BETTER, WORSE, UNDECIDED = headline(0.02, 0.1), headline(-0.1, -0.02), headline(-0.06, 0.04)
+OPEN = headline(-0.08, 0.28)  # better on these items, and perhaps by much
+FLAT = growth("no measurable slope", (-0.02, 0.02))
 
 CASES = [
     ("finish-first", Situation(BETTER, growth("rises"), unfinished="eval was stopped"), "eval was stopped"),
@@ -56,6 +60,10 @@ CASES = [
     ("use-the-cheaper-alternative", Situation(UNDECIDED, None), "TF-IDF"),
     ("use-the-cheaper-alternative", Situation(WORSE, None), "one size says nothing of more rows"),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("inconclusive")), "more rows show no gain"),
+    ("decide-first", Situation(OPEN, growth("no measurable slope")), "TF-IDF"),
+    ("decide-first", Situation(OPEN, None), "needs no training."),
+    ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=SPARE), "400 rows are kept"),
+    ("use-the-rows-there-are", Situation(WORSE, None, funnel=SPARE), "saw 256 of them"),
     ("make-more-rows", Situation(WORSE, growth("rises")), "512 of them are forecast to bring +3.0 points [+1.0, +5.0]"),
     ("make-more-rows", Situation(BETTER, growth("rises", (-0.02, 0.06))), "cannot tell from no gain"),
     ("make-more-rows", Situation(BETTER, growth("rises", covered=False)), "missed the largest size"),
@@ -63,13 +71,20 @@ CASES = [
     ("stop-making-rows", Situation(BETTER, growth("no measurable slope")), "between 16 and 256"),
     ("mix-in-general-rows", Situation(BETTER, growth("rises"), ("arc: accuracy",)), "arc: accuracy"),
     ("look-at-the-filter", Situation(BETTER, growth("rises"), funnel=FUNNEL), "judge: it drops 62%"),
-    ("try-a-larger-student", Situation(UNDECIDED, growth("no measurable slope")), "small does not learn more"),
+    ("try-a-larger-student", Situation(UNDECIDED, FLAT), "shows that more of these rows help small"),
     ("train-more-seeds", Situation(BETTER, growth("rises")), "random_seeds"),
 ]
 SILENT = [
     ("finish-first", Situation(BETTER, growth("rises"))),
     ("use-the-cheaper-alternative", Situation(BETTER, growth("no measurable slope"))),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("rises"))),
+    ("use-the-cheaper-alternative", Situation(OPEN, growth("no measurable slope"))),
+    ("decide-first", Situation(UNDECIDED, None)),
+    ("decide-first", Situation(BETTER, None)),
+    ("decide-first", Situation(headline(-0.02, 0.04), None)),
+    ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=CALM)),
+    ("use-the-rows-there-are", Situation(BETTER, growth("no measurable slope"), funnel=SPARE)),
+    ("make-more-rows", Situation(WORSE, growth("rises"), funnel=SPARE)),
     ("make-more-rows", Situation(WORSE, growth("no measurable slope"))),
     ("make-more-rows", Situation(WORSE, growth("inconclusive"))),
     ("make-more-rows", Situation(WORSE, growth("rises", (-0.03, 0.04)))),
@@ -78,7 +93,9 @@ SILENT = [
     ("stop-making-rows", Situation(UNDECIDED, growth("no measurable slope"))),
     ("mix-in-general-rows", Situation(BETTER, growth("rises"))),
     ("look-at-the-filter", Situation(BETTER, growth("rises"), funnel=CALM)),
-    ("try-a-larger-student", Situation(BETTER, growth("no measurable slope"))),
+    ("try-a-larger-student", Situation(BETTER, FLAT)),
+    ("try-a-larger-student", Situation(UNDECIDED, growth("no measurable slope"))),  # forecast to be worth having
+    ("try-a-larger-student", Situation(UNDECIDED, FLAT, funnel=SPARE)),
     ("train-more-seeds", Situation(WORSE, growth("rises"))),
 ]
 
@@ -101,7 +118,7 @@ def test_every_rule_is_tried_both_ways() -> None:
 
 
 def test_the_most_urgent_comes_first_and_there_is_always_something_to_do() -> None:
-    steps = next_steps(Situation(WORSE, growth("no measurable slope"), ("a: b",), "items failed", FUNNEL))
+    steps = next_steps(Situation(WORSE, FLAT, ("a: b",), "items failed", FUNNEL))
     assert [step.rule for step in steps] == [
         "finish-first", "use-the-cheaper-alternative", "mix-in-general-rows", "look-at-the-filter",
         "try-a-larger-student",
@@ -121,3 +138,18 @@ def test_the_number_of_items_is_what_power_says() -> None:
 
     said = next(step.sentence for step in next_steps(Situation(UNDECIDED, None)) if step.rule == "more-items")
     assert str(items_needed_from(UNDECIDED.rival.difference.interval, 0.05)) in said
+
+
+def test_what_an_answer_takes_is_said_where_it_is_known() -> None:
+    card = Scorecard(
+        key="k", suite="s", suite_digest="d", student="x", student_key="k", prompting="zero_shot", items=10, scored=10,
+        unparsed=0, failed=0, metrics={},
+    )  # fmt: skip
+    arms = [
+        replace(reading.arm, cards=(card.model_copy(update={"seconds": seconds}),))
+        for reading, seconds in ((OPEN.reading, 2.0), (OPEN.rival.reading, 15.0))
+    ]
+    rival = replace(OPEN.rival, reading=replace(OPEN.rival.reading, arm=arms[1]))
+    timed = replace(OPEN, reading=replace(OPEN.reading, arm=arms[0]), alternatives=(rival,))
+    (said,) = [step.sentence for step in next_steps(Situation(timed, None)) if step.rule == "decide-first"]
+    assert said.endswith("and takes 1.5 s an answer where the student takes 0.2.")

@@ -18,6 +18,7 @@ from harness.suites.summary import LOWER_IS_BETTER
 WORTH_FINDING = 0.05  # a difference of scores between 0 and 1 that a suite should be able to find
 WORTH_HAVING = 0.01  # a gain of the next doubling that is worth its rows
 NAMED = 3  # of what broke
+SPARE = 0.5  # of the largest size: so many kept rows beyond it are worth a further size
 MOSTLY = 0.5  # share of the rows lost at one filter from which it decides what the data are
 
 
@@ -64,13 +65,14 @@ def more_items(situation: Situation) -> str:
     if interval.low == float("-inf") or interval.high == interval.low:
         return f"Write more items: these cannot tell a difference of {aim}, nor how many could."
     needed = items_needed_from(interval, WORTH_FINDING)
-    return f"Write more items: a difference of {aim} takes about {needed} test items, and there are {headline.items}."
+    now = "" if detectable is None else f", enough for one of {wording.amount(metric, detectable)}"
+    return f"Write more items: a difference of {aim} takes about {needed} test items; there are {headline.items}{now}."
 
 
 def use_the_cheaper_alternative(situation: Situation) -> str:
-    """The alternative is better, or as good as can be told, and rows do not help: there is no reason to tune."""
+    """The alternative is better, or looks as good and the items leave no room for much more; and rows do not help."""
     headline = situation.headline
-    if headline is None or headline.verdict == "better" or _rows_help(situation):
+    if headline is None or headline.verdict == "better" or _rows_help(situation) or _may_pay(headline):
         return ""
     rival = headline.rival.reading.title
     if headline.verdict == "worse":
@@ -79,18 +81,36 @@ def use_the_cheaper_alternative(situation: Situation) -> str:
     return f"Do not tune for this: {rival} needs no training and is as good as these items can tell."
 
 
+def decide_first(situation: Situation) -> str:
+    """The student looks better, by as much as matters perhaps, and the items cannot tell."""
+    headline = situation.headline
+    if headline is None or not _may_pay(headline):
+        return ""
+    arm, rival = headline.reading.arm, headline.rival.reading
+    times = arm.seconds_an_answer, rival.arm.seconds_an_answer
+    cost = f", and takes {times[1]:.3g} s an answer where the student takes {times[0]:.3g}" if all(times) else ""
+    return f"It is not decided whether tuning pays. {rival.title} needs no training{cost}."
+
+
+def use_the_rows_there_are(situation: Situation) -> str:
+    """Kept rows lie unused, and it is not shown that rows do nothing."""
+    headline, growth, left = situation.headline, situation.growth, _unused(situation)
+    if headline is None or not left or (growth and headline.verdict == "better" and not growth.helps):
+        return ""
+    largest = headline.reading.arm.size
+    return f"Raise train.sizes: {largest + left} rows are kept, and the largest student saw {largest} of them."
+
+
 def make_more_rows(situation: Situation) -> str:
-    """Rows help, and the next doubling is forecast to be worth having."""
+    """Rows help, all that there are were used, and the next doubling is forecast to be worth having."""
     growth = situation.growth
-    if growth is None or not growth.helps:
+    if growth is None or not growth.helps or _unused(situation):
         return ""
     largest = growth.sizes[-1]
     if growth.forecast is None:
         return f"Make more rows: they still help at {largest}. Double them."
     gain = growth.forecast.gain
-    good, worst = gain.estimate, gain.low
-    if growth.metric in LOWER_IS_BETTER:
-        good, worst = -gain.estimate, -gain.high
+    good, worst = _good(growth.metric, gain.estimate), min(_good(growth.metric, end) for end in (gain.low, gain.high))
     if good < WORTH_HAVING:
         return ""
     sure = "" if worst > 0 else ", which this run cannot tell from no gain"
@@ -131,11 +151,13 @@ def mix_in_general_rows(situation: Situation) -> str:
 
 
 def try_a_larger_student(situation: Situation) -> str:
-    """Rows do not help and the alternative is not beaten: what is missing may be the student's size."""
+    """More rows promise nothing and the alternative is not beaten: what is missing may be the student's size."""
     headline, growth = situation.headline, situation.growth
-    if headline is None or growth is None or growth.helps or headline.verdict == "better":
+    if headline is None or growth is None or growth.helps or headline.verdict == "better" or _unused(situation):
         return ""
-    return f"Or try a larger student: {headline.reading.arm.student} does not learn more from more of these rows."
+    if growth.forecast and _good(growth.metric, growth.forecast.gain.estimate) >= WORTH_HAVING:
+        return ""
+    return f"Or try a larger student: nothing here shows that more of these rows help {headline.reading.arm.student}."
 
 
 def train_more_seeds(situation: Situation) -> str:
@@ -150,9 +172,37 @@ def _rows_help(situation: Situation) -> bool:
     return situation.growth is not None and situation.growth.helps
 
 
+def _may_pay(headline: Headline) -> bool:
+    """Whether an undecided student did better on these items, and may be better by as much as matters."""
+    if headline.verdict in ("better", "worse"):
+        return False
+    metric, interval = headline.reading.metric, headline.rival.difference.interval
+    if _good(metric, headline.value - headline.rival.value) <= 0:
+        return False
+    return (
+        not wording.bounded(metric) or max(_good(metric, end) for end in (interval.low, interval.high)) > WORTH_FINDING
+    )
+
+
+def _good(metric: str, change: float) -> float:
+    """A change of a metric, positive where it is for the better."""
+    return -change if metric in LOWER_IS_BETTER else change
+
+
+def _unused(situation: Situation) -> int:
+    """Kept rows beyond the largest size, where they are as many again as half of it."""
+    if situation.funnel is None or situation.headline is None:
+        return 0
+    largest = situation.headline.reading.arm.size
+    left = situation.funnel.kept - largest
+    return left if left >= SPARE * largest else 0
+
+
 RULES: tuple[Callable[[Situation], str], ...] = (
     finish_first,
     use_the_cheaper_alternative,
+    decide_first,
+    use_the_rows_there_are,
     make_more_rows,
     more_items,
     stop_making_rows,

@@ -63,6 +63,11 @@ class Arm:
         """Whether every item of every card was asked and answered."""
         return all(card.complete for card in self.cards)
 
+    @property
+    def seconds_an_answer(self) -> float:
+        """What an item took on the machine that scored it, on average. 0 where there is none."""
+        return sum(card.seconds for card in self.cards) / max(1, sum(card.items for card in self.cards))
+
     def metric(self, name: str) -> float | None:
         """The mean of a card metric over random seeds. None when a card lacks it."""
         values = [card.metrics[name] for card in self.cards if name in card.metrics]

@@ -68,7 +68,7 @@ def compare_students(
                 before=untuned(view.arms, view.student),
                 against=None if view is scored[0] else difference(values, first, random_seed, b_varies=True),
                 tokens=sum(card.prompt_tokens + card.answer_tokens for card in arm.cards) / items,
-                seconds=sum(card.seconds for card in arm.cards) / items,
+                seconds=arm.seconds_an_answer,
             )
         )
     return costs

@@ -165,7 +165,7 @@ def other_suite(results: Results, suite_arms: Sequence[Arm], metrics: Sequence[s
                 *of_user,
                 gold,
                 f"{sum(card.prompt_tokens for card in arm.cards) / items:.0f}",
-                f"{sum(card.seconds for card in arm.cards) / items:.3f}",
+                f"{arm.seconds_an_answer:.3f}",
             ]
         )
     return table(heads, rows)
@@ -204,8 +204,8 @@ def costs(suite_arms: Sequence[Arm], price_per_hour: float | None = None) -> str
         read, written = sum(card.prompt_tokens for card in arm.cards), sum(card.answer_tokens for card in arm.cards)
         speed = f"{(read + written) / seconds:.0f}" if seconds and read else ""
         counts = [f"{read / items:.0f}" if read else "", f"{written / items:.1f}" if read else ""]
-        priced = [] if price_per_hour is None else [thousand_answers(seconds / items, price_per_hour)]
-        rows.append([arm.title, *counts, f"{seconds / items:.3f}", speed, *priced])
+        priced = [] if price_per_hour is None else [thousand_answers(arm.seconds_an_answer, price_per_hour)]
+        rows.append([arm.title, *counts, f"{arm.seconds_an_answer:.3f}", speed, *priced])
     heads = ["candidate", "prompt tokens", "tokens written", "seconds an answer", "tokens/s"]
     return table([*heads, *([] if price_per_hour is None else [MONEY])], rows)
 
