@@ -28,7 +28,7 @@ from harness.models import merge as merging
 from harness.models.merge import TOLERANCE, Said, compare, merge
 from harness.models.resolve import Model, resolve
 from harness.records import Cell, Score
-from harness.report.one_student import best_on_dev, scores_of
+from harness.report.one_student import against_alternatives, best_on_dev, scores_of
 from harness.suites.suite import Suite
 from harness.train.grid import GridCell, plan_training
 from tests.fakes import Quiet
@@ -110,7 +110,7 @@ def test_the_card_of_a_cell_that_stopped_early_says_which_weights_it_has(shop: R
     log |= {"best_step": 2, "steps_done": 3, "validation": [[1, 2.5], [2, 1.25], [3, 1.5]]}
     card = ModelCard(
         name="s", planned=planned, log=log, form="adapter", check="", again=None, serve="vllm serve", licence="",
-        languages=(), scores=(), score_limits=(), funnel=None, template="", longest=40,
+        languages=(), scores=(), against=(), score_limits=(), funnel=None, template="", longest=40,
     )  # fmt: skip
     text = model_card(shop, card).replace("\\", "")
     passes = f"{8 / 12:.3g} passes over the rows"
@@ -123,6 +123,11 @@ def test_the_card_has_the_scores_of_the_report(shop: Run, tmp_path: Path) -> Non
     _, text = card_of(folder)
     results, cell = results_of(shop), cell_of(shop, "filtered", 12).cell
     scored = scores_of(results, shop.suites.values(), cell, 0)
+    against = dict(against_alternatives(results, shop.suites.values(), cell, 0))
+    assert list(against) == ["shop"], "of the task's own suites"
+    assert "alternative" in against["shop"]
+    named = against["shop"].replace(cell.student, cell_of(shop, "filtered", 12).model.name)
+    assert f"- shop: {named}" in text.replace("\\", "")
     assert {(line.suite, line.metric) for line in scored} >= {
         ("shop", "accuracy"),
         ("shop", "choice_accuracy"),

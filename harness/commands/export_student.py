@@ -22,7 +22,7 @@ import yaml
 from harness.augment.funnel import Funnel
 from harness.check.exported import Rescore, ScoredAgain, scored_again
 from harness.check.formats import HEADS, exit_code, row
-from harness.check.rules import overall
+from harness.check.rules import Verdict, overall
 from harness.commands.dataset_card import STAMP
 from harness.commands.export import stored_funnel
 from harness.commands.model_card import Form, ModelCard, model_card
@@ -42,7 +42,7 @@ from harness.models.resolve import BUNDLED, Model
 from harness.models.write_gguf import TYPES as GGUF_TYPES
 from harness.models.write_gguf import read_back, write_gguf
 from harness.records import Cell
-from harness.report.one_student import best_on_dev, score_limits, scores_of
+from harness.report.one_student import against_alternatives, best_on_dev, score_limits, scores_of
 from harness.train.adapters import CONFIG
 from harness.train.grid import GridCell, plan_training
 
@@ -50,6 +50,12 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 PROMPTS = 8  # of its own rows, on which a merged model is compared with base and adapter
 THIS_FOLDER = "THIS_FOLDER"
 MODELFILE = "Modelfile"
+SAME: dict[Verdict, str] = {  # what the limits of the suites say of another form
+    "pass": "this form scores like the student",
+    "regressed": "this form is measurably worse than the student",
+    "inconclusive": "the items cannot tell whether this form is still the student",
+    "failed": "items of this form failed",
+}
 FORMS: dict[Form, str] = {"adapter": "as an adapter", "merged": "as a model of its own", "gguf": "as a GGUF file"}
 
 
@@ -130,7 +136,8 @@ def export_student(
         terminal.say(f"  {line}")
     model = planned.model
     base = model.name if "/" in model.name else str(model.folder)
-    terminal.say(f"  serve it: {serve_line(planned, base, folder, name, form)}")
+    for line in serve_line(planned, base, folder, name, form).splitlines():
+        terminal.say(f"  serve it: {line}")
     exported = Exported(folder, again)
     if again:
         _say_again(again, exported.exit_code, terminal)
@@ -166,7 +173,7 @@ def _say_again(again: ScoredAgain, code: int, terminal: Terminal) -> None:
         terminal.say(f"    {line}")
     if again.decisions:
         terminal.say(fitted(HEADS, [row(decision) for decision in again.decisions], terminal.width))
-        terminal.say(f"export-student: {overall(again.decisions)} (exit {code})")
+        terminal.say(f"export-student: {SAME[overall(again.decisions)]} (exit {code}); whether to ship it, check says")
     else:
         terminal.say("    no suite has limits: nothing says how much may be lost (limits: {accuracy: {margin: 0.05}})")
 
@@ -210,10 +217,10 @@ def _best(run: Run, results: Results | None, names: Sequence[str]) -> tuple[str,
 
 
 def serve_line(planned: GridCell, base: str, folder: Path, name: str, form: Form) -> str:
-    """The command that serves an exported folder, or why there is none. `base` is where its weights are."""
+    """The command that serves an exported folder, or two of them, or why there is none. `base`: its weights' place."""
     place = shlex.quote(str(folder))
     if form == "gguf":
-        return f"ollama create {shlex.quote(name)} -f {place}/{MODELFILE}, or llama-server --jinja -m {place}/*.gguf"
+        return f"ollama create {shlex.quote(name)} -f {place}/{MODELFILE}\nllama-server --jinja -m {place}/*.gguf"
     if form == "merged":
         return f"vllm serve {place} --served-model-name {shlex.quote(name)}"
     try:
@@ -312,6 +319,10 @@ def _card(
         licence=options.licence or licence_of(planned.model),
         languages=options.languages,
         scores=tuple(scores_of(results, suites, scored, random_seed)) if results else (),
+        against=tuple(
+            (suite, said.replace(scored.student, planned.model.name))  # a local folder's path is nobody's business
+            for suite, said in (against_alternatives(results, suites, scored, random_seed) if results else ())
+        ),
         score_limits=tuple(score_limits(results, suites, scored, random_seed)) if results else (),
         funnel=_funnel(run),
         template=str(chat.tokenizer.get_chat_template()),

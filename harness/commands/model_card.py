@@ -50,6 +50,7 @@ class ModelCard:
     licence: str  # of the base, or as the user says; empty where nobody says it
     languages: tuple[str, ...]
     scores: tuple[Scored, ...]
+    against: tuple[tuple[str, str], ...]  # (suite, how it stands to the strongest alternative there)
     score_limits: tuple[str, ...]
     funnel: Funnel | None  # None where augment made none of the rows
     template: str  # the student's chat template
@@ -183,7 +184,9 @@ def _scores(card: ModelCard) -> str:
         " differences are paired, item by item, and about these weights: training again with another random seed gives"
         " other ones. The untuned base is asked without examples, in the form that suits it best on dev items."
     )
-    return f"{table(HEADS, [scored.cells for scored in card.scores])}\n\n{about}"
+    rivals = [f"- {escaped(suite)}: {escaped(said)}" for suite, said in card.against]
+    against = "Against what could be used in its place:\n\n" + "\n".join(rivals) if rivals else ""
+    return "\n\n".join(filter(None, [table(HEADS, [scored.cells for scored in card.scores]), about, against]))
 
 
 def _again(again: ScoredAgain) -> str:

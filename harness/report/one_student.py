@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from harness.config.arms import SEEDS_ONLY
 from harness.eval.results import Results
 from harness.records import Cell
 from harness.report import regressions, tables, wording
 from harness.report.analysis import Arm, arms, difference, has, matrix, sheet, untuned
+from harness.report.headline import Headline, headline
 from harness.report.paired import change_words, verdict_words
 from harness.suites.suite import Suite
 from harness.suites.summary import LOWER_IS_BETTER
@@ -58,6 +60,20 @@ def _scored(results: Results, own: Arm, base: Arm | None, suite: str, metric: st
     before = tables.share(tables.value_interval(results, base, metric))
     change = f"{change_words(metric, against)}, {verdict_words(metric, against)}"
     return Scored(suite, metric, items, value, before, change)
+
+
+def against_alternatives(
+    results: Results, suites: Iterable[Suite], cell: Cell, random_seed: int
+) -> Iterator[tuple[str, str]]:
+    """(Suite, how this student stands to the strongest alternative to it) for each of the task's own suites."""
+    for suite in suites:
+        suite_arms = arms(results, suite.name)
+        own = _alone(suite_arms, cell)
+        if own is None or not suite.of_task:
+            continue
+        others = [arm for arm in suite_arms if arm.kind != "student" or (arm.data == SEEDS_ONLY != own.data)]
+        found = headline(results, [*others, own], own.student, random_seed, own.data, suite.primary, own.method)
+        yield suite.name, found.sentence() if isinstance(found, Headline) else found
 
 
 def score_limits(results: Results, suites: Iterable[Suite], cell: Cell, random_seed: int) -> Iterator[str]:
