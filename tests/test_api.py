@@ -314,7 +314,9 @@ def test_tune_goes_on_and_does_nothing_twice(
         ({"answer": "nosuch"}, "answer nosuch"),
         ({"sizes": [-1]}, "sizes -1"),
         ({"sizes": [0]}, "sizes 0"),
+        ({"sizes": -1}, "sizes -1"),
         ({"items": 1000}, "items 1000"),
+        ({"items": 0}, "items 0"),
         ({"base_url": "http://127.0.0.1:9/v1"}, "base_url http://127.0.0.1:9/v1"),
     ],
 )

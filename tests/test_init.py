@@ -19,13 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from harness.commands.init.choices import first_number, lettered
 from harness.commands.init.command import Options, init
 from harness.commands.init.documents import gap_of
 from harness.commands.init.examples import label_spellings, tokens_bound
-from harness.commands.init.plan import Wishes, power_of_two, sizes_for
+from harness.commands.init.files import yaml_text
+from harness.commands.init.plan import Wishes, power_of_two, sizes_for, sizes_in
+from harness.commands.init.questions import ask_for_columns
 from harness.commands.init.split import hold_out, units_of
 from harness.config.load import load_run
 from harness.config.run import Run
@@ -218,6 +222,61 @@ def test_every_format_becomes_a_run_that_loads(tmp_path: Path, family: str) -> N
     sizes = run.file.train.sizes
     assert (sizes[0], sizes[-1]) == (0, run.file.ship.size if run.file.ship else -1)
     assert sizes[-1] <= len(rows_given(run))
+
+
+@pytest.mark.parametrize(
+    ("choices", "answers", "letters"),
+    [
+        ([["1", "2", "3"]] * 3, ["2", "1", "3"], "BAC"),  # every answer is a choice: none is a number of one
+        ([["3", "4", "5"]] * 3, [4, 3, 5], "BAC"),
+        ([["a", "b", "c"]] * 3, [0, 1, 2], "ABC"),
+        ([["a", "b", "c"]] * 3, [1, 2, 3], "ABC"),  # never 0, and somewhere 3 of 3
+        ([["0", "1", "2"], ["a", "b", "c"]], ["0", "2"], "AC"),
+        ([["a", "b", "c"]] * 2, ["C", "b"], "CB"),
+    ],
+)
+def test_an_answer_is_a_choice_or_its_number(choices: list[list[str]], answers: list[Any], letters: str) -> None:
+    first = first_number(list(zip(choices, answers, strict=True)))
+    found = [lettered("q", *row, first, "a:1")[1] for row in zip(choices, answers, strict=True)]
+    assert "".join(found) == letters
+
+
+@pytest.mark.parametrize("column", ["on", "not", "none", "null", "from", "yes"])
+def test_a_column_may_have_a_name_that_is_a_word_of_yaml_or_jinja(tmp_path: Path, column: str) -> None:
+    rows = [{column: row["text"], "other": row["text"][::-1], "label": row["label"]} for row in labelled(60)]
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(rows), texts=(column, "other")))
+    assert run.task.fields == ("field_1", "other")
+
+
+@given(st.text())
+def test_any_text_is_a_yaml_scalar(text: str) -> None:
+    assume(not any(0xD800 <= ord(c) < 0xE000 for c in text))
+    assert yaml.safe_load(f"a: {yaml_text(text)}") == {"a": text}
+
+
+def test_labels_may_be_joined_emoji(tmp_path: Path) -> None:
+    run = loaded(
+        start(tmp_path, "a.jsonl", jsonl([{**row, "label": f"👩\u200d💻 {row['label']}"} for row in labelled(60)]))
+    )
+    assert all(label.startswith("👩\u200d💻 ") for label in run.task.labels)
+
+
+def test_a_suite_of_ones_own_goes_along_with_the_files_it_names(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "suites/more").mkdir(parents=True)
+    (project / "suites/open_ended.yaml").write_text("kind: open_ended\nitems: suites/more/mine.jsonl\nmax_tokens: 8\n")
+    (project / "suites/more/mine.jsonl").write_text('{"prompt": "Say hello."}\n')
+    (project / "Makefile").write_bytes("# Größe\ntrain:\n".encode("latin-1"))
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(labelled(60))))
+    assert run.file.eval.suites == ("mine", "open_ended")
+
+
+def test_more_rows_than_there_are_take_a_teacher_that_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--sizes 5000: .*--teacher MODEL"):
+        start(tmp_path, "a.jsonl", jsonl(labelled(300)), sizes=(16, 5000))
+    with pytest.raises(UsageError, match="--sizes 16;64: numbers of rows"):
+        sizes_in(["16;64"])
+    assert sizes_in(["16,64", "256"]) == (16, 64, 256)
 
 
 def test_parquet_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
@@ -520,6 +579,11 @@ def test_at_a_terminal_it_asks_for_the_file_and_unclear_columns(tmp_path: Path) 
     assert (code, "one of: a, b, c" in said) == (0, True), said
     run = load_run(tmp_path / "runs/mine.yaml")
     assert (run.task.system, set(run.task.labels)) == ("Say 1 or 0.", {"0", "1"})
+
+
+def test_of_one_column_nothing_is_asked() -> None:
+    with pytest.raises(UsageError, match="'id' is the only column"):
+        ask_for_columns(("id",))
 
 
 def test_ctrl_c_at_a_question_writes_nothing(tmp_path: Path) -> None:

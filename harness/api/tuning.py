@@ -24,7 +24,7 @@ def tune(
     name: str | None = None,
     folder: str | Path | None = None,
     task: str | None = None,
-    sizes: Sequence[int] = (),
+    sizes: int | Sequence[int] = (),
     items: int | None = None,
     text: str | Sequence[str] = (),
     answer: str | None = None,
@@ -54,10 +54,11 @@ def tune(
     root = _project(folder)
     named = name if name is not None else _name_of(path)
     models = _seen_from(root, student), teacher and _seen_from(root, teacher)
-    wishes = Wishes(named, task, *models, base_url, items, tuple(sizes))
     columns = (text,) if isinstance(text, str) else tuple(text)
     with ours():
         try:
+            several = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+            wishes = Wishes(named, task, *models, base_url, items, several)
             init(wishes, Options(path, columns, answer, label, group), root, Terminal(silent=quiet))
         except UsageError as error:
             raise UsageError(_in_python(str(error), root / f"runs/{named}.yaml")) from None
@@ -80,7 +81,7 @@ def _seen_from(root: Path, model: str) -> str:
 
 def _name_of(path: Path) -> str:
     """A run's name after a file's."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_-")[:64]
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().stem).strip("_-")[:64] or "run"
 
 
 def _in_python(message: str, path: Path) -> str:

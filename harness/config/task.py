@@ -22,6 +22,14 @@ FieldName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # as a template
 # what templates are given beside the fields
 GIVEN = ("answer", "label", "labels", "description", "shots", "system", "turns", "index", "wrong")
 
+# what YAML takes for a truth value or for nothing, and Jinja for its own
+WORDS = frozenset(
+    {
+        "and", "block", "call", "elif", "else", "extends", "false", "filter", "for", "from", "if", "import", "in",
+        "include", "is", "macro", "n", "no", "none", "not", "null", "off", "on", "or", "raw", "set", "true", "y", "yes",
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TaskPrompts:
@@ -48,6 +56,8 @@ class TaskFile(Record):
         for name in self.fields:
             if name in GIVEN:
                 raise ValueError(f"fields: {name!r} is what templates call something else: choose another name")
+            if name in WORDS:
+                raise ValueError(f"fields: {name!r} is a word of YAML or of Jinja: choose another name")
         if len(set(self.fields)) < len(self.fields):
             raise ValueError(f"fields {list(self.fields)} repeats one")
         for name in self.optional:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from harness.commands.init.choices import choices_column, lettered
+from harness.commands.init.choices import choices_column, first_number, lettered
 from harness.commands.init.source import Table
-from harness.config.task import GIVEN
+from harness.config.task import GIVEN, WORDS
 from harness.core.json_file import as_text
 from harness.data.examples import Shape, example_of
 from harness.errors import UsageError, nearest
@@ -168,10 +168,11 @@ def _columns(table: Table, inputs: Sequence[str], target: str, labels: bool | No
 
 def _chosen(table: Table, question: str, choices: str, target: str) -> Columns:
     shape = Shape(("text",))
+    first = first_number([(row.get(choices), row.get(target)) for _, row in table.rows])
 
     def read(row: Mapping[str, Any], where: str) -> Example:
         asked = _text(row.get(question), where, question)
-        text, letter = lettered(asked, row.get(choices), row.get(target), where)
+        text, letter = lettered(asked, row.get(choices), row.get(target), first, where)
         return shape.example({"text": text if asked else ""}, (), letter, where)
 
     unused = tuple(name for name in table.columns if name not in (question, choices, target))
@@ -186,7 +187,7 @@ def _sometimes_empty(table: Table, column: str) -> bool:
 def _field(column: str, place: int) -> str:
     """A column's name as a template can write it."""
     name = re.sub(r"[^a-z0-9]+", "_", column.strip().casefold()).strip("_")
-    if re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in GIVEN:
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) and name not in (*GIVEN, *WORDS):
         return "document" if name in PASSAGES else name
     return f"field_{place + 1}"
 

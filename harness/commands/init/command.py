@@ -12,15 +12,17 @@ from pathlib import Path
 from harness.commands.init.columns import Undecided, choose_columns
 from harness.commands.init.documents import decide_documents, document_files
 from harness.commands.init.examples import read_known
-from harness.commands.init.files import all_files, power_words
+from harness.commands.init.files import DEFAULT_TEACHER, all_files, power_words
 from harness.commands.init.plan import Plan, Wishes, decide
 from harness.commands.init.source import LARGE, existing, holds_documents, read_table
+from harness.config.inputs import named_files
 from harness.config.load import load_run
 from harness.core.store import made_folders, remove_empty, write_atomic
 from harness.core.terminal import Terminal
 from harness.core.text import one_line
 from harness.errors import UsageError
 from harness.models.resolve import impossible, possible
+from harness.suites.kinds import load_suite
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -125,20 +127,25 @@ def from_documents(
 
 def decisions(plan: Plan) -> list[str]:
     """What was decided, and why, for people."""
-    power = power_words(plan.tests, plan.primary)
+    power, who = power_words(plan.tests, plan.primary), plan.wishes.teacher or DEFAULT_TEACHER
+    lost = len(plan.rows) - plan.kept
+    dropped = f", {lost} fewer after the filters" if lost else ""
     kinds = {
         "labels": f"answers are labels, {len(plan.task.labels)} of them: scored by accuracy",
         "number": "answers are numbers: scored by the last number that is written",
         "text": f"answers are free: scored by {plan.primary}, which suits their length",
     }
     sources = {
-        "own": f"{len(plan.rows)} rows are yours to tune on, {plan.kept} after the filters; no teacher is needed",
-        "own and teacher": f"{len(plan.rows)} rows are yours to tune on, and the teacher writes as many again",
-        "teacher": f"{len(plan.seeds)} rows are few: they are seeds, and a teacher writes more",
+        "own": f"{len(plan.rows)} rows are yours to tune on{dropped}; no teacher is needed",
+        "own and teacher": f"{len(plan.rows)} rows are yours to tune on, and the teacher, {who}, writes as many again",
+        "teacher": f"{len(plan.seeds)} rows are few: they are seeds, and a teacher, {who}, writes more",
     }
+    dev = len(plan.items) - plan.tests
+    meanings = f"say what each label means in prompts/{plan.wishes.name}/task.yaml: untuned models and teachers read it"
     return [
         kinds[plan.scored],
-        f"{len(plan.items)} items are held out as a suite, {plan.tests} of them for claims. {power}",
+        *([meanings] if plan.scored == "labels" else []),
+        f"{len(plan.items)} items are held out: {plan.tests} for claims (test), {dev} for choosing (dev). {power}",
         sources[plan.source],
         f"sizes {', '.join(map(str, plan.sizes))} of {plan.wishes.student}",
     ]
@@ -155,8 +162,11 @@ def try_loading(name: str, files: Mapping[str, str], root: Path, also: Sequence[
             (trial / path).parent.mkdir(parents=True, exist_ok=True)
             (trial / path).write_text(content, encoding="utf-8")
         for suite in also:
-            for ending in ("yaml", "jsonl"):
-                shutil.copyfile(root / f"suites/{suite}.{ending}", trial / f"suites/{suite}.{ending}")
+            named = [path for _, path in named_files(load_suite(root / f"suites/{suite}.yaml", root, None).spec, root)]
+            for file in (root / f"suites/{suite}.yaml", *named):
+                copy = trial / file.relative_to(root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
         try:
             load_run(trial / f"runs/{name}.yaml")
         except UsageError as error:
@@ -197,7 +207,8 @@ def next_commands(name: str, root: Path, dry_run: bool) -> str:
     """What to type next."""
     if dry_run:
         return "nothing was written (--dry-run)"
-    make = (root / "Makefile").is_file() and "\ntrain:" in (root / "Makefile").read_text(encoding="utf-8")
+    makefile = root / "Makefile"
+    make = makefile.is_file() and "\ntrain:" in makefile.read_text(encoding="utf-8", errors="replace")
     run = f"make augment train eval RUN={name}"
     if not make:
         run = " && ".join(f"harness {verb} {name}" for verb in ("augment", "train", "eval"))

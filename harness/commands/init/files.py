@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.check.rules import LEVEL
 from harness.commands.init.examples import Known
-from harness.commands.init.plan import FEW_ROWS, FLIPS, Plan, Wishes, detectable, length_bounds
+from harness.commands.init.plan import FLIPS, Plan, Wishes, detectable, length_bounds
 from harness.core.text import one_line
 from harness.data.examples import QUESTION, TEXT
 from harness.models.resolve import BUNDLED
@@ -20,12 +20,15 @@ from harness.stats.power import items_needed
 DEFAULT_TEACHER = next(iter(BUNDLED))
 LIST_WORDS = 60  # of a typical text, up to which a small teacher is given a list to continue
 MARGIN_ITEMS = 40  # test items, below which no margin can be decided
-LINE = 100  # characters of a line of labels
 
 
 def yaml_text(text: str) -> str:
-    """A text as a YAML scalar: JSON is YAML."""
-    return json.dumps(text, ensure_ascii=not all(c.isprintable() or c in "\n\t" for c in text))
+    """A text as a YAML scalar: JSON is YAML, but for what cannot be printed beyond the first 65,536 characters."""
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(code: int) -> str:
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def all_files(plan: Plan, origin: str, remarks: Sequence[str], columns: str) -> dict[str, str]:
@@ -263,7 +266,7 @@ def _sources(plan: Plan) -> list[str]:
         ]
     rows = 3 * max(plan.sizes)
     return [
-        f"  # {len(plan.seeds)} rows are few (below {FEW_ROWS}): a teacher is shown some of them, and writes more.",
+        f"  # {len(plan.seeds)} rows are few: a teacher is shown some of them, and writes more.",
         f"  seeds: {folder}/seeds.jsonl",
         f"  rows: {rows}  # three times the largest size: what filters drop is made up for",
         "  requests_per_row: 2",

@@ -57,12 +57,24 @@ class Wishes:
     items: int | None = None
     sizes: tuple[int, ...] = ()  # rows that students see. Empty: as many as make sense
 
+    def __post_init__(self) -> None:
+        if self.items is not None and self.items < 1:
+            raise UsageError(f"--items {self.items}: a number of examples to hold out, 1 at least")
+
     @property
     def stated_sizes(self) -> tuple[int, ...]:
         """The sizes that were asked for, with the untuned model's. Empty where none were. Raises UsageError."""
         if any(size < 0 for size in self.sizes) or (self.sizes and not any(self.sizes)):
             raise UsageError(f"--sizes {' '.join(map(str, self.sizes))}: numbers of rows, the largest at least 1")
         return tuple(sorted({0, *self.sizes})) if self.sizes else ()
+
+
+def sizes_in(written: Sequence[str]) -> tuple[int, ...]:
+    """The sizes of a command line: `--sizes 16,64` and `--sizes 16 --sizes 64` are the same. Raises UsageError."""
+    try:
+        return tuple(int(size) for text in written for size in text.split(","))
+    except ValueError:
+        raise UsageError(f"--sizes {' '.join(written)}: numbers of rows, such as 16,64") from None
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,7 @@ def decide(
     scored, reference = scoring(examples)
     items, rows = split(wishes, known, task, scored, reference, say)
     stated = wishes.stated_sizes
-    few = len(rows) < (stated[-1] if stated else FEW_ROWS)
+    few = len(rows) < (stated[-1] if stated and (wishes.teacher or len(rows) < FEW_ROWS) else FEW_ROWS)
     source: Source = "teacher" if few else "own and teacher" if wishes.teacher else "own"
     seeds = rows if few else seeds_of(rows, tuple(task.labels))
     if source == "own and teacher":
@@ -287,7 +299,10 @@ def sizes_for(
     if stated:
         most = {"own": kept, "own and teacher": kept // 2, "teacher": stated[-1]}[source]
         if stated[-1] > most:
-            raise UsageError(f"--sizes {stated[-1]}: at most {most} rows of each kind are there after the filters")
+            more = "" if strong else ". Name a teacher that writes more (--teacher MODEL), or smaller sizes"
+            raise UsageError(
+                f"--sizes {stated[-1]}: at most {most} rows of each kind are there after the filters{more}"
+            )
         return stated, stated[-1] == kept
     if source == "teacher":
         return ((0, 16, 64, 256) if strong else (0, 16, 64)), False

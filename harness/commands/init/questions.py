@@ -29,7 +29,12 @@ def ask_for_source(task: str | None) -> tuple[Path, str | None]:
 
 
 def ask_for_columns(columns: Sequence[str]) -> tuple[str, str, bool]:
-    """(column of the input, column of the answer, whether answers are labels). Raises Interrupted as above."""
+    """(column of the input, column of the answer, whether answers are labels). Raises Interrupted as above.
+
+    Raises UsageError where there is no column for the answer.
+    """
+    if len(columns) < 2:
+        raise UsageError(f"{', '.join(map(repr, columns))} is the only column: input and answer need one each")
     with _left():
         typer.echo(f"The columns are: {', '.join(map(printable, columns))}.")
         text = _one_of(columns, "the input's column")

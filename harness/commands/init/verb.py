@@ -23,20 +23,20 @@ def init(
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the teacher answers.")] = None,
     items: Annotated[int | None, typer.Option(min=1, help="Examples to hold out as the suite's items.")] = None,
     sizes: Annotated[
-        list[int] | None, typer.Option(metavar="ROWS", help="Rows that students see; several may be given.")
+        list[str] | None, typer.Option(metavar="ROWS", help="Rows that students see, such as 16,64.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written; write nothing.")] = False,
 ) -> None:
     """From one file of examples to a task, a suite and a run that need no editing. Without --from it asks."""
     from harness.commands.init.command import Options, init, next_commands
-    from harness.commands.init.plan import Wishes
+    from harness.commands.init.plan import Wishes, sizes_in
     from harness.commands.init.questions import ask_for_columns, ask_for_source
     from harness.core.terminal import Terminal
 
     ask = ask_for_columns if source is None else None
     if source is None:
         source, task = ask_for_source(task)
-    wishes = Wishes(name, task, student, teacher, base_url, items, tuple(sizes or ()))
+    wishes = Wishes(name, task, student, teacher, base_url, items, sizes_in(sizes or ()))
     options = Options(source, tuple(text or ()), answer, label, group, dry_run, ask)
     root, terminal = Path.cwd(), Terminal()
     init(wishes, options, root, terminal)
