@@ -506,7 +506,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a.jsonl", jsonl([{"a": "x", "b": "y", "c": "z"}] * 20), {}, "which column is the input? Say it with --text"),
     ("a.jsonl", jsonl([{**row, "category": "x"} for row in labelled(20)]), {}, "which column is the answer? Say"),
     ("a.jsonl", jsonl([{**row, "best_answer": "x"} for row in labelled(20)]), {}, "is the answer? Say it with --label"),
-    ("a.jsonl", jsonl([{"question": "x", "choices": ["a", "b"], "answer": 2}] * 20), {}, "2 is none of the 2 choices"),
+    ("a.jsonl", jsonl([{"question": "x", "choices": ["a", "b"], "answer": 3}] * 20), {}, "3 is none of the 2 choices"),
     ("a.jsonl", jsonl(labelled(40)), {"texts": ("txt",)}, "--text txt: no such column (did you mean 'text'?)"),
     ("a.jsonl", jsonl(labelled(40)), {"label": "label", "answer": "label"}, "give one of them"),
     ("a.jsonl", jsonl(labelled(40)), {"texts": ("text",), "label": "text"}, "cannot be input and answer at once"),

@@ -70,7 +70,10 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run with stored scores: three sizes, two suites."""
     run = shop(tmp_path_factory.mktemp("shop"))
     suites = [("shop", cell(size), labelled(0.3 + size / 40, size)) for size in (0, 4, 12)]
-    talk = [("talk", cell(size), valued(rep_3=lambda i: 0.1 * (i % 3))) for size in (0, 4, 12)]
+    talk = [
+        ("talk", cell(size), valued(rep_3=lambda i: 0.2 * (i % 3), repeat_share=lambda i: 0.2 * (i % 3)))
+        for size in (0, 4, 12)
+    ]
     store(run, [*suites, *talk])
     report(run, Quiet())
     return run.folder / "eval/report.html"
@@ -115,6 +118,8 @@ def test_items_can_be_filtered_flipped_and_linked_to(chromium: Any, written: Pat
     opened.tab.fill("#items-search", "nothing holds this")
     opened.tab.wait_for_timeout(400)
     assert opened.tab.locator("#items-detail").inner_text() == "No item fits these filters."
+    assert "search=nothing+holds+this" in opened.tab.url
+    assert "item=" not in opened.tab.url
     for tab in (opened, again):
         tab.clean()
 
@@ -140,7 +145,11 @@ def test_another_suite_shows_its_own_items(chromium: Any, written: Path) -> None
     opened = Opened(chromium, written)
     opened.tab.select_option("#items-suite", label="talk")
     opened.tab.wait_for_timeout(300)
-    assert opened.lines("items")
+    everything = len(opened.lines("items"))
+    for show in ("b-wrong", "both-wrong"):  # of a metric that is no rate, too, an item is right or wrong
+        opened.tab.select_option("#items-show", show)
+        assert opened.tab.locator("#items-list .bad").count() == len(opened.lines("items")) < everything
+    opened.tab.select_option("#items-show", "all")
     opened.tab.locator("#items-list button[data-place]").nth(0).click()
     assert "suite=talk" in opened.tab.url
     opened.clean()
@@ -211,6 +220,14 @@ def test_fifty_thousand_rows_can_be_looked_through(chromium: Any, tmp_path: Path
     opened.tab.click("#rows-open")
     count = opened.tab.locator("#rows-count")
     expect(count).to_have_text("50000 of 50000 rows", timeout=60_000)
+    opened.tab.locator("#rows-list button[data-place]").nth(5).click()
+    link = opened.tab.url
+    opened.tab.locator("#rows-list .more").click()
+    marked = opened.tab.locator("#rows-list [aria-current=true]")
+    assert marked.get_attribute("data-place") == "5", "more lines leave the chosen one chosen"
+    opened.tab.locator("#rows-list button[data-place]").nth(9).click()
+    opened.tab.evaluate("link => { location.hash = link; }", link.split("#")[1])  # a link that is pasted into the page
+    expect(marked).to_have_attribute("data-place", "5", timeout=60_000)
     opened.tab.fill("#rows-search", "Message 49999:")
     expect(count).to_have_text("1 of 50000 rows", timeout=60_000)
     assert len(opened.lines("rows")) == 1

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.eval.results import Results
-from harness.records import Item, Score, Scorecard
-from harness.report import wording
+from harness.records import Item, Score
 from harness.report.analysis import Arm, arms
 from harness.report.causes import causes, given_label, is_wrong
 from harness.report.page.written import conversation, cut
@@ -31,7 +30,6 @@ def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) ->
     scores = {card.key: {score.item: score for score in results.scores(card)} for _, card in cards}
     ids = list(dict.fromkeys(item for _, card in cards for item in scores[card.key]))
     first = {item: next(by_item[item] for by_item in scores.values() if item in by_item) for item in ids}
-    several = {arm.title for arm in suite_arms if len(arm.cards) > 1}
     students = [place for place, (arm, _) in enumerate(cards) if arm.kind == "student"]
     first_shown = [0, students[-1] if students else len(cards) - 1]
     if compared:
@@ -39,7 +37,6 @@ def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) ->
     return {
         "suite": suite.name,
         "compared": first_shown,
-        "metric": wording.title(suite.primary),
         "rate": suite.primary in RATES,
         "lower": suite.primary in LOWER_IS_BETTER,
         "items": {
@@ -53,25 +50,22 @@ def suite_items(results: Results, suite: Suite, compared: Sequence[Arm] = ()) ->
             {
                 "name": card.student + ("" if card.prompting in ("zero_shot", "trained") else f"@{card.prompting}"),
                 "title": f"{arm.title}, random seed {card.cell.random_seed}"
-                if arm.title in several and card.cell
+                if len(arm.cards) > 1 and card.cell
                 else arm.title,
-                "kind": arm.kind,
-                **_answers(card, [(known.get(item), scores[card.key].get(item)) for item in ids], suite),
+                **_answers([(known.get(item), scores[card.key].get(item)) for item in ids], suite),
             }
             for arm, card in cards
         ],
     }
 
 
-def _answers(card: Scorecard, answered: list[tuple[Item | None, Score | None]], suite: Suite) -> dict[str, Any]:
+def _answers(answered: list[tuple[Item | None, Score | None]], suite: Suite) -> dict[str, Any]:
     """A candidate's columns: what it answered, its value of the metric, and what went wrong. None: it has no score."""
     scores = [score for _, score in answered]
     return {
         "output": [cut(score.output or score.top_choice) if score else "" for score in scores],
         "value": [_value(score, suite.primary) for score in scores],
         "cause": [_cause(score, item, suite) if score else "not asked" for item, score in answered],
-        "tokens": [score.answer_tokens if score else 0 for score in scores],
-        "seconds": round(card.seconds / max(1, card.items), 4),
     }
 
 

@@ -47,17 +47,19 @@
     const show = (count) => {
       const lines = places.slice(0, count).map((place) =>
         make("li", {}, make("button", {
-          type: "button", "data-place": place, "aria-current": place === current ? "true" : null, onclick: () => choose(place),
+          type: "button", "data-place": place, onclick: () => choose(place),
         }, ...line(place))));
       if (places.length > count) {
         lines.push(make("li", {}, make("button", { type: "button", class: "more", onclick: () => show(count + SHOWN) },
           `${places.length - count} more`)));
       }
+      const marked = list.querySelector('[aria-current="true"]');
       list.replaceChildren(...lines);
+      if (marked) mark(list, Number(marked.dataset.place));
     };
     const at = places.indexOf(current);
+    list.replaceChildren();
     show(Math.max(SHOWN, Math.ceil((at + 1) / SHOWN) * SHOWN));
-    reveal(list, list.querySelector('[aria-current="true"]'));
   }
   // Scrolls the list alone: the page stays where the reader has it.
   function reveal(list, button) {
@@ -88,8 +90,7 @@
   function outcome(candidate, place) {
     const value = candidate.value[place];
     if (value === null) return "none";
-    if (!items.suite.rate) return value.toFixed(3);
-    return value >= 1 ? "right" : "wrong";
+    return candidate.cause[place] ? "wrong" : "right";
   }
   function better(place, a, b) {
     const [x, y] = [a.value[place], b.value[place]];
@@ -163,14 +164,15 @@
   }
   function sign(candidate, place) {
     const what = outcome(candidate, place);
-    if (what === "right") return make("span", { class: "good" }, "right");
-    if (what === "wrong") return make("span", { class: "bad" }, "wrong");
-    return make("span", { class: "soft" }, what === "none" ? "no value" : what);
+    if (what === "none") return make("span", { class: "soft" }, "no value");
+    const shown = items.suite.rate ? what : candidate.value[place].toFixed(3);
+    return make("span", { class: what === "right" ? "good" : "bad" }, shown);
   }
   function showItem(place) {
     items.current = place;
     mark(get("items-list"), place);
     const detail = get("items-detail");
+    rememberItems();
     if (place < 0) { detail.replaceChildren(make("p", {}, "No item fits these filters.")); return; }
     const { items: all, candidates } = items.suite;
     const compared = chosen();
@@ -184,7 +186,6 @@
       said(all.text[place] || "(the text of this benchmark is not stored here)"),
       make("p", {}, "Right answer: ", make("span", { class: "good", dir: "auto" }, all.gold[place] || "(none is right by itself)")),
       make("div", { class: "cards" }, ...cards));
-    rememberItems();
   }
   function rememberItems() {
     if (!items.ready) return;
@@ -271,6 +272,7 @@
     rows.current = place;
     mark(get("rows-list"), place);
     const detail = get("rows-detail");
+    rememberRows();
     if (place < 0) { detail.replaceChildren(make("p", {}, "No row fits these filters.")); return; }
     const sources = await data("sources");
     const row = rows.all[place];
@@ -299,10 +301,11 @@
       folded("the prompt that the teacher was sent", row.prompt.map((line) => row.lines[line]).join("\n")),
       folded("the template of its prompt", template),
     ].filter(Boolean));
-    if (rows.ready) {
-      remember({ view: "rows", state: get("rows-state").value, label: get("rows-label").value,
-        search: get("rows-search").value, row: row.id });
-    }
+  }
+  function rememberRows() {
+    if (!rows.ready) return;
+    remember({ view: "rows", state: get("rows-state").value, label: get("rows-label").value,
+      search: get("rows-search").value, row: rows.current < 0 ? "" : rows.all[rows.current].id });
   }
 
   // --- start
@@ -352,7 +355,11 @@
     rowsStart.addEventListener("click", () => open(new URLSearchParams()));
     for (const name of ["state", "label"]) get(`rows-${name}`).addEventListener("change", filterRows);
     get("rows-search").addEventListener("input", later(filterRows));
-    if (address().get("view") === "rows") { open(address()); get("rows").scrollIntoView(); }
+    const start = () => {
+      if (address().get("view") === "rows") { open(address()); get("rows").scrollIntoView(); }
+    };
+    window.addEventListener("hashchange", start);
+    start();
   }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
