@@ -112,6 +112,7 @@ def hostile_parts() -> PageParts:
     return PageParts(
         run=HOSTILE[0],
         warnings=[*HOSTILE, SURROGATE],
+        remarks=HOSTILE,
         answers=[Answer(said, said, said, said, said, said, (Step("x", said),))],
         curves=(),
         students="",

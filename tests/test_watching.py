@@ -159,7 +159,7 @@ def test_the_line_counts_cells_and_steps(tmp_path: Path) -> None:
         watcher.saw(Passed((trainee("a", 4, validation=[(4, 0.25)]), trainee("b", 2, done=True)), (STEP,)))
         watcher.saw(Passed((trainee("a", 5), trainee("c", 0, failure="nan")), (STEP,)))
     assert [done for done, _ in said] == [4, 8, 13]  # what stopped early or failed takes no more steps
-    assert "cells: 0 done, 2 in work, 2 waiting; loss 0.50, " in said[0][1]
+    assert "steps; cells: 0 done, 2 in work, 2 waiting; loss 0.50, " in said[0][1]
     assert "cells: 1 done, 1 in work, 2 waiting; loss 0.50, dev loss 0.25, " in said[1][1]
     assert "cells: 1 done, 1 in work, 1 waiting, 1 failed" in said[2][1]
 

@@ -37,14 +37,15 @@ class Answer:
     probability: float | None = None  # of that label among all of them
     asked: str = ""  # how an untuned model was asked
     error: str = ""  # why there is no answer
+    unread: bool = False  # of a task with labels: what it wrote is none of them, and counts as wrong
 
     @property
     def words(self) -> str:
         """What people read."""
         if self.error:
             return f"failed: {self.error}"
-        label = f"; likeliest {self.likeliest} ({self.probability:.0%})" if self.probability is not None else ""
-        return f"{self.text!r}{label}"
+        label = f"; likeliest label {self.likeliest} ({self.probability:.0%})" if self.probability is not None else ""
+        return f"{self.text!r}{' (no label)' if self.unread else ''}{label}"
 
 
 def ask(run: Run, text: str, openers: Openers, terminal: Terminal, student: str | None = None) -> None:
@@ -164,4 +165,5 @@ def _answered(
         return replace(about, error=scores[0].error)
     likeliest = max(scores, key=lambda score: score.values["gold_probability"])
     share = likeliest.values["gold_probability"]
-    return replace(about, text=scores[0].output.strip(), likeliest=likeliest.gold, probability=share)
+    read = replace(about, text=scores[0].output.strip(), unread=scores[0].status == "unparsed")
+    return replace(read, likeliest=likeliest.gold, probability=share)

@@ -16,6 +16,7 @@ from harness.eval.current import results_of
 from harness.eval.results import Results
 from harness.report import sections
 from harness.report.answer import Answer, answers
+from harness.report.headline import Headline
 from harness.report.regressions import Change
 from harness.report.student_view import StudentView, view_student
 from harness.report.students import StudentCost, compare_students
@@ -39,12 +40,26 @@ class Findings:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must look at before anything else."""
-        return [
-            f"Look here first: {card.student} ({card.prompting}) on {card.suite}: {card.warning}"
-            for card in self.results.cards
-            if card.warning
-        ]
+        """What a reader must look at before anything else: it is about what the answer compares."""
+        return [f"Look here first: {said}" for key, said in self._unread.items() if key in self._compared]
+
+    @property
+    def remarks(self) -> list[str]:
+        """The same of other candidates, which no answer rests on."""
+        return [said for key, said in self._unread.items() if key not in self._compared]
+
+    @property
+    def _unread(self) -> dict[str, str]:
+        """Key of a card whose answers are mostly empty or cannot be read -> what was found."""
+        cards = [card for card in self.results.cards if card.warning]
+        return {card.key: f"{card.student} ({card.prompting}) on {card.suite}: {card.warning}" for card in cards}
+
+    @property
+    def _compared(self) -> set[str]:
+        """Keys of the cards that a headline compares, and of all tuned students."""
+        arms = [arm for view in self.views if isinstance(view.headline, Headline) for arm in view.headline.compared]
+        tuned = {card.key for card in self.results.cards if card.cell and card.cell.size}
+        return tuned | {card.key for arm in arms for card in arm.cards}
 
 
 def findings(run: Run, ship: str) -> Findings:

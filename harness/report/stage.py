@@ -36,7 +36,8 @@ def report(run: Run, terminal: Terminal, ship: str = NOT_JUDGED) -> None:
     title = f"# {escaped(run.name)}: how much data does the student need?\n"
     warnings = [f"**{escaped(warning)}**\n" for warning in found.warnings]
     tables = _tables(run, found)
-    text = "\n".join([title, *warnings, answer_section(found.answers), tables])
+    remarks = [f"Beside the answer: {escaped(remark)}.\n" for remark in found.remarks]
+    text = "\n".join([title, *warnings, answer_section(found.answers), *remarks, tables])
     paths = [folder / REPORT, folder / PAGE]
     write_atomic(paths[0], text)
     write_atomic(paths[1], page(page_parts(run, found, stored_samples(folder), tables)))

@@ -15,6 +15,11 @@ def bounded(metric: str) -> bool:
     return metric_of(metric).kind != "amount"
 
 
+def in_percent(metric: str) -> bool:
+    """Whether its values are written in percent, and differences in points."""
+    return bool(metric_of(metric).verb)
+
+
 def value(metric: str, mean: float, items: int | None = None) -> str:
     """A mean in words: "64.0% of 342 test items right", "token F1 0.412 over 60 test items", or "62.0%"."""
     entry = metric_of(metric)
@@ -27,18 +32,18 @@ def value(metric: str, mean: float, items: int | None = None) -> str:
 
 def change(metric: str, estimate: float, low: float, high: float) -> str:
     """A difference with its interval."""
-    if metric_of(metric).verb:
+    if in_percent(metric):
         return f"{100 * estimate:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
     return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def ends(metric: str, low: float, high: float) -> str:
     """The ends of an interval around a value."""
-    if metric_of(metric).verb:
+    if in_percent(metric):
         return f"[{100 * low:.1f}, {100 * high:.1f}]"
     return f"[{low:.3f}, {high:.3f}]"
 
 
 def amount(metric: str, size: float) -> str:
     """How large a change is."""
-    return f"{100 * size:.1f} points" if metric_of(metric).verb else f"{size:.3f}"
+    return f"{100 * size:.1f} points" if in_percent(metric) else f"{size:.3f}"

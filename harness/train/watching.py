@@ -96,7 +96,7 @@ class Watcher:
         validated = [self._validation[t.job.key] for t in passed.trainees if t.job.key in self._validation]
         on_dev = f", dev loss {sum(validated) / len(validated):.2f}" if validated else ""
         failed = sum(self._over.values())
-        cells = f"cells: {len(self._over) - failed} done, {len(working)} in work, {waiting} waiting"
+        cells = f"steps; cells: {len(self._over) - failed} done, {len(working)} in work, {waiting} waiting"
         cells += f", {failed} failed" if failed else ""
         return f"{cells}; loss {loss:.2f}{on_dev}, {self._read / max(self._seconds, 1e-9):.0f} tokens/s"
 

@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 16, 14, 46  # of the plot, to the edges of the picture
 TICKS = 5
 ROWS = "rows the student was tuned on (log scale)"
+LEAST = 0.1  # of an axis in percent: what changes by less than a point is no mountain
 SMALLEST = 1e-9  # step of an axis
 BAR_HEIGHT, BAR_GAP, NAME_WIDTH = 22, 6, 150
 
@@ -74,9 +75,10 @@ class _Scale:
 
 def curve_chart(
     name: str, title: str, value_title: str, series: Sequence[Series], levels: Sequence[Level], percent: bool,
-    width: int = WIDTH, height: int = HEIGHT, rows_title: str = ROWS,
+    whole: bool = False, width: int = WIDTH, height: int = HEIGHT, rows_title: str = ROWS,
 ) -> str:  # fmt: skip
-    """Values over rows on a log scale. `name` makes ids unique in the page, `percent` writes 0.5 as 50%.
+    """Values over rows on a log scale. `name` makes ids unique in the page, `percent` writes 0.5 as 50%, and `whole`
+    shows the axis from 0 to 1.
 
     Raises ValueError without a mark.
     """
@@ -84,7 +86,7 @@ def curve_chart(
     if not marks:
         raise ValueError(f"{title}: there is nothing to draw")
     values = [v for m in marks for v in (m.value, m.low, m.high) if v is not None] + [one.value for one in levels]
-    ticks = _ticks([value for value in values if math.isfinite(value)], percent)
+    ticks = _ticks([value for value in values if math.isfinite(value)], whole, LEAST if percent else 0.0)
     rows = [mark.rows for mark in marks]
     scale = _Scale(math.log2(min(rows)), math.log2(max(rows)), ticks[0], ticks[-1], width, height)
     parts = _axes(scale, sorted(set(rows)), ticks, value_title, rows_title, percent)
@@ -134,11 +136,14 @@ def funnel_chart(steps: Sequence[tuple[str, int, int]], requested: int, kept: in
     )
 
 
-def _ticks(values: Sequence[float], percent: bool) -> list[float]:
-    """Round numbers around the values, both ends of the axis among them: 0 to 1 for shares."""
+def _ticks(values: Sequence[float], whole: bool, least: float) -> list[float]:
+    """Round numbers around the values, both ends of the axis among them. Of a share the axis has `least` at least."""
     low, high = min(values), max(values)
-    if percent and low >= 0 and high <= 1:
+    if whole and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
+    elif least and high - low < least:
+        low = max(0.0, min(low, 1 - least))
+        high = max(high, low + least)
     rough = max((high - low) / TICKS, max(abs(low), abs(high)) * 1e-6) or 1.0  # equal values have an axis too
     rough = max(rough, SMALLEST)
     power = 10.0 ** math.floor(math.log10(rough))
@@ -170,7 +175,7 @@ def _axes(
     if not value_title:
         return parts
     parts.append(
-        f'<text class="axis" transform="translate(13 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
+        f'<text class="axis values" transform="translate(13 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">'
         f"{text(value_title)}</text>"
     )
     return parts

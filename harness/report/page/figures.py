@@ -38,9 +38,11 @@ def students(by_suite: Mapping[str, Sequence[StudentCost]], metrics: Mapping[str
             )
             for place, cost in enumerate(timed)
         ]
-        title, percent = f"{wording.title(metric)} on {suite} over the time of an answer", wording.bounded(metric)
+        title, percent = f"{wording.title(metric)} on {suite} over the time of an answer", wording.in_percent(metric)
         value_title, over = f"{wording.title(metric)}, test items", "milliseconds an answer (log scale)"
-        chart = curve_chart(f"students-{number}", title, value_title, series, [], percent, rows_title=over)
+        chart = curve_chart(
+            f"students-{number}", title, value_title, series, [], percent, wording.bounded(metric), rows_title=over
+        )
         parts.append(
             f'<figure><h3>Students on {text(suite)}</h3><div class="curve">{chart}{legend(series, [], percent)}</div>'
             "<figcaption>The largest size of each student. Up and to the left is better.</figcaption></figure>"
@@ -59,13 +61,13 @@ def forgetting(by_student: Mapping[str, Sequence[Panel]]) -> str:
 
 
 def _curve(curve: StudentCurve, number: int) -> str:
-    metric, percent = curve.metric, wording.bounded(curve.metric)
+    metric, percent = curve.metric, wording.in_percent(curve.metric)
     marks = [
         Mark(
             p.size,
             p.value,
-            f"{p.size} rows: {wording.value(metric, p.value)}, 95% interval {wording.value(metric, p.low)} to"
-            f" {wording.value(metric, p.high)}, {len(p.seeds)} random seed{'s' if len(p.seeds) > 1 else ''}",
+            f"{p.size} rows: {wording.value(metric, p.value)}, 95% interval"
+            f" {wording.ends(metric, p.low, p.high)}, {len(p.seeds)} random seed{'s' if len(p.seeds) > 1 else ''}",
             p.low,
             p.high,
         )
@@ -88,24 +90,31 @@ def _curve(curve: StudentCurve, number: int) -> str:
     if curve.chance is not None:
         levels.append(Level("chance", "chance", curve.chance))
     title = f"{wording.title(metric)} of {curve.student} on {curve.suite} over rows"
-    chart = curve_chart(f"curve-{number}", title, f"{wording.title(metric)}, test items", series, levels, percent)
+    axis, whole = f"{wording.title(metric)}, test items", wording.bounded(metric)
+    chart = curve_chart(f"curve-{number}", title, axis, series, levels, percent, whole)
     return (
-        f'<figure><h3>{text(curve.student)} on {text(curve.suite)}</h3><div class="curve">{chart}'
+        f'<figure><h3>{text(curve.student)} on {text(curve.suite)}: {text(axis)}</h3><div class="curve">{chart}'
         f"{legend(series, levels, percent)}</div><figcaption>{text(curve.caption)}</figcaption></figure>"
     )
 
 
 def _panel(panel: Panel, name: str) -> str:
-    title, percent = wording.title(panel.metric), wording.bounded(panel.metric)
+    title, percent = wording.title(panel.metric), wording.in_percent(panel.metric)
     marks = [
-        Mark(p.size, p.value, f"{p.size} rows: {p.value:.3f} [{p.low:.3f}, {p.high:.3f}]", p.low, p.high)
+        Mark(
+            p.size,
+            p.value,
+            f"{p.size} rows: {wording.value(panel.metric, p.value)} {wording.ends(panel.metric, p.low, p.high)}",
+            p.low,
+            p.high,
+        )
         for p in panel.points
     ]
     levels = [Level("untuned", "grey", panel.before)]
     if panel.chance is not None:
         levels.append(Level("chance", "chance", panel.chance))
     series = [Series("tuned", "blue", marks)]
-    chart = curve_chart(name, f"{panel.suite}, {title}", "", series, levels, percent, *PANEL)
+    chart = curve_chart(name, f"{panel.suite}, {title}", "", series, levels, percent, False, *PANEL)
     return f"<figure><figcaption>{text(panel.suite)}: {text(title)}</figcaption>{chart}</figure>"
 
 

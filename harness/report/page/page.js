@@ -213,7 +213,7 @@
     });
     const head = make("tr", {}, ...["candidate B", "better than A on", "worse than A on"].map((text) =>
       make("th", { scope: "col" }, text)));
-    get("items-flips").replaceChildren(make("caption", {}, `Against A, ${a.title}: items on which B does better or worse`),
+    get("items-flips").replaceChildren(make("caption", {}, `Against A, ${a.title}: of all ${all.id.length} items, dev and test, those on which B does better or worse`),
       make("thead", {}, head), make("tbody", {}, ...rows));
   }
 

@@ -42,6 +42,7 @@ class PageParts:
 
     run: str
     warnings: Sequence[str]
+    remarks: Sequence[str]
     answers: Sequence[Answer]
     curves: Sequence[StudentCurve]
     students: str  # the figures of several students, as HTML
@@ -123,6 +124,7 @@ def _answers(parts: PageParts) -> str:
         shown.append(
             f'{heading}<div class="answer"><dl>{lines}<dt>What to do next</dt><dd><ol>{steps}</ol></dd></dl></div>'
         )
+    shown += [f'<p class="soft">Beside the answer: {text(remark)}.</p>' for remark in parts.remarks]
     return "".join(shown)
 
 

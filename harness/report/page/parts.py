@@ -42,6 +42,7 @@ def page_parts(run: Run, found: Findings, samples: Sequence[Sample], tables: str
     return PageParts(
         run=run.name,
         warnings=found.warnings,
+        remarks=found.remarks,
         answers=found.answers,
         curves=[view.curve for view in found.views if view.curve],
         students=figures.students(found.students, {suite.name: suite.primary for suite in found.task_suites}),
