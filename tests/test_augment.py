@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harness.augment.current import kept_rows, kept_verdicts, sent_prompts
+from harness.augment.current import kept_rows, made_rows
 from harness.augment.funnel import Funnel
 from harness.augment.plan import plan_rows
 from harness.augment.rows import Judged
@@ -85,22 +85,24 @@ def test_what_filters_said_of_kept_rows_and_what_the_teacher_was_sent_lie_beside
     engine, _, _ = run_it(run)
     asked = {request.key: request.prompt for request in engine.requests if request.origin.purpose == "generate"}
     kept = kept_rows(run)
-    verdicts = kept_verdicts(run)
+    made = made_rows(run)
+    verdicts = made.verdicts
+    assert made.kept == kept
     assert [[v.filter for v in said] for said in verdicts] == [[f.kind for f in run.file.augment.filters]] * len(kept)
     assert all(v.keep and v.row == row.id for row, said in zip(kept, verdicts, strict=True) for v in said)
     keys = {row.provenance.request for row in kept}
-    prompts = sent_prompts(run, keys)
-    assert prompts.keys() == keys
+    prompts = made.prompts
+    assert keys <= prompts.keys() == set(made.requests)
     assert all(prompts[key] == asked[key] for key in keys & asked.keys())
     assert keys & asked.keys()
     assert not list((run.folder / "augment").glob(".prompts*"))
     path = run.folder / "augment" / PROMPTS
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(UsageError, match=PROMPTS):
-        sent_prompts(run, keys)
+        made_rows(run)
     assert kept_rows(run) == kept  # training reads no prompts
     run_it(run)
-    assert sent_prompts(run, keys) == prompts  # stored calls are written down again
+    assert made_rows(run).prompts == prompts  # stored calls are written down again
 
 
 def test_rows_do_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:

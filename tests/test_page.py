@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.augment.current import MadeRows
 from harness.augment.rows import Judged, Lost
 from harness.eval.results import load_results
 from harness.records import Example, Message, Provenance, Row, Verdict
@@ -24,7 +25,7 @@ from harness.report.findings import findings
 from harness.report.page.chart import Level, Mark, Series, curve_chart, funnel_chart
 from harness.report.page.packed import packed
 from harness.report.page.page import PageParts, markdown, page
-from harness.report.page.rows import BLOCK, MadeRows, row_blocks
+from harness.report.page.rows import BLOCK, row_blocks
 from harness.report.page.samples import Sample
 from harness.report.stage import report
 from tests.fakes import Quiet

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from harness.augment.current import MadeRows
 from harness.report.page.page import PageParts, page
-from harness.report.page.rows import MadeRows, row_blocks
+from harness.report.page.rows import row_blocks
 from harness.report.stage import report
 from tests.fakes import Quiet
 from tests.needs import missing

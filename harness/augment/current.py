@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.augment.rows import DROPPED, KEPT, VERDICTS, Judged, Lost, Said, read_rejected
@@ -40,7 +41,7 @@ def inputs_digest(teachers: Teachers, source: str, guarded: Mapping[str, str]) -
 
 def kept_rows(run: Run) -> tuple[Row, ...]:
     """The rows that augment kept, as it stored them. Raises UsageError as `_require_current`."""
-    path = _require_current(run) / KEPT
+    path = _require_current(run)[0] / KEPT
     with remade_by(f"make augment RUN={run.name}"):
         return tuple(row for _, row in read_jsonl(path, Row))
 
@@ -52,43 +53,45 @@ def dropped_rows(run: Run) -> tuple[Judged, ...]:
 
 def rejected_rows(run: Run) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
     """The rows that filters dropped, and the completions that gave no row. Raises UsageError as `_require_current`."""
-    path = _require_current(run) / DROPPED
+    path = _require_current(run)[0] / DROPPED
     with remade_by(f"make augment RUN={run.name}"):
         return read_rejected(path)
 
 
-def kept_verdicts(run: Run) -> tuple[tuple[Verdict, ...], ...]:
-    """What every filter said of each kept row, in their order. Empty where an earlier version stored none.
+@dataclass(frozen=True)
+class MadeRows:
+    """What augment made of a run, with all that it stored about it."""
 
-    Raises UsageError as `_require_current`.
-    """
-    path = _beside(run, VERDICTS)
-    with remade_by(f"make augment RUN={run.name}"):
-        return tuple(said.verdicts for _, said in read_jsonl(path, Said)) if path else ()
+    kept: Sequence[Row]
+    dropped: Sequence[Judged]
+    lost: Sequence[Lost]
+    verdicts: Sequence[Sequence[Verdict]] = ()  # of the kept rows, in their order; empty where none are stored
+    prompts: Mapping[str, str] = field(default_factory=dict)  # key of a request -> what the teacher was sent
 
-
-def sent_prompts(run: Run, requests: Container[str]) -> dict[str, str]:
-    """What the teacher was sent, by the keys of these requests; {} where an earlier version stored none.
-
-    Raises UsageError as `_require_current`.
-    """
-    path = _beside(run, PROMPTS)
-    with remade_by(f"make augment RUN={run.name}"):
-        return read_prompts(path, requests) if path else {}
+    @property
+    def requests(self) -> Iterator[str]:
+        """The keys of the requests that gave these rows, and of those that gave none."""
+        for row in (*self.kept, *(judged.row for judged in self.dropped)):
+            yield row.provenance.request
+        yield from (lost.request for lost in self.lost)
 
 
-def _beside(run: Run, name: str) -> Path | None:
-    """A file that lies beside the stored rows and that training does not read, or None where augment wrote none."""
-    folder = _require_current(run)
-    manifest = read_manifest(folder)
-    if manifest is None or name not in manifest.outputs:
-        return None
-    require_same(folder, name, manifest, f"make augment RUN={run.name}")
-    return folder / name
+def made_rows(run: Run) -> MadeRows:
+    """All of it. An earlier version stored neither verdicts nor prompts. Raises UsageError as `_require_current`."""
+    (folder, manifest), command = _require_current(run), f"make augment RUN={run.name}"
+    beside = [name for name in (VERDICTS, PROMPTS) if name in manifest.outputs]
+    for name in beside:
+        require_same(folder, name, manifest, command)
+    with remade_by(command):
+        kept = tuple(row for _, row in read_jsonl(folder / KEPT, Row))
+        said = tuple(said.verdicts for _, said in read_jsonl(folder / VERDICTS, Said)) if VERDICTS in beside else ()
+        made = MadeRows(kept, *read_rejected(folder / DROPPED), said)
+        sent = read_prompts(folder / PROMPTS, set(made.requests)) if PROMPTS in beside else {}
+    return replace(made, prompts=sent)
 
 
-def _require_current(run: Run) -> Path:
-    """The folder of the stored rows.
+def _require_current(run: Run) -> tuple[Path, Manifest]:
+    """The folder of the stored rows, and its manifest.
 
     Raises UsageError where augment has not finished, a file that it wrote was edited, or anything that a person
     wrote for it has changed since.
@@ -105,4 +108,4 @@ def _require_current(run: Run) -> Path:
         raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
     for name in (KEPT, DROPPED):
         require_same(folder, name, manifest, f"make augment RUN={run.name}")
-    return folder
+    return folder, manifest

@@ -17,8 +17,8 @@ from harness.errors import UsageError
 SETTINGS = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json")
 CODE = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")  # settings that name code to run
 KERNELS = ("attn_implementation", "experts_implementation")  # a name with a slash is code from a hub
-# the ends of files that hold weights, or say where they are
 RECORDS = ("cell.json", "manifest.json")  # how a cell of a run was made
+# the ends of files that hold weights, or say where they are
 WEIGHT_FILES = (".safetensors", ".bin", ".gguf", ".pt", ".safetensors.index.json", ".bin.index.json")
 OTHER_FORMATS = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".h5", ".msgpack"}
 
@@ -116,7 +116,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     except ImportError:
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="numpy") as weights:
                 shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
@@ -125,7 +125,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that transformers would load: those of the index, else the one of its own name, else all."""
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():

@@ -1,6 +1,6 @@
 """From a model's name to a local folder of weights: bundled, local, or from the hub. Safetensors only.
 
-What a folder must not hold is in `model_files`.
+What a folder must not hold is in `models.files`.
 """
 
 from __future__ import annotations

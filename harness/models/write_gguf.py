@@ -8,7 +8,7 @@ architecture or a tokenizer is not among these, llama.cpp's own convert_hf_to_gg
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from harness.core.store import disk_errors
 from harness.errors import UsageError
-from harness.models.files import check_model, copy_companions, load, read_settings, weight_shapes
+from harness.models.files import check_model, copy_companions, load, read_settings, weight_files, weight_shapes
 
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
@@ -79,7 +79,8 @@ def read_back(path: Path, model: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     config = read_settings("--gguf", model / "config.json")
-    names = {_gguf_name(name, config): name for name in weight_shapes(model)}
+    gguf_name = _gguf_names(config)
+    names = {gguf_name(name): name for name in weight_shapes(model)}
     weights = {}
     for tensor in GGUFReader(path).tensors:
         values = dequantize(tensor.data, tensor.tensor_type)
@@ -170,23 +171,29 @@ def _named_tensors(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, 
     """(GGUF's name, float32 values in GGUF's order) of every tensor, one at a time."""
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    gguf_name = _gguf_names(config)
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dictionary
-                gguf_name = _gguf_name(name, config)
-                values = file.get_tensor(name).float().numpy()
-                heads = _rotary_heads(gguf_name, config)
-                yield gguf_name, _pairs(values, heads) if heads else values
+                named, values = gguf_name(name), file.get_tensor(name).float().numpy()
+                heads = _rotary_heads(named, config)
+                yield named, _pairs(values, heads) if heads else values
 
 
-def _gguf_name(name: str, config: dict[str, Any]) -> str:
+def _gguf_names(config: dict[str, Any]) -> Callable[[str], str]:
+    """A tensor's name in a checkpoint -> GGUF's. Raises UsageError for one that it has no name for."""
     from gguf import MODEL_ARCH, get_tensor_name_map
 
     arch = MODEL_ARCH[ARCHITECTURES[config["model_type"]].upper()]
-    found = get_tensor_name_map(arch, config["num_hidden_layers"]).get_name(name, try_suffixes=(".weight", ".bias"))
-    if found is None:
-        raise UsageError(f"--gguf: the tensor {name} has no name in GGUF for this architecture: {ELSEWHERE}")
-    return str(found)
+    known = get_tensor_name_map(arch, config["num_hidden_layers"])
+
+    def gguf_name(name: str) -> str:
+        found = known.get_name(name, try_suffixes=(".weight", ".bias"))
+        if found is None:
+            raise UsageError(f"--gguf: the tensor {name} has no name in GGUF for this architecture: {ELSEWHERE}")
+        return str(found)
+
+    return gguf_name
 
 
 def _rotary_heads(gguf_name: str, config: dict[str, Any]) -> int:

@@ -52,7 +52,7 @@ def _says_nothing(score: Score, suite: Suite) -> bool:
 def causes(score: Score, item: Item | None, suite: Suite) -> tuple[str, ...]:
     """Every cause that applies, in the order of CAUSES, or ("other",)."""
     values = score.values
-    share = values.get("rep_3", rep_n(score.output, 3)) or 0.0
+    share = values["rep_3"] if "rep_3" in values else rep_n(score.output, 3) or 0.0
     applies = {
         "empty": _says_nothing(score, suite),
         "repeated": share >= REPEATED or loop_length(score.output) is not None,
@@ -75,7 +75,7 @@ def given_label(score: Score, suite: Suite) -> tuple[str, str] | None:
     answer = score.top_choice
     if suite.choices:
         answer = named_label(score.output, suite.choices) or ""
-    elif len({item.choices for item in suite.items}) != 1:
+    elif any(item.choices != suite.items[0].choices for item in suite.items):
         return None  # every question has its own choices: there is no pair to count
     return (score.gold, answer) if answer and answer != score.gold else None
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.augment.current import kept_rows, kept_verdicts, rejected_rows, sent_prompts
+from harness.augment.current import made_rows
 from harness.config.run import Run
 from harness.core.store import read_manifest
 from harness.errors import UsageError
@@ -19,7 +18,7 @@ from harness.report.headline import Headline
 from harness.report.page import figures
 from harness.report.page.items import suite_items
 from harness.report.page.page import PageParts
-from harness.report.page.rows import MadeRows, row_blocks
+from harness.report.page.rows import row_blocks
 from harness.report.page.samples import Sample
 from harness.report.student_view import StudentView
 
@@ -33,11 +32,10 @@ def page_parts(run: Run, found: Findings, samples: Sequence[Sample], tables: str
     rows_note = ""
     if found.funnel:
         try:
-            made = MadeRows(kept_rows(run), *rejected_rows(run), kept_verdicts(run))
-            rows = list(row_blocks(replace(made, prompts=sent_prompts(run, set(made.requests)))))
+            rows = list(row_blocks(made_rows(run)))
         except UsageError as error:
             rows_note = f"The rows are not shown: {error}"
-    compared = {view.suite.name: _compared(view) for view in reversed(found.views)}
+    compared = {view.suite.name: _compared(view) for view in reversed(found.views)}  # the first student's stay
     suites = (suite_items(found.results, suite, compared.get(name, ())) for name, suite in run.suites.items())
     return PageParts(
         run=run.name,

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from harness.augment.current import MadeRows
 from harness.augment.rows import Judged, Lost
 from harness.records import Row, Verdict
 from harness.report.page.written import conversation, cut
 
 BLOCK = 2000  # rows of a block
-
-
-@dataclass(frozen=True)
-class MadeRows:
-    """What augment made of a run."""
-
-    kept: Sequence[Row]
-    dropped: Sequence[Judged]
-    lost: Sequence[Lost]
-    verdicts: Sequence[Sequence[Verdict]] = ()  # of the kept rows, in their order; empty where they are not stored
-    prompts: Mapping[str, str] = field(default_factory=dict)  # key of a request -> what the teacher was sent
-
-    @property
-    def requests(self) -> Iterator[str]:
-        """The keys of the requests that gave these rows, and of those that gave none."""
-        for row in (*self.kept, *(judged.row for judged in self.dropped)):
-            yield row.provenance.request
-        yield from (lost.request for lost in self.lost)
 
 
 def row_blocks(made: MadeRows) -> Iterator[dict[str, Any]]:
