@@ -6,18 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from harness.augment.funnel import Funnel
 from harness.augment.rows import DROPPED, KEPT, VERDICTS, Judged, Lost, Said, read_rejected
 from harness.augment.sent import PROMPTS, read_prompts
 from harness.config.inputs import guarded_suites, rows_source, still_guarded, unguarded_suites
 from harness.config.run import Run
-from harness.core.json_file import read_jsonl
+from harness.core.json_file import read_json, read_jsonl
 from harness.core.record import digest
-from harness.core.store import Manifest, finished, read_manifest, remade_by, require_same
+from harness.core.store import Manifest, finished, read_manifest, remade_by, require_same, require_sealed
 from harness.errors import UsageError
 from harness.models.teachers import Teachers
 from harness.records import Row, Verdict
 
 STAGE_VERSION = 3
+FUNNEL = "funnel.json"
 
 
 def finished_rows(run: Run, teachers: Teachers) -> tuple[Manifest | None, list[str]]:
@@ -88,6 +92,18 @@ def made_rows(run: Run) -> MadeRows:
         made = MadeRows(kept, *read_rejected(folder / DROPPED), said)
         sent = read_prompts(folder / PROMPTS, set(made.requests)) if PROMPTS in beside else {}
     return replace(made, prompts=sent)
+
+
+def stored_funnel(run: Run) -> Funnel | None:
+    """What became of the rows, or None where augment has not run. Raises UsageError for a file edited or damaged."""
+    path, command = run.folder / "augment" / FUNNEL, f"make augment RUN={run.name}"
+    if not path.is_file():
+        return None
+    require_sealed(path.parent, [path.name], command)
+    try:
+        return Funnel.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UsageError(f"{path}: not a funnel of this version; {command}") from error
 
 
 def _require_current(run: Run) -> tuple[Path, Manifest]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.augment.ask import Asker
-from harness.augment.current import finished_rows, inputs_digest
+from harness.augment.current import FUNNEL, finished_rows, inputs_digest
 from harness.augment.data_report import REPORT, write_data_report
 from harness.augment.forecast import read_forecast
 from harness.augment.funnel import (
@@ -123,7 +123,7 @@ def _store(
     write_jsonl(folder / KEPT, (judged.row for judged in kept))
     write_jsonl(folder / VERDICTS, (Said(verdicts=judged.verdicts) for judged in kept), defaults=False)
     write_jsonl(folder / DROPPED, dropped)
-    write_json(folder / "funnel.json", funnel.model_dump())
+    write_json(folder / FUNNEL, funnel.model_dump())
     manifest = Manifest(
         stage="augment",
         inputs=inputs_digest(teachers, rows_source(run), guarded),
@@ -133,7 +133,7 @@ def _store(
         summary=f"{funnel.kept} rows kept of {funnel.requested} asked{shortfall(funnel.short)}",
         environment=environment(run.root),
     )
-    write_manifest(folder, manifest, [*(folder / name for name in (KEPT, DROPPED, VERDICTS, "funnel.json")), *files])
+    write_manifest(folder, manifest, [*(folder / name for name in (KEPT, DROPPED, VERDICTS, FUNNEL)), *files])
 
 
 def make_rows(plan: Plan, scheduler: Scheduler, terminal: Terminal) -> tuple[list[Judged], list[Lost], int]:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
-from harness.augment.current import dropped_rows, kept_rows
-from harness.augment.funnel import Funnel
+from harness.augment.current import FUNNEL, dropped_rows, kept_rows, stored_funnel
 from harness.commands.dataset_card import STAMP, Card, dataset_card
 from harness.commands.push import Hub, check_name, push
 from harness.config.run import Run
-from harness.core.json_file import read_json, record
-from harness.core.store import require_sealed, write_atomic
+from harness.core.store import write_atomic
 from harness.core.table_file import INSTALL
 from harness.core.terminal import Terminal
 from harness.data.examples import Shape
@@ -71,7 +69,10 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
     folder = options.output or run.folder / "export" / f"{options.target}{'-dropped' * (options.which == 'dropped')}"
     _refuse_others(folder, name)
     where = Card(name, options.which, options.prompts, options.licence, options.languages, options.target)
-    text = dataset_card(run, rows, lines, stored_funnel(run.folder / "augment", run.name), where)
+    funnel = stored_funnel(run)
+    if funnel is None:
+        raise UsageError(f"{run.folder / 'augment' / FUNNEL} is missing; make augment RUN={run.name} makes it again")
+    text = dataset_card(run, rows, lines, funnel, where)
     write_atomic(folder / name, data)
     write_atomic(folder / "README.md", text)
     shown = os.path.relpath(folder, run.root) if folder.is_relative_to(run.root) else str(folder)
@@ -117,12 +118,6 @@ def _refuse_others(folder: Path, name: str) -> None:
     other = next((path for path in (card, folder / name) if path.exists() and not ours), None)
     if other is not None or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--output {folder}: {other or folder} is there, and no export wrote it: name another folder")
-
-
-def stored_funnel(folder: Path, run: str) -> Funnel:
-    """The funnel that augment stored. Raises UsageError where it is missing, edited or damaged."""
-    require_sealed(folder, ["funnel.json"], f"make augment RUN={run}")
-    return record(read_json(folder / "funnel.json"), Funnel, folder / "funnel.json", 1)
 
 
 def _said(rows: Sequence[Row], options: Options) -> list[str]:

@@ -19,12 +19,11 @@ from typing import Any
 
 import yaml
 
-from harness.augment.funnel import Funnel
+from harness.augment.current import stored_funnel
 from harness.check.exported import Rescore, ScoredAgain, scored_again
 from harness.check.formats import HEADS, exit_code, row
 from harness.check.rules import Verdict, overall
 from harness.commands.dataset_card import STAMP
-from harness.commands.export import stored_funnel
 from harness.commands.model_card import Form, ModelCard, model_card
 from harness.commands.push import Hub, check_name, push
 from harness.config.run import Run
@@ -324,7 +323,7 @@ def _card(
             for suite, said in (against_alternatives(results, suites, scored, random_seed) if results else ())
         ),
         score_limits=tuple(score_limits(results, suites, scored, random_seed)) if results else (),
-        funnel=_funnel(run),
+        funnel=stored_funnel(run),
         template=str(chat.tokenizer.get_chat_template()),
         longest=max(len(tokenize_row(chat, row).ids) for row in planned.rows),
     )
@@ -349,11 +348,6 @@ def _results(run: Run) -> tuple[Results | None, str]:
         return results_of(run), ""
     except UsageError as error:
         return None, f"its scores are left out of the card: {error}"
-
-
-def _funnel(run: Run) -> Funnel | None:
-    folder = run.folder / "augment"
-    return stored_funnel(folder, run.name) if (folder / "funnel.json").is_file() else None
 
 
 def _refuse_others(folder: Path) -> None:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from pydantic import ValidationError
-
+from harness.augment.current import stored_funnel
 from harness.augment.funnel import Funnel
 from harness.config.run import Run
-from harness.core.json_file import read_json
-from harness.core.store import require_sealed
-from harness.errors import UsageError
 from harness.eval.current import results_of
 from harness.eval.results import Results
 from harness.report import sections
@@ -83,18 +78,6 @@ def findings(run: Run, ship: str) -> Findings:
         )
         for suite in task_suites
     }
-    funnel = _funnel(run.folder / "augment" / "funnel.json")
+    funnel = stored_funnel(run)
     said = tuple(answers(results, views, train, changes, funnel, ship))
     return Findings(results, trained, task_suites, other_suites, views, students, changes, funnel, said)
-
-
-def _funnel(path: Path) -> Funnel | None:
-    """What became of the rows, or None where augment has not run. Raises UsageError for a damaged file."""
-    if not path.is_file():
-        return None
-    command = f"make augment RUN={path.parent.parent.name}"
-    require_sealed(path.parent, [path.name], command)
-    try:
-        return Funnel.model_validate(read_json(path))
-    except ValidationError as error:
-        raise UsageError(f"{path}: not a funnel of this version; {command}") from error
