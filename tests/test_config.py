@@ -167,7 +167,7 @@ def test_empty_seeds_and_labels_without_seeds(tmp_path: Path) -> None:
 
 def test_missing_files_and_wrong_settings(tmp_path: Path) -> None:
     run = write_project(tmp_path, "nobody")
-    with pytest.raises(UsageError, match=r"shopp.yaml: cannot read it.*did you mean 'shop.yaml'"):
+    with pytest.raises(UsageError, match=r"shopp.yaml: there is no such file.*did you mean 'shop.yaml'"):
         load_run(run.with_name("shopp.yaml"))
     with pytest.raises(UsageError, match=r"--set train.epoch=3: train.epoch: unknown key"):
         load_run(run, ["train.epoch=3"])

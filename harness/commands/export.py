@@ -130,5 +130,5 @@ def _said(rows: Sequence[Row], options: Options) -> list[str]:
     if not options.licence:
         said.append("the card's licence is 'unknown': --license says which")
     if not options.languages:
-        said.append("the card names no language: --language says which")
+        said.append("the card names no language; --language en, for example, adds it")
     return said

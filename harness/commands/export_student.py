@@ -364,5 +364,5 @@ def _said(card: ModelCard, why_unscored: str) -> list[str]:
     if not card.licence:
         said.append("the card's licence is 'unknown': --license says which")
     if not card.languages:
-        said.append("the card names no language: --language says which")
+        said.append("the card names no language; --language en, for example, adds it")
     return said

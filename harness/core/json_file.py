@@ -34,9 +34,11 @@ def read_bytes(path: Path, what: str = "") -> bytes:
     """The content of a user's file. Raises UsageError naming it, `what` it is, and the nearest one there."""
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: {what + ': ' if what else ''}there is no such file{nearest_file(path)}") from error
     except OSError as error:
         place = f"{path}: {what}" if what else str(path)
-        raise UsageError(f"{place}: cannot read it: {error.strerror}{nearest_file(path)}") from error
+        raise UsageError(f"{place}: cannot read it: {error.strerror}") from error
 
 
 def read_text(path: Path) -> str:

@@ -130,7 +130,7 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
                 if (scores / f"{planned.key}.json").is_file():
                     what = "items failed before, or the stored scores were edited or damaged: scored again"
                     terminal.say(f"eval: {candidate.title} on {suite.name}: {what}")
-                advance(done, planned.title)
+                advance(done, f"cards; {planned.title}")
                 card = _score_one(scorer, planned, scores, partial(advance, done))
                 if card.warning:
                     terminal.say(f"eval: {planned.title}: {card.warning}")
@@ -148,13 +148,13 @@ def _score_one(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callabl
     def step(what: str) -> None:
         nonlocal doing
         doing = f"{planned.title}, {what}"
-        note(doing)
+        note(f"cards; {doing}")
 
     engine = Remembered(
         lambda: scorer.engine(planned.candidate),
         part,
         scorer.stop,
-        lambda done, total: note(f"{doing}, {done} of {total}"),
+        lambda done, total: note(f"cards; {doing}, {done} of {total}"),
     )
     outcome = score_suite(scorer, planned, engine, step)
     card = _store(planned, outcome, engine.seconds, scores)

@@ -209,9 +209,11 @@ def next_commands(name: str, root: Path, dry_run: bool) -> str:
         return "nothing was written (--dry-run)"
     makefile = root / "Makefile"
     make = makefile.is_file() and "\ntrain:" in makefile.read_text(encoding="utf-8", errors="replace")
-    run = f"make augment train eval RUN={name}"
+    run, first = f"make augment train eval RUN={name}", f"make augment RUN={name} ARGS=--dry-run"
     if not make:
         run = " && ".join(f"harness {verb} {name}" for verb in ("augment", "train", "eval"))
+        first = f"harness augment {name} --dry-run"
     return (
-        f"next: {run}\nthen read runs/{name}/eval/report.html; the choices and their reasons stand in runs/{name}.yaml"
+        f"next: {run}\n({first} says what it would send; train and eval have the same option)\n"
+        f"then read runs/{name}/eval/report.html; the choices and their reasons stand in runs/{name}.yaml"
     )

@@ -41,7 +41,9 @@ def existing(path: Path) -> Path:
             return path
     except OSError as error:  # longer than any path, a folder that may not be read
         raise UsageError(f"--from {path}: cannot read it: {error.strerror}") from error
-    raise UsageError(f"--from {path}: there is no such file or folder{nearest_file(path)}")
+    raise UsageError(
+        f"--from {path}: there is no such file or folder{nearest_file(path, str(path).removesuffix(path.name))}"
+    )
 
 
 def holds_documents(path: Path) -> bool:
