@@ -85,8 +85,7 @@ WORDING: list[tuple[Change, str]] = [
     # files
     (
         lambda root: (root / "prompts/shop/list.j2").unlink(),
-        "runs/shop.yaml:12: augment.templates.0.path: there is no file prompts/shop/list.j2"
-        "",
+        "runs/shop.yaml:12: augment.templates.0.path: there is no file prompts/shop/list.j2",
     ),
     (
         file("prompts/shop/task.yaml", b"labels: caf\xe9\n"),
