@@ -119,7 +119,7 @@ def test_the_card_has_the_recipe_and_the_funnel(shop: Run, tmp_path: Path) -> No
     assert {line.strip() for line in said[1:]} == {
         "no row holds the task's system message or its prompt (--prompts writes both): the card has it",
         "the card's licence is 'unknown': --license says which",
-        "the card names no language: --language says which",
+        "the card names no language; --language en, for example, adds it",
     }
 
 
