@@ -16,13 +16,15 @@ from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers, place_of
 
 if TYPE_CHECKING:
     from harness.config.run import Run
-    from harness.config.teacher import OpenAITeacher, Teacher
+    from harness.config.teacher import OpenAITeacher, Teacher, VLLMTeacher
     from harness.engines.protocols import Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
     from harness.records import Cell, Score
     from harness.suites.suite import Suite
     from harness.train.row_scores import Models
+
+IN_FLIGHT = 32  # requests at a replica whose teacher does not say how many
 
 
 def openers(run: Run, batch_tokens: int | None = None) -> Openers:
@@ -127,43 +129,63 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEA
     from harness.core.store import file_digest
     from harness.models.resolve import resolve
 
-    if teacher.engine == "scripted":
-        from harness.engines.scripted import ScriptedEngine
-
-        script = run.root / teacher.script
-        model = f"{teacher.model}@{file_digest(script)}"
-        return [Source(teacher.model, model, lambda: ScriptedEngine.from_file(script))]
     if teacher.engine == "openai":
         return _endpoints(teacher, terminal, place_of(name))
+    if teacher.engine == "scripted":
+        script = run.root / teacher.script
+        source = Source(
+            teacher.model, f"{teacher.model}@{file_digest(script)}", functools.partial(_scripted_engine, script)
+        )
+        return _on_cluster(source, teacher, run, terminal)
     resolved = resolve(teacher.model, run.cache, teacher.revision, run.root)
-    if teacher.engine == "vllm" and find_spec("vllm") is None:
+    if teacher.engine == "vllm" and find_spec("vllm") is not None:
+        build: Callable[[], Generator] = functools.partial(_vllm_engine, resolved.folder, run.file.random_seed, teacher)
+        return _on_cluster(Source(teacher.model, resolved.identity, build), teacher, run, terminal)
+    if teacher.engine == "vllm":
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
-    elif teacher.engine == "vllm":
-        from harness.engines.vllm import VLLMEngine
-
-        return [
-            Source(
-                teacher.model,
-                resolved.identity,
-                lambda: VLLMEngine(
-                    resolved.folder,
-                    random_seed=run.file.random_seed,
-                    max_model_len=teacher.max_model_len,
-                    concurrency=teacher.concurrency,
-                    gpu_memory_utilization=teacher.gpu_memory_utilization,
-                    tensor_parallel_size=teacher.tensor_parallel_size,
-                ),
-            )
-        ]
     if any(step.output != "text" for _, step in run.file.augment.asked_in()):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
+    build = functools.partial(_transformers_engine, resolved.folder)
+    return _on_cluster(Source(teacher.model, resolved.identity, build), teacher, run, terminal)
 
-    def build() -> Generator:
-        from harness.engines.transformers import TransformersEngine
 
-        return TransformersEngine(resolved.folder)
+def _on_cluster(source: Source, teacher: Teacher, run: Run, terminal: Terminal) -> list[Source]:
+    """An engine where it is, or as many of it on a cluster as the run names."""
+    if run.file.cluster is None:
+        return [source]
+    from harness.cluster.replica import replicas
 
-    return [Source(teacher.model, resolved.identity, build)]
+    parallel = getattr(teacher, "tensor_parallel_size", None) or 1
+    room = getattr(teacher, "concurrency", IN_FLIGHT)
+    return replicas(source, run.file.cluster, room, parallel, terminal.say)
+
+
+# Builders of engines that know nothing but their arguments: a worker of a cluster calls them as well.
+
+
+def _scripted_engine(script: Path) -> Generator:
+    from harness.engines.scripted import ScriptedEngine
+
+    return ScriptedEngine.from_file(script)
+
+
+def _vllm_engine(folder: Path, random_seed: int, teacher: VLLMTeacher) -> Generator:
+    from harness.engines.vllm import VLLMEngine
+
+    return VLLMEngine(
+        folder,
+        random_seed=random_seed,
+        max_model_len=teacher.max_model_len,
+        concurrency=teacher.concurrency,
+        gpu_memory_utilization=teacher.gpu_memory_utilization,
+        tensor_parallel_size=teacher.tensor_parallel_size,
+    )
+
+
+def _transformers_engine(folder: Path) -> Generator:
+    from harness.engines.transformers import TransformersEngine
+
+    return TransformersEngine(folder)
 
 
 def _endpoints(teacher: OpenAITeacher, terminal: Terminal, place: str) -> list[Source]:

@@ -56,6 +56,13 @@ Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, c
 EXPORT_TO = "fields (the task's own), messages, sharegpt, alpaca or prompt_completion."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
 
+ClusterAt = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="ADDRESS", help="Work on a Ray cluster: local, auto, HOST:PORT, ray://HOST:PORT."
+    ),
+]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -73,9 +80,11 @@ def start(
 
 
 @app.command()
-def augment(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+def augment(
+    run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False, cluster: ClusterAt = None
+) -> None:
     """Have the teacher write rows, filter them, print the funnel."""
-    loaded, terminal = _load(run, settings), Terminal()
+    loaded, terminal = _load(run, settings, cluster), Terminal()
     if dry_run:
         terminal.say(verbs.describe_augment(loaded, terminal))
         return
@@ -93,11 +102,13 @@ def preview(
 
 
 @app.command()
-def train(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+def train(
+    run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False, cluster: ClusterAt = None
+) -> None:
     """Tune one adapter per student, kind of data, size and random seed."""
     from harness.train.processes import Processes
 
-    loaded, processes = _load(run, settings), Processes.from_environment(os.environ)
+    loaded, processes = _load(run, settings, cluster), Processes.from_environment(os.environ)
     if dry_run:
         from harness.commands.dry_run import describe_training
 
@@ -119,9 +130,11 @@ def show_batch(
 
 
 @app.command(name="eval")
-def evaluate(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
+def evaluate(
+    run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False, cluster: ClusterAt = None
+) -> None:
     """Score every student on every suite, then write the report."""
-    loaded, terminal = _load(run, settings), Terminal()
+    loaded, terminal = _load(run, settings, cluster), Terminal()
     if dry_run:
         from harness.commands.dry_run import describe_scoring
 
@@ -424,10 +437,11 @@ def _tell(error: HarnessError, word: str) -> int:
     return error.exit_code
 
 
-def _load(run: str, settings: list[str] | None) -> Run:
+def _load(run: str, settings: list[str] | None, cluster: str | None = None) -> Run:
     from harness.config.load import load_named_run
 
-    return load_named_run(run, settings, _warn_of_other_code)
+    more = [] if cluster is None else [f"cluster.address={cluster}"]
+    return load_named_run(run, [*(settings or []), *more], _warn_of_other_code)
 
 
 def _warn_of_other_code(folder: Path) -> None:

@@ -16,6 +16,7 @@ from harness.errors import MachineError
 
 if TYPE_CHECKING:
     from harness.augment.funnel import Funnel
+    from harness.config.cluster import Cluster
     from harness.config.run import Run
     from harness.engines.protocols import Generator
     from harness.models.teachers import Teachers
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 @contextmanager
 def _teachers_at_work(run: Run, terminal: Terminal, stop: Stop) -> Iterator[tuple[Teachers, Callable[[], Generator]]]:
     """The run's teachers and what opens their engines, with its rows held for this command. Closes them after it."""
+    from harness.cluster.connect import connected
     from harness.core.store import locked
     from harness.engines.leaving import closed_at_end
 
     teachers, build = teachers_of(run, terminal)
     folder, what = run.folder / "augment", f"augment of {run.name}"
-    with stop.listening(), locked(folder, what), closed_at_end(build) as engine:
+    with (
+        stop.listening(),
+        locked(folder, what),
+        connected(run.file.cluster, terminal.say),
+        closed_at_end(build) as engine,
+    ):
         yield teachers, engine
 
 
@@ -71,12 +78,26 @@ def preview(run: Run, terminal: Terminal, stop: Stop, rows: int) -> None:
         show_rows(run, teachers, engine, terminal, stop, rows, students_of(run))
 
 
+@contextmanager
+def _tasks(run: Run, terminal: Terminal) -> Iterator[Cluster | None]:
+    """The cluster that the run names, joined for this command, or None."""
+    from harness.cluster.connect import connected
+
+    with connected(run.file.cluster, terminal.say):
+        yield run.file.cluster
+
+
 def train(run: Run, terminal: Terminal, stop: Stop, processes: Processes) -> int | None:
     """Train the missing cells. Returns and raises as the stage."""
     from harness.train.stage import train as stage
 
-    with stop.listening():
-        return stage(run, terminal, stop, row_models(run), processes)
+    with stop.listening(), _tasks(run, terminal) as cluster:
+        elsewhere = None
+        if cluster is not None:
+            from harness.cluster.tasks import cells_on
+
+            elsewhere = cells_on(cluster, run, terminal, stop)
+        return stage(run, terminal, stop, row_models(run), processes, elsewhere)
 
 
 def evaluate(run: Run, terminal: Terminal, stop: Stop) -> None:
@@ -90,8 +111,13 @@ def score(run: Run, terminal: Terminal, stop: Stop) -> None:
     from harness.commands.show_batch import store_rows
     from harness.eval.stage import evaluate as stage
 
-    with stop.listening():
-        stored = stage(run, openers(run), terminal, stop)
+    with stop.listening(), _tasks(run, terminal) as cluster:
+        elsewhere = None
+        if cluster is not None:
+            from harness.cluster.tasks import cards_on
+
+            elsewhere = cards_on(cluster, run, terminal, stop)
+        stored = stage(run, openers(run), terminal, stop, elsewhere)
     if stored is not None:  # reading rows takes seconds of imports, and the report has those of the last time
         store_rows(run)
 

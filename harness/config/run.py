@@ -13,6 +13,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.config.arms import FILTERED, SEEDS_ONLY, ArmName, DataArm, Named, plain_arms
 from harness.config.attributes import Attributes, conditions_problem
+from harness.config.cluster import Cluster
 from harness.config.methods import LEARNING_RATE, LearningRate, Lora, Method, filled_in
 from harness.config.programs import Program
 from harness.config.quotas import Quotas
@@ -303,6 +304,7 @@ class RunFile(Record):
     train: Train
     eval: Eval
     report: Report = Report()
+    cluster: Cluster | None = None  # None: all on this machine
     ship: Ship | None = None
 
     @model_validator(mode="before")
@@ -364,6 +366,7 @@ class Run:
     suites: dict[str, Suite]
     prompts: TaskPrompts
     shots: tuple[Example, ...] = ()  # of augment.shots_file
+    settings: tuple[str, ...] = ()  # KEY=VALUE, that were laid over the file
 
     @property
     def folder(self) -> Path:

@@ -10,7 +10,7 @@ model has answered for a card that is not finished is kept too, so that after a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,9 +35,16 @@ from harness.suites.resume import Remembered
 from harness.suites.suite import Suite, chance
 from harness.suites.summary import summarise
 
+Elsewhere = Callable[[Sequence[PlannedCard]], None]  # scores cards, and stores them where this stage looks
 
-def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> StoredCards | None:
-    """Score everything that is not scored yet. Returns None when nothing is missing. Raises Interrupted."""
+
+def evaluate(
+    run: Run, openers: Openers, terminal: Terminal, stop: Stop, elsewhere: Elsewhere | None = None
+) -> StoredCards | None:
+    """Score everything that is not scored yet. Returns None when nothing is missing. Raises Interrupted.
+
+    `elsewhere` scores on other machines, where it is given; what it could not is scored here.
+    """
     folder, scores = run.folder / "eval", run.cache / "scores"
     plan = plan_scoring(run)
     manifest = finished(folder, plan.inputs)
@@ -52,7 +59,7 @@ def evaluate(run: Run, openers: Openers, terminal: Terminal, stop: Stop) -> Stor
         for function in programs.values():  # a mistake in one is found before hours of work
             function.answers([], [])
         write_json(folder / PLANNED, [card.key for card in plan.cards])
-        cards, not_run = _score_all(Scorer(plan, run.root, run.cache, openers, terminal, stop), scores)
+        cards, not_run = _score_all(Scorer(plan, run.root, run.cache, openers, terminal, stop), scores, elsewhere)
         cards += [_reference_card(card, scores, programs, run.root, plan.prompts.tuned) for card in plan.references]
         unseal(folder)
         for card in cards:
@@ -106,7 +113,7 @@ def _with_item_tags(card: Scorecard, suite: Suite, scores: Path) -> list[Score]:
 # --- scoring what is missing --------------------------------------------------------------------------------
 
 
-def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str, str]]:
+def _score_all(scorer: Scorer, scores: Path, elsewhere: Elsewhere | None) -> tuple[list[Scorecard], dict[str, str]]:
     """The cards of a plan, stored or new, and why a suite could not be run."""
     plan, terminal = scorer.plan, scorer.terminal
     cards: list[Scorecard] = []
@@ -118,6 +125,8 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
             suite.spec.extras.prepare(scorer.resources)
         except benchmarks.NotReachable as why:
             not_run[name] = str(why)
+    if elsewhere:
+        elsewhere([card for card in plan.cards if stored[card.key] is None and card.suite.name not in not_run])
     with terminal.progress("eval", len(plan.cards)) as advance, suppress(Interrupted):
         for done, planned in enumerate(plan.cards):
             candidate, suite = planned.candidate, planned.suite
@@ -131,7 +140,7 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
                     what = "items failed before, or the stored scores were edited or damaged: scored again"
                     terminal.say(f"eval: {candidate.title} on {suite.name}: {what}")
                 advance(done, f"cards; {planned.title}")
-                card = _score_one(scorer, planned, scores, partial(advance, done))
+                card = score_card(scorer, planned, scores, partial(advance, done))
                 if card.warning:
                     terminal.say(f"eval: {planned.title}: {card.warning}")
             # a card may come from another run, where the same weights had another name
@@ -140,7 +149,7 @@ def _score_all(scorer: Scorer, scores: Path) -> tuple[list[Scorecard], dict[str,
     return cards, not_run
 
 
-def _score_one(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callable[[str], None]) -> Scorecard:
+def score_card(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callable[[str], None]) -> Scorecard:
     """A new card. What the model answers is remembered beside it until the card is complete. `note` shows progress."""
     part = scores / f"{planned.key}.part.jsonl"
     doing = planned.title

@@ -7,7 +7,7 @@ rows of augment + seeds -> plan: cells with keys -> preflight of every student -
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,21 @@ from harness.train.row_scores import NO_MODELS, Models, measure_rows
 from harness.train.trackers import libraries
 from harness.train.watching import watching
 
+Elsewhere = Callable[[Sequence[GridCell]], dict[str, str]]  # trains cells; (key -> why) of those that failed
+
 
 def train(
-    run: Run, terminal: Terminal, stop: Stop, models: Models = NO_MODELS, processes: Processes = ALONE
+    run: Run,
+    terminal: Terminal,
+    stop: Stop,
+    models: Models = NO_MODELS,
+    processes: Processes = ALONE,
+    elsewhere: Elsewhere | None = None,
 ) -> int | None:
     """Train the missing cells of the run's grid. Returns their number, or None when none is missing.
 
     `models` measure the rows that a selection ranks. Of several `processes` each trains its share, and the first one
-    writes what the run has in common when all are done.
+    writes what the run has in common when all are done. `elsewhere` trains on other machines, where it is given.
     Raises UsageError when there are fewer rows than a size asks for or a row would spoil a student,
     Interrupted after writing what there is, MachineError for memory, disk, or a loss that is no number.
     """
@@ -66,9 +73,12 @@ def train(
             cells = (planned for planned in missing.values() if planned.is_pretraining is first)
             mine = processes.mine([planned for planned in cells if planned.can_begin])
             count += len(mine)
-            failed |= group.gathered(
-                _train_missing(mine, prepared, run, machine, processes.name, terminal, stop) if mine else {}
-            )
+            if elsewhere and mine:
+                failed |= elsewhere(mine)
+            else:
+                failed |= group.gathered(
+                    train_missing(mine, prepared, run, machine, processes.name, terminal, stop) if mine else {}
+                )
         if not processes.first:
             return count
         done = [planned for planned in plan.cells if _unchanged(planned, missing) or planned.can_be_loaded]
@@ -151,7 +161,7 @@ def _names(cells: Sequence[GridCell]) -> str:
     return ", ".join(planned.cell.name for planned in cells[:4]) + (", ..." if len(cells) > 4 else "")
 
 
-def _train_missing(
+def train_missing(
     missing: Sequence[GridCell],
     prepared: Mapping[Model, Prepared],
     run: Run,

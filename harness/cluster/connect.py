@@ -1,0 +1,62 @@
+"""A Ray cluster, joined for one command and left at its end."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness.config.cluster import Cluster
+from harness.core.text import one_line
+from harness.errors import MachineError, UsageError, first_line
+
+INSTALL = ".venv/bin/pip install --no-deps --require-hashes -r locks/cluster.txt"
+# Ray's own defaults: it sends usage to its makers, and prints what workers print among what the command says
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+
+
+@contextmanager
+def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[None]:
+    """Joined to a cluster inside the block, or to none.
+
+    Raises UsageError without Ray, and MachineError where no cluster answers.
+    """
+    if cluster is None:
+        yield
+        return
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise UsageError(f"cluster: Ray is not installed: {INSTALL}") from error
+    already = ray.is_initialized()
+    if not already:
+        try:
+            ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}") from error
+    say(_seen(ray.nodes(), ray.cluster_resources()))
+    try:
+        yield
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def where(address: str) -> dict[str, Any]:
+    """What `ray.init` is told of an address. Raises UsageError for one that is none."""
+    if address == "local":
+        return {"address": "local", "include_dashboard": False}
+    if address != "auto" and not address.startswith("ray://") and ":" not in address:
+        raise UsageError(f"cluster.address {address}: local, auto, HOST:PORT or ray://HOST:PORT")
+    return {"address": address}
+
+
+def _seen(nodes: list[dict[str, Any]], resources: dict[str, float]) -> str:
+    """What the cluster has, in words."""
+    alive = [node for node in nodes if node.get("Alive")]
+    amounts = ", ".join(f"{resources.get(kind, 0):g} {name}" for kind, name in (("CPU", "CPUs"), ("GPU", "GPUs")))
+    return f"cluster: {len(alive)} node{'s' if len(alive) != 1 else ''}, {amounts}"

@@ -1,0 +1,149 @@
+"""An engine on a Ray cluster as one that is here. It may die or fall silent: then it is started again.
+
+Only what it had not answered is asked again: whoever asks here commits each answer as it comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import harness
+from harness.cluster.server import Server
+from harness.config.cluster import Cluster
+from harness.engines.protocols import Generator
+from harness.engines.several import Source
+from harness.errors import MachineError, UsageError, first_line
+from harness.records import Completion, Request
+
+WAIT_S = 0.2  # of an actor for an answer, while it is asked
+GRACE_S = 30.0  # beyond that, until a call to an actor is given up
+START_S = 900.0  # until an engine is loaded
+MOST_STARTS = 3  # in a row without an answer, before it is left out
+
+
+@dataclass
+class Replica:
+    """One engine in an actor. `build` makes the engine where the actor is, and must be known there by name."""
+
+    name: str
+    build: Callable[[], Generator]
+    room: int  # requests in flight at most
+    cpus: float
+    gpus: float | None  # None: `parallel` of them where the cluster has any
+    parallel: int
+    silent_s: float
+    say: Callable[[str], None]
+    version: str = harness.__version__  # that the package must have on its node
+    node: str = "no node yet"
+    actor: Any = None
+    starts: int = 0  # in a row without an answer
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """As Generator. Raises MachineError where it dies as often as MOST_STARTS without an answer between."""
+        source, flying = iter(requests), dict[str, Request]()
+        ended, heard = False, time.monotonic()
+        again: Sequence[Request] = ()
+        while True:
+            new = list(again)
+            again = ()
+            while not ended and len(flying) < self.room:
+                try:
+                    request = next(source)
+                except StopIteration:
+                    ended = True
+                    break
+                if request is None:
+                    break
+                flying[request.key] = request
+                new.append(request)
+            if not flying:
+                return
+            try:
+                came = self._step(new, heard)
+            except _Lost as lost:
+                self._restart(str(lost), len(flying))
+                again, heard = tuple(flying.values()), time.monotonic()
+                continue
+            for completion in came:
+                self.starts, heard = 0, time.monotonic()
+                del flying[completion.request]
+                yield completion
+
+    def close(self) -> None:
+        """End the actor."""
+        if self.actor is not None:
+            _ray().kill(self.actor)
+            self.actor = None
+
+    def _step(self, new: Sequence[Request], heard: float) -> list[Completion]:
+        """What the actor answered. Raises _Lost where it is gone or silent, MachineError where the engine failed."""
+        ray = _ray()
+        if self.actor is None:
+            self._start()
+            heard = time.monotonic()
+        try:
+            came: list[Completion] = ray.get(self.actor.step.remote(new, WAIT_S), timeout=WAIT_S + GRACE_S)
+        except ray.exceptions.GetTimeoutError as error:
+            raise _Lost(f"it did not reply within {WAIT_S + GRACE_S:.0f} s") from error
+        except ray.exceptions.RayTaskError as error:  # the engine's own
+            raise MachineError(f"{self.name} on {self.node}: {first_line(error.cause)}") from error
+        except ray.exceptions.RayError as error:
+            raise _Lost(first_line(error)) from error
+        if not came and time.monotonic() - heard > self.silent_s:
+            raise _Lost(f"it answered nothing for {self.silent_s:g} s")
+        return came
+
+    def _start(self) -> None:
+        """Make the actor and load its engine. Raises _Lost where it dies over it."""
+        ray = _ray()
+        gpus = self.parallel * bool(ray.cluster_resources().get("GPU")) if self.gpus is None else self.gpus
+        self.actor = ray.remote(Server).options(num_cpus=self.cpus, num_gpus=gpus).remote()
+        try:
+            self.node, version, _ = ray.get(self.actor.hello.remote(), timeout=START_S)
+            if version != self.version:
+                raise UsageError(
+                    f"{self.name}: the node {self.node} has harness {version}, this machine has {self.version}: install"
+                    " the same there"
+                )
+            ray.get(self.actor.open.remote(self.build), timeout=START_S)
+        except ray.exceptions.GetTimeoutError as error:
+            raise MachineError(
+                f"{self.name}: no node started it within {START_S:.0f} s: it wants {self.cpus:g} CPUs and {gpus:g} GPUs"
+                " (cluster.cpus, cluster.gpus)"
+            ) from error
+        except ray.exceptions.RayTaskError as error:
+            raise MachineError(f"{self.name} on {self.node}: {first_line(error.cause)}") from error
+        except ray.exceptions.RayError as error:
+            raise _Lost(first_line(error)) from error
+
+    def _restart(self, why: str, flying: int) -> None:
+        self.starts += 1
+        where = f"{self.name} on {self.node}"
+        self.close()
+        if self.starts >= MOST_STARTS:
+            raise MachineError(f"{where} was lost {self.starts} times without an answer: {why}")
+        self.say(f"{where} is lost: {why}. It is started again, and {flying} requests are asked again")
+
+
+def replicas(source: Source, cluster: Cluster, room: int, parallel: int, say: Callable[[str], None]) -> list[Source]:
+    """As many of an engine as the cluster is to have, in place of the one that is here.
+
+    `room`: requests in flight at each. `parallel`: GPUs that one works on together.
+    """
+    names = [f"{source.name}, replica {number}" for number in range(1, cluster.replicas + 1)]
+    settings = (room, cluster.cpus, cluster.gpus, parallel, cluster.silent_s, say)
+    return [Source(name, source.model, partial(Replica, name, source.build, *settings)) for name in names]
+
+
+def _ray() -> Any:
+    """Ray, which is imported where a cluster is used, and whose functions have no types."""
+    return importlib.import_module("ray")
+
+
+class _Lost(Exception):
+    """An actor is gone, or silent."""

@@ -1,0 +1,70 @@
+"""An engine in a process of its own, somewhere: it is handed requests, and asked now and then for what is answered."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+
+import harness
+from harness.engines.leaving import arriving, close
+from harness.engines.protocols import Generator
+from harness.records import Completion, Request
+
+
+class Server:
+    """Holds an engine. Ray makes an actor of it: one call at a time, while the engine works in a thread."""
+
+    def __init__(self) -> None:
+        self._engine: Generator | None = None
+        self._inbox: SimpleQueue[Request] = SimpleQueue()
+        self._outbox: SimpleQueue[Completion | BaseException] = SimpleQueue()
+        self._flying = 0  # taken by the engine and not answered
+
+    def hello(self) -> tuple[str, str, int]:
+        """(The node's name, the package's version there, the process)."""
+        return socket.gethostname(), harness.__version__, os.getpid()
+
+    def open(self, build: Callable[[], Generator]) -> None:
+        """Build the engine, and set it to work. Raises what building raises."""
+        self._engine = build()
+        threading.Thread(target=self._work, args=(self._engine,), daemon=True).start()
+
+    def step(self, requests: Sequence[Request], seconds: float) -> list[Completion]:
+        """Take requests, wait so long for an answer, and give all that there are. Raises what the engine raised."""
+        for request in requests:
+            self._inbox.put(request)
+        came = list(arriving(self._outbox, 0.0))
+        if not came:
+            came = [event for event in [next(arriving(self._outbox, seconds), None)] if event is not None]
+            came += arriving(self._outbox, 0.0)
+        for event in came:
+            if isinstance(event, BaseException):
+                raise event
+        return [event for event in came if isinstance(event, Completion)]
+
+    def close(self) -> None:
+        """Have the engine give back what it holds."""
+        if self._engine is not None:
+            close(self._engine)
+
+    def _work(self, engine: Generator) -> None:
+        try:
+            for completion in engine.generate(self._wanted()):
+                self._flying -= 1
+                self._outbox.put(completion)
+        except BaseException as error:  # noqa: BLE001  (whoever asks for the next answers raises it)
+            self._outbox.put(error)
+
+    def _wanted(self) -> Iterator[Request | None]:
+        """What the engine may take: it waits for a request where it has nothing else to do."""
+        while True:
+            try:
+                request = self._inbox.get(block=self._flying == 0)
+            except Empty:
+                yield None
+                continue
+            self._flying += 1
+            yield request

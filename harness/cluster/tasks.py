@@ -1,0 +1,134 @@
+"""Cells trained and cards scored as tasks of a Ray cluster, in the folders that all nodes share.
+
+A task does what the stage does on one machine, for its share: what it stores is where the stage looks for it. So a task
+that died is given to another node, and finds what was stored, and the checkpoints of what was not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.config.cluster import Cluster
+from harness.config.run import Run
+from harness.core.terminal import Stop, Terminal
+from harness.errors import HarnessError, MachineError, first_line
+from harness.eval.plan import PlannedCard
+from harness.eval.stage import Elsewhere as ScoreElsewhere
+from harness.train.grid import GridCell
+from harness.train.processes import Processes
+
+TRIES = 3  # of a task whose node or process is lost
+LOOK_S = 0.5  # between two looks at tasks and at Ctrl-C
+
+
+def cells_on(
+    cluster: Cluster, run: Run, terminal: Terminal, stop: Stop
+) -> Callable[[Sequence[GridCell]], dict[str, str]]:
+    """What trains cells on a cluster. It returns (key -> why) of those that failed."""
+
+    def elsewhere(cells: Sequence[GridCell]) -> dict[str, str]:
+        shares = [Processes(rank, cluster.tasks).mine(cells) for rank in range(cluster.tasks)]
+        work = [(_train, [planned.key for planned in share]) for share in shares if share]
+        with terminal.progress("train", len(cells)) as advance:
+            failures = _spread(work, cluster, run, stop, lambda: advance(sum(cell.trained for cell in cells), ""))
+        return {key: why for failed in failures for key, why in failed.items()}
+
+    return elsewhere
+
+
+def cards_on(cluster: Cluster, run: Run, terminal: Terminal, stop: Stop) -> ScoreElsewhere:
+    """What scores cards on a cluster: those of one model by one task, of untuned models first, which others need."""
+
+    def elsewhere(cards: Sequence[PlannedCard]) -> None:
+        done = 0
+        with terminal.progress("eval", len(cards)) as advance:
+            for tuned in (False, True):
+                by_model: dict[tuple[Path, Path | None], list[str]] = {}
+                for card in cards:
+                    if card.candidate.tuned is tuned:
+                        by_model.setdefault((card.candidate.base, card.candidate.adapter), []).append(card.key)
+                work = [(_score, keys) for keys in by_model.values()]
+                _spread(work, cluster, run, stop, lambda: None)
+                done += sum(map(len, by_model.values()))
+                advance(done, "")
+
+    return elsewhere
+
+
+Task = Callable[
+    [str, tuple[str, ...], list[str], str], Any
+]  # run file, its settings, keys, a name for files of its own
+
+
+def _spread(
+    work: Sequence[tuple[Task, list[str]]], cluster: Cluster, run: Run, stop: Stop, look: Callable[[], None]
+) -> list[Any]:
+    """What the tasks return, in any order. Raises MachineError for one that is lost TRIES times; stops with `stop`."""
+    ray: Any = importlib.import_module("ray")
+    gpus = float(bool(ray.cluster_resources().get("GPU"))) if cluster.gpus is None else cluster.gpus
+    options = {"num_cpus": cluster.cpus, "num_gpus": gpus, "max_retries": TRIES - 1}
+    place = str(run.root / "runs" / f"{run.name}.yaml")
+    waiting = [
+        ray.remote(task).options(**options).remote(place, run.settings, keys, f"-{number}-of-{len(work)}")
+        for number, (task, keys) in enumerate(work)
+    ]
+    came: list[Any] = []
+    try:
+        while waiting and not stop():
+            ready, waiting = ray.wait(waiting, timeout=LOOK_S)
+            came += [ray.get(one) for one in ready]
+            look()
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HarnessError):
+            raise error.cause from error
+        raise MachineError(f"a task of the cluster failed: {first_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:
+        raise MachineError(f"a task of the cluster was lost {TRIES} times: {first_line(error)}") from error
+    finally:
+        for one in waiting:
+            ray.cancel(one, force=True)  # what is stored stays, and checkpoints too
+    return came
+
+
+def _loaded(place: str, settings: Sequence[str]) -> Run:
+    """The run, on a node. Raises MachineError naming the node that does not see its folder."""
+
+    from harness.config.load import load_run
+
+    if not Path(place).is_file():
+        raise MachineError(
+            f"the node {socket.gethostname()} does not see {place}: the project must lie in a folder that all nodes"
+            " share"
+        )
+    return load_run(Path(place), list(settings))
+
+
+def _train(place: str, settings: tuple[str, ...], keys: list[str], part: str) -> dict[str, str]:
+    from harness.core.environment import environment
+    from harness.train.grid import plan_training
+    from harness.train.preflight import check_students
+    from harness.train.stage import train_missing
+
+    run, quiet = _loaded(place, settings), Terminal(silent=True)
+    missing = plan_training(run).missing
+    cells = [missing[key] for key in keys if key in missing]
+    if not cells:
+        return {}
+    prepared = check_students(run, cells, quiet.say)
+    return train_missing(cells, prepared, run, environment(run.root), part, quiet, Stop())
+
+
+def _score(place: str, settings: tuple[str, ...], keys: list[str], part: str) -> None:
+    from harness.builders import scorers
+    from harness.eval.plan import stored_card
+    from harness.eval.stage import score_card
+
+    run, quiet = _loaded(place, settings), Terminal(silent=True)
+    scorer, scores = scorers(run, quiet, Stop())(None), run.cache / "scores"
+    for planned in scorer.plan.cards:
+        if planned.key in keys and stored_card(planned, scores) is None:
+            score_card(scorer, planned, scores, lambda what: None)

@@ -1,0 +1,22 @@
+"""Where a run works: on one machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from harness.core.record import Record
+
+
+class Cluster(Record):
+    """A Ray cluster, and what of it a run takes. It changes no row and no score."""
+
+    address: str = "auto"  # auto: the one this machine belongs to; ray://HOST:PORT; local: Ray on this machine alone
+    replicas: Annotated[int, Field(ge=1)] = 1  # engines of each teacher whose weights are loaded here
+    tasks: Annotated[int, Field(ge=1)] = 1  # parts that the cells to train are divided into
+    cpus: Annotated[float, Field(gt=0)] = 1  # that a replica or a task is given
+    gpus: Annotated[float, Field(ge=0)] | None = (
+        None  # the same; None: those of its tensor_parallel_size, where nodes have any
+    )
+    silent_s: Annotated[float, Field(gt=0)] = 900  # a replica that answers nothing for so long is started again

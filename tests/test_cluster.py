@@ -1,0 +1,232 @@
+"""Augment on a Ray cluster: the rows of one machine, whatever dies, and nothing that was answered is asked again."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cluster.replica import MOST_STARTS, Replica
+from harness.cluster.server import Server
+from harness.core.terminal import Stop
+from harness.engines.call_cache import CallCache, cached
+from harness.engines.scripted import Script
+from harness.engines.several import SeveralEngines, Source
+from harness.errors import MachineError, UsageError
+from harness.eval.results import load_results
+from harness.records import Completion, Origin, Request, Sampling
+from tests.needs import missing
+from tests.process import environment, finish, harness, start, succeed
+from tests.project import write_project
+
+pytestmark = pytest.mark.slow
+MODEL = "script@1"
+
+
+class Slow:
+    """Answers as the script, each answer after some time. One that is asked for silence says nothing any more."""
+
+    def __init__(self, seconds: float = 0.002) -> None:
+        self.seconds = seconds
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        script = Script()
+        for request in requests:
+            if request is None:
+                continue
+            if "silence" in request.prompt:
+                time.sleep(3600)
+            if "failure" in request.prompt:
+                raise MachineError("the engine is broken")
+            time.sleep(self.seconds)
+            yield script.answer(request)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A cluster of two nodes on this machine."""
+    try:
+        ray: Any = importlib.import_module("ray")
+        utils: Any = importlib.import_module("ray.cluster_utils")
+    except ImportError:
+        missing("ray", "Ray is not installed (locks/cluster.txt)")
+    os.environ.update(environment(RAY_USAGE_STATS_ENABLED="0"))
+    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def requests(count: int, word: str = "p") -> list[Request]:
+    made = Origin(purpose="generate", label="x")
+    return [Request(model=MODEL, prompt=f"{word} {i}", sampling=Sampling(), origin=made) for i in range(count)]
+
+
+def replica(said: list[str], number: int = 1, **settings: Any) -> Replica:
+    engine = functools.partial(Slow, settings.pop("seconds", 0.002))
+    fixed: dict[str, Any] = {"cpus": 0.5, "gpus": 0, "parallel": 1, "silent_s": 60.0} | settings
+    return Replica(f"teacher, replica {number}", engine, 8, say=said.append, **fixed)
+
+
+def together(*replicas: Replica) -> SeveralEngines:
+    return SeveralEngines([Source(one.name, MODEL, functools.partial(_same, one)) for one in replicas])
+
+
+def _same(one: Replica) -> Replica:
+    return one
+
+
+def test_every_request_is_answered_once_and_a_slow_replica_gets_less(ray: Any) -> None:
+    said: list[str] = []
+    fast, slow = replica(said, 1), replica(said, 2, seconds=0.05)
+    with closing(together(fast, slow)) as engine:
+        answers = list(engine.generate(iter(requests(400))))
+    assert sorted(answer.request for answer in answers) == sorted(request.key for request in requests(400))
+    by_key = {request.key: request for request in requests(400)}
+    assert all(answer == Script().answer(by_key[answer.request]) for answer in answers)
+    assert said == []
+
+
+def test_one_that_is_killed_is_started_again_and_only_what_was_in_flight_is_asked_again(
+    ray: Any, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    one, other = replica(said, 1), replica(said, 2)
+    asked = requests(300)
+    with closing(CallCache(tmp_path / "calls.sqlite")) as cache, closing(together(one, other)) as engine:
+        committed = 0
+        for committed, _ in enumerate(cached(asked, cache, lambda: engine, Stop()), start=1):
+            if committed == 100:
+                os.kill(process_of(one), signal.SIGKILL)
+        assert committed == 300
+        again = [paid for _, paid in cached(asked, cache, lambda: pytest.fail("nothing is to be asked"), Stop())]
+    assert again == [False] * 300
+    (line,) = said
+    assert line.startswith("teacher, replica 1 on ")
+    assert int(line.split("and ")[1].split()[0]) <= one.room
+
+
+def process_of(one: Replica) -> int:
+    import ray
+
+    _, _, process = ray.get(one.actor.hello.remote())
+    assert isinstance(process, int)
+    return process
+
+
+def test_a_node_that_is_removed_costs_only_what_it_had_in_flight(ray: Any) -> None:
+    said: list[str] = []
+    node = ray.add_node(num_cpus=4, resources={"away": 1})
+    one, other = replica(said, 1, cpus=2.0), replica(said, 2)
+    got = []
+    with closing(together(one, other)) as engine:
+        for number, answer in enumerate(engine.generate(iter(requests(400)))):
+            got.append(answer.request)
+            if number == 100:
+                ray.remove_node(node)
+    assert sorted(got) == sorted(request.key for request in requests(400))
+    assert all("is lost" in line for line in said)
+
+
+def test_one_that_falls_silent_is_left_out_and_others_do_its_work(ray: Any) -> None:
+    said: list[str] = []
+    one = replica(said, 1, silent_s=1.0)
+    with closing(together(one)) as engine, pytest.raises(MachineError, match=f"lost {MOST_STARTS} times"):
+        list(engine.generate(iter(requests(1, "silence"))))
+    assert [line for line in said if "answered nothing for 1 s" in line]
+
+
+def test_what_the_engine_says_names_the_node(ray: Any) -> None:
+    with closing(together(replica([], 1))) as engine, pytest.raises(MachineError, match=r"replica 1 on .*is broken"):
+        list(engine.generate(iter(requests(1, "failure"))))
+
+
+def test_another_version_of_the_package_is_refused_by_name(ray: Any) -> None:
+    one = replica([], 1)
+    one.version = "9.9"
+    with closing(together(one)) as engine, pytest.raises(UsageError, match=r"has harness .*, this machine has 9\.9"):
+        list(engine.generate(iter(requests(1))))
+
+
+def test_a_cluster_that_is_not_there_and_an_address_that_is_none_are_one_message(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    write_project(tmp_path, str(tiny_model))
+    for address, code in (("127.0.0.1:1", 3), ("nowhere", 2)):
+        done = harness(tmp_path, "augment", "shop", "--cluster", address)
+        assert done.returncode == code, done.stderr
+        assert f"cluster.address {address}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_rows_on_a_cluster_are_those_of_one_machine_also_after_a_kill(tmp_path: Path, tiny_model: Path) -> None:
+    one, many, killed = (tmp_path / name for name in ("one", "many", "killed"))
+    for folder in (one, many, killed):
+        write_project(folder, str(tiny_model))
+    succeed(one, "augment", "shop")
+    said = succeed(many, "augment", "shop", "--cluster", "local", "--set", "cluster.replicas=2")
+    assert "cluster: 1 node" in said
+    process = start(killed, "augment", "shop", "--cluster", "local")
+    calls = killed / "runs/.cache/calls.sqlite"
+    while process.poll() is None and not (calls.is_file() and calls.stat().st_size):
+        time.sleep(0.05)
+    process.kill()
+    finish(process)
+    succeed(killed, "augment", "shop", "--cluster", "local")
+    files = [(folder / "runs/shop/augment/train.jsonl").read_bytes() for folder in (one, many, killed)]
+    assert files[0] == files[1] == files[2]
+    assert "nothing to do" in succeed(many, "augment", "shop"), "a cluster changes no digest"
+
+
+def test_students_and_scores_of_a_cluster_are_those_of_one_machine(tmp_path: Path, tiny_model: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    for folder in (one, many):
+        write_project(folder, str(tiny_model))
+    on_cluster = ["--cluster", "local", "--set", "cluster.tasks=2", "--set", "cluster.replicas=2"]
+    for verb in ("augment", "train", "eval"):
+        succeed(one, verb, "shop")
+        succeed(many, verb, "shop", *on_cluster)
+    folders = [folder / "runs/.cache/students" for folder in (one, many)]
+    names = [sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in folders]
+    assert names[0] == names[1]
+    assert names[0]
+    for name in names[0]:
+        weights = [(folder / name / "adapter_model.safetensors").read_bytes() for folder in folders]
+        assert weights[0] == weights[1]
+    results = [load_results(folder / "runs/shop") for folder in (one, many)]
+    cards = [{(card.suite, card.student, card.prompting): card.metrics for card in result.cards} for result in results]
+    assert cards[0] == cards[1]
+    for verb in ("train", "eval"):
+        assert "nothing to do" in succeed(many, verb, "shop")
+
+
+def test_without_a_cluster_ray_is_not_imported(tmp_path: Path, tiny_model: Path) -> None:
+    write_project(tmp_path, str(tiny_model))
+    program = (
+        "import sys; from harness.cli import main; sys.argv = ['harness', 'augment', 'shop']\n"
+        "try:\n    main()\nfinally:\n    print('ray' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "False"
+
+
+def test_a_server_raises_what_the_engine_raised() -> None:
+    broken = Server()
+    broken.open(Slow)
+    with pytest.raises(MachineError, match="is broken"):
+        broken.step(requests(1, "failure"), 5.0)

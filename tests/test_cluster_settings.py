@@ -1,0 +1,75 @@
+"""A cluster in a run file: what it may say, that it changes no digest, and how a server works without Ray."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from pathlib import Path
+
+import pytest
+
+from harness.cluster.connect import where
+from harness.cluster.replica import Replica, replicas
+from harness.cluster.server import Server
+from harness.config.cluster import Cluster
+from harness.config.inputs import rows_source, scores_source, students_source
+from harness.config.load import load_run
+from harness.engines.scripted import Script, ScriptedEngine
+from harness.engines.several import Source
+from harness.errors import UsageError
+from harness.records import Completion, Origin, Request, Sampling
+from tests.project import write_project
+
+
+def requests(count: int) -> list[Request]:
+    made = Origin(purpose="generate", label="x")
+    return [Request(model="script@1", prompt=f"p {i}", sampling=Sampling(), origin=made) for i in range(count)]
+
+
+def test_a_cluster_changes_no_row_no_student_and_no_score(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    plain, there = load_run(path), load_run(path, ["cluster.address=local", "cluster.replicas=3", "cluster.tasks=2"])
+    assert there.file.cluster == Cluster(address="local", replicas=3, tasks=2)
+    assert there.settings == ("cluster.address=local", "cluster.replicas=3", "cluster.tasks=2")
+    for source in (rows_source, students_source, scores_source):
+        assert source(plain) == source(there)
+
+
+@pytest.mark.parametrize("wrong", ["cluster.replicas=0", "cluster.tasks=0", "cluster.cpus=0", "cluster.adress=local"])
+def test_what_no_cluster_has_is_refused(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(UsageError, match="cluster"):
+        load_run(write_project(tmp_path, "nobody"), [wrong])
+
+
+def test_addresses() -> None:
+    assert where("local")["include_dashboard"] is False
+    for address in ("auto", "10.0.0.1:6379", "ray://head:10001"):
+        assert where(address) == {"address": address}
+    with pytest.raises(UsageError, match=r"cluster\.address nowhere"):
+        where("nowhere")
+
+
+def test_each_replica_is_a_source_of_the_same_model() -> None:
+    source = Source("teacher", "script@1", functools.partial(ScriptedEngine, Script().answer))
+    made = replicas(source, Cluster(replicas=2, silent_s=7), room=5, parallel=2, say=lambda text: None)
+    assert [(one.name, one.model) for one in made] == [
+        ("teacher, replica 1", "script@1"),
+        ("teacher, replica 2", "script@1"),
+    ]
+    engine = made[0].build()
+    assert isinstance(engine, Replica)
+    assert (engine.room, engine.parallel, engine.silent_s, engine.build) == (5, 2, 7, source.build)
+
+
+def test_a_server_takes_requests_while_it_works_and_hands_out_what_came() -> None:
+    server, came = Server(), list[Completion]()
+    server.open(functools.partial(ScriptedEngine, Script().answer, concurrency=4))
+    asked = requests(40)
+    for start in range(0, 40, 10):
+        came += server.step(asked[start : start + 10], 0.01)
+    while len(came) < len(asked):
+        came += server.step([], 1.0)
+    assert sorted(answer.request for answer in came) == sorted(request.key for request in asked)
+    assert server.step([], 0.01) == []
+    server.close()
+    assert threading.active_count() < 20
