@@ -56,12 +56,7 @@ Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, c
 EXPORT_TO = "fields (the task's own), messages, sharegpt, alpaca or prompt_completion."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
 
-ClusterAt = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster", metavar="ADDRESS", help="Work on a Ray cluster: local, auto, HOST:PORT, ray://HOST:PORT."
-    ),
-]
+ClusterAt = Annotated[str | None, typer.Option("--cluster", metavar="ADDRESS", help="Of a Ray cluster; local: here.")]
 
 
 def _version(asked: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from harness.builders import openers, row_models, students_of, teachers_of
+from harness.builders import openers, row_models, scorers, students_of, teachers_of
 from harness.core.terminal import Stop, Terminal
 from harness.errors import MachineError
 
@@ -116,7 +116,7 @@ def score(run: Run, terminal: Terminal, stop: Stop) -> None:
         if cluster is not None:
             from harness.cluster.tasks import cards_on
 
-            elsewhere = cards_on(cluster, run, terminal, stop)
+            elsewhere = cards_on(cluster, run, scorers, terminal, stop)
         stored = stage(run, openers(run), terminal, stop, elsewhere)
     if stored is not None:  # reading rows takes seconds of imports, and the report has those of the last time
         store_rows(run)

@@ -40,6 +40,7 @@ LEVELS = (  # a module imports its own folder and what stands before it
     "report",
     "check",
     "commands",
+    "cluster",
     "builders",
     "verbs",
     "cli",

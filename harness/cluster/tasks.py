@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
 from harness.errors import HarnessError, MachineError, first_line
 from harness.eval.plan import PlannedCard
+from harness.eval.runner import Scorer
 from harness.eval.stage import Elsewhere as ScoreElsewhere
 from harness.train.grid import GridCell
 from harness.train.processes import Processes
@@ -40,8 +42,11 @@ def cells_on(
     return elsewhere
 
 
-def cards_on(cluster: Cluster, run: Run, terminal: Terminal, stop: Stop) -> ScoreElsewhere:
-    """What scores cards on a cluster: those of one model by one task, of untuned models first, which others need."""
+def cards_on(cluster: Cluster, run: Run, scorers: Scorers, terminal: Terminal, stop: Stop) -> ScoreElsewhere:
+    """What scores cards on a cluster: those of one model by one task, of untuned models first, which others need.
+
+    `scorers` builds, on a node, what scores there.
+    """
 
     def elsewhere(cards: Sequence[PlannedCard]) -> None:
         done = 0
@@ -51,7 +56,7 @@ def cards_on(cluster: Cluster, run: Run, terminal: Terminal, stop: Stop) -> Scor
                 for card in cards:
                     if card.candidate.tuned is tuned:
                         by_model.setdefault((card.candidate.base, card.candidate.adapter), []).append(card.key)
-                work = [(_score, keys) for keys in by_model.values()]
+                work = [(partial(_score, scorers), keys) for keys in by_model.values()]
                 _spread(work, cluster, run, stop, lambda: None)
                 done += sum(map(len, by_model.values()))
                 advance(done, "")
@@ -59,6 +64,7 @@ def cards_on(cluster: Cluster, run: Run, terminal: Terminal, stop: Stop) -> Scor
     return elsewhere
 
 
+Scorers = Callable[[Run, Terminal, Stop], Callable[[int | None], Scorer]]
 Task = Callable[
     [str, tuple[str, ...], list[str], str], Any
 ]  # run file, its settings, keys, a name for files of its own
@@ -73,7 +79,7 @@ def _spread(
     options = {"num_cpus": cluster.cpus, "num_gpus": gpus, "max_retries": TRIES - 1}
     place = str(run.root / "runs" / f"{run.name}.yaml")
     waiting = [
-        ray.remote(task).options(**options).remote(place, run.settings, keys, f"-{number}-of-{len(work)}")
+        ray.remote(_call).options(**options).remote(task, place, run.settings, keys, f"-{number}-of-{len(work)}")
         for number, (task, keys) in enumerate(work)
     ]
     came: list[Any] = []
@@ -92,6 +98,11 @@ def _spread(
         for one in waiting:
             ray.cancel(one, force=True)  # what is stored stays, and checkpoints too
     return came
+
+
+def _call(task: Task, *words: Any) -> Any:
+    """What Ray runs on a node: a function of this module, which must be known there by its name."""
+    return task(*words)
 
 
 def _loaded(place: str, settings: Sequence[str]) -> Run:
@@ -122,8 +133,7 @@ def _train(place: str, settings: tuple[str, ...], keys: list[str], part: str) ->
     return train_missing(cells, prepared, run, environment(run.root), part, quiet, Stop())
 
 
-def _score(place: str, settings: tuple[str, ...], keys: list[str], part: str) -> None:
-    from harness.builders import scorers
+def _score(scorers: Scorers, place: str, settings: tuple[str, ...], keys: list[str], part: str) -> None:
     from harness.eval.plan import stored_card
     from harness.eval.stage import score_card
 
