@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from harness.config.cluster import Cluster
 from harness.core.text import one_line
 from harness.errors import MachineError, UsageError, first_line
 
+ANSWER_S = 10.0  # until a cluster's address is given up
 INSTALL = ".venv/bin/pip install --no-deps --require-hashes -r locks/cluster.txt"
 # Ray's own defaults: it sends usage to its makers, and prints what workers print among what the command says
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
@@ -35,8 +37,9 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     already = ray.is_initialized()
     if not already:
         try:
+            _require_answer(cluster.address)
             ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}") from error
     say(_seen(ray.nodes(), ray.cluster_resources()))
     try:
@@ -53,6 +56,13 @@ def where(address: str) -> dict[str, Any]:
     if address != "auto" and not address.startswith("ray://") and ":" not in address:
         raise UsageError(f"cluster.address {address}: local, auto, HOST:PORT or ray://HOST:PORT")
     return {"address": address}
+
+
+def _require_answer(address: str) -> None:
+    """Raises OSError where nobody listens at an address: Ray would try for minutes. ValueError for a wrong port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
 
 
 def _seen(nodes: list[dict[str, Any]], resources: dict[str, float]) -> str:
