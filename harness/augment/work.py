@@ -21,6 +21,7 @@ from harness.config.teacher import pricing
 from harness.core.collector import collecting_rarely
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache
+from harness.engines.call_place import call_file
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
 from harness.filters import AnyFilter, Context, Protected, Rule, filter_names, judges_of
@@ -97,7 +98,7 @@ def at_work(
     by_name = run.file.all_teachers
     require_pieces_fit(plan, run)
     protected = protected_texts(run.suites, terminal)
-    cache = CallCache(run.cache / "calls.sqlite", terminal.say)
+    cache = CallCache(call_file(run.cache, terminal.say), terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps)
     price = pricing({teachers.model(name): one for name, one in by_name.items()})
     ask = Asker(cache, functools.cache(engine), stop, over=over, price=price, note=note)

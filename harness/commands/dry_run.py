@@ -24,6 +24,7 @@ from harness.core.aligned import aligned
 from harness.core.store import existing_parent, finished, read_manifest
 from harness.data.examples import path_of
 from harness.engines.call_file import count_stored
+from harness.engines.call_place import call_file
 from harness.errors import UsageError
 from harness.eval.candidates import untuned_names
 from harness.eval.plan import EvalPlan, outline_scoring, plan_scoring, stored_card
@@ -66,7 +67,7 @@ def describe_augment(run: Run, teachers: Teachers, count: Count) -> str:
     once = meter.take(calibration, 1)  # does not grow with the rows
     lines = [(name, took.times(begun / len(places))) for name, took in _steps(plan, places, meter).items()] + judging
     total = functools.reduce(Took.plus, (took for _, took in lines), Took())
-    stored = count_stored(run.cache / "calls.sqlite", list({r.key: r for r in (*generations, *calibration)}))
+    stored = count_stored(call_file(run.cache), list({r.key: r for r in (*generations, *calibration)}))
     whom = f" (teacher{'s' if teachers.named else ''} {teachers.words})" if plan.chains else ""
     rows = [(name, f"{t.requests:.0f} requests", f"{t.tokens:.0f} tokens") for name, t in [*lines, ("in all", total)]]
     out = [f"augment {run.name} would send{whom}:", aligned(rows, right=(1, 2), indent="  ")]

@@ -13,6 +13,7 @@ from harness.augment.rows import writers
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop, Terminal
 from harness.engines.call_cache import CallCache, cached
+from harness.engines.call_place import call_file
 from harness.engines.leaving import closed_at_end
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import Interrupted
@@ -155,7 +156,7 @@ def _judged(scorer: Scorer, suite: Suite, outcome: Outcome, student: StudentEngi
     answered = [score for score in scores if score.status != "failed"]
     items, outputs = [item_by_id[score.item] for score in answered], [score.output for score in answered]
     judge = scorer.openers.judge(rubric.judge)
-    cache = CallCache(scorer.cache / "calls.sqlite", scorer.terminal.say)
+    cache = CallCache(call_file(scorer.cache, scorer.terminal.say), scorer.terminal.say)
     with closing(cache), closed_at_end(lambda: scorer.alone(judge.open)) as engine:
 
         def answers(requests: Sequence[Request]) -> list[Completion]:
