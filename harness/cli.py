@@ -383,11 +383,12 @@ def export_student(
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine can do, and what to change."""
+def doctor(cluster: ClusterAt = None) -> None:
+    """Say what this machine can do, or the nodes of a cluster, and what to change."""
+    from harness.cluster.doctor import examine_cluster
     from harness.commands.doctor import examine
 
-    Terminal().say(examine(Path.cwd()))
+    Terminal().say(examine_cluster(cluster, Path.cwd()) if cluster else examine(Path.cwd()))
 
 
 @app.command(name="hard-examples")

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from harness import __version__ as harness_version
+from harness.cluster.doctor import examine_cluster
 from harness.cluster.replica import MOST_STARTS, Replica
 from harness.cluster.server import Server
 from harness.core.terminal import Stop
@@ -210,6 +212,15 @@ def test_students_and_scores_of_a_cluster_are_those_of_one_machine(tmp_path: Pat
     assert cards[0] == cards[1]
     for verb in ("train", "eval"):
         assert "nothing to do" in succeed(many, verb, "shop")
+
+
+def test_doctor_asks_every_node(ray: Any, tmp_path: Path) -> None:
+    lines = examine_cluster(ray.address, tmp_path).splitlines()
+    assert lines[0].startswith("ok  cluster: ")
+    nodes = [line for line in lines if f", harness {harness_version}" in line]
+    assert len(nodes) >= 2, lines
+    assert all(line.startswith("ok  ") and " CPUs, 0 GPUs, " in line for line in nodes)
+    assert not list(tmp_path.iterdir()), "the file that nodes looked for is taken away"
 
 
 def test_without_a_cluster_ray_is_not_imported(tmp_path: Path, tiny_model: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import harness
 from harness.cluster.connect import where
+from harness.cluster.doctor import judged, look
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
 from harness.config.cluster import Cluster
@@ -73,3 +75,19 @@ def test_a_server_takes_requests_while_it_works_and_hands_out_what_came() -> Non
     assert server.step([], 0.01) == []
     server.close()
     assert threading.active_count() < 20
+
+
+def test_doctor_says_what_a_node_lacks(tmp_path: Path) -> None:
+    seen = look(tmp_path / "not there")
+    assert seen["shared"] is False
+    seen |= {"harness": "0.0", "missing": ["vllm"]}
+    (first, *others) = judged("n1 (10.0.0.1)", "8 CPUs", seen)
+    assert first == (True, f"n1 (10.0.0.1): 8 CPUs, Python {seen['python']}, harness 0.0")
+    assert [good for good, _ in others] == [False] * 3
+    said = " ".join(text for _, text in others)
+    for part in ("install the same", "does not see this folder", "vllm not installed"):
+        assert part in said
+    (tmp_path / "there").touch()
+    assert judged("n", "s", look(tmp_path / "there") | {"missing": []}) == [
+        (True, f"n: s, Python {seen['python']}, harness {harness.__version__}")
+    ]

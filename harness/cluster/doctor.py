@@ -1,0 +1,91 @@
+"""What the nodes of a cluster can do for the harness, asked of each of them, and what to change."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.cluster.connect import connected
+from harness.config.cluster import Cluster
+from harness.core.store import write_atomic
+from harness.errors import first_line
+
+ANSWER_S = 60.0  # of a node, until it is called silent
+PACKAGES = ("torch", "transformers", "peft", "vllm")
+Seen = dict[str, Any]
+
+
+def examine_cluster(address: str, root: Path) -> str:
+    """Lines of `ok` / `--` findings, one or more for each node. A `--` line says what to do.
+
+    Raises as `connected`. Writes a file into `root` for as long as this takes: every node must see it.
+    """
+    said: list[str] = []
+    mark = root / f".seen-by-nodes.{os.getpid()}.{socket.gethostname()}"
+    with connected(Cluster(address=address), said.append):
+        ray: Any = importlib.import_module("ray")
+        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
+        write_atomic(mark, "")
+        try:
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            there = strategies.NodeAffinitySchedulingStrategy
+            asked = [
+                ray.remote(look).options(scheduling_strategy=there(node["NodeID"], soft=False), num_cpus=0).remote(mark)
+                for node in nodes
+            ]
+            ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
+            findings = [finding for node, one in zip(nodes, asked, strict=True) for finding in _found(ray, node, one)]
+        finally:
+            mark.unlink(missing_ok=True)
+    return "\n".join(f"{'ok' if good else '--'}  {text}" for good, text in [(True, said[0]), *findings])
+
+
+def look(mark: Path) -> Seen:
+    """What a node says of itself. `mark` is a file in the project's folder, as the asking machine names it."""
+    return {
+        "node": socket.gethostname(),
+        "harness": harness.__version__,
+        "python": platform.python_version(),
+        "shared": mark.is_file(),
+        "missing": [name for name in PACKAGES if find_spec(name) is None],
+    }
+
+
+def _found(ray: Any, node: dict[str, Any], asked: Any) -> list[tuple[bool, str]]:
+    """What one node said, or why it said nothing."""
+    name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+    has = node["Resources"]
+    gpus = next((kind.removeprefix("accelerator_type:") for kind in has if kind.startswith("accelerator_type:")), "")
+    size = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs{f' ({gpus})' if gpus else ''}"
+    size += (
+        f", {has.get('memory', 0) / 2**30:.0f} GiB, object store {has.get('object_store_memory', 0) / 2**30:.1f} GiB"
+    )
+    try:
+        seen: Seen = ray.get(asked, timeout=0)
+    except ray.exceptions.GetTimeoutError:
+        return [(False, f"{name}: {size}: it did not answer within {ANSWER_S:.0f} s: look at `ray status`")]
+    except ray.exceptions.RayTaskError as error:
+        return [(False, f"{name}: {size}: {first_line(error.cause)}: install harness {harness.__version__} there")]
+    except ray.exceptions.RayError as error:
+        return [(False, f"{name}: {size}: {first_line(error)}")]
+    return judged(name, size, seen)
+
+
+def judged(name: str, size: str, seen: Seen) -> list[tuple[bool, str]]:
+    """Whether a node of this name and size, that said so of itself, can work for a run of this machine."""
+    findings = [(True, f"{name}: {size}, Python {seen['python']}, harness {seen['harness']}")]
+    if seen["harness"] != harness.__version__:
+        findings.append(
+            (False, f"{name}: harness {seen['harness']}; here it is {harness.__version__}: install the same")
+        )
+    if not seen["shared"]:
+        findings.append((False, f"{name}: it does not see this folder: train and eval need one that all nodes share"))
+    if seen["missing"]:
+        findings.append((False, f"{name}: {', '.join(seen['missing'])} not installed: `make setup` there"))
+    return findings
