@@ -157,7 +157,7 @@ def _on_cluster(source: Source, teacher: Teacher, run: Run, terminal: Terminal) 
 
     parallel = getattr(teacher, "tensor_parallel_size", None) or 1
     room = getattr(teacher, "concurrency", IN_FLIGHT)
-    return replicas(source, run.file.cluster, room, parallel, terminal.say)
+    return replicas(source, run.file.cluster, run.folder / "cluster", room, parallel, terminal.say)
 
 
 # Builders of engines that know nothing but their arguments: a worker of a cluster calls them as well.

@@ -90,12 +90,14 @@ def _same(one: Replica) -> Replica:
     return one
 
 
-def test_every_request_is_answered_once_and_a_slow_replica_gets_less(ray: Any) -> None:
+def test_every_request_is_answered_once_and_a_slow_replica_gets_less(ray: Any, tmp_path: Path) -> None:
     said: list[str] = []
-    fast, slow = replica(said, 1), replica(said, 2, seconds=0.05)
+    fast = replica(said, 1, log=tmp_path / "cluster/1.log")
+    slow = replica(said, 2, seconds=0.05, log=tmp_path / "cluster/2.log")
     with closing(together(fast, slow)) as engine:
         answers = list(engine.generate(iter(requests(400))))
     assert sorted(answer.request for answer in answers) == sorted(request.key for request in requests(400))
+    assert len(list((tmp_path / "cluster").iterdir())) == 2, "each prints into a file of its own"
     by_key = {request.key: request for request in requests(400)}
     assert all(answer == Script().answer(by_key[answer.request]) for answer in answers)
     assert said == []

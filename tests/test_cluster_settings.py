@@ -53,7 +53,7 @@ def test_addresses() -> None:
 
 def test_each_replica_is_a_source_of_the_same_model() -> None:
     source = Source("teacher", "script@1", functools.partial(ScriptedEngine, Script().answer))
-    made = replicas(source, Cluster(replicas=2, silent_s=7), room=5, parallel=2, say=lambda text: None)
+    made = replicas(source, Cluster(replicas=2, silent_s=7), Path("logs"), room=5, parallel=2, say=lambda text: None)
     assert [(one.name, one.model) for one in made] == [
         ("teacher, replica 1", "script@1"),
         ("teacher, replica 2", "script@1"),

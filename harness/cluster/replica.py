@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import harness
+from harness.cluster.logs import log_file
 from harness.cluster.server import Server
 from harness.config.cluster import Cluster
 from harness.engines.protocols import Generator
@@ -38,6 +40,7 @@ class Replica:
     parallel: int
     silent_s: float
     say: Callable[[str], None]
+    log: Path | None = None  # where its node prints what the engine prints
     version: str = harness.__version__  # that the package must have on its node
     node: str = "no node yet"
     actor: Any = None
@@ -110,7 +113,7 @@ class Replica:
                     f"{self.name}: the node {self.node} has harness {version}, this machine has {self.version}: install"
                     " the same there"
                 )
-            ray.get(self.actor.open.remote(self.build), timeout=START_S)
+            ray.get(self.actor.open.remote(self.build, self.log), timeout=START_S)
         except ray.exceptions.GetTimeoutError as error:
             raise MachineError(
                 f"{self.name}: no node started it within {START_S:.0f} s: it wants {self.cpus:g} CPUs and {gpus:g} GPUs"
@@ -121,23 +124,33 @@ class Replica:
         except ray.exceptions.RayError as error:
             raise _Lost(first_line(error)) from error
 
+    @property
+    def _printed(self) -> str:
+        return f" (what it printed: {self.log})" if self.log and self.log.is_file() else ""
+
     def _restart(self, why: str, flying: int) -> None:
         self.starts += 1
         where = f"{self.name} on {self.node}"
         self.close()
         if self.starts >= MOST_STARTS:
-            raise MachineError(f"{where} was lost {self.starts} times without an answer: {why}")
+            raise MachineError(f"{where} was lost {self.starts} times without an answer: {why}{self._printed}")
         self.say(f"{where} is lost: {why}. It is started again, and {flying} requests are asked again")
 
 
-def replicas(source: Source, cluster: Cluster, room: int, parallel: int, say: Callable[[str], None]) -> list[Source]:
+def replicas(
+    source: Source, cluster: Cluster, logs: Path, room: int, parallel: int, say: Callable[[str], None]
+) -> list[Source]:
     """As many of an engine as the cluster is to have, in place of the one that is here.
 
-    `room`: requests in flight at each. `parallel`: GPUs that one works on together.
+    `logs`: a folder for what each prints. `room`: requests in flight at each. `parallel`: GPUs that one works on
+    together.
     """
     names = [f"{source.name}, replica {number}" for number in range(1, cluster.replicas + 1)]
     settings = (room, cluster.cpus, cluster.gpus, parallel, cluster.silent_s, say)
-    return [Source(name, source.model, partial(Replica, name, source.build, *settings)) for name in names]
+    return [
+        Source(name, source.model, partial(Replica, name, source.build, *settings, log_file(logs, name)))
+        for name in names
+    ]
 
 
 def _ray() -> Any:

@@ -6,9 +6,11 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import harness
+from harness.cluster.logs import log_to
 from harness.engines.leaving import arriving, close
 from harness.engines.protocols import Generator
 from harness.records import Completion, Request
@@ -27,8 +29,10 @@ class Server:
         """(The node's name, the package's version there, the process)."""
         return socket.gethostname(), harness.__version__, os.getpid()
 
-    def open(self, build: Callable[[], Generator]) -> None:
-        """Build the engine, and set it to work. Raises what building raises."""
+    def open(self, build: Callable[[], Generator], log: Path | None = None) -> None:
+        """Build the engine, and set it to work. What it prints goes to `log`. Raises what building raises."""
+        if log is not None:
+            log_to(log)
         self._engine = build()
         threading.Thread(target=self._work, args=(self._engine,), daemon=True).start()
 

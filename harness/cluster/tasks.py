@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.logs import log_file, log_to
 from harness.config.cluster import Cluster
 from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
@@ -36,7 +37,9 @@ def cells_on(
         shares = [Processes(rank, cluster.tasks).mine(cells) for rank in range(cluster.tasks)]
         work = [(_train, [planned.key for planned in share]) for share in shares if share]
         with terminal.progress("train", len(cells)) as advance:
-            failures = _spread(work, cluster, run, stop, lambda: advance(sum(cell.trained for cell in cells), ""))
+            failures = _spread(
+                "train", work, cluster, run, stop, lambda: advance(sum(cell.trained for cell in cells), "")
+            )
         return {key: why for failed in failures for key, why in failed.items()}
 
     return elsewhere
@@ -57,7 +60,7 @@ def cards_on(cluster: Cluster, run: Run, scorers: Scorers, terminal: Terminal, s
                     if card.candidate.tuned is tuned:
                         by_model.setdefault((card.candidate.base, card.candidate.adapter), []).append(card.key)
                 work = [(partial(_score, scorers), keys) for keys in by_model.values()]
-                _spread(work, cluster, run, stop, lambda: None)
+                _spread("eval", work, cluster, run, stop, lambda: None)
                 done += sum(map(len, by_model.values()))
                 advance(done, "")
 
@@ -71,15 +74,23 @@ Task = Callable[
 
 
 def _spread(
-    work: Sequence[tuple[Task, list[str]]], cluster: Cluster, run: Run, stop: Stop, look: Callable[[], None]
+    stage: str,
+    work: Sequence[tuple[Task, list[str]]],
+    cluster: Cluster,
+    run: Run,
+    stop: Stop,
+    look: Callable[[], None],
 ) -> list[Any]:
     """What the tasks return, in any order. Raises MachineError for one that is lost TRIES times; stops with `stop`."""
+    logs = run.folder / "cluster"
     ray: Any = importlib.import_module("ray")
     gpus = float(bool(ray.cluster_resources().get("GPU"))) if cluster.gpus is None else cluster.gpus
     options = {"num_cpus": cluster.cpus, "num_gpus": gpus, "max_retries": TRIES - 1}
     place = str(run.root / "runs" / f"{run.name}.yaml")
     waiting = [
-        ray.remote(_call).options(**options).remote(task, place, run.settings, keys, f"-{number}-of-{len(work)}")
+        ray.remote(_call)
+        .options(**options)
+        .remote(log_file(logs, f"{stage}-{number}"), task, place, run.settings, keys, f"-{number}-of-{len(work)}")
         for number, (task, keys) in enumerate(work)
     ]
     came: list[Any] = []
@@ -91,17 +102,20 @@ def _spread(
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, HarnessError):
             raise error.cause from error
-        raise MachineError(f"a task of the cluster failed: {first_line(error.cause)}") from error
+        raise MachineError(f"a task of the cluster failed: {first_line(error.cause)} ({logs} has more)") from error
     except ray.exceptions.RayError as error:
-        raise MachineError(f"a task of the cluster was lost {TRIES} times: {first_line(error)}") from error
+        raise MachineError(
+            f"a task of the cluster was lost {TRIES} times: {first_line(error)} ({logs} has more)"
+        ) from error
     finally:
         for one in waiting:
             ray.cancel(one, force=True)  # what is stored stays, and checkpoints too
     return came
 
 
-def _call(task: Task, *words: Any) -> Any:
+def _call(log: Path, task: Task, *words: Any) -> Any:
     """What Ray runs on a node: a function of this module, which must be known there by its name."""
+    log_to(log)
     return task(*words)
 
 
