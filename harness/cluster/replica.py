@@ -22,7 +22,8 @@ from harness.engines.several import Source
 from harness.errors import MachineError, UsageError, first_line
 from harness.records import Completion, Request
 
-WAIT_S = 0.2  # of an actor for an answer, while it is asked
+WAIT_S = 0.2  # of an actor for an answer, while it has room: what it may be asked next depends on other replicas
+BUSY_WAIT_S = 2.0  # the same while it has none: only an answer changes that
 GRACE_S = 30.0  # beyond that, until a call to an actor is given up
 START_S = 900.0  # until an engine is loaded
 MOST_STARTS = 3  # in a row without an answer, before it is left out
@@ -67,7 +68,7 @@ class Replica:
             if not flying:
                 return
             try:
-                came = self._step(new, heard)
+                came = self._step(new, WAIT_S if len(flying) < self.room else BUSY_WAIT_S, heard)
             except _Lost as lost:
                 self._restart(str(lost), len(flying))
                 again, heard = tuple(flying.values()), time.monotonic()
@@ -83,16 +84,19 @@ class Replica:
             _ray().kill(self.actor)
             self.actor = None
 
-    def _step(self, new: Sequence[Request], heard: float) -> list[Completion]:
-        """What the actor answered. Raises _Lost where it is gone or silent, MachineError where the engine failed."""
+    def _step(self, new: Sequence[Request], wait_s: float, heard: float) -> list[Completion]:
+        """What the actor answered, at the latest after `wait_s`.
+
+        Raises _Lost where it is gone or silent, and MachineError where the engine failed.
+        """
         ray = _ray()
         if self.actor is None:
             self._start()
             heard = time.monotonic()
         try:
-            came: list[Completion] = ray.get(self.actor.step.remote(new, WAIT_S), timeout=WAIT_S + GRACE_S)
+            came: list[Completion] = ray.get(self.actor.step.remote(new, wait_s), timeout=wait_s + GRACE_S)
         except ray.exceptions.GetTimeoutError as error:
-            raise _Lost(f"it did not reply within {WAIT_S + GRACE_S:.0f} s") from error
+            raise _Lost(f"it did not reply within {wait_s + GRACE_S:.0f} s") from error
         except ray.exceptions.RayTaskError as error:  # the engine's own
             raise MachineError(f"{self.name} on {self.node}: {first_line(error.cause)}") from error
         except ray.exceptions.RayError as error:
