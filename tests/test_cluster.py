@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness import __version__ as harness_version
 from harness.cluster.doctor import examine_cluster
@@ -27,7 +29,7 @@ from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
 from harness.eval.results import load_results
 from harness.records import Completion, Origin, Request, Sampling
-from tests.needs import missing
+from tests.needs import missing, needs_vllm
 from tests.process import environment, finish, harness, start, succeed
 from tests.project import write_project
 
@@ -63,8 +65,9 @@ def ray() -> Iterator[Any]:
     except ImportError:
         missing("ray", "Ray is not installed (locks/cluster.txt)")
     os.environ.update(environment(RAY_USAGE_STATS_ENABLED="0"))
-    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=2)
+    small = {"object_store_memory": 100_000_000}
+    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **small})
+    cluster.add_node(num_cpus=2, **small)
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
     yield cluster
     ray.shutdown()
@@ -144,6 +147,33 @@ def test_a_node_that_is_removed_costs_only_what_it_had_in_flight(ray: Any) -> No
     assert all("is lost" in line for line in said)
 
 
+def test_one_whose_process_hangs_is_started_again(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cluster.replica.GRACE_S", 2.0)
+    said: list[str] = []
+    one, got, stopped = replica(said, 1), [], 0
+    with closing(together(one)) as engine:
+        for answer in engine.generate(iter(requests(200))):
+            got.append(answer.request)
+            if len(got) == 50:
+                stopped = process_of(one)
+                os.kill(stopped, signal.SIGSTOP)
+    assert sorted(got) == sorted(request.key for request in requests(200))
+    (line,) = said
+    assert "did not reply within" in line
+    assert not Path(f"/proc/{stopped}").exists(), "the process that hung is ended"
+
+
+def test_a_full_object_store_stops_nothing(ray: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    library: Any = importlib.import_module("ray")
+    room = int(library.cluster_resources()["object_store_memory"])
+    held = [library.put(np.zeros(room // 8, np.uint8)) for _ in range(12)]  # more than it holds: Ray writes it to disk
+    with closing(together(replica([], 1), replica([], 2))) as engine:
+        assert len(list(engine.generate(iter(requests(200))))) == 200
+    assert len(held) == 12
+
+
 def test_one_that_falls_silent_is_left_out_and_others_do_its_work(ray: Any) -> None:
     said: list[str] = []
     one = replica(said, 1, silent_s=1.0)
@@ -192,6 +222,26 @@ def test_rows_on_a_cluster_are_those_of_one_machine_also_after_a_kill(tmp_path: 
     files = [(folder / "runs/shop/augment/train.jsonl").read_bytes() for folder in (one, many, killed)]
     assert files[0] == files[1] == files[2]
     assert "nothing to do" in succeed(many, "augment", "shop"), "a cluster changes no digest"
+
+
+@needs_vllm
+def test_two_real_engines_answer_and_the_same_run_goes_on_without_a_cluster(
+    tmp_path: Path, bundled_model: Path
+) -> None:
+    teacher = {"model": str(bundled_model), "engine": "vllm", "concurrency": 8, "max_model_len": 1024}
+    run = write_project(tmp_path, str(bundled_model), teacher=teacher)
+    text = yaml.safe_load(run.read_text())
+    text["augment"] |= {"filters": [{"kind": "duplicate"}]}
+    run.write_text(yaml.safe_dump(text, sort_keys=False))
+    said = succeed(tmp_path, "augment", "shop", "--cluster", "local", "--set", "cluster.replicas=2")
+    assert "cluster: 1 node" in said
+    rows = (tmp_path / "runs/shop/augment/train.jsonl").read_bytes()
+    assert rows.count(b"\n") >= 8
+    logs = list((tmp_path / "runs/shop/cluster").glob("*.log"))
+    assert len(logs) == 2, "each engine has loaded, and printed into a file of its own"
+    shutil.rmtree(tmp_path / "runs/shop/augment")
+    assert "; 0 calls made in this augment" in succeed(tmp_path, "augment", "shop").replace("\n", " ")
+    assert (tmp_path / "runs/shop/augment/train.jsonl").read_bytes() == rows
 
 
 def test_students_and_scores_of_a_cluster_are_those_of_one_machine(tmp_path: Path, tiny_model: Path) -> None:
