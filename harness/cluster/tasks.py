@@ -18,11 +18,12 @@ from harness.config.cluster import Cluster
 from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
 from harness.errors import HarnessError, MachineError, first_line
-from harness.eval.plan import PlannedCard
+from harness.eval.plan import PlannedCard, stored_card
 from harness.eval.runner import Scorer
 from harness.eval.stage import Elsewhere as ScoreElsewhere
 from harness.train.grid import GridCell
 from harness.train.processes import Processes
+from harness.train.watching import LOG
 
 TRIES = 3  # of a task whose node or process is lost
 LOOK_S = 0.5  # between two looks at tasks and at Ctrl-C
@@ -34,15 +35,24 @@ def cells_on(
     """What trains cells on a cluster. It returns (key -> why) of those that failed."""
 
     def elsewhere(cells: Sequence[GridCell]) -> dict[str, str]:
+        folder, before = run.folder / "train", steps_logged(run.folder / "train")
         shares = [Processes(rank, cluster.tasks).mine(cells) for rank in range(cluster.tasks)]
         work = [(_train, [planned.key for planned in share]) for share in shares if share]
-        with terminal.progress("train", len(cells)) as advance:
-            failures = _spread(
-                "train", work, cluster, run, stop, lambda: advance(sum(cell.trained for cell in cells), "")
-            )
+        with terminal.progress("train", sum(planned.steps for planned in cells)) as advance:
+
+            def look() -> None:
+                trained = sum(planned.trained for planned in cells)
+                advance(steps_logged(folder) - before, f"steps; cells: {trained} of {len(cells)} done")
+
+            failures = _spread("train", work, cluster, run, stop, look)
         return {key: why for failed in failures for key, why in failed.items()}
 
     return elsewhere
+
+
+def steps_logged(folder: Path) -> int:
+    """Steps of all processes that have trained in this folder, by their logs."""
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob(LOG.format("*")))
 
 
 def cards_on(cluster: Cluster, run: Run, scorers: Scorers, terminal: Terminal, stop: Stop) -> ScoreElsewhere:
@@ -52,17 +62,21 @@ def cards_on(cluster: Cluster, run: Run, scorers: Scorers, terminal: Terminal, s
     """
 
     def elsewhere(cards: Sequence[PlannedCard]) -> None:
-        done = 0
+        scores, waiting = run.cache / "scores", {card.key: card for card in cards}
         with terminal.progress("eval", len(cards)) as advance:
+
+            def look() -> None:
+                for key in [key for key, card in waiting.items() if stored_card(card, scores) is not None]:
+                    del waiting[key]
+                advance(len(cards) - len(waiting), "cards")
+
             for tuned in (False, True):
                 by_model: dict[tuple[Path, Path | None], list[str]] = {}
                 for card in cards:
                     if card.candidate.tuned is tuned:
                         by_model.setdefault((card.candidate.base, card.candidate.adapter), []).append(card.key)
                 work = [(partial(_score, scorers), keys) for keys in by_model.values()]
-                _spread("eval", work, cluster, run, stop, lambda: None)
-                done += sum(map(len, by_model.values()))
-                advance(done, "")
+                _spread("eval", work, cluster, run, stop, look)
 
     return elsewhere
 
@@ -148,7 +162,6 @@ def _train(place: str, settings: tuple[str, ...], keys: list[str], part: str) ->
 
 
 def _score(scorers: Scorers, place: str, settings: tuple[str, ...], keys: list[str], part: str) -> None:
-    from harness.eval.plan import stored_card
     from harness.eval.stage import score_card
 
     run, quiet = _loaded(place, settings), Terminal(silent=True)

@@ -177,7 +177,7 @@ def train_missing(
     failed: dict[str, str] = {}
     folder, settings = run.folder / "train", run.file.train
     opening = libraries(settings.report_to, folder, run.name)
-    with watching(missing, folder, opening, terminal) as watcher:
+    with watching(missing, folder, process, opening, terminal) as watcher:
         for (model, four_bits), cells in _by_base(missing).items():
             if stop():
                 break

@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from harness.train.loop import Passed
     from harness.train.trainee import Step
 
-LOG = "log.jsonl"
+LOG = "log{}.jsonl"  # a line for each step of each cell
 
 
 @contextmanager
 def watching(
-    cells: Sequence[GridCell], folder: Path, opening: Mapping[str, Open], terminal: Terminal
+    cells: Sequence[GridCell], folder: Path, process: str, opening: Mapping[str, Open], terminal: Terminal
 ) -> Iterator[Watcher]:
-    """A watcher of the training of these cells. `folder` holds the log, `opening` are the tracking libraries."""
+    """A watcher of the training of these cells. `folder` holds the log, `opening` are the tracking libraries.
+
+    `process`: what its own files have in their names, of one of several. Each has a log of its own: on a network file
+    system two hosts that append to one file write over each other.
+    """
     steps = {planned.key: planned.steps for planned in cells}
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        (folder / LOG).open("a", encoding="utf-8") as log,
+        (folder / LOG.format(process)).open("a", encoding="utf-8") as log,
         closing(Trackers(opening, terminal.warn)) as trackers,
         terminal.progress("train", sum(steps.values())) as advance,
     ):
