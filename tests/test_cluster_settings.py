@@ -11,6 +11,7 @@ import pytest
 import harness
 from harness.cluster.connect import where
 from harness.cluster.doctor import judged, look
+from harness.cluster.node_work import CPU, NodeWork, by_kind, kind_of, note, noted
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
 from harness.config.cluster import Cluster
@@ -90,4 +91,21 @@ def test_doctor_says_what_a_node_lacks(tmp_path: Path) -> None:
     (tmp_path / "there").touch()
     assert judged("n", "s", look(tmp_path / "there") | {"missing": []}) == [
         (True, f"n: s, Python {seen['python']}, harness {harness.__version__}")
+    ]
+
+
+def test_what_nodes_did_is_said_by_their_kind(tmp_path: Path) -> None:
+    assert noted(tmp_path) == []
+    assert kind_of({"CPU": 8, "GPU": 1, "accelerator_type:H100": 1}) == "H100"
+    for replica, node, kind in (
+        ("t, replica 1", "n1", "H100"),
+        ("t, replica 2", "n2", "H100"),
+        ("t, replica 3", "c", CPU),
+    ):
+        work = NodeWork(replica=replica, node=node, kind=kind, answers=100, tokens=5000, seconds=1800)
+        note(tmp_path / "cluster", work)
+    lines = list(by_kind(noted(tmp_path / "cluster"), kept=50, prices={"H100": 3.0}))
+    assert lines == [
+        "CPU: 1 replica on 1 node, 100 answers, 5000 tokens, 0.5 replica hours",
+        "H100: 2 replicas on 2 nodes, 200 answers, 10000 tokens, 1 replica hours, 3 in money, 0.06 per kept row",
     ]

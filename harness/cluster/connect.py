@@ -35,13 +35,15 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     except ImportError as error:
         raise UsageError(f"cluster: Ray is not installed: {INSTALL}") from error
     already = ray.is_initialized()
+    context: Any = None
     if not already:
         try:
             _require_answer(cluster.address)
-            ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
+            context = ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}") from error
-    say(_seen(ray.nodes(), ray.cluster_resources()))
+    dashboard = getattr(context, "dashboard_url", "")
+    say(_seen(ray.nodes(), ray.cluster_resources()) + (f"; dashboard http://{dashboard}" if dashboard else ""))
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 
 import harness
 from harness.cluster.logs import log_file
+from harness.cluster.node_work import CPU, NodeWork, kinds, note
 from harness.cluster.server import Server
 from harness.config.cluster import Cluster
 from harness.engines.protocols import Generator
@@ -41,11 +42,14 @@ class Replica:
     parallel: int
     silent_s: float
     say: Callable[[str], None]
-    log: Path | None = None  # where its node prints what the engine prints
+    log: Path | None = None  # where its node prints what the engine prints; what it did is noted beside it
     version: str = harness.__version__  # that the package must have on its node
     node: str = "no node yet"
     actor: Any = None
     starts: int = 0  # in a row without an answer
+    since: float = 0.0  # its engine was loaded
+    answers: int = 0  # of this actor
+    tokens: int = 0
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """As Generator. Raises MachineError where it dies as often as MOST_STARTS without an answer between."""
@@ -75,14 +79,31 @@ class Replica:
                 continue
             for completion in came:
                 self.starts, heard = 0, time.monotonic()
+                self.answers += 1
+                self.tokens += completion.prompt_tokens + completion.completion_tokens
                 del flying[completion.request]
                 yield completion
 
     def close(self) -> None:
         """End the actor."""
         if self.actor is not None:
+            self._note()
             _ray().kill(self.actor)
             self.actor = None
+
+    def _note(self) -> None:
+        """Write down what its actor did."""
+        if self.log is not None and self.since:
+            kind = kinds(_ray().nodes()).get(self.node, CPU)
+            seconds = round(time.monotonic() - self.since, 2)
+            note(
+                self.log.parent,
+                NodeWork(
+                    replica=self.name, node=self.node, kind=kind, answers=self.answers, tokens=self.tokens,
+                    seconds=seconds,
+                ),
+            )  # fmt: skip
+        self.since, self.answers, self.tokens = 0.0, 0, 0
 
     def _step(self, new: Sequence[Request], wait_s: float, heard: float) -> list[Completion]:
         """What the actor answered, at the latest after `wait_s`.
@@ -118,6 +139,7 @@ class Replica:
                     " the same there"
                 )
             ray.get(self.actor.open.remote(self.build, self.log), timeout=START_S)
+            self.since = time.monotonic()
         except ray.exceptions.GetTimeoutError as error:
             raise MachineError(
                 f"{self.name}: no node started it within {START_S:.0f} s: it wants {self.cpus:g} CPUs and {gpus:g} GPUs"
@@ -146,8 +168,8 @@ def replicas(
 ) -> list[Source]:
     """As many of an engine as the cluster is to have, in place of the one that is here.
 
-    `logs`: a folder for what each prints. `room`: requests in flight at each. `parallel`: GPUs that one works on
-    together.
+    `logs`: a folder for what each prints, and for what it did. `room`: requests in flight at each. `parallel`: GPUs
+    that one works on together.
     """
     names = [f"{source.name}, replica {number}" for number in range(1, cluster.replicas + 1)]
     settings = (room, cluster.cpus, cluster.gpus, parallel, cluster.silent_s, say)

@@ -19,4 +19,5 @@ class Cluster(Record):
     gpus: Annotated[float, Field(ge=0)] | None = (
         None  # the same; None: those of its tensor_parallel_size, where nodes have any
     )
+    prices: dict[str, Annotated[float, Field(ge=0)]] = {}  # kind of node (as Ray names accelerators, or CPU) -> an hour
     silent_s: Annotated[float, Field(gt=0)] = 900  # a replica that answers nothing for so long is started again

@@ -1,0 +1,66 @@
+"""What the nodes of a cluster did for a run, and what it cost, by their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.core.json_file import read_jsonl
+from harness.core.record import Record
+from harness.core.store import disk_errors
+
+FILE = "nodes.jsonl"  # in runs/NAME/cluster: a line for each replica of each command
+CPU = "CPU"  # the kind of a node without an accelerator
+
+
+class NodeWork(Record):
+    """What one replica did on one node."""
+
+    replica: str
+    node: str
+    kind: str  # of its accelerators, as Ray names them; CPU for none
+    answers: int
+    tokens: int  # read and written
+    seconds: float  # from the loaded engine to its end
+
+
+def kind_of(resources: Mapping[str, float]) -> str:
+    """The kind of a node with these resources of Ray's."""
+    prefix = "accelerator_type:"
+    return next((name.removeprefix(prefix) for name in sorted(resources) if name.startswith(prefix)), CPU)
+
+
+def kinds(nodes: list[dict[str, Any]]) -> dict[str, str]:
+    """Host name -> kind of the nodes of a cluster, as `ray.nodes()` lists them."""
+    return {node["NodeManagerHostname"]: kind_of(node["Resources"]) for node in nodes if node["Alive"]}
+
+
+def note(folder: Path, work: NodeWork) -> None:
+    """Add a line. Only the machine that drives a run writes here."""
+    with disk_errors(folder / FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(work.model_dump_json() + "\n")
+
+
+def noted(folder: Path) -> list[NodeWork]:
+    """All that was noted, the oldest first."""
+    return [work for _, work in read_jsonl(folder / FILE, NodeWork)] if (folder / FILE).is_file() else []
+
+
+def by_kind(done: Sequence[NodeWork], kept: int, prices: Mapping[str, float]) -> Iterator[str]:
+    """A line for each kind of node. `prices`: an hour of a replica there, in money. `kept`: rows that came of it."""
+    for kind in sorted({work.kind for work in done}):
+        some = [work for work in done if work.kind == kind]
+        hours = sum(work.seconds for work in some) / 3600
+        replicas, nodes = {work.replica for work in some}, {work.node for work in some}
+        said = (
+            f"{kind}: {len(replicas)} replica{'s' * (len(replicas) > 1)} on {len(nodes)} node{'s' * (len(nodes) > 1)},"
+        )
+        said += f" {sum(work.answers for work in some)} answers, {sum(work.tokens for work in some)} tokens,"
+        said += f" {hours:.3g} replica hours"
+        if kind in prices:
+            money = hours * prices[kind]
+            said += f", {money:.4g} in money" + (f", {money / kept:.3g} per kept row" if kept else "")
+        yield said
