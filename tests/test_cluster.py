@@ -244,11 +244,14 @@ def test_two_real_engines_answer_and_the_same_run_goes_on_without_a_cluster(
     assert (tmp_path / "runs/shop/augment/train.jsonl").read_bytes() == rows
 
 
-def test_students_and_scores_of_a_cluster_are_those_of_one_machine(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("storage", ["auto", "carried"])
+def test_students_and_scores_of_a_cluster_are_those_of_one_machine(
+    tmp_path: Path, tiny_model: Path, storage: str
+) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     for folder in (one, many):
         write_project(folder, str(tiny_model))
-    on_cluster = ["--cluster", "local", "--set", "cluster.tasks=2", "--set", "cluster.replicas=2"]
+    on_cluster = ["--cluster", "local", "--set", "cluster.tasks=2", "--set", f"cluster.storage={storage}"]
     for verb in ("augment", "train", "eval"):
         succeed(one, verb, "shop")
         succeed(many, verb, "shop", *on_cluster)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import socket
 from importlib.util import find_spec
@@ -12,11 +11,10 @@ from typing import Any
 
 import harness
 from harness.cluster.connect import connected
+from harness.cluster.nodes import ANSWER_S, each_node, mark
 from harness.config.cluster import Cluster
-from harness.core.store import write_atomic
 from harness.errors import first_line
 
-ANSWER_S = 60.0  # of a node, until it is called silent
 PACKAGES = ("torch", "transformers", "peft", "vllm")
 Seen = dict[str, Any]
 
@@ -27,22 +25,9 @@ def examine_cluster(address: str, root: Path) -> str:
     Raises as `connected`. Writes a file into `root` for as long as this takes: every node must see it.
     """
     said: list[str] = []
-    mark = root / f".seen-by-nodes.{os.getpid()}.{socket.gethostname()}"
-    with connected(Cluster(address=address), said.append):
+    with connected(Cluster(address=address), said.append), mark(root) as path:
         ray: Any = importlib.import_module("ray")
-        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
-        write_atomic(mark, "")
-        try:
-            nodes = [node for node in ray.nodes() if node["Alive"]]
-            there = strategies.NodeAffinitySchedulingStrategy
-            asked = [
-                ray.remote(look).options(scheduling_strategy=there(node["NodeID"], soft=False), num_cpus=0).remote(mark)
-                for node in nodes
-            ]
-            ray.wait(asked, num_returns=len(asked), timeout=ANSWER_S)
-            findings = [finding for node, one in zip(nodes, asked, strict=True) for finding in _found(ray, node, one)]
-        finally:
-            mark.unlink(missing_ok=True)
+        findings = [finding for node, one in each_node(look, path) for finding in _found(ray, node, one)]
     return "\n".join(f"{'ok' if good else '--'}  {text}" for good, text in [(True, said[0]), *findings])
 
 
@@ -85,7 +70,9 @@ def judged(name: str, size: str, seen: Seen) -> list[tuple[bool, str]]:
             (False, f"{name}: harness {seen['harness']}; here it is {harness.__version__}: install the same")
         )
     if not seen["shared"]:
-        findings.append((False, f"{name}: it does not see this folder: train and eval need one that all nodes share"))
+        findings.append(
+            (False, f"{name}: it does not see this folder: train and eval carry the project there and back")
+        )
     if seen["missing"]:
         findings.append((False, f"{name}: {', '.join(seen['missing'])} not installed: `make setup` there"))
     return findings

@@ -1,7 +1,8 @@
-"""Cells trained and cards scored as tasks of a Ray cluster, in the folders that all nodes share.
+"""Cells trained and cards scored as tasks of a Ray cluster, in a folder that all nodes share, or carried.
 
 A task does what the stage does on one machine, for its share: what it stores is where the stage looks for it. So a task
-that died is given to another node, and finds what was stored, and the checkpoints of what was not.
+that died is given to another node, and finds what was stored, and the checkpoints of what was not. Where a node does
+not see the project's folder, project and results are carried through Ray, and a task that died begins anew.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import importlib
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.carry import made, packed, packed_since, put_in_place, unpacked
 from harness.cluster.logs import log_file, log_to
+from harness.cluster.nodes import all_see
 from harness.config.cluster import Cluster
 from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
@@ -82,9 +86,17 @@ def cards_on(cluster: Cluster, run: Run, scorers: Scorers, terminal: Terminal, s
 
 
 Scorers = Callable[[Run, Terminal, Stop], Callable[[int | None], Scorer]]
-Task = Callable[
-    [str, tuple[str, ...], list[str], str], Any
-]  # run file, its settings, keys, a name for files of its own
+Task = Callable[[Run, "Share"], Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one task does."""
+
+    task: Task
+    settings: tuple[str, ...]  # of the run
+    keys: tuple[str, ...]  # of cells, or of cards
+    part: str  # in the names of its own files
 
 
 def _spread(
@@ -100,18 +112,28 @@ def _spread(
     ray: Any = importlib.import_module("ray")
     gpus = float(bool(ray.cluster_resources().get("GPU"))) if cluster.gpus is None else cluster.gpus
     options = {"num_cpus": cluster.cpus, "num_gpus": gpus, "max_retries": TRIES - 1}
-    place = str(run.root / "runs" / f"{run.name}.yaml")
+    carried = cluster.storage == "carried" or (cluster.storage == "auto" and not all_see(run.root))
+    project = ray.put(packed(run.root, run.name)) if carried else None
     waiting = [
         ray.remote(_call)
         .options(**options)
-        .remote(log_file(logs, f"{stage}-{number}"), task, place, run.settings, keys, f"-{number}-of-{len(work)}")
+        .remote(
+            project,
+            run.root,
+            run.name,
+            log_file(logs, f"{stage}-{number}"),
+            Share(task, run.settings, tuple(keys), f"-{number}-of-{len(work)}"),
+        )
         for number, (task, keys) in enumerate(work)
     ]
     came: list[Any] = []
     try:
         while waiting and not stop():
             ready, waiting = ray.wait(waiting, timeout=LOOK_S)
-            came += [ray.get(one) for one in ready]
+            for result, files in (ray.get(one) for one in ready):
+                came.append(result)
+                if files:
+                    put_in_place(run.root, files)
             look()
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, HarnessError):
@@ -127,45 +149,46 @@ def _spread(
     return came
 
 
-def _call(log: Path, task: Task, *words: Any) -> Any:
-    """What Ray runs on a node: a function of this module, which must be known there by its name."""
+def _call(project: bytes | None, root: Path, name: str, log: Path, share: Share) -> tuple[Any, bytes]:
+    """What Ray runs on a node: (what a share of the work returns, files that it made if the project was carried)."""
     log_to(log)
-    return task(*words)
+    if project is None:
+        return share.task(_loaded(root, name, share), share), b""
+    with unpacked(project) as copy:
+        before = made(copy)
+        result = share.task(_loaded(copy, name, share), share)
+        return result, packed_since(copy, before)
 
 
-def _loaded(place: str, settings: Sequence[str]) -> Run:
+def _loaded(root: Path, name: str, share: Share) -> Run:
     """The run, on a node. Raises MachineError naming the node that does not see its folder."""
 
     from harness.config.load import load_run
 
-    if not Path(place).is_file():
-        raise MachineError(
-            f"the node {socket.gethostname()} does not see {place}: the project must lie in a folder that all nodes"
-            " share"
-        )
-    return load_run(Path(place), list(settings))
+    place = root / "runs" / f"{name}.yaml"
+    if not place.is_file():
+        raise MachineError(f"the node {socket.gethostname()} does not see {place} (cluster.storage: carried)")
+    return load_run(place, list(share.settings))
 
 
-def _train(place: str, settings: tuple[str, ...], keys: list[str], part: str) -> dict[str, str]:
+def _train(run: Run, share: Share) -> dict[str, str]:
     from harness.core.environment import environment
     from harness.train.grid import plan_training
     from harness.train.preflight import check_students
     from harness.train.stage import train_missing
 
-    run, quiet = _loaded(place, settings), Terminal(silent=True)
-    missing = plan_training(run).missing
-    cells = [missing[key] for key in keys if key in missing]
+    quiet, missing = Terminal(silent=True), plan_training(run).missing
+    cells = [missing[key] for key in share.keys if key in missing]
     if not cells:
         return {}
     prepared = check_students(run, cells, quiet.say)
-    return train_missing(cells, prepared, run, environment(run.root), part, quiet, Stop())
+    return train_missing(cells, prepared, run, environment(run.root), share.part, quiet, Stop())
 
 
-def _score(scorers: Scorers, place: str, settings: tuple[str, ...], keys: list[str], part: str) -> None:
+def _score(scorers: Scorers, run: Run, share: Share) -> None:
     from harness.eval.stage import score_card
 
-    run, quiet = _loaded(place, settings), Terminal(silent=True)
-    scorer, scores = scorers(run, quiet, Stop())(None), run.cache / "scores"
+    scorer, scores = scorers(run, Terminal(silent=True), Stop())(None), run.cache / "scores"
     for planned in scorer.plan.cards:
-        if planned.key in keys and stored_card(planned, scores) is None:
+        if planned.key in share.keys and stored_card(planned, scores) is None:
             score_card(scorer, planned, scores, lambda what: None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,4 +20,6 @@ class Cluster(Record):
         None  # the same; None: those of its tensor_parallel_size, where nodes have any
     )
     prices: dict[str, Annotated[float, Field(ge=0)]] = {}  # kind of node (as Ray names accelerators, or CPU) -> an hour
+    # where students and scores come back: in a folder that all nodes see, or through Ray; auto asks every node
+    storage: Literal["auto", "shared", "carried"] = "auto"
     silent_s: Annotated[float, Field(gt=0)] = 900  # a replica that answers nothing for so long is started again
