@@ -14,6 +14,7 @@ from harness.cluster.doctor import judged, look
 from harness.cluster.node_work import CPU, NodeWork, by_kind, kind_of, note, noted
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
+from harness.cluster.tasks import Share, _call
 from harness.config.cluster import Cluster
 from harness.config.inputs import rows_source, scores_source, students_source
 from harness.config.load import load_run
@@ -109,3 +110,9 @@ def test_what_nodes_did_is_said_by_their_kind(tmp_path: Path) -> None:
         "CPU: 1 replica on 1 node, 100 answers, 5000 tokens, 0.5 replica hours",
         "H100: 2 replicas on 2 nodes, 200 answers, 10000 tokens, 1 replica hours, 3 in money, 0.06 per kept row",
     ]
+
+
+def test_a_task_is_refused_by_a_node_with_another_version(tmp_path: Path) -> None:
+    share = Share(lambda run, share: None, (), (), "", version="9.9")
+    with pytest.raises(UsageError, match=r"the node .* has harness .*, the machine that drives the run has 9\.9"):
+        _call(None, tmp_path, "shop", tmp_path / "none/cluster/x.log", share)

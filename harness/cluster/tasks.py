@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import harness
 from harness.cluster.carry import made, packed, packed_since, put_in_place, unpacked
 from harness.cluster.logs import log_file, log_to
 from harness.cluster.nodes import all_see
 from harness.config.cluster import Cluster
 from harness.config.run import Run
 from harness.core.terminal import Stop, Terminal
-from harness.errors import HarnessError, MachineError, first_line
+from harness.errors import HarnessError, MachineError, UsageError, first_line
 from harness.eval.plan import PlannedCard, stored_card
 from harness.eval.runner import Scorer
 from harness.eval.stage import Elsewhere as ScoreElsewhere
@@ -97,6 +98,7 @@ class Share:
     settings: tuple[str, ...]  # of the run
     keys: tuple[str, ...]  # of cells, or of cards
     part: str  # in the names of its own files
+    version: str = harness.__version__  # of the package, that its node must have
 
 
 def _spread(
@@ -152,6 +154,9 @@ def _spread(
 def _call(project: bytes | None, root: Path, name: str, log: Path, share: Share) -> tuple[Any, bytes]:
     """What Ray runs on a node: (what a share of the work returns, files that it made if the project was carried)."""
     log_to(log)
+    if share.version != harness.__version__:
+        here = f"the node {socket.gethostname()} has harness {harness.__version__}"
+        raise UsageError(f"{here}, the machine that drives the run has {share.version}: install the same there")
     if project is None:
         return share.task(_loaded(root, name, share), share), b""
     with unpacked(project) as copy:
