@@ -172,7 +172,7 @@ def replicas(
     that one works on together.
     """
     names = [f"{source.name}, replica {number}" for number in range(1, cluster.replicas + 1)]
-    settings = (room, cluster.cpus, cluster.gpus, parallel, cluster.silent_s, say)
+    settings = (room, cluster.cpus_each(cluster.replicas), cluster.gpus, parallel, cluster.silent_s, say)
     return [
         Source(name, source.model, partial(Replica, name, source.build, *settings, log_file(logs, name)))
         for name in names

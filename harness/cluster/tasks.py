@@ -113,7 +113,7 @@ def _spread(
     logs = run.folder / "cluster"
     ray: Any = importlib.import_module("ray")
     gpus = float(bool(ray.cluster_resources().get("GPU"))) if cluster.gpus is None else cluster.gpus
-    options = {"num_cpus": cluster.cpus, "num_gpus": gpus, "max_retries": TRIES - 1}
+    options = {"num_cpus": cluster.cpus_each(cluster.tasks), "num_gpus": gpus, "max_retries": TRIES - 1}
     carried = cluster.storage == "carried" or (cluster.storage == "auto" and not all_see(run.root))
     project = ray.put(packed(run.root, run.name)) if carried else None
     waiting = [
