@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from harness.engines.protocols import Generator, StudentEngine
     from harness.engines.vllm import VLLMEngine
     from harness.eval.runner import Judge, Openers, Scorer
+    from harness.models.resolve import Model
     from harness.records import Cell, Score
     from harness.suites.suite import Suite
     from harness.train.row_scores import Models
@@ -139,13 +141,13 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEA
         return _on_cluster(source, teacher, run, terminal)
     resolved = resolve(teacher.model, run.cache, teacher.revision, run.root)
     if teacher.engine == "vllm" and find_spec("vllm") is not None:
-        build: Callable[[], Generator] = functools.partial(_vllm_engine, resolved.folder, run.file.random_seed, teacher)
+        build: Callable[[], Generator] = functools.partial(_vllm_engine, resolved, run.file.random_seed, teacher)
         return _on_cluster(Source(teacher.model, resolved.identity, build), teacher, run, terminal)
     if teacher.engine == "vllm":
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
     if any(step.output != "text" for _, step in run.file.augment.asked_in()):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
-    build = functools.partial(_transformers_engine, resolved.folder)
+    build = functools.partial(_transformers_engine, resolved)
     return _on_cluster(Source(teacher.model, resolved.identity, build), teacher, run, terminal)
 
 
@@ -169,11 +171,11 @@ def _scripted_engine(script: Path) -> Generator:
     return ScriptedEngine.from_file(script)
 
 
-def _vllm_engine(folder: Path, random_seed: int, teacher: VLLMTeacher) -> Generator:
+def _vllm_engine(model: Model, random_seed: int, teacher: VLLMTeacher) -> Generator:
     from harness.engines.vllm import VLLMEngine
 
     return VLLMEngine(
-        folder,
+        _weights_here(model),
         random_seed=random_seed,
         max_model_len=teacher.max_model_len,
         concurrency=teacher.concurrency,
@@ -182,10 +184,29 @@ def _vllm_engine(folder: Path, random_seed: int, teacher: VLLMTeacher) -> Genera
     )
 
 
-def _transformers_engine(folder: Path) -> Generator:
+def _transformers_engine(model: Model) -> Generator:
     from harness.engines.transformers import TransformersEngine
 
-    return TransformersEngine(folder)
+    return TransformersEngine(_weights_here(model))
+
+
+def _weights_here(model: Model) -> Path:
+    """A model's folder: where the machine that drives the run has it, else this node's own copy of the same weights.
+
+    Raises MachineError naming the node that has neither.
+    """
+    from harness.models.resolve import resolve
+
+    if model.folder.is_dir():
+        return model.folder
+    node = f"the node {socket.gethostname()}"
+    try:
+        found = resolve(model.name, Path.home() / ".cache/harness", model.revision if "/" in model.name else None)
+    except UsageError as error:
+        raise MachineError(f"{node} has no {model.folder}, and {model.name} is no model there: {error}") from error
+    if found.identity != model.identity:
+        raise MachineError(f"{node} has other weights of {model.name}: {found.identity} for {model.identity}")
+    return found.folder
 
 
 def _endpoints(teacher: OpenAITeacher, terminal: Terminal, place: str) -> list[Source]:
