@@ -14,7 +14,7 @@ from harness.cluster.doctor import judged, look
 from harness.cluster.node_work import CPU, NodeWork, by_kind, kind_of, note, noted
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
-from harness.cluster.tasks import Share, _call
+from harness.cluster.tasks import Share, StepLogs, _call
 from harness.config.cluster import Cluster
 from harness.config.inputs import rows_source, scores_source, students_source
 from harness.config.load import load_run
@@ -116,3 +116,16 @@ def test_a_task_is_refused_by_a_node_with_another_version(tmp_path: Path) -> Non
     share = Share(lambda run, share: None, (), (), "", version="9.9")
     with pytest.raises(UsageError, match=r"the node .* has harness .*, the machine that drives the run has 9\.9"):
         _call(None, tmp_path, "shop", tmp_path / "none/cluster/x.log", share)
+
+
+def test_steps_of_all_processes_are_counted_as_they_come(tmp_path: Path) -> None:
+    (tmp_path / "log-0-of-2.jsonl").write_text("{}\n{}\n")
+    logs = StepLogs(tmp_path)
+    assert logs.steps() == 0, "those of earlier commands do not count"
+    with (tmp_path / "log-0-of-2.jsonl").open("a") as one, (tmp_path / "log-1-of-2.jsonl").open("a") as other:
+        one.write("{}\n")
+        other.write("{}\n{}\n{")
+    assert logs.steps() == 3
+    with (tmp_path / "log-1-of-2.jsonl").open("a") as other:
+        other.write("}\n")
+    assert logs.steps() == logs.steps() == 4

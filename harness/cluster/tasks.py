@@ -40,14 +40,14 @@ def cells_on(
     """What trains cells on a cluster. It returns (key -> why) of those that failed."""
 
     def elsewhere(cells: Sequence[GridCell]) -> dict[str, str]:
-        folder, before = run.folder / "train", steps_logged(run.folder / "train")
+        logs = StepLogs(run.folder / "train")
         shares = [Processes(rank, cluster.tasks).mine(cells) for rank in range(cluster.tasks)]
         work = [(_train, [planned.key for planned in share]) for share in shares if share]
         with terminal.progress("train", sum(planned.steps for planned in cells)) as advance:
 
             def look() -> None:
-                trained = sum(planned.trained for planned in cells)
-                advance(steps_logged(folder) - before, f"steps; cells: {trained} of {len(cells)} done")
+                done = sum(planned.folder.is_dir() for planned in cells)  # it is there when all of it is
+                advance(logs.steps(), f"steps; cells: {done} of {len(cells)} done")
 
             failures = _spread("train", work, cluster, run, stop, look)
         return {key: why for failed in failures for key, why in failed.items()}
@@ -55,9 +55,22 @@ def cells_on(
     return elsewhere
 
 
-def steps_logged(folder: Path) -> int:
-    """Steps of all processes that have trained in this folder, by their logs."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob(LOG.format("*")))
+class StepLogs:
+    """The steps that all processes log in a folder from now on. What was read is not read again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._steps = folder, 0
+        self._read = {path: path.stat().st_size for path in folder.glob(LOG.format("*"))}  # bytes
+
+    def steps(self) -> int:
+        """Their number."""
+        for path in self._folder.glob(LOG.format("*")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                new = file.read()
+            self._steps += new.count(b"\n")
+            self._read[path] = self._read.get(path, 0) + len(new)
+        return self._steps
 
 
 def cards_on(cluster: Cluster, run: Run, scorers: Scorers, terminal: Terminal, stop: Stop) -> ScoreElsewhere:
