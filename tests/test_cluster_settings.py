@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.cluster.connect import where
+from harness.cluster.connect import authentication, where
 from harness.cluster.doctor import judged, look
 from harness.cluster.node_work import CPU, NodeWork, by_kind, kind_of, note, noted
 from harness.cluster.replica import Replica, replicas
@@ -129,3 +129,13 @@ def test_steps_of_all_processes_are_counted_as_they_come(tmp_path: Path) -> None
     with (tmp_path / "log-1-of-2.jsonl").open("a") as other:
         other.write("}\n")
     assert logs.steps() == logs.steps() == 4
+
+
+def test_rays_client_is_told_to_send_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cluster.connect.TOKEN", tmp_path / "auth_token")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert authentication("ray://head:10001") == {}
+    (tmp_path / "auth_token").touch()
+    assert authentication("ray://head:10001") == {"RAY_AUTH_MODE": "token"}
+    assert authentication("auto") == {}

@@ -7,12 +7,14 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from harness.config.cluster import Cluster
 from harness.core.text import one_line
 from harness.errors import MachineError, UsageError, first_line
 
+TOKEN = Path.home() / ".ray/auth_token"  # where Ray keeps it
 ANSWER_S = 10.0  # until a cluster's address is given up
 INSTALL = ".venv/bin/pip install --no-deps --require-hashes -r locks/cluster.txt"
 # Ray's own defaults: it sends usage to its makers, and prints what workers print among what the command says
@@ -28,7 +30,7 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     if cluster is None:
         yield
         return
-    for name, value in ENVIRONMENT.items():
+    for name, value in (ENVIRONMENT | authentication(cluster.address)).items():
         os.environ.setdefault(name, value)
     try:
         ray: Any = importlib.import_module("ray")
@@ -41,7 +43,8 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
             _require_answer(cluster.address)
             context = ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
-            raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}") from error
+            token = "; it may want the token of its head (RAY_AUTH_TOKEN)" if "client connection" in str(error) else ""
+            raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}{token}") from error
     dashboard = getattr(context, "dashboard_url", "")
     say(_seen(ray.nodes(), ray.cluster_resources()) + (f"; dashboard http://{dashboard}" if dashboard else ""))
     try:
@@ -49,6 +52,12 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     finally:
         if not already:
             ray.shutdown()
+
+
+def authentication(address: str) -> dict[str, str]:
+    """What has Ray's client send the token that `ray start` made: unlike a node it does not look for one by itself."""
+    there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or TOKEN.is_file()
+    return {"RAY_AUTH_MODE": "token"} if address.startswith("ray://") and there else {}
 
 
 def where(address: str) -> dict[str, Any]:
