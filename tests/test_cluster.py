@@ -244,16 +244,26 @@ def test_two_real_engines_answer_and_the_same_run_goes_on_without_a_cluster(
     assert (tmp_path / "runs/shop/augment/train.jsonl").read_bytes() == rows
 
 
+@pytest.fixture(scope="module")
+def one_machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A project whose run is scored without a cluster."""
+    folder = tmp_path_factory.mktemp("one")
+    write_project(folder, str(tiny_model))
+    for verb in ("augment", "train", "eval"):
+        succeed(folder, verb, "shop")
+    return folder
+
+
 @pytest.mark.parametrize("storage", ["auto", "carried"])
 def test_students_and_scores_of_a_cluster_are_those_of_one_machine(
-    tmp_path: Path, tiny_model: Path, storage: str
+    tmp_path: Path, one_machine: Path, storage: str
 ) -> None:
-    one, many = tmp_path / "one", tmp_path / "many"
-    for folder in (one, many):
-        write_project(folder, str(tiny_model))
+    one, many = one_machine, tmp_path / "many"
+    shutil.copytree(one, many)
+    for made in ("shop/train", "shop/eval", ".cache/students", ".cache/scores"):
+        shutil.rmtree(many / "runs" / made)
     on_cluster = ["--cluster", "local", "--set", "cluster.tasks=2", "--set", f"cluster.storage={storage}"]
-    for verb in ("augment", "train", "eval"):
-        succeed(one, verb, "shop")
+    for verb in ("train", "eval"):
         succeed(many, verb, "shop", *on_cluster)
     folders = [folder / "runs/.cache/students" for folder in (one, many)]
     names = [sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in folders]
