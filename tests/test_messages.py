@@ -40,7 +40,7 @@ WORDING: list[tuple[Change, str]] = [
     (
         lambda root: edited(root, lambda run: run.update(nosuch=1)),
         "runs/shop.yaml:32: nosuch: unknown key; allowed here: random_seed, task, shuffle_labels, teacher, teachers,"
-        " augment, train, eval, report, ship",
+        " augment, train, eval, report, cluster, ship",
     ),
     (
         section(train={"epoch": 2}),
