@@ -127,9 +127,8 @@ def test_one_that_is_killed_is_started_again_and_only_what_was_in_flight_is_aske
 
 
 def process_of(one: Replica) -> int:
-    import ray
-
-    _, _, process = ray.get(one.actor.hello.remote())
+    library: Any = importlib.import_module("ray")
+    _, _, process = library.get(one.actor.hello.remote())
     assert isinstance(process, int)
     return process
 
