@@ -26,3 +26,7 @@ needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None and not required("vllm"),
     reason="vllm is not installed (HARNESS_REQUIRE=vllm makes this a failure)",
 )
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None and not required("ray"),
+    reason="Ray is not installed: locks/cluster.txt (HARNESS_REQUIRE=ray makes this a failure)",
+)

@@ -30,7 +30,7 @@ from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
 from harness.eval.results import load_results
 from harness.records import Completion, Origin, Request, Sampling
-from tests.needs import missing, needs_vllm
+from tests.needs import missing, needs_ray, needs_vllm
 from tests.process import environment, finish, harness, start, succeed, wait_for
 from tests.project import write_project
 
@@ -205,6 +205,7 @@ def test_another_version_of_the_package_is_refused_by_name(ray: Any) -> None:
         list(engine.generate(iter(requests(1))))
 
 
+@needs_ray
 def test_a_cluster_that_is_not_there_and_an_address_that_is_none_are_one_message(
     tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_a_cluster_that_is_not_there_and_an_address_that_is_none_are_one_message
         assert "Traceback" not in done.stderr
 
 
+@needs_ray
 def test_rows_on_a_cluster_are_those_of_one_machine_also_after_a_kill(tmp_path: Path, tiny_model: Path) -> None:
     one, many, killed = (tmp_path / name for name in ("one", "many", "killed"))
     for folder in (one, many, killed):
@@ -235,6 +237,7 @@ def test_rows_on_a_cluster_are_those_of_one_machine_also_after_a_kill(tmp_path: 
     assert "nothing to do" in succeed(many, "augment", "shop"), "a cluster changes no digest"
 
 
+@needs_ray
 @needs_vllm
 def test_of_two_real_engines_one_is_killed_and_the_same_run_goes_on_without_a_cluster(
     tmp_path: Path, bundled_model: Path
@@ -280,6 +283,7 @@ def one_machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> P
     return folder
 
 
+@needs_ray
 @pytest.mark.parametrize("storage", ["auto", "carried"])
 def test_students_and_scores_of_a_cluster_are_those_of_one_machine(
     tmp_path: Path, one_machine: Path, storage: str
