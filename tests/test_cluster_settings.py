@@ -135,7 +135,6 @@ def test_rays_client_is_told_to_send_the_token(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("harness.cluster.connect.TOKEN", tmp_path / "auth_token")
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    assert authentication("ray://head:10001") == {}
+    assert authentication() == {}
     (tmp_path / "auth_token").touch()
-    assert authentication("ray://head:10001") == {"RAY_AUTH_MODE": "token"}
-    assert authentication("auto") == {}
+    assert authentication() == {"RAY_AUTH_MODE": "token"}

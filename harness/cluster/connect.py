@@ -30,7 +30,7 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     if cluster is None:
         yield
         return
-    for name, value in (ENVIRONMENT | authentication(cluster.address)).items():
+    for name, value in (ENVIRONMENT | authentication()).items():
         os.environ.setdefault(name, value)
     try:
         ray: Any = importlib.import_module("ray")
@@ -54,10 +54,12 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
             ray.shutdown()
 
 
-def authentication(address: str) -> dict[str, str]:
-    """What has Ray's client send the token that `ray start` made: unlike a node it does not look for one by itself."""
+def authentication() -> dict[str, str]:
+    """What has Ray send the token that `ray start` made, where one is. A node does so by itself and talks about it at
+    length, a client of ray:// does not.
+    """
     there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or TOKEN.is_file()
-    return {"RAY_AUTH_MODE": "token"} if address.startswith("ray://") and there else {}
+    return {"RAY_AUTH_MODE": "token"} if there else {}
 
 
 def where(address: str) -> dict[str, Any]:
