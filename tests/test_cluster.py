@@ -309,6 +309,19 @@ def test_students_and_scores_of_a_cluster_are_those_of_one_machine(
         assert "nothing to do" in succeed(many, verb, "shop")
 
 
+@needs_ray
+def test_a_signal_is_a_normal_way_to_stop(tmp_path: Path, one_machine: Path) -> None:
+    many = tmp_path / "many"
+    shutil.copytree(one_machine, many)
+    process = start(many, "train", "shop", "--cluster", "local", "--set", "train.min_steps=2000")
+    wait_for(lambda: (many / "runs/shop/cluster/train-0.log").is_file(), process)
+    process.terminate()
+    code, said = finish(process)
+    assert code == 130, said
+    assert "go on with: make train RUN=shop" in said
+    assert "*** SIGTERM" not in said, "to Ray it is a crash"
+
+
 def test_doctor_asks_every_node(ray: Any, tmp_path: Path) -> None:
     lines = examine_cluster(ray.address, tmp_path).splitlines()
     assert lines[0].startswith("ok  cluster: ")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +43,8 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     if not already:
         try:
             _require_answer(cluster.address)
-            context = ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
+            with _signals_kept():
+                context = ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
         except (OSError, RuntimeError, ValueError) as error:
             token = "; it may want the token of its head (RAY_AUTH_TOKEN)" if "client connection" in str(error) else ""
             raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}{token}") from error
@@ -69,6 +72,18 @@ def where(address: str) -> dict[str, Any]:
     if address != "auto" and not address.startswith("ray://") and ":" not in address:
         raise UsageError(f"cluster.address {address}: local, auto, HOST:PORT or ray://HOST:PORT")
     return {"address": address}
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give back the handlers that are set now: Ray takes SIGTERM for a crash, and a stop is none here."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                signal.signal(number, handler)
 
 
 def _require_answer(address: str) -> None:
