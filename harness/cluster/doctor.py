@@ -11,7 +11,8 @@ from typing import Any
 
 import harness
 from harness.cluster.connect import connected
-from harness.cluster.nodes import ANSWER_S, each_node, mark
+from harness.cluster.node_work import CPU, kind_of
+from harness.cluster.nodes import ANSWER_S, each_node, mark, sees
 from harness.config.cluster import Cluster
 from harness.errors import first_line
 
@@ -37,7 +38,7 @@ def look(mark: Path) -> Seen:
         "node": socket.gethostname(),
         "harness": harness.__version__,
         "python": platform.python_version(),
-        "shared": mark.is_file(),
+        "shared": sees(mark),
         "missing": [name for name in PACKAGES if find_spec(name) is None],
     }
 
@@ -46,8 +47,8 @@ def _found(ray: Any, node: dict[str, Any], asked: Any) -> list[tuple[bool, str]]
     """What one node said, or why it said nothing."""
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     has = node["Resources"]
-    gpus = next((kind.removeprefix("accelerator_type:") for kind in has if kind.startswith("accelerator_type:")), "")
-    size = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs{f' ({gpus})' if gpus else ''}"
+    kind = kind_of(has)
+    size = f"{has.get('CPU', 0):g} CPUs, {has.get('GPU', 0):g} GPUs{f' ({kind})' if kind != CPU else ''}"
     size += (
         f", {has.get('memory', 0) / 2**30:.0f} GiB, object store {has.get('object_store_memory', 0) / 2**30:.1f} GiB"
     )

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.core.record import digest
-from harness.core.store import disk_errors
+from harness.core.store import write_parts
 from harness.errors import MachineError
 
 FILE = "calls.sqlite"
+CHUNK = 2**20  # bytes of a file that are copied at once
 MOUNTS = Path("/proc/self/mounts")  # of Linux; elsewhere every disk is taken for a local one
 NETWORK = frozenset(
     {
@@ -47,12 +47,8 @@ def call_file(cache: Path, say: Callable[[str], None] = lambda text: None, mount
         )
     outside = home / "harness" / digest("calls of", os.path.realpath(cache))[:16] / FILE
     if not outside.is_file() and inside.is_file():
-        with disk_errors(outside):
-            outside.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=outside.parent)
-            os.close(handle)
-            shutil.copyfile(inside, temporary)
-            Path(temporary).replace(outside)
+        with inside.open("rb") as file:
+            write_parts(outside, iter(lambda: file.read(CHUNK), b""))
     say(
         f"the project lies on {kind}, where SQLite does not work: calls are kept on this machine, in {outside}."
         " Go on on this machine, or take that file along"
