@@ -21,9 +21,10 @@ class Server:
 
     def __init__(self) -> None:
         self._engine: Generator | None = None
-        self._inbox: SimpleQueue[Request] = SimpleQueue()
+        self._inbox: SimpleQueue[Request | None] = SimpleQueue()  # None: no more will come
         self._outbox: SimpleQueue[Completion | BaseException] = SimpleQueue()
         self._flying = 0  # taken by the engine and not answered
+        self._worker: threading.Thread | None = None
 
     def hello(self) -> tuple[str, str, int]:
         """(The node's name, the package's version there, the process)."""
@@ -34,7 +35,8 @@ class Server:
         if log is not None:
             log_to(log)
         self._engine = build()
-        threading.Thread(target=self._work, args=(self._engine,), daemon=True).start()
+        self._worker = threading.Thread(target=self._work, args=(self._engine,), daemon=True)
+        self._worker.start()
 
     def step(self, requests: Sequence[Request], seconds: float) -> list[Completion]:
         """Take requests, wait so long for an answer, and give all that there are. Raises what the engine raised."""
@@ -50,7 +52,10 @@ class Server:
         return [event for event in came if isinstance(event, Completion)]
 
     def close(self) -> None:
-        """Have the engine give back what it holds."""
+        """End the engine's work, and have it give back what it holds. One that is in the middle is not waited for."""
+        if self._worker is not None:
+            self._inbox.put(None)
+            self._worker.join(1.0)
         if self._engine is not None:
             close(self._engine)
 
@@ -70,5 +75,7 @@ class Server:
             except Empty:
                 yield None
                 continue
+            if request is None:
+                return
             self._flying += 1
             yield request
