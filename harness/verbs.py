@@ -43,16 +43,14 @@ def _teachers_at_work(run: Run, terminal: Terminal, stop: Stop) -> Iterator[tupl
 
 def augment(run: Run, terminal: Terminal, stop: Stop) -> Funnel | None:
     """Have the teacher write the missing rows. Returns and raises as the stage; also for models that cannot be."""
+    from harness.augment.node_work import costs_of
     from harness.augment.stage import augment as stage
-    from harness.cluster.node_work import by_kind, noted
 
     require_models(run)  # before a teacher is paid
-    before = len(noted(run.folder / "cluster")) if run.file.cluster else 0
     with _teachers_at_work(run, terminal, stop) as (teachers, engine):
         funnel = stage(run, teachers, engine, terminal, stop, students_of(run))
     if run.file.cluster:
-        done = noted(run.folder / "cluster")[before:]
-        for line in by_kind(done, funnel.kept if funnel else 0, run.file.cluster.prices):
+        for line in costs_of(run, funnel.kept if funnel else 0):
             terminal.say(f"  {line}")
     return funnel
 

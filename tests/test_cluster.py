@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import shutil
 import signal
@@ -61,13 +60,13 @@ class Slow:
 def ray() -> Iterator[Any]:
     """A cluster of two nodes on this machine."""
     try:
-        ray: Any = importlib.import_module("ray")
-        utils: Any = importlib.import_module("ray.cluster_utils")
+        import ray
+        from ray.cluster_utils import Cluster as RayNodes
     except ImportError:
         missing("ray", "Ray is not installed (locks/cluster.txt)")
     os.environ.update(environment(RAY_USAGE_STATS_ENABLED="0"))
     small = {"object_store_memory": 100_000_000}
-    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **small})
+    cluster = RayNodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **small})
     cluster.add_node(num_cpus=2, **small)
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
     yield cluster
@@ -127,7 +126,8 @@ def test_one_that_is_killed_is_started_again_and_only_what_was_in_flight_is_aske
 
 
 def process_of(one: Replica) -> int:
-    library: Any = importlib.import_module("ray")
+    import ray as library
+
     _, _, process = library.get(one.actor.hello.remote())
     assert isinstance(process, int)
     return process
@@ -176,8 +176,8 @@ def running(process: int) -> bool:
 
 def test_a_full_object_store_stops_nothing(ray: Any, tmp_path: Path) -> None:
     import numpy as np
+    import ray as library
 
-    library: Any = importlib.import_module("ray")
     room = int(library.cluster_resources()["object_store_memory"])
     held = [library.put(np.zeros(room // 8, np.uint8)) for _ in range(12)]  # more than it holds: Ray writes it to disk
     with closing(together(replica([], 1), replica([], 2))) as engine:

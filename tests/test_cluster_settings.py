@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.augment.node_work import NodeWork, by_kind, note, noted
 from harness.cluster.connect import authentication, where
 from harness.cluster.doctor import judged, look
-from harness.cluster.node_work import CPU, NodeWork, by_kind, kind_of, note, noted
+from harness.cluster.nodes import CPU, kind_of
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
 from harness.cluster.tasks import Share, StepLogs, _call
@@ -110,6 +111,9 @@ def test_what_nodes_did_is_said_by_their_kind(tmp_path: Path) -> None:
         "CPU: 1 replica on 1 node, 100 answers, 5000 tokens, 0.5 replica hours",
         "H100: 2 replicas on 2 nodes, 200 answers, 10000 tokens, 1 replica hours, 3 in money, 0.06 per kept row",
     ]
+    said = cost(None, lines, [], [])
+    assert all(line in said for line in lines), "the report has them"
+    assert "cluster" not in cost(None, [], [], [])
 
 
 def test_a_task_is_refused_by_a_node_with_another_version(tmp_path: Path) -> None:

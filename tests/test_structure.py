@@ -21,6 +21,7 @@ HEAVY = {
     "scipy",
     "matplotlib",
     "rensa",
+    "ray",
 }
 LEVELS = (  # a module imports its own folder and what stands before it
     "errors",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import socket
@@ -35,7 +34,7 @@ def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[N
     for name, value in (ENVIRONMENT | authentication()).items():
         os.environ.setdefault(name, value)
     try:
-        ray: Any = importlib.import_module("ray")
+        import ray
     except ImportError as error:
         raise UsageError(f"cluster: Ray is not installed: {INSTALL}") from error
     already = ray.is_initialized()

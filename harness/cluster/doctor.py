@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 import socket
 from importlib.util import find_spec
@@ -11,8 +10,7 @@ from typing import Any
 
 import harness
 from harness.cluster.connect import connected
-from harness.cluster.node_work import CPU, kind_of
-from harness.cluster.nodes import ANSWER_S, each_node, mark, sees
+from harness.cluster.nodes import ANSWER_S, CPU, each_node, kind_of, mark, sees
 from harness.config.cluster import Cluster
 from harness.errors import first_line
 
@@ -27,8 +25,7 @@ def examine_cluster(address: str, root: Path) -> str:
     """
     said: list[str] = []
     with connected(Cluster(address=address), said.append), mark(root) as path:
-        ray: Any = importlib.import_module("ray")
-        findings = [finding for node, one in each_node(look, path) for finding in _found(ray, node, one)]
+        findings = [finding for node, one in each_node(look, path) for finding in _found(node, one)]
     return "\n".join(f"{'ok' if good else '--'}  {text}" for good, text in [(True, said[0]), *findings])
 
 
@@ -43,8 +40,10 @@ def look(mark: Path) -> Seen:
     }
 
 
-def _found(ray: Any, node: dict[str, Any], asked: Any) -> list[tuple[bool, str]]:
+def _found(node: dict[str, Any], asked: Any) -> list[tuple[bool, str]]:
     """What one node said, or why it said nothing."""
+    import ray
+
     name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
     has = node["Resources"]
     kind = kind_of(has)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from harness.core.store import write_atomic
 
 ANSWER_S = 60.0  # of a node, until it is called silent
+CPU = "CPU"  # the kind of a node without an accelerator
 
 
 def each_node(question: Callable[[Path], Any], path: Path) -> list[tuple[dict[str, Any], Any]]:
@@ -20,14 +20,14 @@ def each_node(question: Callable[[Path], Any], path: Path) -> list[tuple[dict[st
 
     Those that answer have answered when this returns, or ANSWER_S are over.
     """
-    ray: Any = importlib.import_module("ray")
-    strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
-    there = strategies.NodeAffinitySchedulingStrategy
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     asked = [
         (
             node,
             ray.remote(question)
-            .options(scheduling_strategy=there(node["NodeID"], soft=False), num_cpus=0)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), num_cpus=0)
             .remote(path),
         )
         for node in ray.nodes()
@@ -36,6 +36,17 @@ def each_node(question: Callable[[Path], Any], path: Path) -> list[tuple[dict[st
     references = [reference for _, reference in asked]
     ray.wait(references, num_returns=len(references), timeout=ANSWER_S)
     return asked
+
+
+def kind_of(resources: Mapping[str, float]) -> str:
+    """The kind of a node with these resources of Ray's."""
+    prefix = "accelerator_type:"
+    return next((name.removeprefix(prefix) for name in sorted(resources) if name.startswith(prefix)), CPU)
+
+
+def kinds(nodes: list[dict[str, Any]]) -> dict[str, str]:
+    """Host name -> kind of the nodes of a cluster, as `ray.nodes()` lists them."""
+    return {node["NodeManagerHostname"]: kind_of(node["Resources"]) for node in nodes if node["Alive"]}
 
 
 @contextmanager
@@ -56,7 +67,8 @@ def sees(path: Path) -> bool:
 
 def all_see(root: Path) -> bool:
     """Whether every node that answers sees a folder of this machine."""
-    ray: Any = importlib.import_module("ray")
+    import ray
+
     with mark(root) as path:
         for _, reference in each_node(sees, path):
             try:

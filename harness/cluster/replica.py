@@ -5,7 +5,6 @@ Only what it had not answered is asked again: whoever asks here commits each ans
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from harness.augment.node_work import NodeWork, note
 from harness.cluster.logs import log_file
-from harness.cluster.node_work import CPU, NodeWork, kinds, note
+from harness.cluster.nodes import CPU, kinds
 from harness.cluster.server import Server
 from harness.config.cluster import Cluster
 from harness.engines.protocols import Generator
@@ -87,14 +87,18 @@ class Replica:
     def close(self) -> None:
         """End the actor."""
         if self.actor is not None:
+            import ray
+
             self._note()
-            _ray().kill(self.actor)
+            ray.kill(self.actor)
             self.actor = None
 
     def _note(self) -> None:
         """Write down what its actor did."""
         if self.log is not None and self.since:
-            kind = kinds(_ray().nodes()).get(self.node, CPU)
+            import ray
+
+            kind = kinds(ray.nodes()).get(self.node, CPU)
             seconds = round(time.monotonic() - self.since, 2)
             note(
                 self.log.parent,
@@ -110,7 +114,8 @@ class Replica:
 
         Raises _Lost where it is gone or silent, and MachineError where the engine failed.
         """
-        ray = _ray()
+        import ray
+
         if self.actor is None:
             self._start()
             heard = time.monotonic()
@@ -128,7 +133,8 @@ class Replica:
 
     def _start(self) -> None:
         """Make the actor and load its engine. Raises _Lost where it dies over it."""
-        ray = _ray()
+        import ray
+
         gpus = self.parallel * bool(ray.cluster_resources().get("GPU")) if self.gpus is None else self.gpus
         self.actor = ray.remote(Server).options(num_cpus=self.cpus, num_gpus=gpus).remote()
         try:
@@ -177,11 +183,6 @@ def replicas(
         Source(name, source.model, partial(Replica, name, source.build, *settings, log_file(logs, name)))
         for name in names
     ]
-
-
-def _ray() -> Any:
-    """Ray, which is imported where a cluster is used, and whose functions have no types."""
-    return importlib.import_module("ray")
 
 
 class _Lost(Exception):

@@ -7,7 +7,6 @@ not see the project's folder, project and results are carried through Ray, and a
 
 from __future__ import annotations
 
-import importlib
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,8 +122,9 @@ def _spread(
     look: Callable[[], None],
 ) -> list[Any]:
     """What the tasks return, in any order. Raises MachineError for one that is lost TRIES times; stops with `stop`."""
+    import ray
+
     logs = run.folder / "cluster"
-    ray: Any = importlib.import_module("ray")
     gpus = float(bool(ray.cluster_resources().get("GPU"))) if cluster.gpus is None else cluster.gpus
     options = {"num_cpus": cluster.cpus_each(cluster.tasks), "num_gpus": gpus, "max_retries": TRIES - 1}
     carried = cluster.storage == "carried" or (cluster.storage == "auto" and not all_see(run.root))

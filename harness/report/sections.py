@@ -136,11 +136,19 @@ def _measured(results: Results, arm: Arm, metric: str) -> str:
     return tables.share(tables.value_interval(results, arm, metric))
 
 
-def cost(funnel: Funnel | None, tuned: Sequence[TrainedCell], pretraining: Sequence[TrainedCell]) -> str:
-    """What the rows and the training took, with the pre-training that it began from."""
+def cost(
+    funnel: Funnel | None, nodes: Sequence[str], tuned: Sequence[TrainedCell], pretraining: Sequence[TrainedCell]
+) -> str:
+    """What the rows and the training took, with the pre-training that it began from.
+
+    `nodes`: what those of a cluster did for the rows, a line for each of their kinds.
+    """
     parts = ["## What it cost\n"]
     if funnel:
         parts.append(fenced(funnel.table()) + "\n")
+    if nodes:
+        parts.append("The teacher's replicas on a cluster, in all commands of this run:\n")
+        parts.append(fenced("\n".join(nodes)) + "\n")
     if tuned:
         seconds, tokens = sum(cell.seconds for cell in tuned), sum(cell.tokens for cell in tuned)
         before = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.augment.node_work import costs_of
 from harness.config.run import Run
 from harness.core.markdown import escaped
 from harness.core.store import Manifest, read_manifest, require_same, write_atomic, write_manifest
@@ -61,7 +62,8 @@ def _tables(run: Run, found: Findings) -> str:
     parts.append(sections.other_suites(results, found.other_suites))
     parts.append(sections.honesty(results, (*found.task_suites, *found.other_suites), train))
     parts.append(sections.broken(results, found.changes, train))
-    parts.append(sections.cost(found.funnel, [cell for cell in cells if cell.tuned], found.trained.pretraining))
+    nodes, tuned = costs_of(run, found.funnel.kept if found.funnel else 0), [cell for cell in cells if cell.tuned]
+    parts.append(sections.cost(found.funnel, nodes, tuned, found.trained.pretraining))
     parts.append(sections.notes(run, results, found.trained))
     return "\n".join(filter(None, parts))
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import heapq
-import importlib
 import os
 import resource
 import tempfile
@@ -26,7 +25,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from harness.cluster.replica import Replica
 from harness.config.load import load_run
@@ -78,7 +77,8 @@ def requests(count: int, start: int = 0) -> Iterator[Request]:
 def replicas_table(counts: Sequence[int], seconds: float) -> None:
     """Answers a second of so many replicas, over so many times those that one could give at most."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray: Any = importlib.import_module("ray")
+    import ray
+
     ray.init(address="local", num_cpus=max(counts), include_dashboard=False, log_to_driver=False)
     print(f"service time {seconds:g} s, {PLACES} places a replica, {ROUNDS} requests a place; {os.cpu_count()} cores")
     print(f"{'replicas':>8} {'requests':>9} {'seconds':>8} {'answers/s':>10} {'of the bound':>13} {'driver CPU':>11}")

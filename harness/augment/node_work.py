@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from harness.config.run import Run
 from harness.core.json_file import read_jsonl
 from harness.core.record import Record
 from harness.core.store import disk_errors
 
 FILE = "nodes.jsonl"  # in runs/NAME/cluster: a line for each replica of each command
-CPU = "CPU"  # the kind of a node without an accelerator
 
 
 class NodeWork(Record):
@@ -19,21 +18,10 @@ class NodeWork(Record):
 
     replica: str
     node: str
-    kind: str  # of its accelerators, as Ray names them; CPU for none
+    kind: str  # of its accelerators, as Ray names them; `CPU` for none
     answers: int
     tokens: int  # read and written
     seconds: float  # from the loaded engine to its end
-
-
-def kind_of(resources: Mapping[str, float]) -> str:
-    """The kind of a node with these resources of Ray's."""
-    prefix = "accelerator_type:"
-    return next((name.removeprefix(prefix) for name in sorted(resources) if name.startswith(prefix)), CPU)
-
-
-def kinds(nodes: list[dict[str, Any]]) -> dict[str, str]:
-    """Host name -> kind of the nodes of a cluster, as `ray.nodes()` lists them."""
-    return {node["NodeManagerHostname"]: kind_of(node["Resources"]) for node in nodes if node["Alive"]}
 
 
 def note(folder: Path, work: NodeWork) -> None:
@@ -47,6 +35,12 @@ def note(folder: Path, work: NodeWork) -> None:
 def noted(folder: Path) -> list[NodeWork]:
     """All that was noted, the oldest first."""
     return [work for _, work in read_jsonl(folder / FILE, NodeWork)] if (folder / FILE).is_file() else []
+
+
+def costs_of(run: Run, kept: int) -> list[str]:
+    """What the nodes did in all commands of the run, a line for each of their kinds. Empty without a cluster."""
+    prices = run.file.cluster.prices if run.file.cluster else {}
+    return list(by_kind(noted(run.folder / "cluster"), kept, prices))
 
 
 def by_kind(done: Sequence[NodeWork], kept: int, prices: Mapping[str, float]) -> Iterator[str]:
