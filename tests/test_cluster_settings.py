@@ -23,6 +23,7 @@ from harness.engines.scripted import Script, ScriptedEngine
 from harness.engines.several import Source
 from harness.errors import UsageError
 from harness.records import Completion, Origin, Request, Sampling
+from harness.report.sections import cost
 from tests.project import write_project
 
 
