@@ -13,6 +13,7 @@ import yaml
 
 from harness.augment.funnel import Funnel
 from harness.augment.rows import writers
+from harness.commands.card import STAMP
 from harness.config.run import Augment, Run
 from harness.config.steps import Step
 from harness.config.task import TaskFile
@@ -21,7 +22,6 @@ from harness.data.writing import CONVERSATIONS, Line, Target
 from harness.filters import AnyFilter, AnyPick, filter_names
 from harness.records import Row
 
-STAMP = "<!-- written by harness export -->"  # tells a card that may be written over from one of somebody else
 SIZES = (  # as the hub names them
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 from harness.augment.current import FUNNEL, dropped_rows, kept_rows, stored_funnel
-from harness.commands.dataset_card import STAMP, Card, dataset_card
-from harness.commands.push import Hub, check_name, push
+from harness.commands.card import is_ours, unstated
+from harness.commands.dataset_card import Card, dataset_card
+from harness.commands.push import Hub, check_name, push, require_named
 from harness.config.run import Run
 from harness.core.store import write_atomic
 from harness.core.table_file import INSTALL
@@ -48,8 +49,7 @@ class Options:
             if value not in allowed:
                 raise UsageError(f"--{name} {value}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
         options = cls(cast(Target, to), file_format, which=cast(Which, which), **others)
-        if options.public and not options.dataset:
-            raise UsageError("--public without --push-to-hub OWNER/NAME: nothing is uploaded")
+        require_named(options.public, options.dataset)
         return options
 
 
@@ -113,9 +113,7 @@ def _as_bytes(lines: Sequence[Line], file_format: str) -> bytes:
 
 def _refuse_others(folder: Path, name: str) -> None:
     """Raises UsageError where a file that no export wrote would be written over."""
-    card = folder / "README.md"
-    ours = card.is_file() and STAMP in card.read_text(encoding="utf-8", errors="replace")
-    other = next((path for path in (card, folder / name) if path.exists() and not ours), None)
+    other = None if is_ours(folder) else next((p for p in (folder / "README.md", folder / name) if p.exists()), None)
     if other is not None or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--output {folder}: {other or folder} is there, and no export wrote it: name another folder")
 
@@ -127,8 +125,4 @@ def _said(rows: Sequence[Row], options: Options) -> list[str]:
         said.append("no row holds the task's system message or its prompt (--prompts writes both): the card has it")
     if any(row.loss == "all" for row in rows):
         said.append("a student learns every turn of the assistant in them: no column says so")
-    if not options.licence:
-        said.append("the card's licence is 'unknown': --license says which")
-    if not options.languages:
-        said.append("the card names no language; --language en, for example, adds it")
-    return said
+    return said + unstated(options.licence, options.languages)

@@ -23,9 +23,9 @@ from harness.augment.current import stored_funnel
 from harness.check.exported import Rescore, ScoredAgain, scored_again
 from harness.check.formats import HEADS, exit_code, row
 from harness.check.rules import Verdict, overall
-from harness.commands.dataset_card import STAMP
+from harness.commands.card import is_ours, unstated
 from harness.commands.model_card import Form, ModelCard, model_card
-from harness.commands.push import Hub, check_name, push
+from harness.commands.push import Hub, check_name, push, require_named
 from harness.config.run import Run
 from harness.config.ship import ship_cells
 from harness.core.aligned import fitted
@@ -78,8 +78,7 @@ class Options:
             raise UsageError(f"--gguf {self.gguf}{nearest(self.gguf, GGUF_TYPES)}; allowed: {', '.join(GGUF_TYPES)}")
         if self.gguf and (self.merged or self.dtype != "auto"):
             raise UsageError("--gguf is a form of its own: without --merged and --dtype")
-        if self.public and not self.repository:
-            raise UsageError("--public without --push-to-hub OWNER/NAME: nothing is uploaded")
+        require_named(self.public, self.repository)
         if self.dtype not in DTYPES:
             raise UsageError(f"--dtype {self.dtype}: allowed: {', '.join(DTYPES)}")
         if self.dtype != "auto" and not self.merged:
@@ -352,17 +351,10 @@ def _results(run: Run) -> tuple[Results | None, str]:
 
 def _refuse_others(folder: Path) -> None:
     """Raises UsageError for a folder that holds something and was not made by an export: it would be replaced."""
-    card = folder / "README.md"
-    ours = card.is_file() and STAMP in card.read_text(encoding="utf-8", errors="replace")
-    if folder.exists() and not ours and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not is_ours(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"--output {folder}: it is there, and no export wrote it: name another folder")
 
 
 def _said(card: ModelCard, why_unscored: str) -> list[str]:
     """What a reader of the folder would not expect."""
-    said = [why_unscored] if why_unscored else []
-    if not card.licence:
-        said.append("the card's licence is 'unknown': --license says which")
-    if not card.languages:
-        said.append("the card names no language; --language en, for example, adds it")
-    return said
+    return [*([why_unscored] if why_unscored else []), *unstated(card.licence, card.languages)]

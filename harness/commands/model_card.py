@@ -16,7 +16,8 @@ from harness.check.exported import ScoredAgain
 from harness.check.formats import HEADS as HEADS_OF_CHECK
 from harness.check.formats import row
 from harness.check.rules import overall
-from harness.commands.dataset_card import STAMP, funnel_text, limits_of_rows, recipe_of_rows
+from harness.commands.card import STAMP
+from harness.commands.dataset_card import funnel_text, limits_of_rows, recipe_of_rows
 from harness.config.run import Run
 from harness.core.json_file import read_json
 from harness.core.markdown import escaped, fenced, table

@@ -53,6 +53,12 @@ def open_hub() -> Hub:
     return hub
 
 
+def require_named(public: bool, name: str) -> None:
+    """Raises UsageError where an upload is to be public, and none is named."""
+    if public and not name:
+        raise UsageError("--public without --push-to-hub OWNER/NAME: nothing is uploaded")
+
+
 def check_name(name: str) -> None:
     """Raises UsageError for a name that is not owner/name."""
     if not NAME.fullmatch(name):
