@@ -97,9 +97,11 @@ def test_on_a_narrow_terminal_a_long_note_takes_no_room_of_the_bar(
 
 def test_progress_in_a_log_is_a_line_with_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     with Terminal(line_seconds=0.0).progress("train", 3) as advance:
+        advance(0.5, "half of the first")
         advance(1, "loss 2.0")
         advance(3, "loss 1.0")
-    first, last = capsys.readouterr().err.splitlines()
+    half, first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"train: 0/3 half of the first, about \d+ s left", half)
     assert re.fullmatch(r"train: 1/3 loss 2\.0, about \d+ s left", first)
     assert last == "train: 3/3 loss 1.0"
 

@@ -151,7 +151,7 @@ def trainee(key: str, taken: int, **state: Any) -> Trainee:
 
 
 def test_the_line_counts_cells_and_steps(tmp_path: Path) -> None:
-    said: list[tuple[int, str]] = []
+    said: list[tuple[float, str]] = []
     steps = {"a": 8, "b": 4, "c": 4, "d": 2}
     with (tmp_path / "log.jsonl").open("w") as log:
         watcher = Watcher(steps, log, Trackers({}, print), lambda done, note: said.append((done, note)))

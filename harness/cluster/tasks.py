@@ -209,4 +209,4 @@ def _score(scorers: Scorers, run: Run, share: Share) -> None:
     scorer, scores = scorers(run, Terminal(silent=True), Stop())(None), run.cache / "scores"
     for planned in scorer.plan.cards:
         if planned.key in share.keys and stored_card(planned, scores) is None:
-            score_card(scorer, planned, scores, lambda what: None)
+            score_card(scorer, planned, scores, lambda share, what: None)

@@ -30,7 +30,7 @@ BRACKETS = (("[", "]"), ("⟦", "⟧"))  # around marked text where there are no
 MARK = "bold green"
 
 Marked = tuple[str, bool]  # a text, and whether it is marked
-Advance = Callable[[int, str], None]  # (done so far, a note such as "312 tokens/s")
+Advance = Callable[[float, str], None]  # (done so far, a note such as "312 tokens/s")
 
 
 class Terminal:
@@ -91,7 +91,7 @@ class Terminal:
             words = Text(no_wrap=True, overflow="ellipsis")  # in a line of its own, so that it takes no room of the bar
             task = bar.add_task(printable(title), total=total)
 
-            def advance(done: int, note: str) -> None:
+            def advance(done: float, note: str) -> None:
                 bar.update(task, completed=done)
                 words.plain = printable(note)
 
@@ -112,7 +112,7 @@ def _lines(title: str, total: int, every: float, write: Callable[[str], None]) -
     """Writes how far work is, with the time left: once in so many seconds, and at the end."""
     started = last = time.monotonic()
 
-    def advance(done: int, note: str) -> None:
+    def advance(done: float, note: str) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < every and done < total:
@@ -120,7 +120,7 @@ def _lines(title: str, total: int, every: float, write: Callable[[str], None]) -
         last = now
         seconds = (now - started) / done * (total - done) if done else float("nan")
         ending = f", about {seconds:.0f} s left" if done < total and done else ""
-        write(f"{title}: {done}/{total} {note}{ending}")
+        write(f"{title}: {int(done)}/{total} {note}{ending}")
 
     return advance
 

@@ -21,7 +21,7 @@ from harness.core.environment import environment
 from harness.core.json_file import read_jsonl
 from harness.core.python_file import PythonFunction
 from harness.core.store import Manifest, finished, locked, unseal, write_json, write_jsonl, write_manifest
-from harness.core.terminal import Stop, Terminal
+from harness.core.terminal import Advance, Stop, Terminal
 from harness.errors import Interrupted
 from harness.eval.plan import PlannedCard, plan_scoring, stored_card
 from harness.eval.results import CARDS, PLANNED, StoredCards
@@ -127,8 +127,13 @@ def _score_all(scorer: Scorer, scores: Path, elsewhere: Elsewhere | None) -> tup
             not_run[name] = str(why)
     if elsewhere:
         elsewhere([card for card in plan.cards if stored[card.key] is None and card.suite.name not in not_run])
-    with terminal.progress("eval", len(plan.cards)) as advance, suppress(Interrupted):
-        for done, planned in enumerate(plan.cards):
+        stored = {planned.key: stored_card(planned, scores) for planned in plan.cards}
+    to_score = [card for card in plan.cards if stored[card.key] is None and card.suite.name not in not_run]
+    if len(to_score) < len(plan.cards) and to_score:
+        terminal.say(f"eval: {len(to_score)} of {len(plan.cards)} cards are not stored yet")
+    done = 0
+    with terminal.progress("eval", len(to_score)) as advance, suppress(Interrupted):
+        for planned in plan.cards:
             candidate, suite = planned.candidate, planned.suite
             card = stored[planned.key] or stored_card(planned, scores)  # another command may have stored it since
             if card is None and suite.name in not_run:
@@ -139,31 +144,39 @@ def _score_all(scorer: Scorer, scores: Path, elsewhere: Elsewhere | None) -> tup
                 if (scores / f"{planned.key}.json").is_file():
                     what = "items failed before, or the stored scores were edited or damaged: scored again"
                     terminal.say(f"eval: {candidate.title} on {suite.name}: {what}")
+                card = score_card(scorer, planned, scores, partial(_within, advance, done))
+                done += 1
                 advance(done, f"cards; {planned.title}")
-                card = score_card(scorer, planned, scores, partial(advance, done))
                 if card.warning:
                     terminal.say(f"eval: {planned.title}: {card.warning}")
             # a card may come from another run, where the same weights had another name
             cards.append(card.model_copy(update={"student": candidate.cell.name, "cell": candidate.cell}))
-            advance(done + 1, planned.title)
     return cards, not_run
 
 
-def score_card(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callable[[str], None]) -> Scorecard:
-    """A new card. What the model answers is remembered beside it until the card is complete. `note` shows progress."""
+def _within(advance: Advance, done: int, share: float, what: str) -> None:
+    """Show how far the card is that follows `done` others: a share of its questions is answered."""
+    advance(done + share, what)
+
+
+def score_card(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callable[[float, str], None]) -> Scorecard:
+    """A new card. What the model answers is remembered beside it until the card is complete.
+
+    `note` shows progress: the share of the questions now asked that is answered, and words.
+    """
     part = scores / f"{planned.key}.part.jsonl"
     doing = planned.title
 
     def step(what: str) -> None:
         nonlocal doing
         doing = f"{planned.title}, {what}"
-        note(f"cards; {doing}")
+        note(0.0, f"cards; {doing}")
 
     engine = Remembered(
         lambda: scorer.engine(planned.candidate),
         part,
         scorer.stop,
-        lambda done, total: note(f"cards; {doing}, {done} of {total}"),
+        lambda done, total: note(done / max(total, 1), f"cards; {doing}, {done} of {total}"),
     )
     outcome = score_suite(scorer, planned, engine, step)
     card = _store(planned, outcome, engine.seconds, scores)
