@@ -46,7 +46,7 @@ def inputs_digest(teachers: Teachers, source: str, guarded: Mapping[str, str]) -
 def kept_rows(run: Run) -> tuple[Row, ...]:
     """The rows that augment kept, as it stored them. Raises UsageError as `_require_current`."""
     path = _require_current(run)[0] / KEPT
-    with remade_by(f"make augment RUN={run.name}"):
+    with remade_by(run.command("augment")):
         return tuple(row for _, row in read_jsonl(path, Row))
 
 
@@ -58,7 +58,7 @@ def dropped_rows(run: Run) -> tuple[Judged, ...]:
 def rejected_rows(run: Run) -> tuple[tuple[Judged, ...], tuple[Lost, ...]]:
     """The rows that filters dropped, and the completions that gave no row. Raises UsageError as `_require_current`."""
     path = _require_current(run)[0] / DROPPED
-    with remade_by(f"make augment RUN={run.name}"):
+    with remade_by(run.command("augment")):
         return read_rejected(path)
 
 
@@ -82,7 +82,7 @@ class MadeRows:
 
 def made_rows(run: Run) -> MadeRows:
     """All of it. An earlier version stored neither verdicts nor prompts. Raises UsageError as `_require_current`."""
-    (folder, manifest), command = _require_current(run), f"make augment RUN={run.name}"
+    (folder, manifest), command = _require_current(run), run.command("augment")
     beside = [name for name in (VERDICTS, PROMPTS) if name in manifest.outputs]
     for name in beside:
         require_same(folder, name, manifest, command)
@@ -96,7 +96,7 @@ def made_rows(run: Run) -> MadeRows:
 
 def stored_funnel(run: Run) -> Funnel | None:
     """What became of the rows, or None where augment has not run. Raises UsageError for a file edited or damaged."""
-    path, command = run.folder / "augment" / FUNNEL, f"make augment RUN={run.name}"
+    path, command = run.folder / "augment" / FUNNEL, run.command("augment")
     if not path.is_file():
         return None
     require_sealed(path.parent, [path.name], command)
@@ -112,7 +112,7 @@ def _require_current(run: Run) -> tuple[Path, Manifest]:
     Raises UsageError where augment has not finished, a file that it wrote was edited, or anything that a person
     wrote for it has changed since.
     """
-    folder, first = run.folder / "augment", f"augment first (make augment RUN={run.name})"
+    folder, first = run.folder / "augment", f"augment first ({run.command('augment')})"
     manifest = read_manifest(folder)
     where = (folder / KEPT).relative_to(run.root)
     if not (folder / KEPT).is_file() or manifest is None:
@@ -123,5 +123,5 @@ def _require_current(run: Run) -> tuple[Path, Manifest]:
     if changed:
         raise UsageError(f"{where} was made with other {changed[-1]} than {run.name} has now: {first}")
     for name in (KEPT, DROPPED):
-        require_same(folder, name, manifest, f"make augment RUN={run.name}")
+        require_same(folder, name, manifest, run.command("augment"))
     return folder, manifest

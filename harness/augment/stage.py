@@ -99,7 +99,7 @@ def augment(
     if stop():
         raise Interrupted(
             f"stopped: {funnel.kept} of {funnel.wanted} rows are in {folder.relative_to(run.root)}/train.jsonl;"
-            f" every finished call is kept{f'; go on with: make augment RUN={run.name}' if partial else ''}"
+            " every finished call is kept" + (f"; go on with: {run.command('augment')}" if partial else "")
         )
     if ask.cap and not funnel.complete:
         terminal.say(f"  {ended_by_cap(ask.cap, funnel, rejected, lost)}")

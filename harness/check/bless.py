@@ -54,9 +54,7 @@ def bless(run: Run, terminal: Terminal) -> Path:
     undecidable = []
     for name, scores in ship.by_suite.items():
         if scores.failed:
-            raise UsageError(
-                f"{name}: {scores.failed} items failed; a baseline needs them all: make eval RUN={run.name}"
-            )
+            raise UsageError(f"{name}: {scores.failed} items failed; a baseline needs them all: {run.command('eval')}")
         undecidable += _undecidable_limits(ship, run.suites[name], scores, ship_cells(run)[0])
     if undecidable:
         raise UsageError("these limits could not be decided by their own items:\n  " + "\n  ".join(undecidable))

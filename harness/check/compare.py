@@ -162,7 +162,7 @@ def _tell_changes(suite: str, sides: Sequence[tuple[Side, CandidateScores]], ter
     for run in {side.run.name: side.run for side, scored in sides if _changed(side, scored)}.values():
         terminal.say(
             f"{suite}: suites/{suite}.yaml or its items changed since {run.name} was scored: these are numbers of the"
-            f" suite as it was; make eval RUN={run.name}"
+            f" suite as it was; {run.command('eval')}"
         )
 
 

@@ -100,7 +100,7 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
             terminal.say(_shared_items(run.name, suite.name, changes, scores, blessed, common))
         for rule in rules_of(suite):
             if scores.failed:
-                note = f"{scores.failed} items failed: make eval RUN={run.name}"
+                note = f"{scores.failed} items failed: {run.command('eval')}"
                 unpaired.append(Decision(rule, "failed", question, 0, len(scores.ids), note=note))
             elif of_all_answers(scores, rule.metric):
                 unpaired.append(_without_interval(rule, scores, question))

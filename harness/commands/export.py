@@ -71,7 +71,7 @@ def export(run: Run, options: Options, hub: Callable[[], Hub], terminal: Termina
     where = Card(name, options.which, options.prompts, options.licence, options.languages, options.target)
     funnel = stored_funnel(run)
     if funnel is None:
-        raise UsageError(f"{run.folder / 'augment' / FUNNEL} is missing; make augment RUN={run.name} makes it again")
+        raise UsageError(f"{run.folder / 'augment' / FUNNEL} is missing; {run.command('augment')} makes it again")
     text = dataset_card(run, rows, lines, funnel, where)
     write_atomic(folder / name, data)
     write_atomic(folder / "README.md", text)

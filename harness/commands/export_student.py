@@ -198,7 +198,7 @@ def chosen(run: Run, results: Results | None, student: str | None) -> tuple[Grid
         lost = planned.pretraining if planned.trained and planned.pretraining else planned
         what = name if lost is planned else f"the base that {name} began from"
         state = "was edited or damaged since it was trained" if lost.folder.exists() else "is not trained yet"
-        raise UsageError(f"{lost.folder}: {what} {state}: train first (make train RUN={run.name})")
+        raise UsageError(f"{lost.folder}: {what} {state}: train first ({run.command('train')})")
     return planned, why
 
 
@@ -342,7 +342,7 @@ def licence_of(model: Model) -> str:
 def _results(run: Run) -> tuple[Results | None, str]:
     """(The run's stored scores, why there are none that could be shown)."""
     if not (run.folder / "eval" / CARDS).is_file():
-        return None, f"it has not been scored: make eval RUN={run.name}"
+        return None, f"it has not been scored: {run.command('eval')}"
     try:
         return results_of(run), ""
     except UsageError as error:

@@ -129,9 +129,7 @@ def _before_augment(run: Run) -> list[Drawn]:
     settings, random_seed = run.file.train, run.file.train.random_seeds[0]
     rows = sample_rows(run)
     if not rows:
-        raise UsageError(
-            f"runs/{run.name}.yaml: no rows yet, and no seeds: augment first (make augment RUN={run.name})"
-        )
+        raise UsageError(f"runs/{run.name}.yaml: no rows yet, and no seeds: augment first ({run.command('augment')})")
     file = run.file.augment.rows_file
     what = f"rows of {path_of(file)}, before any filter" if file else "seeds, in place of the rows"
     drawn = nested(rows, min(max(settings.sizes) or len(rows), len(rows)), random_seed)

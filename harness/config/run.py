@@ -5,6 +5,7 @@ All paths in them are relative to the project: the folder that holds `runs/`.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -372,6 +373,11 @@ class Run:
     def folder(self) -> Path:
         """Where this run's results land."""
         return self.root / "runs" / self.name
+
+    def command(self, target: str) -> str:
+        """What people type to have a stage of this run made, with the settings of this command."""
+        settings = " ".join(f"--set {shlex.quote(setting)}" for setting in self.settings)
+        return f"make {target} RUN={self.name}" + (f' ARGS="{settings}"' if settings else "")
 
     @property
     def teacher(self) -> Teacher:

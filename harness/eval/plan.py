@@ -106,7 +106,7 @@ def plan_scoring(run: Run) -> EvalPlan:
         path = (run.folder / "train" / CELLS).relative_to(run.root)
         raise UsageError(
             f"{path} is of other rows, students or settings than {run.name} has now, or was stopped: train first"
-            f" (make train RUN={run.name})"
+            f" ({run.command('train')})"
         )
     students = _students(trained, grid, run.file.eval, run.root, run.name)
     compared, notes = compared_candidates(

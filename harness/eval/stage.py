@@ -95,7 +95,7 @@ def evaluate(
     for name, why in not_run.items():
         terminal.say(f"eval: the suite {name} was not run: {why}")
     if stop():
-        raise Interrupted(f"stopped: {summary} are stored; go on with: make eval RUN={run.name}")
+        raise Interrupted(f"stopped: {summary} are stored; go on with: {run.command('eval')}")
     return stored
 
 

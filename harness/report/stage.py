@@ -78,10 +78,10 @@ def stored_report(run: Run) -> Path:
 
     Raises UsageError where there is none, where it was edited, and where it is of other scores than are stored now.
     """
-    folder, command = run.folder / "eval", f"make report RUN={run.name}"
+    folder, command = run.folder / "eval", run.command("report")
     path = folder / REPORT
     if not path.is_file():
-        raise UsageError(f"{run.name} has no report yet: make eval RUN={run.name}")
+        raise UsageError(f"{run.name} has no report yet: {run.command('eval')}")
     results = results_of(run)
     manifest = read_manifest(folder, SEAL)
     if manifest is None or manifest.inputs != results.manifest.seal:

@@ -156,7 +156,7 @@ def plan_training(run: Run) -> TrainPlan:
     plan, unmeasured = outline_training(run)
     if unmeasured:
         what = "; ".join(missing.words for missing in unmeasured)
-        raise UsageError(f"runs/{run.name}: {what}: train first (make train RUN={run.name})")
+        raise UsageError(f"runs/{run.name}: {what}: train first ({run.command('train')})")
     return plan
 
 

@@ -156,7 +156,7 @@ def measure_rows(run: Run, models: Models, terminal: Terminal, stop: Stop) -> No
                 else:
                     _choose_diverse(rows, largest, run.cache, models, terminal)
         if stop():
-            raise Interrupted(f"stopped: rows that are measured are kept; go on with: make train RUN={run.name}")
+            raise Interrupted(f"stopped: rows that are measured are kept; go on with: {run.command('train')}")
 
 
 # --- by a student

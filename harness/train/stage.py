@@ -91,7 +91,7 @@ def train(
     stopped = len(done) < len(plan.cells)
     if stopped or stop():
         what = _summary(plan, done)
-        more = f"; go on with: make train RUN={run.name}" if stopped else ""
+        more = f"; go on with: {run.command('train')}" if stopped else ""
         raise Interrupted(f"stopped: {what} are trained{more}")
     return sum(planned.key in missing for planned in done)
 
