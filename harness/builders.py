@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from harness.errors import MachineError, UsageError
 from harness.models.teachers import NOBODY, OWN_TEACHER, Teachers, place_of
 
 if TYPE_CHECKING:
+    from harness.cluster.nodes import Nodes
+    from harness.config.cluster import Cluster
     from harness.config.run import Run
     from harness.config.teacher import OpenAITeacher, Teacher, VLLMTeacher
     from harness.engines.protocols import Generator, StudentEngine
@@ -100,9 +102,13 @@ def form_scorer(run: Run, terminal: Terminal) -> Callable[[Cell, Path], Callable
     return open_form
 
 
-def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Generator]]:
-    """The models that write and judge in a run, and a builder of what answers for them."""
+def teachers_of(
+    run: Run, terminal: Terminal, join: Callable[[], Nodes] | None = None
+) -> tuple[Teachers, Callable[[], Generator]]:
+    """The models that write and judge in a run, and a builder of what answers for them.
 
+    `join` joins the cluster that the run names. Without it all engines are on this machine.
+    """
     if not run.file.augment.asking:
         return Teachers(own=NOBODY), _nobody  # own rows and nothing to judge
     sources = {name: _sources(teacher, run, terminal, name) for name, teacher in run.file.all_teachers.items()}
@@ -114,14 +120,29 @@ def teachers_of(run: Run, terminal: Terminal) -> tuple[Teachers, Callable[[], Ge
                 " written as base_url: [ADDRESS, ADDRESS]"
             )
     teachers = Teachers(own=models.pop(OWN_TEACHER, NOBODY), named=models)
-    engines = [source for some in sources.values() for source in some]
-    return teachers, engines[0].build if len(engines) == 1 else lambda: SeveralEngines(engines, terminal.say)
+    here = [source for some in sources.values() for source in some]
+    if join is None or run.file.on_cluster is None:
+        return teachers, _together(here, terminal.say)
+    engines = _on_cluster(sources, run.file.on_cluster, run, join, terminal)
+    if engines == here:  # endpoints alone
+        return teachers, _together(here, terminal.say)
+
+    def build() -> Generator:
+        join()  # in the thread of the command, whose signals Ray takes
+        return _together(engines, terminal.say)()
+
+    return teachers, build
+
+
+def _together(engines: Sequence[Source], say: Callable[[str], None]) -> Callable[[], Generator]:
+    """A builder of engines at work as one."""
+    return engines[0].build if len(engines) == 1 else lambda: SeveralEngines(engines, say)
 
 
 def own_teacher(run: Run) -> tuple[str, Callable[[], Generator]]:
     """name@revision of the run's own teacher, and a builder of its engine. Raises UsageError where it has none."""
     sources = _sources(run.teacher, run, Terminal())
-    return sources[0].model, sources[0].build if len(sources) == 1 else lambda: SeveralEngines(sources)
+    return sources[0].model, _together(sources, lambda text: None)
 
 
 def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEACHER) -> list[Source]:
@@ -138,28 +159,35 @@ def _sources(teacher: Teacher, run: Run, terminal: Terminal, name: str = OWN_TEA
         source = Source(
             teacher.model, f"{teacher.model}@{file_digest(script)}", functools.partial(_scripted_engine, script)
         )
-        return _on_cluster(source, teacher, run, terminal)
+        return [source]
     resolved = resolve(teacher.model, run.cache, teacher.revision, run.root)
     if teacher.engine == "vllm" and find_spec("vllm") is not None:
         build: Callable[[], Generator] = functools.partial(_vllm_engine, resolved, run.file.random_seed, teacher)
-        return _on_cluster(Source(teacher.model, resolved.identity, build), teacher, run, terminal)
+        return [Source(teacher.model, resolved.identity, build)]
     if teacher.engine == "vllm":
         terminal.say("vLLM is not installed here: the transformers engine does the teacher's work, more slowly")
     if any(step.output != "text" for _, step in run.file.augment.asked_in()):
         terminal.say("the transformers engine does not guide JSON: completions without the JSON asked for give no row")
     build = functools.partial(_transformers_engine, resolved)
-    return _on_cluster(Source(teacher.model, resolved.identity, build), teacher, run, terminal)
+    return [Source(teacher.model, resolved.identity, build)]
 
 
-def _on_cluster(source: Source, teacher: Teacher, run: Run, terminal: Terminal) -> list[Source]:
-    """An engine where it is, or as many of it on a cluster as the run names."""
-    if run.file.cluster is None:
-        return [source]
+def _on_cluster(
+    sources: Mapping[str, list[Source]], cluster: Cluster, run: Run, join: Callable[[], Nodes], terminal: Terminal
+) -> list[Source]:
+    """Endpoints as they are, and of each engine whose weights are loaded as many on a cluster as the run names."""
     from harness.cluster.replica import replicas
 
-    parallel = getattr(teacher, "tensor_parallel_size", None) or 1
-    room = getattr(teacher, "concurrency", IN_FLIGHT)
-    return replicas(source, run.file.cluster, run.folder / "cluster", room, parallel, terminal.say)
+    asked: list[Source] = []
+    loaded: list[tuple[Source, int, int]] = []
+    for name, some in sources.items():
+        teacher = run.file.all_teachers[name]
+        if teacher.engine == "openai":
+            asked += some
+            continue
+        room = getattr(teacher, "concurrency", IN_FLIGHT)
+        loaded.append((some[0], room, getattr(teacher, "tensor_parallel_size", None) or 1))
+    return [*asked, *replicas(loaded, cluster, run.folder / "cluster", join, terminal.say)]
 
 
 # Builders of engines that know nothing but their arguments: a worker of a cluster calls them as well.

@@ -14,6 +14,8 @@ import typer
 from harness import verbs
 from harness.builders import form_scorer, openers, scorers, vllm_of
 from harness.commands.init.verb import init
+from harness.config.cluster import address_given
+from harness.core.environment import set_defaults
 from harness.core.terminal import Stop, Terminal, clean_up_on_signals, tell
 from harness.errors import HarnessError, MachineError, UsageError
 
@@ -55,8 +57,7 @@ Student = Annotated[str | None, typer.Option(metavar="STUDENT", help="This stude
 Common = Annotated[bool, typer.Option("--common", help="Where a suite changed, compare on the shared items only.")]
 EXPORT_TO = "fields (the task's own), messages, sharegpt, alpaca or prompt_completion."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, at what cost; do nothing.")]
-
-ClusterAt = Annotated[str | None, typer.Option("--cluster", metavar="ADDRESS", help="Of a Ray cluster; local: here.")]
+ClusterAt = Annotated[str | None, typer.Option("--cluster", metavar="ADDRESS", help="local, auto, [ray://]HOST:PORT.")]
 
 
 def _version(asked: bool) -> None:
@@ -388,7 +389,9 @@ def doctor(cluster: ClusterAt = None) -> None:
     from harness.cluster.doctor import examine_cluster
     from harness.commands.doctor import examine
 
-    Terminal().say(examine_cluster(cluster, Path.cwd()) if cluster else examine(Path.cwd()))
+    report = (examine(Path.cwd()), True) if cluster is None else examine_cluster(address_given(cluster), Path.cwd())
+    Terminal().say(report[0])
+    raise typer.Exit(0 if report[1] else MachineError.exit_code)
 
 
 @app.command(name="hard-examples")
@@ -412,7 +415,7 @@ def clean(dry_run: DryRun = False) -> None:
 
 def main() -> None:
     """The console command: errors become one message and their exit code."""
-    verbs.set_defaults()
+    set_defaults()
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight ours
     clean_up_on_signals()
     _warn_of_other_code(Path.cwd())
@@ -436,7 +439,7 @@ def _tell(error: HarnessError, word: str) -> int:
 def _load(run: str, settings: list[str] | None, cluster: str | None = None) -> Run:
     from harness.config.load import load_named_run
 
-    more = [] if cluster is None else [f"cluster.address={cluster}"]
+    more = [] if cluster is None else [f"cluster.address={address_given(cluster)}"]
     return load_named_run(run, [*(settings or []), *more], _warn_of_other_code)
 
 

@@ -5,7 +5,6 @@ Each function takes a loaded run. What a stage needs is imported when it is call
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from harness.errors import MachineError
 
 if TYPE_CHECKING:
     from harness.augment.funnel import Funnel
-    from harness.config.cluster import Cluster
     from harness.config.run import Run
     from harness.engines.protocols import Generator
     from harness.models.teachers import Teachers
@@ -26,19 +24,19 @@ if TYPE_CHECKING:
 @contextmanager
 def _teachers_at_work(run: Run, terminal: Terminal, stop: Stop) -> Iterator[tuple[Teachers, Callable[[], Generator]]]:
     """The run's teachers and what opens their engines, with its rows held for this command. Closes them after it."""
-    from harness.cluster.connect import connected
+    from harness.cluster.connect import joining
     from harness.core.store import locked
     from harness.engines.leaving import closed_at_end
 
-    teachers, build = teachers_of(run, terminal)
     folder, what = run.folder / "augment", f"augment of {run.name}"
     with (
         stop.listening(),
         locked(folder, what),
-        connected(run.file.cluster, terminal.say),
-        closed_at_end(build) as engine,
+        joining(run.file.cluster, run.root, terminal.say) as join,
     ):
-        yield teachers, engine
+        teachers, build = teachers_of(run, terminal, join)
+        with closed_at_end(build) as engine:
+            yield teachers, engine
 
 
 def augment(run: Run, terminal: Terminal, stop: Stop) -> Funnel | None:
@@ -49,7 +47,7 @@ def augment(run: Run, terminal: Terminal, stop: Stop) -> Funnel | None:
     require_models(run)  # before a teacher is paid
     with _teachers_at_work(run, terminal, stop) as (teachers, engine):
         funnel = stage(run, teachers, engine, terminal, stop, students_of(run))
-    if run.file.cluster:
+    if run.file.on_cluster:
         for line in costs_of(run, funnel.kept if funnel else 0):
             terminal.say(f"  {line}")
     return funnel
@@ -83,25 +81,17 @@ def preview(run: Run, terminal: Terminal, stop: Stop, rows: int) -> None:
         show_rows(run, teachers, engine, terminal, stop, rows, students_of(run))
 
 
-@contextmanager
-def _tasks(run: Run, terminal: Terminal) -> Iterator[Cluster | None]:
-    """The cluster that the run names, joined for this command, or None."""
-    from harness.cluster.connect import connected
-
-    with connected(run.file.cluster, terminal.say):
-        yield run.file.cluster
-
-
 def train(run: Run, terminal: Terminal, stop: Stop, processes: Processes) -> int | None:
     """Train the missing cells. Returns and raises as the stage."""
+    from harness.cluster.connect import joining
     from harness.train.stage import train as stage
 
-    with stop.listening(), _tasks(run, terminal) as cluster:
+    with stop.listening(), joining(run.file.cluster, run.root, terminal.say) as join:
         elsewhere = None
-        if cluster is not None:
+        if run.file.on_cluster:
             from harness.cluster.tasks import cells_on
 
-            elsewhere = cells_on(cluster, run, terminal, stop)
+            elsewhere = cells_on(run.file.on_cluster, run, join, terminal, stop)
         return stage(run, terminal, stop, row_models(run), processes, elsewhere)
 
 
@@ -113,15 +103,16 @@ def evaluate(run: Run, terminal: Terminal, stop: Stop) -> None:
 
 def score(run: Run, terminal: Terminal, stop: Stop) -> None:
     """Score what is not scored yet. Raises as the stage."""
+    from harness.cluster.connect import joining
     from harness.commands.show_batch import store_rows
     from harness.eval.stage import evaluate as stage
 
-    with stop.listening(), _tasks(run, terminal) as cluster:
+    with stop.listening(), joining(run.file.cluster, run.root, terminal.say) as join:
         elsewhere = None
-        if cluster is not None:
+        if run.file.on_cluster:
             from harness.cluster.tasks import cards_on
 
-            elsewhere = cards_on(cluster, run, scorers, terminal, stop)
+            elsewhere = cards_on(run.file.on_cluster, run, join, scorers, terminal, stop)
         stored = stage(run, openers(run), terminal, stop, elsewhere)
     if stored is not None:  # reading rows takes seconds of imports, and the report has those of the last time
         store_rows(run)
@@ -133,15 +124,6 @@ def report(run: Run, terminal: Terminal) -> None:
     from harness.report.stage import report as stage
 
     stage(run, terminal, may_ship(run))
-
-
-def set_defaults() -> None:
-    """Set what libraries read from the environment when they are first imported, where nobody has set it."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # must be set before torch is first imported
-    # Threads that wait spin: beside a busy process that cost 40 times the time. So they spin less; 3% slower alone.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 @contextmanager

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from harness.cluster.carry import made, packed, packed_since, put_in_place, unpacked
+from harness.cluster.carry import COPIES, packed, packed_results, put_in_place, unpacked
 from harness.errors import MachineError
 
 GOES = (
-    "runs/shop.yaml", "runs/shop/augment/train.jsonl", "runs/shop/train/cells.json", "prompts/shop/task.yaml",
-    "suites/shop.yaml", "runs/.cache/students/abc/adapter.safetensors", "runs/.cache/scores/k.json",
+    "runs/shop.yaml", "runs/shop/augment/train.jsonl", "runs/shop/train/cells.json", "runs/shop/eval/scorecards.json",
+    "prompts/shop/task.yaml", "suites/shop.yaml", "runs/.cache/students/abc/adapter.safetensors",
+    "runs/.cache/scores/k.json", "runs/.cache/scores/k.part.jsonl", "runs/.cache/row_scores/fit.jsonl",
 )  # fmt: skip
 STAYS = (
-    "runs/shop/eval/report.md", "runs/other/train/cells.json", "runs/.cache/calls.sqlite", "runs/.cache/models/m/w",
-    "runs/.cache/students/.abc.tmp/w", "runs/.cache/scores/k.part.jsonl", ".venv/bin/python", ".git/HEAD",
+    "runs/other/train/cells.json", "runs/.cache/calls.sqlite", "runs/.cache/models/m/w", ".env", "suites/.hidden",
+    "runs/.cache/students/.abc.tmp/w", ".venv/bin/python", ".git/HEAD",
 )  # fmt: skip
 
 
@@ -25,32 +27,60 @@ def write(root: Path, *paths: str, text: str = "x") -> None:
         (root / path).write_text(text)
 
 
-def test_what_stages_read_goes_and_what_they_made_comes_back(tmp_path: Path) -> None:
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_stages_read_goes_and_what_was_asked_for_comes_back(tmp_path: Path) -> None:
     write(tmp_path, *GOES, *STAYS)
     with unpacked(packed(tmp_path, "shop")) as copy:
-        assert {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()} == set(GOES)
-        before = made(copy)
-        assert {str(path) for path in before} == {path for path in GOES if ".cache" in path}
-        write(copy, "runs/.cache/students/new/adapter.safetensors", "runs/.cache/scores/n.json", text="new")
-        write(copy, "runs/.cache/scores/n.jsonl", "runs/.cache/scores/half.part.jsonl", text="new")
-        back = packed_since(copy, before)
+        assert files(copy) == set(GOES)
+        write(copy, "runs/.cache/students/new/adapter.safetensors", "runs/.cache/students/other/w", text="new")
+        write(copy, "runs/.cache/scores/n.jsonl", "runs/.cache/scores/n.json", "runs/.cache/scores/o.json", text="new")
+        students = packed_results(copy, "train", ["new"])
+        scores = packed_results(copy, "eval", ["n", "k"])
     assert not copy.exists()
-    put_in_place(tmp_path, back)
-    assert {str(path) for path in made(tmp_path) - before} == {
-        "runs/.cache/students/new/adapter.safetensors",
-        "runs/.cache/scores/n.json",
-        "runs/.cache/scores/n.jsonl",
-    }
+    put_in_place(tmp_path, students)
+    assert files(tmp_path) - {*GOES, *STAYS} == {"runs/.cache/students/new/adapter.safetensors"}
+    put_in_place(tmp_path, scores)
+    new = {f"runs/.cache/{name}" for name in ("students/new/adapter.safetensors", "scores/n.json", "scores/n.jsonl")}
+    assert files(tmp_path) - {*GOES, *STAYS} == new
     assert not list((tmp_path / "runs/.cache").glob(".carried*"))
 
 
-def test_what_is_there_already_stays(tmp_path: Path) -> None:
-    write(tmp_path, "runs/.cache/students/new/w", text="here")
+def test_what_was_damaged_here_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path, "runs/.cache/students/new/w", "runs/.cache/students/new/old", text="damaged")
+    write(tmp_path, "runs/.cache/scores/n.json", text="damaged")
     with unpacked(packed(tmp_path, "shop")) as copy:
-        write(copy, "runs/.cache/students/new/w", text="there")
-        back = packed_since(copy, set())
-    put_in_place(tmp_path, back)
-    assert (tmp_path / "runs/.cache/students/new/w").read_text() == "here"
+        (copy / "runs/.cache/students/new/old").unlink()
+        write(copy, "runs/.cache/students/new/w", "runs/.cache/scores/n.json", text="whole")
+        made = packed_results(copy, "train", ["new"]), packed_results(copy, "eval", ["n"])
+    for data in made:
+        put_in_place(tmp_path, data)
+    assert files(tmp_path) == {"runs/.cache/students/new/w", "runs/.cache/scores/n.json"}
+    assert {(tmp_path / name).read_text() for name in files(tmp_path)} == {"whole"}
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path, *GOES)
+    (tmp_path / "prompts/up").symlink_to(tmp_path)
+    (tmp_path / "prompts/nowhere").symlink_to(tmp_path / "is not there")
+    elsewhere = tmp_path.with_name(f"{tmp_path.name}-elsewhere")
+    write(elsewhere, "seeds.jsonl")
+    (tmp_path / "prompts/data").symlink_to(elsewhere)
+    with unpacked(packed(tmp_path, "shop")) as copy:
+        assert files(copy) == {*GOES, "prompts/data/seeds.jsonl"}
+
+
+def test_copies_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, mine = tmp_path / f"{COPIES}99999999.abc", tmp_path / f"{COPIES}{os.getpid()}.abc"
+    write(left, "runs/x")
+    write(mine, "runs/x")
+    write(tmp_path / "project", *GOES)
+    with unpacked(packed(tmp_path / "project", "shop")):
+        assert not left.exists()
+        assert mine.exists()
 
 
 def test_a_project_that_is_too_large_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

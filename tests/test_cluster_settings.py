@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import functools
+import json
 import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 import harness
 from harness.augment.node_work import NodeWork, by_kind, note, noted
-from harness.cluster.connect import authentication, where
-from harness.cluster.doctor import judged, look
-from harness.cluster.nodes import CPU, kind_of
+from harness.cluster.connect import authentication
+from harness.cluster.doctor import judged
+from harness.cluster.nodes import CPU, Able, Found, Nodes, Seen, kind_of, look, why_unable
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
-from harness.cluster.tasks import Share, StepLogs, _call
-from harness.config.cluster import Cluster
+from harness.cluster.spread import Share, _call
+from harness.cluster.tasks import StepLogs
+from harness.config.cluster import Cluster, address_given
 from harness.config.inputs import rows_source, scores_source, students_source
 from harness.config.load import load_run
 from harness.engines.scripted import Script, ScriptedEngine
 from harness.engines.several import Source
-from harness.errors import UsageError
+from harness.errors import MachineError, UsageError
 from harness.records import Completion, Origin, Request, Sampling
 from harness.report.sections import cost
 from tests.project import write_project
@@ -47,24 +52,66 @@ def test_what_no_cluster_has_is_refused(tmp_path: Path, wrong: str) -> None:
         load_run(write_project(tmp_path, "nobody"), [wrong])
 
 
-def test_addresses() -> None:
-    assert where("local")["include_dashboard"] is False
-    for address in ("auto", "10.0.0.1:6379", "ray://head:10001"):
-        assert where(address) == {"address": address}
-    with pytest.raises(UsageError, match=r"cluster\.address nowhere"):
-        where("nowhere")
+def test_addresses(tmp_path: Path) -> None:
+    for address in ("local", "auto", "10.0.0.1:6379", "ray://head:10001", "[::1]:6379"):
+        assert address_given(address) == address
+    for address in ("nowhere", "host:port", "http://x:1", "", "head:123456", "ray://head"):
+        with pytest.raises(
+            UsageError, match=r"--cluster '.*': an address is local, auto, HOST:PORT or ray://HOST:PORT"
+        ):
+            address_given(address)
+    path = write_project(tmp_path, "nobody")
+    path.write_text(path.read_text() + "cluster:\n  address: nowhere\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(UsageError, match=rf"shop\.yaml:{line}: cluster\.address"):
+        load_run(path)
+
+
+def test_a_cluster_without_an_address_is_not_joined(tmp_path: Path) -> None:
+    path = write_project(tmp_path, "nobody")
+    settings = ["cluster.replicas=2"]
+    assert load_run(path, settings).file.on_cluster is None
+    on = load_run(path, [*settings, "cluster.address=local"])
+    assert on.file.on_cluster == Cluster(address="local", replicas=2)
+    assert on.command("train") == ('make train RUN=shop ARGS="--set cluster.replicas=2 --set cluster.address=local"'), (
+        "what is typed next goes on with the same settings"
+    )
 
 
 def test_each_replica_is_a_source_of_the_same_model() -> None:
     source = Source("teacher", "script@1", functools.partial(ScriptedEngine, Script().answer))
-    made = replicas(source, Cluster(replicas=2, silent_s=7), Path("logs"), room=5, parallel=2, say=lambda text: None)
+    other = Source("judge", "script@2", functools.partial(ScriptedEngine, Script().answer))
+    nodes = Nodes(Path(), lambda text: None)
+    made = replicas(
+        [(source, 5, 2), (other, 6, 1)], Cluster(replicas=2, silent_s=7), Path("logs"), lambda: nodes, print
+    )
     assert [(one.name, one.model) for one in made] == [
         ("teacher, replica 1", "script@1"),
         ("teacher, replica 2", "script@1"),
+        ("judge, replica 1", "script@2"),
+        ("judge, replica 2", "script@2"),
     ]
-    engine = made[0].build()
-    assert isinstance(engine, Replica)
-    assert (engine.room, engine.parallel, engine.silent_s, engine.build) == (5, 2, 7, source.build)
+    engines = [one.build() for one in made]
+    assert all(isinstance(engine, Replica) for engine in engines)
+    first, *_, last = (engine.wanted for engine in engines if isinstance(engine, Replica))
+    assert (first.room, first.parallel, first.cluster.silent_s, first.build) == (5, 2, 7, source.build)
+    assert (first.number, last.number, last.of) == (1, 4, 4), "each teacher's replicas need room beside the other's"
+
+
+def found(name: str, cpus: float, gpus: float = 0, **seen: Any) -> Found:
+    said: Seen = {"harness": harness.__version__, "python": "3.11.7", "shared": True, "missing": []}
+    return Found(name, name, {"CPU": cpus, "GPU": gpus}, cast(Seen, said | seen))
+
+
+def test_room_is_counted_node_by_node() -> None:
+    able = Able((found("a", 8, 2), found("b", 3)), ("bad",))
+    assert able.selector == {"ray.io/node-id": "!in(bad)"}
+    assert (able.room(2, 0), able.room(2, 1), able.room(0.5, 2), able.room(0, 0) > 1000) == (5, 2, 1, True)
+    with pytest.raises(UsageError, match=r"no node has 9 CPUs and 0 GPUs.*a: 8 CPUs and 2 GPUs; b: 3 CPUs and 0 GPUs"):
+        able.room(9, 0)
+    assert able.all_see
+    assert not Able((found("a", 8, shared=False),)).all_see
+    assert Able((found("a", 8),)).selector is None
 
 
 def test_a_server_takes_requests_while_it_works_and_hands_out_what_came() -> None:
@@ -81,20 +128,39 @@ def test_a_server_takes_requests_while_it_works_and_hands_out_what_came() -> Non
     assert not [thread for thread in threading.enumerate() if thread not in before and thread.is_alive()]
 
 
+def test_what_was_answered_before_an_error_is_handed_out_first() -> None:
+    class Breaks:
+        def generate(self, asked: Iterable[Request | None]) -> Iterator[Completion]:
+            for number, request in enumerate(asked):
+                if number == 3 or request is None:
+                    raise MachineError("it broke")
+                yield Script().answer(request)
+
+    server = Server()
+    server.open(Breaks)
+    came = server.step(requests(4), 1.0)
+    while len(came) < 3:
+        came += server.step([], 1.0)
+    with pytest.raises(MachineError, match="it broke"):
+        server.step([], 10.0)
+
+
 def test_doctor_says_what_a_node_lacks(tmp_path: Path) -> None:
     seen = look(tmp_path / "not there")
     assert seen["shared"] is False
-    seen |= {"harness": "0.0", "missing": ["vllm"]}
-    (first, *others) = judged("n1 (10.0.0.1)", "8 CPUs", seen)
-    assert first == (True, f"n1 (10.0.0.1): 8 CPUs, Python {seen['python']}, harness 0.0")
-    assert [good for good, _ in others] == [False] * 3
-    said = " ".join(text for _, text in others)
-    for part in ("install the same", "does not see this folder", "vllm not installed"):
+    assert why_unable(seen) == ""
+    old = found("n1", 8, harness="0.0", shared=False, missing=["vllm"])
+    assert old.seen
+    findings = judged(replace(old, why=why_unable(old.seen)))
+    assert [good for good, _ in findings] == [True, False, False, False]
+    said = " ".join(text for _, text in findings)
+    for part in ("n1: 8 CPUs and 0 GPUs", "install the same", "does not see this folder", "vllm not installed"):
         assert part in said
+    assert "torch, peft not installed" in why_unable(seen | {"missing": ["torch", "peft", "vllm"]})
+    assert why_unable(seen | {"missing": ["vllm"]}) == "", "it can train and score"
     (tmp_path / "there").touch()
-    assert judged("n", "s", look(tmp_path / "there") | {"missing": []}) == [
-        (True, f"n: s, Python {seen['python']}, harness {harness.__version__}")
-    ]
+    assert look(tmp_path / "there")["shared"]
+    assert [good for good, _ in judged(found("n", 8))] == [True]
 
 
 def test_what_nodes_did_is_said_by_their_kind(tmp_path: Path) -> None:
@@ -109,31 +175,44 @@ def test_what_nodes_did_is_said_by_their_kind(tmp_path: Path) -> None:
         note(tmp_path / "cluster", work)
     lines = list(by_kind(noted(tmp_path / "cluster"), kept=50, prices={"H100": 3.0}))
     assert lines == [
-        "CPU: 1 replica on 1 node, 100 answers, 5000 tokens, 0.5 replica hours",
+        "CPU: 1 replica on 1 node, 100 answers, 5000 tokens, 0.5 replica hours, no price (cluster.prices has H100)",
         "H100: 2 replicas on 2 nodes, 200 answers, 10000 tokens, 1 replica hours, 3 in money, 0.06 per kept row",
     ]
+    (unpriced, _) = by_kind(noted(tmp_path / "cluster"), kept=50, prices={"H100": 3.0, "H2OO": 4.0})
+    assert unpriced.endswith("no price (cluster.prices has H100, H2OO)")
+    with (tmp_path / "cluster/nodes.jsonl").open("a") as file:
+        file.write('{"replica": "to')  # a kill
+    assert len(noted(tmp_path / "cluster")) == 3
     said = cost(None, lines, [], [])
     assert all(line in said for line in lines), "the report has them"
     assert "cluster" not in cost(None, [], [], [])
 
 
 def test_a_task_is_refused_by_a_node_with_another_version(tmp_path: Path) -> None:
-    share = Share(lambda run, share: None, (), (), "", version="9.9")
-    with pytest.raises(UsageError, match=r"the node .* has harness .*, the machine that drives the run has 9\.9"):
-        _call(None, tmp_path, "shop", tmp_path / "none/cluster/x.log", share)
+    share = Share(lambda run, share, stop: None, (), "train", (), "", version="9.9")
+    outcome = _call(None, tmp_path, "shop", tmp_path / "none/cluster/x.log", share)
+    assert isinstance(outcome.error, UsageError)
+    assert "the machine that drives the run has 9.9: install the same there" in str(outcome.error)
+
+
+def step(cell: str, number: int) -> str:
+    return json.dumps({"cell": cell, "step": number}) + "\n"
 
 
 def test_steps_of_all_processes_are_counted_as_they_come(tmp_path: Path) -> None:
-    (tmp_path / "log-0-of-2.jsonl").write_text("{}\n{}\n")
+    (tmp_path / "log-0-of-2.jsonl").write_text(step("a", 1) + step("a", 2))
     logs = StepLogs(tmp_path)
     assert logs.steps() == 0, "those of earlier commands do not count"
     with (tmp_path / "log-0-of-2.jsonl").open("a") as one, (tmp_path / "log-1-of-2.jsonl").open("a") as other:
-        one.write("{}\n")
-        other.write("{}\n{}\n{")
-    assert logs.steps() == 3
+        one.write(step("a", 3))
+        other.write(step("b", 1) + step("b", 2) + step("b", 3)[:5])
+    assert logs.steps() == 5
     with (tmp_path / "log-1-of-2.jsonl").open("a") as other:
-        other.write("}\n")
-    assert logs.steps() == logs.steps() == 4
+        other.write(step("b", 3)[5:])
+    assert logs.steps() == logs.steps() == 6
+    with (tmp_path / "log-1-of-2.jsonl").open("a") as other:
+        other.write(step("b", 1) + step("b", 2))  # its process was killed, and begins anew
+    assert logs.steps() == 6
 
 
 def test_rays_client_is_told_to_send_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from harness.builders import openers
 from harness.commands.ask import Question, answers, asked_candidates, question_of
 from harness.config.load import load_run, run_path
 from harness.config.run import Run as LoadedRun
+from harness.core.environment import set_defaults
 from harness.core.terminal import Stop, Terminal
 from harness.errors import HarnessError, Interrupted, UsageError
 from harness.eval.current import results_of
@@ -266,7 +267,7 @@ def ours() -> Iterator[None]:
     """Turn whatever ends the work into an exception of ours."""
     try:
         with verbs.machine_errors():
-            verbs.set_defaults()
+            set_defaults()
             # bars of these libraries would fight ours; whoever calls us keeps their own
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
             warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in a notebook

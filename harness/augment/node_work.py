@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from harness.config.run import Run
-from harness.core.json_file import read_jsonl
 from harness.core.record import Record
 from harness.core.store import disk_errors
 
@@ -33,8 +35,14 @@ def note(folder: Path, work: NodeWork) -> None:
 
 
 def noted(folder: Path) -> list[NodeWork]:
-    """All that was noted, the oldest first."""
-    return [work for _, work in read_jsonl(folder / FILE, NodeWork)] if (folder / FILE).is_file() else []
+    """All that was noted, the oldest first. A line that a kill left torn is left out: it is a statistic."""
+    if not (folder / FILE).is_file():
+        return []
+    work: list[NodeWork] = []
+    for line in (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValidationError):
+            work.append(NodeWork.model_validate_json(line))
+    return work
 
 
 def costs_of(run: Run, kept: int) -> list[str]:
@@ -56,5 +64,7 @@ def by_kind(done: Sequence[NodeWork], kept: int, prices: Mapping[str, float]) ->
         said += f" {hours:.3g} replica hours"
         if kind in prices:
             money = hours * prices[kind]
-            said += f", {money:.4g} in money" + (f", {money / kept:.3g} per kept row" if kept else "")
+            said += f", {money:.3g} in money" + (f", {money / kept:.3g} per kept row" if kept else "")
+        elif prices:
+            said += f", no price (cluster.prices has {', '.join(sorted(prices))})"
         yield said

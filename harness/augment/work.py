@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,7 @@ from harness.config.run import Run
 from harness.config.teacher import pricing
 from harness.core.collector import collecting_rarely
 from harness.core.terminal import Stop, Terminal
-from harness.engines.call_cache import CallCache
-from harness.engines.call_place import call_file
+from harness.engines.call_place import calls_of
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
 from harness.filters import AnyFilter, Context, Protected, Rule, filter_names, judges_of
@@ -98,11 +97,10 @@ def at_work(
     by_name = run.file.all_teachers
     require_pieces_fit(plan, run)
     protected = protected_texts(run.suites, terminal)
-    cache = CallCache(call_file(run.cache, terminal.say), terminal.say)
     over = functools.partial(over_cap, run.file.augment.caps)
     price = pricing({teachers.model(name): one for name, one in by_name.items()})
-    ask = Asker(cache, functools.cache(engine), stop, over=over, price=price, note=note)
-    with collecting_rarely(), closing(cache):
+    with collecting_rarely(), calls_of(run.cache, terminal.say) as cache:
+        ask = Asker(cache, functools.cache(engine), stop, over=over, price=price, note=note)
         context = Context(
             run.root, run.seeds, run.task.labels, protected, teachers, about_seeds(ask, terminal), run.file.random_seed,
             documents={piece.id: f"{piece.title}\n{piece.text}" for piece in plan.documents}, say=terminal.say,

@@ -5,55 +5,77 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harness.cluster.nodes import Nodes, amounts
 from harness.config.cluster import Cluster
 from harness.core.text import one_line
-from harness.errors import MachineError, UsageError, first_line
+from harness.errors import MachineError, UsageError
 
 TOKEN = Path.home() / ".ray/auth_token"  # where Ray keeps it
-ANSWER_S = 10.0  # until a cluster's address is given up
+ANSWER_S = 30.0  # until a cluster's address is given up
 INSTALL = ".venv/bin/pip install --no-deps --require-hashes -r locks/cluster.txt"
 # Ray's own defaults: it sends usage to its makers, and prints what workers print among what the command says
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
 @contextmanager
-def connected(cluster: Cluster | None, say: Callable[[str], None]) -> Iterator[None]:
-    """Joined to a cluster inside the block, or to none.
+def joining(cluster: Cluster | None, root: Path, say: Callable[[str], None]) -> Iterator[Callable[[], Nodes]]:
+    """What joins the cluster when it is first called, so that a command with nothing to do joins none.
+
+    The cluster is left at the end of the block. Raises as `joined`.
+    """
+    with ExitStack() as stack:
+        nodes: list[Nodes] = []
+
+        def join() -> Nodes:
+            if not nodes:
+                assert cluster is not None
+                assert cluster.address is not None
+                stack.enter_context(joined(cluster.address, say))
+                nodes.append(Nodes(root, say))
+            return nodes[0]
+
+        yield join
+
+
+@contextmanager
+def joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Joined to a cluster inside the block. `say` is told which, and what it has.
 
     Raises UsageError without Ray, and MachineError where no cluster answers.
     """
-    if cluster is None:
-        yield
-        return
     for name, value in (ENVIRONMENT | authentication()).items():
         os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
         raise UsageError(f"cluster: Ray is not installed: {INSTALL}") from error
-    already = ray.is_initialized()
-    context: Any = None
-    if not already:
-        try:
-            _require_answer(cluster.address)
-            with _signals_kept():
-                context = ray.init(**where(cluster.address), log_to_driver=False, configure_logging=False)
-        except (OSError, RuntimeError, ValueError) as error:
-            token = "; it may want the token of its head (RAY_AUTH_TOKEN)" if "client connection" in str(error) else ""
-            raise MachineError(f"cluster.address {cluster.address}: {one_line(first_line(error))}{token}") from error
-    dashboard = getattr(context, "dashboard_url", "")
-    say(_seen(ray.nodes(), ray.cluster_resources()) + (f"; dashboard http://{dashboard}" if dashboard else ""))
-    try:
+    with ExitStack() as stack:
+        dashboard = ""
+        if not ray.is_initialized():
+            options: dict[str, Any] = {"address": address}
+            if address == "local":  # what Ray writes is removed again; a longer path than this is too long for sockets
+                folder = tempfile.TemporaryDirectory(prefix="harness.ray.", dir="/tmp", ignore_cleanup_errors=True)
+                options |= {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
+            try:
+                _require_answer(address)
+                with _signals_kept():
+                    context = ray.init(**options, log_to_driver=False, configure_logging=False)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise MachineError(f"cluster.address {address}: {_why_not_joined(address, error)}") from error
+            stack.callback(ray.shutdown)
+            _silence(ray)
+            dashboard = getattr(context, "dashboard_url", "")
+        say(_seen(ray) + (f"; dashboard http://{dashboard}" if dashboard else ""))
         yield
-    finally:
-        if not already:
-            ray.shutdown()
 
 
 def authentication() -> dict[str, str]:
@@ -62,15 +84,6 @@ def authentication() -> dict[str, str]:
     """
     there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or TOKEN.is_file()
     return {"RAY_AUTH_MODE": "token"} if there else {}
-
-
-def where(address: str) -> dict[str, Any]:
-    """What `ray.init` is told of an address. Raises UsageError for one that is none."""
-    if address == "local":
-        return {"address": "local", "include_dashboard": False}
-    if address != "auto" and not address.startswith("ray://") and ":" not in address:
-        raise UsageError(f"cluster.address {address}: local, auto, HOST:PORT or ray://HOST:PORT")
-    return {"address": address}
 
 
 @contextmanager
@@ -85,15 +98,55 @@ def _signals_kept() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+def _silence(ray: Any) -> None:
+    """Have Ray not print what it hears of lost workers: here each is said by name. Ray has no option for it."""
+    worker = ray._private.worker.global_worker
+    with suppress(AttributeError):  # a client of ray:// hears nothing
+        worker.threads_stopped.set()
+        worker.gcs_error_subscriber.close()
+
+
 def _require_answer(address: str) -> None:
-    """Raises OSError where nobody listens at an address: Ray would try for minutes. ValueError for a wrong port."""
+    """Raises OSError where no head of Ray answers at HOST:PORT: joining would take minutes, and print for itself."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host:
-        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    if not host:
+        return
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    if address.startswith("ray://"):
+        return
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"what listens there did not answer as a head of Ray within {ANSWER_S:.0f} s") from None
+    if done.returncode:
+        raise OSError(done.stdout + done.stderr)
 
 
-def _seen(nodes: list[dict[str, Any]], resources: dict[str, float]) -> str:
-    """What the cluster has, in words."""
-    alive = [node for node in nodes if node.get("Alive")]
-    amounts = ", ".join(f"{resources.get(kind, 0):g} {name}" for kind, name in (("CPU", "CPUs"), ("GPU", "GPUs")))
-    return f"cluster: {len(alive)} node{'s' if len(alive) != 1 else ''}, {amounts}"
+def _why_not_joined(address: str, error: Exception) -> str:
+    """Why no cluster was joined, and what to do, by what Ray printed."""
+    said = str(error)
+    port = address.rpartition(":")[2]
+    if isinstance(error, ConnectionRefusedError):
+        return f"nobody listens there: start Ray's head there (`ray start --head --port={port}`), or name where it is"
+    if any(word in said for word in ("nauthenticated", "AuthToken", "AuthenticationError")):
+        return (
+            "it wants another token than this machine has: that of its head, in ~/.ray/auth_token or RAY_AUTH_TOKEN, or"
+            " RAY_AUTH_MODE=disabled on both sides"
+        )
+    if "client connection" in said:
+        return (
+            "no client server of Ray answers there (by default port 10001), or it wants a token (RAY_AUTH_TOKEN): "
+            + one_line(said)[:200]
+        )
+    if "Method not found" in said or "rpc_code: 12" in said:
+        return f"that is not the port of Ray's head: is it ray://{address}?"
+    return one_line(said)[:300] or type(error).__name__
+
+
+def _seen(ray: Any) -> str:
+    """Which cluster it is and what it has, in words."""
+    alive = [node for node in ray.nodes() if node.get("Alive")]
+    resources = ray.cluster_resources()
+    with_these = amounts(resources.get("CPU", 0), resources.get("GPU", 0))
+    return f"cluster {ray.get_runtime_context().gcs_address}: {len(alive)} node{'s' * (len(alive) != 1)}, {with_these}"

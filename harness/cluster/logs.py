@@ -18,6 +18,14 @@ def log_file(folder: Path, name: str) -> Path:
     return folder / f"{re.sub(r'[^a-zA-Z0-9_.]+', '-', name)}.log"
 
 
+def host_of(log: Path) -> str:
+    """The host of the last worker that printed into a log. Empty where that is not seen here."""
+    with suppress(OSError):
+        begun = re.findall(r"(?m)^--- .* on (\S+), process \d+$", log.read_text(encoding="utf-8", errors="replace"))
+        return begun[-1] if begun else ""
+    return ""
+
+
 def log_to(path: Path) -> None:
     """Have this process, and those it starts, print into a file. Nothing happens where its folder is not seen."""
     if not path.parent.parent.is_dir():

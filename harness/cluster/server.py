@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 import harness
 from harness.cluster.logs import log_to
+from harness.core.environment import set_defaults
 from harness.engines.leaving import arriving, close
 from harness.engines.protocols import Generator
 from harness.records import Completion, Request
@@ -25,13 +26,17 @@ class Server:
         self._outbox: SimpleQueue[Completion | BaseException] = SimpleQueue()
         self._flying = 0  # taken by the engine and not answered
         self._worker: threading.Thread | None = None
+        self._error: BaseException | None = None  # the engine's, which ended it
 
-    def hello(self) -> tuple[str, str, int]:
-        """(The node's name, the package's version there, the process)."""
-        return socket.gethostname(), harness.__version__, os.getpid()
+    def hello(self) -> tuple[str, str, int, str]:
+        """(The node's name, the package's version there, the process, the node's id of Ray's)."""
+        import ray
+
+        return socket.gethostname(), harness.__version__, os.getpid(), ray.get_runtime_context().get_node_id()
 
     def open(self, build: Callable[[], Generator], log: Path | None = None) -> None:
         """Build the engine, and set it to work. What it prints goes to `log`. Raises what building raises."""
+        set_defaults()
         if log is not None:
             log_to(log)
         self._engine = build()
@@ -43,13 +48,14 @@ class Server:
         for request in requests:
             self._inbox.put(request)
         came = list(arriving(self._outbox, 0.0))
-        if not came:
+        if not came and self._error is None:
             came = [event for event in [next(arriving(self._outbox, seconds), None)] if event is not None]
             came += arriving(self._outbox, 0.0)
-        for event in came:
-            if isinstance(event, BaseException):
-                raise event
-        return [event for event in came if isinstance(event, Completion)]
+        self._error = next((event for event in came if isinstance(event, BaseException)), self._error)
+        answers = [event for event in came if isinstance(event, Completion)]
+        if self._error is not None and not answers:  # what was answered before is handed out first
+            raise self._error
+        return answers
 
     def close(self) -> None:
         """End the engine's work, and have it give back what it holds. One that is in the middle is not waited for."""

@@ -305,7 +305,7 @@ class RunFile(Record):
     train: Train
     eval: Eval
     report: Report = Report()
-    cluster: Cluster | None = None  # None: all on this machine
+    cluster: Cluster | None = None  # None, or one without an address: all on this machine
     ship: Ship | None = None
 
     @model_validator(mode="before")
@@ -327,6 +327,11 @@ class RunFile(Record):
             names = self.train.data_names
             raise ValueError(f"train.data {names}: {SEEDS_ONLY} needs augment.seeds, and there are none")
         return self
+
+    @property
+    def on_cluster(self) -> Cluster | None:
+        """The cluster that the run works on, or None where it works on this machine."""
+        return self.cluster if self.cluster and self.cluster.address else None
 
     @property
     def all_teachers(self) -> dict[str, Teacher]:

@@ -156,9 +156,10 @@ def _students(
                 f"{lost.folder}: {what} of {cell.name} is missing, or was edited or damaged since it was trained:"
                 f" train first (make train RUN={run} makes it again)"
             )
-        base, rows, began_as = root / cell.base, planned.rows, planned.model.folder
-        candidates += [
-            Candidate(cell.cell, cell.key, base, adapter, prompting, cell.tuned, rows, began_as)
+        candidates += [  # a hub model lies elsewhere on another machine than where it was trained: as planned here
+            Candidate(
+                cell.cell, cell.key, planned.base, adapter, prompting, cell.tuned, planned.rows, planned.model.folder
+            )
             for prompting in (settings.tuned_prompting if cell.tuned else settings.prompting)
         ]
     return candidates

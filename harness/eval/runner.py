@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from harness.augment.rows import writers
 from harness.core.json_file import read_jsonl
 from harness.core.terminal import Stop, Terminal
-from harness.engines.call_cache import CallCache, cached
-from harness.engines.call_place import call_file
+from harness.engines.call_cache import cached
+from harness.engines.call_place import calls_of
 from harness.engines.leaving import closed_at_end
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import Interrupted
@@ -156,8 +155,8 @@ def _judged(scorer: Scorer, suite: Suite, outcome: Outcome, student: StudentEngi
     answered = [score for score in scores if score.status != "failed"]
     items, outputs = [item_by_id[score.item] for score in answered], [score.output for score in answered]
     judge = scorer.openers.judge(rubric.judge)
-    cache = CallCache(call_file(scorer.cache, scorer.terminal.say), scorer.terminal.say)
-    with closing(cache), closed_at_end(lambda: scorer.alone(judge.open)) as engine:
+    calls = calls_of(scorer.cache, scorer.terminal.say)
+    with calls as cache, closed_at_end(lambda: scorer.alone(judge.open)) as engine:
 
         def answers(requests: Sequence[Request]) -> list[Completion]:
             return [completion for completion, _ in cached(requests, cache, engine, scorer.stop)]

@@ -29,7 +29,8 @@ from harness.train.row_scores import NO_MODELS, Models, measure_rows
 from harness.train.trackers import libraries
 from harness.train.watching import watching
 
-Elsewhere = Callable[[Sequence[GridCell]], dict[str, str]]  # trains cells; (key -> why) of those that failed
+# trains the first cells, which are some of the second ones; (key -> why) of those that failed
+Elsewhere = Callable[[Sequence[GridCell], Sequence[GridCell]], dict[str, str]]
 
 
 def train(
@@ -70,11 +71,12 @@ def train(
         prepared = check_students(run, list(missing.values()), terminal.say)
         failed, count = dict[str, str](), 0
         for first in (True, False):  # what others begin from is trained first
-            cells = (planned for planned in missing.values() if planned.is_pretraining is first)
-            mine = processes.mine([planned for planned in cells if planned.can_begin])
+            # divided among processes are all of them, not the missing ones: after a kill each finds its checkpoints
+            every = [planned for planned in plan.cells if planned.is_pretraining is first and planned.steps]
+            mine = [missing[p.key] for p in processes.mine(every) if p.key in missing and missing[p.key].can_begin]
             count += len(mine)
             if elsewhere and mine:
-                failed |= elsewhere(mine)
+                failed |= elsewhere(mine, every)
             else:
                 failed |= group.gathered(
                     train_missing(mine, prepared, run, machine, processes.name, terminal, stop) if mine else {}
@@ -256,7 +258,7 @@ def table(cells: Sequence[TrainedCell]) -> str:
     """
     tuned = [cell for cell in cells if cell.tuned]
     if not tuned:
-        return "no cell is trained yet"
+        return "no student is tuned yet"
     validated = any(cell.validation_loss is not None for cell in tuned)
     more = ["dev loss"] if validated else []
     rows = [("cell", "rows", "steps", "seconds", "tokens/s", "loss first -> last", *more)]

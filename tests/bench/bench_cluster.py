@@ -27,7 +27,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from harness.cluster.replica import Replica
+from harness.cluster.nodes import Nodes
+from harness.cluster.replica import Replica, Wanted
+from harness.config.cluster import Cluster
 from harness.config.load import load_run
 from harness.core.terminal import Stop
 from harness.engines.call_cache import COMMIT_EVERY, CallCache, cached
@@ -82,11 +84,12 @@ def replicas_table(counts: Sequence[int], seconds: float) -> None:
     ray.init(address="local", num_cpus=max(counts), include_dashboard=False, log_to_driver=False)
     print(f"service time {seconds:g} s, {PLACES} places a replica, {ROUNDS} requests a place; {os.cpu_count()} cores")
     print(f"{'replicas':>8} {'requests':>9} {'seconds':>8} {'answers/s':>10} {'of the bound':>13} {'driver CPU':>11}")
+    nodes = Nodes(Path(tempfile.gettempdir()), print)
     for count in counts:
-        engines = [replica(number, seconds) for number in range(count)]
+        engines = [replica(number, seconds, nodes) for number in range(count)]
         warm(engines)
         total = count * PLACES * ROUNDS
-        sources = [Source(one.name, MODEL, functools.partial(_same, one)) for one in engines]
+        sources = [Source(one.wanted.name, MODEL, functools.partial(_same, one)) for one in engines]
         with (
             tempfile.TemporaryDirectory() as folder,
             closing(CallCache(Path(folder) / "calls.sqlite")) as cache,
@@ -103,10 +106,11 @@ def replicas_table(counts: Sequence[int], seconds: float) -> None:
     ray.shutdown()
 
 
-def replica(number: int, seconds: float) -> Replica:
+def replica(number: int, seconds: float, nodes: Nodes) -> Replica:
     """One of many, which needs a hundredth of a core."""
     build = functools.partial(Timed, seconds)
-    return Replica(f"replica {number}", build, 2 * PLACES, 0.01, 0, 1, 600.0, print)
+    cluster = Cluster(cpus=0.01, gpus=0, silent_s=600.0)
+    return Replica(Wanted(f"replica {number}", build, 2 * PLACES, cluster), lambda: nodes, print)
 
 
 def warm(engines: Sequence[Replica]) -> None:
