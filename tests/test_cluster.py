@@ -32,7 +32,6 @@ from harness.engines.call_cache import CallCache, cached
 from harness.engines.scripted import Script
 from harness.engines.several import SeveralEngines, Source
 from harness.errors import MachineError, UsageError
-from harness.eval.results import load_results
 from harness.records import Completion, Origin, Request, Sampling
 from tests.needs import missing, needs_ray, needs_vllm
 from tests.process import environment, finish, harness, start, succeed, wait_for
@@ -347,55 +346,6 @@ def stored_calls(path: Path) -> int:
             return int(db.execute("SELECT COUNT(*) FROM calls").fetchone()[0])
         except sqlite3.OperationalError:  # it is being made
             return 0
-
-
-@pytest.fixture(scope="module")
-def one_machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A project whose run is scored without a cluster."""
-    folder = tmp_path_factory.mktemp("one")
-    write_project(folder, str(tiny_model))
-    for verb in ("augment", "train", "eval"):
-        succeed(folder, verb, "shop")
-    return folder
-
-
-@needs_ray
-@pytest.mark.parametrize("storage", ["auto", "carried"])
-def test_students_and_scores_of_a_cluster_are_those_of_one_machine(
-    tmp_path: Path, one_machine: Path, storage: str
-) -> None:
-    one, many = one_machine, tmp_path / "many"
-    shutil.copytree(one, many)
-    for made in ("shop/train", "shop/eval", ".cache/students", ".cache/scores"):
-        shutil.rmtree(many / "runs" / made)
-    on_cluster = ["--cluster", "local", "--set", "cluster.tasks=2", "--set", f"cluster.storage={storage}"]
-    for verb in ("train", "eval"):
-        succeed(many, verb, "shop", *on_cluster)
-    folders = [folder / "runs/.cache/students" for folder in (one, many)]
-    names = [sorted(path.name for path in folder.iterdir() if path.is_dir()) for folder in folders]
-    assert names[0] == names[1]
-    assert names[0]
-    for name in names[0]:
-        weights = [(folder / name / "adapter_model.safetensors").read_bytes() for folder in folders]
-        assert weights[0] == weights[1]
-    results = [load_results(folder / "runs/shop") for folder in (one, many)]
-    cards = [{(card.suite, card.student, card.prompting): card.metrics for card in result.cards} for result in results]
-    assert cards[0] == cards[1]
-    for verb in ("train", "eval"):
-        assert "nothing to do" in succeed(many, verb, "shop")
-
-
-@needs_ray
-def test_a_signal_is_a_normal_way_to_stop(tmp_path: Path, one_machine: Path) -> None:
-    many = tmp_path / "many"
-    shutil.copytree(one_machine, many)
-    process = start(many, "train", "shop", "--cluster", "local", "--set", "train.min_steps=2000")
-    wait_for(lambda: (many / "runs/shop/cluster/train-1.log").is_file(), process)
-    process.terminate()
-    code, said = finish(process)
-    assert code == 130, said
-    assert "go on with: make train RUN=shop" in said
-    assert "*** SIGTERM" not in said, "to Ray it is a crash"
 
 
 def test_doctor_asks_every_node(ray: Any, tmp_path: Path) -> None:

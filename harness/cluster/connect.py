@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.config.cluster import Cluster
 from harness.core.text import one_line
 from harness.errors import MachineError, UsageError
 
+CURRENT = Path("/tmp/ray/ray_current_cluster")  # where it keeps the address of the cluster of this machine
 TOKEN = Path.home() / ".ray/auth_token"  # where Ray keeps it
 ANSWER_S = 30.0  # until a cluster's address is given up
 INSTALL = ".venv/bin/pip install --no-deps --require-hashes -r locks/cluster.txt"
@@ -66,8 +68,8 @@ def joined(address: str, say: Callable[[str], None]) -> Iterator[None]:
                 folder = tempfile.TemporaryDirectory(prefix="harness.ray.", dir="/tmp", ignore_cleanup_errors=True)
                 options |= {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
             try:
-                _require_answer(address)
-                with _signals_kept():
+                _require_answer(_where_auto_leads() if address == "auto" else address)
+                with _signals_kept(), warnings.catch_warnings(action="ignore"):  # what it warns of is said below
                     context = ray.init(**options, log_to_driver=False, configure_logging=False)
             except (OSError, RuntimeError, ValueError) as error:
                 raise MachineError(f"cluster.address {address}: {_why_not_joined(address, error)}") from error
@@ -106,10 +108,17 @@ def _silence(ray: Any) -> None:
         worker.gcs_error_subscriber.close()
 
 
+def _where_auto_leads() -> str:
+    """The address that Ray takes for `auto`: of the environment, or of the last `ray start` here. Empty for neither."""
+    with suppress(OSError):
+        return os.environ.get("RAY_ADDRESS") or CURRENT.read_text(encoding="utf-8").strip()
+    return ""
+
+
 def _require_answer(address: str) -> None:
     """Raises OSError where no head of Ray answers at HOST:PORT: joining would take minutes, and print for itself."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:
+    if not host:  # local, or auto where Ray finds out itself
         return
     socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     if address.startswith("ray://"):
@@ -127,8 +136,12 @@ def _why_not_joined(address: str, error: Exception) -> str:
     """Why no cluster was joined, and what to do, by what Ray printed."""
     said = str(error)
     port = address.rpartition(":")[2]
+    if isinstance(error, ConnectionRefusedError) and address == "auto":
+        return f"nobody listens at {_where_auto_leads()} (RAY_ADDRESS, or {CURRENT}): start Ray (`ray start --head`)"
     if isinstance(error, ConnectionRefusedError):
         return f"nobody listens there: start Ray's head there (`ray start --head --port={port}`), or name where it is"
+    if address == "auto" and isinstance(error, ConnectionError):
+        return "no Ray runs on this machine: start it (`ray start`, with --head or --address), or name where it is"
     if any(word in said for word in ("nauthenticated", "AuthToken", "AuthenticationError")):
         return (
             "it wants another token than this machine has: that of its head, in ~/.ray/auth_token or RAY_AUTH_TOKEN, or"

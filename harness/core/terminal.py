@@ -20,6 +20,7 @@ from rich.text import Text
 
 from harness.core.text import printable
 
+KNOWN_SHARE = 0.01  # of the work, before it is said how long the rest takes
 DRAIN_SECONDS = 30.0  # what is in flight may take this long to finish after the first Ctrl-C
 GRACE_SECONDS = 5.0  # more than that, to write what there is
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
@@ -119,7 +120,7 @@ def _lines(title: str, total: int, every: float, write: Callable[[str], None]) -
             return
         last = now
         seconds = (now - started) / done * (total - done) if done else float("nan")
-        ending = f", about {seconds:.0f} s left" if done < total and done else ""
+        ending = f", about {seconds:.0f} s left" if KNOWN_SHARE * total <= done < total and done else ""
         write(f"{title}: {int(done)}/{total} {note}{ending}")
 
     return advance
