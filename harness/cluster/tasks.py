@@ -124,8 +124,9 @@ def _train(run: Run, share: Share, stop: Stop) -> dict[str, str]:
     from harness.train.stage import train_missing
 
     quiet, plan = Terminal(silent=True), plan_training(run)
-    _require_known(share.keys, [planned.key for planned in plan.cells], "cells")
-    cells = [plan.missing[key] for key in share.keys if key in plan.missing]
+    missing = plan.missing
+    _require_known(share.keys, list(plan.distinct), "cells")
+    cells = [missing[key] for key in share.keys if key in missing]
     if not cells:
         return {}
     prepared = check_students(run, cells, quiet.say)

@@ -113,15 +113,17 @@ class TrainPlan:
         return (*self.pretraining, *self.cells)
 
     @property
-    def missing(self) -> dict[str, GridCell]:
-        """Key -> what is to be trained, in that order. Cells of the same rows and settings are one, the first of them.
-
-        Every call looks at what is stored.
-        """
+    def distinct(self) -> dict[str, GridCell]:
+        """Key -> cell, in that order. Cells of the same rows and settings are one, the first of them."""
         by_key: dict[str, GridCell] = {}
         for planned in self.order:
             by_key.setdefault(planned.key, planned)
-        return {key: planned for key, planned in by_key.items() if not planned.trained}
+        return by_key
+
+    @property
+    def missing(self) -> dict[str, GridCell]:
+        """Key -> what is to be trained, in that order. Every call looks at what is stored."""
+        return {key: planned for key, planned in self.distinct.items() if not planned.trained}
 
     @property
     def inputs(self) -> str:

@@ -72,7 +72,7 @@ def train(
         failed, count = dict[str, str](), 0
         for first in (True, False):  # what others begin from is trained first
             # divided among processes are all of them, not the missing ones: after a kill each finds its checkpoints
-            every = [planned for planned in plan.cells if planned.is_pretraining is first and planned.steps]
+            every = [planned for planned in plan.distinct.values() if planned.is_pretraining is first and planned.rows]
             mine = [missing[p.key] for p in processes.mine(every) if p.key in missing and missing[p.key].can_begin]
             count += len(mine)
             if elsewhere and mine:
