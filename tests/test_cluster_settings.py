@@ -192,7 +192,7 @@ def test_a_task_is_refused_by_a_node_with_another_version(tmp_path: Path) -> Non
     share = Share(lambda run, share, stop: None, (), "train", (), "", version="9.9")
     outcome = _call(None, tmp_path, "shop", tmp_path / "none/cluster/x.log", share)
     assert isinstance(outcome.error, UsageError)
-    assert "the machine that drives the run has 9.9: install the same there" in str(outcome.error)
+    assert "this machine has 9.9: install the same there" in str(outcome.error)
 
 
 def step(cell: str, number: int) -> str:

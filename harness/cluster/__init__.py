@@ -1,1 +1,1 @@
-"""One run on many machines, by Ray. Nothing here is imported without a cluster."""
+"""One run on many machines, by Ray, which is imported where a cluster is joined."""

@@ -138,10 +138,15 @@ def look(path: Path) -> Seen:
     }
 
 
+def other_version(there: str, here: str = harness.__version__) -> str:
+    """What is said of a node with another version of this package than this machine has. Empty for the same one."""
+    return "" if there == here else f"it has harness {there}, this machine has {here}: install the same there"
+
+
 def why_unable(seen: Seen) -> str:
     """Why a node that says so of itself cannot work for a run of this machine. Empty where it can."""
-    if seen["harness"] != harness.__version__:
-        return f"it has harness {seen['harness']}, this machine has {harness.__version__}: install the same there"
+    if other := other_version(seen["harness"]):
+        return other
     lacks = [name for name in seen["missing"] if name != "vllm"]  # who trains and scores needs no vLLM
     return f"{', '.join(lacks)} not installed: `make setup` there" if lacks else ""
 

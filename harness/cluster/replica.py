@@ -16,7 +16,7 @@ from typing import Any
 import harness
 from harness.augment.node_work import NodeWork, note
 from harness.cluster.logs import log_file
-from harness.cluster.nodes import CPU, Nodes, amounts, kind_of, reason, wish
+from harness.cluster.nodes import CPU, Nodes, amounts, kind_of, other_version, reason, wish
 from harness.cluster.server import Server
 from harness.config.cluster import Cluster
 from harness.engines.protocols import Generator
@@ -139,11 +139,8 @@ class Replica:
         try:
             self._node, version, resources = self._placed(self._actor, amounts(cpus, gpus))
             self._kind = kind_of(resources)
-            if version != wanted.version:
-                raise UsageError(
-                    f"{wanted.name}: the node {self._node} has harness {version}, this machine has {wanted.version}:"
-                    " install the same there"
-                )
+            if other := other_version(version, wanted.version):
+                raise UsageError(f"{self.where}: {other}")
             ray.get(self._actor.open.remote(wanted.build, wanted.log), timeout=LOAD_S)
             self._since = self._heard = time.monotonic()
         except ray.exceptions.GetTimeoutError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import harness
 from harness.cluster.carry import packed, packed_results, put_in_place, unpacked
 from harness.cluster.logs import host_of, log_file, log_to
-from harness.cluster.nodes import Nodes, reason, wish
+from harness.cluster.nodes import Nodes, other_version, reason, wish
 from harness.config.cluster import Cluster
 from harness.config.run import Run
 from harness.core.environment import set_defaults
@@ -185,10 +185,8 @@ def _call(project: bytes | None, root: Path, name: str, log: Path, share: Share)
     """What Ray runs on a node. A mistake of the user's, or of the machine's, comes back beside what was made."""
     set_defaults()
     log_to(log)
-    if share.version != harness.__version__:
-        here = f"the node {socket.gethostname()} has harness {harness.__version__}"
-        error = UsageError(f"{here}, the machine that drives the run has {share.version}: install the same there")
-        return Outcome(None, b"", error)
+    if other := other_version(harness.__version__, share.version):
+        return Outcome(None, b"", UsageError(f"the node {socket.gethostname()}: {other}"))
     with Stop().listening() as stop:
         if project is None:
             return _done(root, name, share, stop)
