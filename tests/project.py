@@ -108,6 +108,15 @@ def write_project(root: Path, student: str, **changes: Any) -> Path:
     return root / "runs/shop.yaml"
 
 
+def write_judged_suite(root: Path, items: int, planted: int) -> None:
+    """Write the suite `kind` into a project: open questions whose answers a judge reads, some of them planted."""
+    questions = [{"question": f"What is {i} and {i}?", "answer": f"It is {2 * i}."} for i in range(items)]
+    _lines(root / "suites/kind.jsonl", questions)
+    rubric = {"kind": "rubric", "rubric": "the kinder answer", "planted": planted}
+    spec = {"kind": "answers", "items": "suites/kind.jsonl", "asked": "plain", "answer": rubric, "max_tokens": 4}
+    _write(root / "suites/kind.yaml", yaml.safe_dump(spec))
+
+
 def texts(start: int, end: int) -> list[tuple[str, str]]:
     """(label, text) for some of the frames, five word pairs each."""
     found = []

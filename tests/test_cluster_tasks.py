@@ -14,7 +14,7 @@ import yaml
 from harness.eval.results import load_results
 from tests.needs import needs_ray
 from tests.process import finish, start, succeed, wait_for
-from tests.project import write_project
+from tests.project import write_judged_suite, write_project
 from tests.test_cluster import stored_calls
 
 pytestmark = pytest.mark.slow
@@ -65,11 +65,7 @@ def test_what_a_judge_reads_and_what_a_selection_ranks_is_the_same_when_all_is_c
 ) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     path = write_project(one, str(tiny_model))
-    asked = "".join(f'{{"question": "What is {i} and {i}?", "answer": "It is {2 * i}."}}\n' for i in range(6))
-    (one / "suites/kind.jsonl").write_text(asked)
-    rubric = {"kind": "rubric", "rubric": "the kinder answer", "planted": 2}
-    spec = {"kind": "answers", "items": "suites/kind.jsonl", "asked": "plain", "answer": rubric, "max_tokens": 4}
-    (one / "suites/kind.yaml").write_text(yaml.safe_dump(spec))
+    write_judged_suite(one, items=6, planted=2)
     run = yaml.safe_load(path.read_text())
     run["train"] |= {"sizes": [0, 4], "data": ["filtered", "student_fit"]}
     run["eval"] = {"suites": ["shop", "kind"]}

@@ -32,7 +32,7 @@ from harness.report.analysis import arms
 from harness.report.stage import report
 from harness.train.stage import train
 from tests.fakes import FakeGenerator, Quiet, WordEmbedder
-from tests.project import unscored, write_project
+from tests.project import unscored, write_judged_suite, write_project
 from tests.tiny import make_tiny_model
 
 FIRST = FakeGenerator(lambda request: ("A", {"A": math.log(0.8), "B": math.log(0.2)}))  # prefers what stands first
@@ -50,11 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Run:
     root = tmp_path_factory.mktemp("examiner")
     other = make_tiny_model(root / "models/other", random_seed=1)
     path = write_project(root, str(tiny_model))
-    lines = "".join(f'{{"question": "What is {i} and {i}?", "answer": "It is {2 * i}."}}\n' for i in range(12))
-    (root / "suites/kind.jsonl").write_text(lines)
-    rubric = {"kind": "rubric", "rubric": "the kinder answer", "planted": 4}
-    spec = {"kind": "answers", "items": "suites/kind.jsonl", "asked": "plain", "answer": rubric, "max_tokens": 4}
-    (root / "suites/kind.yaml").write_text(yaml.safe_dump(spec))
+    write_judged_suite(root, items=12, planted=4)
     changed = yaml.safe_load(path.read_text())
     changed["train"] |= {"sizes": [0, 4], "data": ["filtered"]}
     changed["ship"]["size"] = 4
