@@ -16,7 +16,7 @@ import harness
 from harness.augment.node_work import NodeWork, by_kind, note, noted
 from harness.cluster.connect import authentication
 from harness.cluster.doctor import judged
-from harness.cluster.nodes import CPU, Able, Found, Nodes, Seen, kind_of, look, why_unable
+from harness.cluster.nodes import CPU, Able, Found, Nodes, Seen, even_share, kind_of, look, why_unable
 from harness.cluster.replica import Replica, replicas
 from harness.cluster.server import Server
 from harness.cluster.spread import Share, _call
@@ -109,6 +109,8 @@ def test_room_is_counted_node_by_node() -> None:
     assert (able.room(2, 0), able.room(2, 1), able.room(0.5, 2), able.room(0, 0) > 1000) == (5, 2, 1, True)
     with pytest.raises(UsageError, match=r"no node has 9 CPUs and 0 GPUs.*a: 8 CPUs and 2 GPUs; b: 3 CPUs and 0 GPUs"):
         able.room(9, 0)
+    assert all(Able((found("here", 2),)).room(even_share(2, parts), 0) >= parts for parts in range(1, 200))
+    assert (even_share(2, 1), even_share(64, 3)) == (2, 21)
     assert able.all_see
     assert not Able((found("a", 8, shared=False),)).all_see
     assert Able((found("a", 8),)).selector is None

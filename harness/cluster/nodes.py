@@ -23,7 +23,7 @@ ANSWER_S = 60.0  # of a node, until it is called silent
 HEAD_S = 10.0  # of the head
 CPU = "CPU"  # the kind of a node without an accelerator
 PACKAGES = ("torch", "transformers", "peft", "vllm")
-RAY_S_OWN = re.compile(r"\x1b\[[0-9;]*m|\(pid=[^)]*\)")  # colours, and where its process was
+RAY_MARKS = re.compile(r"\x1b\[[0-9;]*m|\(pid=[^)]*\)")  # colours, and where its process was
 
 
 class Seen(TypedDict):
@@ -85,12 +85,13 @@ class Nodes:
 
     def __init__(self, root: Path, say: Callable[[str], None]) -> None:
         self._root, self._say = root, say
-        self._lock, self._able = threading.Lock(), list[Able]()
+        self._lock = threading.Lock()
+        self._able: Able | None = None
 
     def look_again(self) -> None:
         """Ask them once more when they are wanted next: one was lost."""
         with self._lock:
-            self._able.clear()
+            self._able = None
 
     def require_head(self) -> None:
         """Raises MachineError where the head of the cluster answers no more: then nothing can be started again."""
@@ -109,7 +110,7 @@ class Nodes:
     def able(self) -> Able:
         """Those that can work. Raises MachineError where none can."""
         with self._lock:
-            if not self._able:
+            if self._able is None:
                 found = ask(self._root)
                 bad = [node for node in found if node.why]
                 for node in bad:
@@ -117,8 +118,8 @@ class Nodes:
                 if len(bad) == len(found):
                     raise MachineError(f"no node of the cluster can work: {found[0].name}: {found[0].why}")
                 able = tuple(node for node in found if not node.why)
-                self._able.append(Able(able, tuple(node.id for node in bad)))
-            return self._able[0]
+                self._able = Able(able, tuple(node.id for node in bad))
+            return self._able
 
 
 def ask(root: Path) -> list[Found]:
@@ -166,8 +167,14 @@ def wish(cluster: Cluster, parts: int, parallel: int = 1) -> tuple[float, float]
 
     has = ray.cluster_resources()
     gpus = float(bool(has.get("GPU"))) if cluster.gpus is None else cluster.gpus
-    share = has.get("CPU", 1) / parts if cluster.address == "local" else 1.0
-    return (share if share <= 1 else int(share)) if cluster.cpus is None else cluster.cpus, gpus * parallel
+    share = even_share(has.get("CPU", 1), parts) if cluster.address == "local" else 1.0
+    return share if cluster.cpus is None else cluster.cpus, gpus * parallel
+
+
+def even_share(cpus: float, parts: int) -> float:
+    """What each of so many parts gets: whole CPUs, or below one as much as Ray counts, so that all of them fit."""
+    share = cpus / parts
+    return float(int(share)) if share > 1 else int(share * 10_000) / 10_000
 
 
 def amounts(cpus: float, gpus: float) -> str:
@@ -193,7 +200,7 @@ def reason(error: Exception) -> str:
     ):
         if isinstance(error, kind):
             return what
-    return RAY_S_OWN.sub("", first_line(error)).strip().rstrip(".")
+    return RAY_MARKS.sub("", first_line(error)).strip().rstrip(".")
 
 
 def _each_node(question: Callable[[Path], Any], path: Path) -> list[tuple[dict[str, Any], Any]]:
