@@ -185,6 +185,7 @@ class Provenance(Record):
     completion_tokens: int = 0
 
 
+Split = Literal["dev", "test"]  # of items: what chooses, and what claims are made on
 Loss = Literal["last", "all"]  # the assistant's turns that a student learns
 
 
@@ -261,6 +262,7 @@ class Item(Record):
     tags: tuple[str, ...] = ()  # what results are broken down by
     group: str = ""  # items that share a passage have one group: they are not independent
     stratum: str = ""  # a fixed part of the suite, such as a subject: its share is not left to chance
+    stated_split: Split | None = None  # as its file says; None: by digest
 
     @property
     def id(self) -> str:
@@ -276,9 +278,9 @@ class Item(Record):
         return Example(fields=self.fields or {"text": self.text}, turns=self.turns)
 
     @property
-    def split(self) -> Literal["dev", "test"]:
-        """A quarter is dev, by digest: choices are made on dev, claims on test."""
-        return "dev" if int(self.id[:8], 16) % 4 == 0 else "test"
+    def split(self) -> Split:
+        """Choices are made on dev, claims on test. Where its file does not say, a quarter is dev, by digest."""
+        return self.stated_split or ("dev" if int(self.id[:8], 16) % 4 == 0 else "test")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -296,7 +298,7 @@ class Score(Record):
     """One item's result. `values` holds what could be computed; a missing one is absent, never 0."""
 
     item: str  # the item's id
-    split: Literal["dev", "test"]
+    split: Split
     status: Literal["scored", "unparsed", "failed"]
     values: dict[str, float] = {}
     gold: str = ""

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from harness.core.json_file import as_text
 from harness.core.record import Record
 from harness.errors import UsageError, nearest
+from harness.records import Split
 
 Text = Annotated[str, Field(min_length=1)]
 Written = Annotated[str, BeforeValidator(as_text), Field(min_length=1)]  # a number or JSON value becomes text
@@ -30,25 +31,28 @@ def check_label(where: str, label: str, labels: Sequence[str]) -> None:
         )
 
 
-class LabelLine(Record):
+class ItemLine(Record):
+    """What a line may say of its item beside question and answer."""
+
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    stratum: str = ""
+    split: Split | None = None  # None: by digest
+
+
+class LabelLine(ItemLine):
     """One line of a labels suite's items."""
 
     text: Text
     label: str
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
 
 
-class AnswerLine(Record):
+class AnswerLine(ItemLine):
     """One line of the items of an answers or facts suite."""
 
     question: Text
     answer: Written | None = None
     answers: tuple[Written, ...] = ()
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -62,24 +66,18 @@ class AnswerLine(Record):
         return self.answers or (self.answer or "",)
 
 
-class QuestionLine(Record):
+class QuestionLine(ItemLine):
     """One line of an unanswerable suite's items."""
 
     question: Text
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
 
 
-class ChoiceLine(Record):
+class ChoiceLine(ItemLine):
     """One line of a choice suite's items."""
 
     question: Text
     choices: Annotated[tuple[str, ...], Field(min_length=2)]
     answer: Annotated[int, BeforeValidator(_index), Field(ge=0)]  # index into choices, or its letter
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
 
 
 class OpenLine(Record):

@@ -170,8 +170,9 @@ def notes(run: Run, results: Results, trained: TrainedCells) -> str:
     if run.file.ship is None:
         said.append(_how_to_ship(run.name, run.file.train))
     said.append(
-        f"Scores: digest {results.digest}. Dev items (a quarter, by digest) chose the alternatives, how an untuned"
-        " model is read, and the reference's settings; every number above is on the other items."
+        f"Scores: digest {results.digest}. Dev items (a quarter, by digest, or as the suite says) chose the"
+        " alternatives, how an untuned model is read, and the reference's settings; every number above is on the other"
+        " items."
     )
     return "\n".join(["## Notes\n", *(f"- {escaped(note)}" for note in said)]) + "\n"
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from harness.core.project_file import project_file
 from harness.core.record import Record
 from harness.data.columns import Check, Source, read_items
-from harness.data.lines import AnswerLine, ChoiceLine, LabelLine, QuestionLine
+from harness.data.lines import ItemLine
 from harness.errors import Mistakes, UsageError
 from harness.records import Item
 from harness.suites.suite import AskedAs, Limit, SuiteFile
@@ -60,8 +60,8 @@ def checked_items(source: str, located: Sequence[Located], asked_as: AskedAs) ->
     mistakes.check()
     if asked_as == "task" and {item.split for _, item in located} != {"dev", "test"}:
         raise UsageError(
-            f"{source}: {len(located)} items are too few: a quarter of them, by digest, is for choosing"
-            " (dev), and either part is empty"
+            f"{source}: all {len(located)} items are {located[0][1].split} items. Choices are made on dev items and"
+            " claims on test items: write more items (a quarter is dev, by digest), or `split: dev` or `test` on a line"
         )
     return tuple(item for _, item in located)
 
@@ -73,6 +73,6 @@ def require_files(file: SuiteFile, names: dict[str, str | None]) -> None:
             project_file(file.root, name, f"{file.place((key,))}: {key}")
 
 
-def about(line: LabelLine | AnswerLine | QuestionLine | ChoiceLine) -> dict[str, Any]:
-    """What a line says of its item beside question and answer."""
-    return {"tags": line.tags, "group": line.group, "stratum": line.stratum}
+def about(line: ItemLine) -> dict[str, Any]:
+    """What a line says of its item beside question and answer, by the field names of an item."""
+    return {"tags": line.tags, "group": line.group, "stratum": line.stratum, "stated_split": line.split}

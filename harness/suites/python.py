@@ -13,13 +13,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.core.json_file import read_bytes
 from harness.core.python_file import TIMEOUT_S, PythonFunction
-from harness.core.record import Record
+from harness.data.lines import ItemLine
 from harness.engines.protocols import StudentEngine
 from harness.errors import UsageError, nearest
 from harness.metrics.answers import Unjudged
 from harness.metrics.table import metric_of
 from harness.records import Item, Score
-from harness.suites.base import AskedForm, SuiteBase, checked_items, require_files
+from harness.suites.base import AskedForm, SuiteBase, about, checked_items, require_files
 from harness.suites.free_text import score_written, written_metrics, written_requests
 from harness.suites.generate import Ending, Prompt
 from harness.suites.outcome import Outcome
@@ -30,14 +30,11 @@ COMPUTED = written_metrics(Unjudged())  # for every written answer, without the 
 FORM = "a number, a dict of {metric: number}, or None for an answer that cannot be read"
 
 
-class PythonItem(Record):
+class PythonItem(ItemLine):
     """One item as the user's function gives it."""
 
     text: Annotated[str, Field(min_length=1)]
     answers: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # every answer that is right, the reference first
-    tags: tuple[str, ...] = ()
-    group: str = ""
-    stratum: str = ""
 
 
 class PythonSuite(SuiteBase):
@@ -147,7 +144,7 @@ class PythonSuite(SuiteBase):
 def _item(place: str, value: Any) -> Item:
     """An item as the function gave it. Raises UsageError naming the key that is wrong."""
     try:
-        return Item(**PythonItem.model_validate(value).model_dump())
+        line = PythonItem.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
@@ -156,6 +153,7 @@ def _item(place: str, value: Any) -> Item:
             allowed = PythonItem.model_fields
             raise UsageError(f"{where}: unknown key{nearest(key, allowed)}; allowed: {', '.join(allowed)}") from error
         raise UsageError(f"{where}: {first['input']!r:.80}: {first['msg']}") from error
+    return Item(text=line.text, answers=line.answers, **about(line))
 
 
 def _plain(item: Item) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from harness.data.columns import column_at, listed_texts, locate
 from harness.data.examples import Shape, example_of
 from harness.errors import Mistakes, UsageError
-from harness.records import Example, Item
+from harness.records import Example, Item, Split
 from harness.suites.base import ItemsSuite, Located
 from harness.suites.suite import SuiteFile
 
-BESIDE = ("tags", "group", "stratum", "answers")  # columns of an item that are no part of the example
+BESIDE = ("tags", "group", "stratum", "split", "answers")  # columns of an item that are no part of the example
 CONVERSATIONS = {"messages", "conversations"}
 
 
@@ -32,7 +32,7 @@ def shape_of_items(suite: ItemsSuite, file: SuiteFile, asked_as: str) -> Shape |
 
 
 def shaped_examples(suite: ItemsSuite, file: SuiteFile, shape: Shape) -> list[tuple[str, Example, dict[str, Any]]]:
-    """(where it stands, example, tags, group, stratum and answers) of every item.
+    """(where it stands, example, what the line says beside it) of every item.
 
     Raises UsageError naming every line that is wrong.
     """
@@ -73,5 +73,13 @@ def _beside(suite: ItemsSuite, row: Mapping[str, Any], where: str, answers: tupl
         "tags": tuple(tags),
         "group": str(row.get("group") or ""),
         "stratum": str(row.get("stratum") or ""),
+        "stated_split": _stated_split(row.get("split"), where),
         "answers": answers,
     }
+
+
+def _stated_split(value: Any, where: str) -> Split | None:
+    """Raises UsageError for anything but dev, test and nothing."""
+    if value not in (None, "dev", "test"):
+        raise UsageError(f"{where}: split: expected dev or test, got {value!r}")
+    return cast(Split | None, value)

@@ -211,7 +211,9 @@ class Suite:
         """16 hex digits over what decides a score: the rules and the items. Limits and notes do not."""
         rules = digested(cast(BaseModel, self.spec), _NO_RULES)
         worded = [[list(item.variants) for item in self.items]] if any(item.variants for item in self.items) else []
-        return digest("suite", FORMAT, rules, [item.id for item in self.items], *worded)[:16]
+        stated = [item.stated_split for item in self.items]  # a card's metrics are of its test items
+        parts = [["split", stated]] if any(stated) else []
+        return digest("suite", FORMAT, rules, [item.id for item in self.items], *worded, *parts)[:16]
 
     @property
     def of_task(self) -> bool:
