@@ -139,8 +139,7 @@ class Completion(Record):
     def _answer_alone(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(text := data.get("text"), str):
             return data
-        answer = without_thinking(text)
-        if answer == text:
+        if (answer := without_thinking(text)) == text:
             return data
         return {**data, "text": answer, "thinking": (data.get("thinking") or text)[:THINKING_KEPT]}
 
@@ -149,12 +148,10 @@ class Completion(Record):
         """Why a call that did not fail has no answer, or ''."""
         if self.finish_reason == "error" or self.text.strip():
             return ""
-        if self.withheld:
-            return self.withheld
-        if self.thinking:
+        if self.thinking and not self.withheld:
             limit = ", up to the limit of tokens (sampling.max_tokens)" if self.finish_reason == "length" else ""
             return f"it is only thinking{limit}"
-        return "it is empty"
+        return self.withheld or "it is empty"
 
 
 class StepWritten(Record):

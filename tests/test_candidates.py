@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.eval.candidates import Candidate
 from harness.eval.plan import PlannedCard, card_key, outline_scoring
 from harness.eval.runner import Openers, Scorer, score_suite
+from harness.eval.stage import score_card
 from harness.records import Cell, Completion, Request
 from harness.suites.oracle import Oracle
 from harness.suites.suite import CardInputs
@@ -66,6 +67,27 @@ def test_a_tuned_student_without_an_adapter_is_asked_with_the_prompt_it_was_tune
     untuned_prompt, untuned_key = asked_as(tmp_path, base)
     assert untuned_prompt == "parcel invoice account TEXT ->", "the untuned template"
     assert untuned_key != key
+
+
+def test_progress_within_a_card_counts_all_that_it_asks(tmp_path: Path) -> None:
+    """Labels are measured, then answers are written: neither is the whole card, nor is choosing how to ask."""
+    run = load_run(write_project(tmp_path, "tiny"))
+    outline, suite = outline_scoring(run), run.suites["shop"]
+    candidate = Candidate(CELL, "key", Path("tuned"), None, "zero_shot", tuned=True)
+    card = PlannedCard(candidate, suite, "key")
+    openers = Openers(lambda base, adapter: Oracle({}, silent=True), WordEmbedder, no_judge)
+    plan = replace(outline, candidates=(candidate,), cards=(card,))
+    shown: list[tuple[float, str]] = []
+    scorer = Scorer(plan, tmp_path, run.cache, openers, Quiet(), Stop())
+    score_card(scorer, card, tmp_path / "scores", lambda share, words: shown.append((share, words)))
+    shares = [share for share, words in shown if " of " in words]
+    asked = suite.spec.requests(suite.items)
+    measured = asked.loglikelihoods / (asked.loglikelihoods + asked.answers)
+    assert shares == sorted(shares)
+    assert any(share == pytest.approx(measured) for share in shares), (
+        "all labels are measured, and no answer is written"
+    )
+    assert shares[-1] == pytest.approx(1)
 
 
 def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:

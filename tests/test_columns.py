@@ -126,7 +126,7 @@ MISTAKES = [
     ("items.jsonl", '{"q": "x", "label": ""}\n\n{"q": "", "label": "a"}\n', {"text": "q"}, "items.jsonl:3: text (column 'q'): ''", "at least 1 character"),
     ("items.jsonl", '{"q": "x"}\n[1]\n', {"text": "q", "label": "q"}, "items.jsonl:2: each line is a JSON object", ""),
     ("items.jsonl", '{"q"\n', {"text": "q"}, "items.jsonl:1: not valid JSON", ""),
-    ("items.jsonl", "{}\n", {"txt": "q"}, "s.yaml:1: items: fields: 'txt' is no field of an item (did you mean 'text'?)", "allowed: text, label, group, stratum"),
+    ("items.jsonl", "{}\n", {"txt": "q"}, "s.yaml:1: items: fields: 'txt' is no field of an item (did you mean 'text'?)", "allowed: text, label, group, stratum, split"),
     ("items.parquet", "no parquet", {"text": "q"}, "items.parquet: not a Parquet file", ""),
     ("items.txt", "x", {}, "s.yaml:1: items: items.txt is of no known format", ".jsonl, .json, .csv, .tsv, .parquet"),
     ("item.csv", "q\n", {}, "there is no file items.csv (did you mean 'item.csv'?)", ""),

@@ -75,7 +75,8 @@ def read_items(
     fields = {alike.get(name, name): column for name, column in fields.items()}
     unknown = [name for name in fields if name not in model.model_fields]
     if unknown:
-        names = [name for name in model.model_fields if name != "tags"]
+        required = {name: field.is_required() for name, field in model.model_fields.items() if name != "tags"}
+        names = sorted(required, key=lambda name: not required[name])  # those that every line has come first
         raise UsageError(
             f"{place}: fields: {unknown[0]!r} is no field of an item{nearest(unknown[0], names)};"
             f" allowed: {', '.join(names)}"

@@ -155,29 +155,33 @@ def _score_all(scorer: Scorer, scores: Path, elsewhere: Elsewhere | None) -> tup
 
 
 def _within(advance: Advance, done: int, share: float, what: str) -> None:
-    """Show how far the card is that follows `done` others: a share of its questions is answered."""
+    """Show how far the card is that follows `done` others."""
     advance(done + share, what)
 
 
 def score_card(scorer: Scorer, planned: PlannedCard, scores: Path, note: Callable[[float, str], None]) -> Scorecard:
     """A new card. What the model answers is remembered beside it until the card is complete.
 
-    `note` shows progress: the share of the questions now asked that is answered, and words.
+    `note` shows progress: which share of the card is done, and words.
     """
     part = scores / f"{planned.key}.part.jsonl"
+    asked = planned.suite.spec.requests(planned.suite.items)
+    expected = asked.loglikelihoods + asked.answers  # 0 where only the library that asks knows
     doing = planned.title
+    before = latest = 0  # answers of this step: of earlier rounds of questions, and of the one that goes on
 
     def step(what: str) -> None:
-        nonlocal doing
-        doing = f"{planned.title}, {what}"
+        """What comes next. Choosing how to ask has steps, too, each with few of the card's questions."""
+        nonlocal doing, before, latest
+        doing, before, latest = f"{planned.title}, {what}", 0, 0
         note(0.0, f"cards; {doing}")
 
-    engine = Remembered(
-        lambda: scorer.engine(planned.candidate),
-        part,
-        scorer.stop,
-        lambda done, total: note(done / max(total, 1), f"cards; {doing}, {done} of {total}"),
-    )
+    def tick(done: int, total: int) -> None:
+        nonlocal before, latest
+        before, latest = before + (latest if done < latest else 0), done
+        note((before + done) / max(expected, before + total, 1), f"cards; {doing}, {done} of {total}")
+
+    engine = Remembered(lambda: scorer.engine(planned.candidate), part, scorer.stop, tick)
     outcome = score_suite(scorer, planned, engine, step)
     card = _store(planned, outcome, engine.seconds, scores)
     if card.complete:  # what was answered of an incomplete card is not asked again

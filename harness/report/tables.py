@@ -64,7 +64,9 @@ def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
 def main(
     results: Results, suite_arms: Sequence[Arm], metrics: Sequence[str], answer: Headline | str, labels: Sequence[str]
 ) -> str:
-    """A table of the arms' metrics, then all their intervals. In bold what the headline compares.
+    """A table of the arms' metrics, then the intervals of all but the primary one, whose own stand in the first table.
+
+    In bold what the headline compares.
 
     `metrics`: the primary one, then the suite's. Those that a user's own suite computes have a column, too.
     """
@@ -83,15 +85,18 @@ def main(
             cells.append(_cell(arm, name, interval, with_interval=first, strong=(arm.title, name) in compared))
         unparsed = str(round(sum(card.unparsed for card in arm.cards) / len(arm.cards)))
         rows.append([arm.title, *cells, unparsed])
-        widths.append([arm.title, *(_ends(name, interval) for name, interval in zip(columns, intervals, strict=True))])
-    heads = [HEADS.get(name, wording.title(name)) for name in columns]
-    text = table(["candidate", *heads, "unparsed"], rows)
+        ends = [_ends(name, interval) for name, interval in zip(columns, intervals, strict=True) if name != primary]
+        widths.append([arm.title, *ends])
+    heads = {name: HEADS.get(name, wording.title(name)) for name in columns}
+    text = table(["candidate", *heads.values(), "unparsed"], rows)
     count = len(sheet(results, suite_arms[0].cards[0], "test").failed)
     about = (
         f"{count} test items; rates divide by all of them. Unparsed counts all items, dev too. Bold: what the headline"
         " compares. Every interval is a 95% one of its own number alone; the headline's is of the paired difference."
     )
-    return f"{text}\n\n{about}\n\n{table(['95% interval of', *heads], widths)}\n"
+    others = [head for name, head in heads.items() if name != primary]
+    intervals_of_others = f"\n\n{table(['95% interval of', *others], widths)}" if others else ""
+    return f"{text}\n\n{about}{intervals_of_others}\n"
 
 
 def _compared(answer: Headline | str) -> list[Reading]:
