@@ -32,7 +32,7 @@ eval: .venv/.full ## every student on every suite, then the report
 ## Reading it, and letting a model out (these need neither torch nor vLLM)
 report: .venv/.base ## report.md and the learning curve again, from the scores on disk
 	@$(HARNESS) report $(RUN) $(ARGS)
-show: .venv/.base ## the table again
+show: .venv/.base ## all of the report, printed
 	@$(HARNESS) show $(RUN) $(ARGS)
 bless: .venv/.base ## write the baseline that `check` compares with
 	@$(HARNESS) bless $(RUN) $(ARGS)

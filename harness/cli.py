@@ -153,7 +153,7 @@ def report(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun
 
 @app.command()
 def show(run: RunName = "helpdesk", settings: Settings = None, dry_run: DryRun = False) -> None:
-    """Print the report's headline and tables again."""
+    """Print all of the report."""
     from harness.report.stage import show as print_again
 
     loaded = _load(run, settings)

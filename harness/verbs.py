@@ -96,7 +96,7 @@ def train(run: Run, terminal: Terminal, stop: Stop, processes: Processes) -> int
 
 
 def evaluate(run: Run, terminal: Terminal, stop: Stop) -> None:
-    """Score what is not scored yet, then write the report and print it. Raises as the stages."""
+    """Score what is not scored yet, then write the report and print its answer. Raises as the stages."""
     score(run, terminal, stop)
     report(run, terminal)
 
@@ -119,7 +119,7 @@ def score(run: Run, terminal: Terminal, stop: Stop) -> None:
 
 
 def report(run: Run, terminal: Terminal) -> None:
-    """Write the report from stored scores, and print it."""
+    """Write the report from stored scores, and print its answer."""
     from harness.check.may_ship import may_ship
     from harness.report.stage import report as stage
 

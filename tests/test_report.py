@@ -18,7 +18,7 @@ from harness.core.store import Manifest, write_manifest
 from harness.errors import UsageError
 from harness.eval.results import load_results
 from harness.records import Cell, Item, Score
-from harness.report.stage import report
+from harness.report.stage import report, show
 from harness.suites.suite import Suite
 from tests.fakes import Quiet
 from tests.project import write_project
@@ -175,7 +175,7 @@ def test_other_data_and_no_base_are_reported_too(tmp_path: Path, settings: list[
     assert "Per doubling of rows, 4 to 12" in text
     if base:
         assert f"12 rows ({data})" in text
-        assert "paired difference to the untuned zero-shot model" in text
+        assert "what the untuned zero-shot model has, plus the 95% interval of the paired difference" in text
     else:
         assert "the run has no untuned model" in text
 
@@ -255,6 +255,36 @@ def test_numbers_below_zero_and_neutral_ones(tmp_path: Path) -> None:
     assert "distance from the base" not in broken  # moving is what tuning does
     assert "likeness to the reference" in broken
     assert (run.folder / "eval/forgetting.tiny.png").is_file()
+
+
+def test_the_answer_says_what_rows_bring_beyond_the_seeds(tmp_path: Path) -> None:
+    run = shop(tmp_path, "train.data=[filtered, seeds_only]")
+    sizes = [("shop", cell(n), labelled(0.5 + n / 40, n)) for n in (4, 12)]
+    alone = reported(run, [("shop", cell(0), labelled(0.2, 1)), *sizes])
+    assert "seeds alone" not in alone.split("\n## ")[1]
+    both = reported(
+        run, [("shop", cell(0), labelled(0.2, 1)), *sizes, ("shop", cell(3, "seeds_only"), labelled(0.2, 9))]
+    )
+    said = re.search(r"Tuned on the 3 seeds alone it has ([\d.]+)%: 12 rows differ from that by (\S+) points \[", both)
+    assert said is not None
+    values = [
+        float(v) for v in re.findall(r"tiny, (?:12 rows \(filtered\)|3 rows \(seeds only\)) \| \**([\d.]+)", both)[:2]
+    ]
+    assert float(said[1]) == pytest.approx(100 * min(values), abs=0.06)
+    assert float(said[2]) == pytest.approx(100 * (max(values) - min(values)), abs=0.2)
+
+
+def test_the_answer_is_printed_and_show_prints_everything(tmp_path: Path) -> None:
+    run, eval_said, shown = shop(tmp_path), Quiet(), Quiet()
+    store(run, [("shop", cell(0), labelled(0.5, 1)), ("shop", cell(12), labelled(0.7, 3))])
+    report(run, eval_said)
+    show(run, shown)
+    whole = (run.folder / "eval/report.md").read_text()
+    answer, tables = whole.split("\n## ")[1], whole.split("\n## ")[2:]
+    assert answer in eval_said.text
+    assert "make show RUN=shop" in eval_said.text
+    assert not any(table in eval_said.text for table in tables)
+    assert all(line in shown.text for line in whole.splitlines() if not line.startswith("!["))
 
 
 def test_a_suite_of_the_task_needs_items_to_choose_on(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ class Funnel(Record):
         rows: list[tuple[str, ...]] = [("requested", str(self.requested))]
         for name, remaining, out in self.steps():
             overlap = self.would_drop.get(name, out)
-            also = f"   ({overlap} by this filter alone)" if overlap != out else ""
+            also = f"   ({overlap} if it were the only filter)" if overlap != out else ""
             rows.append((name, str(remaining), f"-{out}{also}"))
         share = f"{self.kept / self.requested:.0%}" if self.requested else "none"
         rows.append(("kept", str(self.kept), f"{share} of what was asked; {self.wanted} wanted"))

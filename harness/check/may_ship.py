@@ -16,8 +16,9 @@ def may_ship(run: Run) -> str:
         return f"Not judged: runs/{run.name}.yaml has no ship section, which says which student is meant."
     if not baseline_path(run.root, run.name).is_file():
         return (
-            f"Not judged: no baseline is blessed to hold it against. Where these scores are good enough, harness bless"
-            f" {run.name} makes them the baseline."
+            "Not judged: there is no baseline. The gate compares with a baseline, not with the untuned model, so read"
+            f" first what tuning broke. Where these scores are good enough all the same, {run.command('bless')} makes"
+            " them the baseline."
         )
     try:
         _, student, decisions = decisions_of(run, common=False, terminal=Terminal(silent=True))

@@ -50,7 +50,7 @@ METRICS = {
         Metric("normalised", "normalised match", meaning="share equal but for case, marks and articles", verb="right"),
         Metric("contains", "contains the answer", meaning="share of answers in which a right one stands", verb="right"),
         Metric("token_f1", "token F1", meaning="words shared with the best right answer, as F1"),
-        Metric("rouge_l", "ROUGE-L", meaning="longest run of words in common with the best right answer, as F1"),
+        Metric("rouge_l", "ROUGE-L", meaning="longest common subsequence of words with the best right answer, as F1"),
         Metric("valid", "valid by the schema", meaning="share of answers that fit the schema", verb="valid"),
         Metric(
             "preferred",

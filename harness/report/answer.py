@@ -15,10 +15,10 @@ from harness.core.markdown import escaped
 from harness.eval.results import Results
 from harness.report import regressions, wording
 from harness.report.advice import Situation, Step, next_steps
-from harness.report.growth import Growth
 from harness.report.headline import Headline
+from harness.report.paired import change_words, verdict_words
 from harness.report.regressions import Change
-from harness.report.student_view import StudentView, main_data, main_method
+from harness.report.student_view import AgainstSeeds, StudentView, main_data, main_method
 
 OPENINGS = {"better": "Tuning pays", "worse": "Tuning does not pay"}
 UNDECIDED = "These items cannot tell whether tuning pays"
@@ -81,7 +81,7 @@ def _answer(results: Results, view: StudentView, changes: Sequence[Change], funn
         student=view.student,
         suite=view.suite.name,
         pays=_pays(view.headline),
-        rows=_rows(view.growth),
+        rows=_rows(view),
         broke=regressions.summary(changes),
         ship=ship,
         steps=tuple(next_steps(Situation(known, view.growth, broke, unfinished, funnel))),
@@ -106,10 +106,24 @@ def _pays(found: Headline | str) -> str:
     return f"{opening}. {values}; difference {change} (95%), asking about {difference.question}."
 
 
-def _rows(grown: Growth | None) -> str:
+def _rows(view: StudentView) -> str:
+    grown = view.growth
     if grown is None:
-        return "Not known: the run has one size. Name several in train.sizes."
-    return " ".join(filter(None, [grown.slope_sentence, grown.forecast_sentence]))
+        said = ["Not known: the run has one size. Name several in train.sizes."]
+    else:
+        said = [grown.slope_sentence, grown.forecast_sentence]
+    if view.against_seeds is not None:
+        said.append(_beyond_seeds(view.against_seeds, view.metric))
+    return " ".join(filter(None, said))
+
+
+def _beyond_seeds(against: AgainstSeeds, metric: str) -> str:
+    """What the rows bring beyond the seeds, in the same student."""
+    return (
+        f"Tuned on the {against.seeds.size} seeds alone it has {wording.value(metric, against.seeds_value)}:"
+        f" {against.rows.size} rows differ from that by {change_words(metric, against.difference)}"
+        f" ({against.difference.question}), {verdict_words(metric, against.difference)}."
+    )
 
 
 def answer_section(found: Sequence[Answer]) -> str:

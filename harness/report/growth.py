@@ -16,6 +16,8 @@ from harness.stats.forecast import BackTest, Forecast, back_test, next_doubling
 from harness.stats.score_matrix import align_complete
 from harness.suites.summary import LOWER_IS_BETTER
 
+WIDE = 0.3  # an interval of a back-test that nearly every result would lie in
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -65,7 +67,8 @@ class Growth:
         if self.back_test is None:
             return f"{said} It is not checked: that takes three sizes."
         told = self.back_test.forecast.value
-        verdict = "inside" if self.back_test.covered else "OUTSIDE, so do not trust this forecast"
+        inside = "inside" if told.high - told.low < WIDE else "inside, though so wide an interval checks little"
+        verdict = inside if self.back_test.covered else "OUTSIDE, so do not trust this forecast"
         return (
             f"{said} Checked: the smaller sizes alone said {wording.value(self.metric, told.estimate)}"
             f" {wording.ends(self.metric, told.low, told.high)} for {self.sizes[-1]} rows, and"

@@ -86,11 +86,12 @@ def broken(results: Results, changes: Sequence[regressions.Change], train: Train
             write_atomic(results.folder / name, figure.forgetting(student, panels))
             parts.append(f"![what tuning broke]({name})\n")
     if changes:
-        count = len(changes)
+        count = len(regressions.largest(changes))
         parts.append(regressions.section(changes))
         parts.append(
             "The largest size of each kind of data and method; the figure shows the others. Every interval is a 95% one"
-            f" of its own: of {count} comparisons about {count / 20:.2g} would seem to have changed by chance alone.\n"
+            f" of its own: of these {count} comparisons about {count / 20:.2g} would seem to have changed by chance"
+            " alone. Numbers about one habit, such as answering with a label alone, change together.\n"
         )
     return "\n".join(parts) + "\n"
 
@@ -171,8 +172,8 @@ def notes(run: Run, results: Results, trained: TrainedCells) -> str:
         said.append(_how_to_ship(run.name, run.file.train))
     said.append(
         f"Scores: digest {results.digest}. Dev items (a quarter, by digest, or as the suite says) chose the"
-        " alternatives, how an untuned model is read, and the reference's settings; every number above is on the other"
-        " items."
+        " alternatives, how an untuned model is read, and the reference's settings. Every metric above is of the other"
+        " items; seconds, and counts of what could not be read, are of all."
     )
     return "\n".join(["## Notes\n", *(f"- {escaped(note)}" for note in said)]) + "\n"
 

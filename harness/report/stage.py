@@ -28,7 +28,7 @@ NOT_JUDGED = "Not judged."
 
 
 def report(run: Run, terminal: Terminal, ship: str = NOT_JUDGED) -> None:
-    """Write report.md, its figures and report.html into runs/NAME/eval, and print the headline and the tables.
+    """Write report.md, its figures and report.html into runs/NAME/eval, and print the answer.
 
     `ship`: what the gate says of the student that is to ship.
     """
@@ -38,13 +38,14 @@ def report(run: Run, terminal: Terminal, ship: str = NOT_JUDGED) -> None:
     warnings = [f"**{escaped(warning)}**\n" for warning in found.warnings]
     tables = _tables(run, found)
     remarks = [f"Beside the answer: {escaped(remark)}.\n" for remark in found.remarks]
-    text = "\n".join([title, *warnings, answer_section(found.answers), *remarks, tables])
+    answer = "\n".join([title, *warnings, answer_section(found.answers), *remarks])
     paths = [folder / REPORT, folder / PAGE]
-    write_atomic(paths[0], text)
+    write_atomic(paths[0], f"{answer}\n{tables}")
     write_atomic(paths[1], page(page_parts(run, found, stored_samples(folder), tables)))
     write_manifest(folder, Manifest(stage="report", inputs=seal), paths, name=SEAL)
-    _say(text, terminal)
-    terminal.say("report: " + " and ".join(str(path.relative_to(run.root)) for path in paths))
+    terminal.say(answer)
+    written = " and ".join(str(path.relative_to(run.root)) for path in paths)
+    terminal.say(f"report: {written}; {run.command('show')} prints all of it")
 
 
 def _tables(run: Run, found: Findings) -> str:
@@ -69,8 +70,9 @@ def _tables(run: Run, found: Findings) -> str:
 
 
 def show(run: Run, terminal: Terminal) -> None:
-    """Print the stored report again. Raises as `stored_report`."""
-    _say(stored_report(run).read_text(encoding="utf-8"), terminal)
+    """Print the stored report, all but its pictures. Raises as `stored_report`."""
+    lines = stored_report(run).read_text(encoding="utf-8").splitlines()
+    terminal.say("\n".join(line for line in lines if not line.startswith("![")))
 
 
 def stored_report(run: Run) -> Path:
@@ -88,8 +90,3 @@ def stored_report(run: Run) -> Path:
         raise UsageError(f"{path}: it is of other scores than are stored now, or its seal is gone; {command}")
     require_same(folder, REPORT, manifest, command)
     return path
-
-
-def _say(text: str, terminal: Terminal) -> None:
-    """Print a report without its pictures."""
-    terminal.say("\n".join(line for line in text.splitlines() if not line.startswith("![")))

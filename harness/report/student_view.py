@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.config.arms import SEEDS_ONLY
 from harness.config.run import Train
 from harness.eval.results import Results
-from harness.report.analysis import Arm, Point, arms, curve, matrix, untuned
+from harness.report.analysis import Arm, Difference, Point, arms, curve, matrix, untuned
 from harness.report.growth import Growth, growth
 from harness.report.headline import Headline, Line, headline, reading
 from harness.report.headline import lines as alternative_lines
+from harness.report.paired import paired_difference
 from harness.suites.reference import reference_title
 from harness.suites.suite import Suite, chance
 from harness.suites.summary import RATES
@@ -49,6 +51,16 @@ class StudentCurve:
 
 
 @dataclass(frozen=True)
+class AgainstSeeds:
+    """What the rows bring beyond the seeds that they were made from: the largest size against the seeds alone."""
+
+    rows: Arm
+    seeds: Arm
+    seeds_value: float
+    difference: Difference
+
+
+@dataclass(frozen=True)
 class StudentView:
     """One student on one suite of the task's own: what sections, answers and pages are made of."""
 
@@ -59,6 +71,7 @@ class StudentView:
     headline: Headline | str  # the latter: why there is none
     growth: Growth | None  # None for a single size
     curve: StudentCurve | None  # None where no size was scored
+    against_seeds: AgainstSeeds | None  # None where nothing was tuned on the seeds alone
 
     @property
     def metric(self) -> str:
@@ -82,7 +95,22 @@ def view_student(
         headline=answer,
         growth=growth(results, tuned, metric, random_seed),
         curve=_curve(results, suite, suite_arms, student, train, trained, answer, random_seed),
+        against_seeds=_against_seeds(
+            results, tuned, tuned_arms(suite_arms, student, SEEDS_ONLY, method), metric, random_seed
+        ),
     )
+
+
+def _against_seeds(
+    results: Results, tuned: Sequence[Arm], on_seeds: Sequence[Arm], metric: str, random_seed: int
+) -> AgainstSeeds | None:
+    if not tuned or not on_seeds or tuned[-1].data == SEEDS_ONLY:
+        return None
+    difference = paired_difference(results, tuned[-1], on_seeds[-1], metric, random_seed)
+    if difference is None:
+        return None
+    value = matrix(results, on_seeds[-1], metric, "test").mean
+    return AgainstSeeds(tuned[-1], on_seeds[-1], value, difference)
 
 
 def _curve(
@@ -121,12 +149,12 @@ def _caption(train: Train, trained: TrainedCells, student: str, points: Sequence
     seeds = len(train.random_seeds)
     against = points[-1].against_base
     varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
-    base = "the untuned zero-shot model" if 0 in train.sizes else "0: the run has no untuned model"
+    base = "the untuned zero-shot model" if 0 in train.sizes else "nothing, since the run has no untuned model"
     rates = sorted({cell.learning_rate for cell in cells if cell.learning_rate is not None})
     rate = f", learning rate {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
     by = f"Tuned by {main_method(train)}: " if main_method(train) else ""
     return (
         f"{by}{train.budget}; steps: {steps}{rate}."
-        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: 95% interval of the paired difference to {base};"
-        f" {varies} ({against.interval.method})."
+        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: what {base} has, plus the 95% interval of the paired"
+        f" difference to it; {varies} ({against.interval.method})."
     )

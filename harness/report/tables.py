@@ -10,7 +10,7 @@ import numpy as np
 from harness.core.markdown import Strong, escaped, table
 from harness.core.text import named_label
 from harness.eval.results import Results
-from harness.metrics.table import METRICS
+from harness.metrics.table import METRICS, metric_of
 from harness.report import wording
 from harness.report.analysis import Arm, has, matrix, sheet, unknown
 from harness.report.headline import Headline, Reading
@@ -64,7 +64,7 @@ def value_interval(results: Results, arm: Arm, metric: str) -> Interval:
 def main(
     results: Results, suite_arms: Sequence[Arm], metrics: Sequence[str], answer: Headline | str, labels: Sequence[str]
 ) -> str:
-    """A table of the arms' metrics, then the intervals of all but the primary one, whose own stand in the first table.
+    """A table of the metrics of arms, then the intervals of all but the primary one, whose own stand in the first.
 
     In bold what the headline compares.
 
@@ -90,9 +90,12 @@ def main(
     heads = {name: HEADS.get(name, wording.title(name)) for name in columns}
     text = table(["candidate", *heads.values(), "unparsed"], rows)
     count = len(sheet(results, suite_arms[0].cards[0], "test").failed)
+    known = [(head, metric_of(name).meaning) for name, head in heads.items()]
+    meanings = "; ".join(f"{head}: {meaning}" for head, meaning in known if meaning)
     about = (
         f"{count} test items; rates divide by all of them. Unparsed counts all items, dev too. Bold: what the headline"
         " compares. Every interval is a 95% one of its own number alone; the headline's is of the paired difference."
+        f" {escaped(meanings)}."
     )
     others = [head for name, head in heads.items() if name != primary]
     intervals_of_others = f"\n\n{table(['95% interval of', *others], widths)}" if others else ""
