@@ -12,6 +12,7 @@ from harness.report.advice import RULES, Situation, next_steps
 from harness.report.analysis import Arm, Difference
 from harness.report.growth import Growth
 from harness.report.headline import Alternative, Headline, Reading
+from harness.report.student_view import AgainstSeeds
 from harness.stats import Interval
 from harness.stats.contrasts import Slope, SlopeVerdict
 from harness.stats.forecast import BackTest, Forecast
@@ -53,6 +54,13 @@ BETTER, WORSE, UNDECIDED = headline(0.02, 0.1), headline(-0.1, -0.02), headline(
 OPEN = headline(-0.08, 0.28)  # better on these items, and perhaps by much
 FLAT = growth("no measurable slope", (-0.02, 0.02))
 
+
+def against_seeds(low: float, high: float, rows: int = 256) -> AgainstSeeds:
+    arms = [Arm("small", data, size, "trained", ()) for data, size in (("filtered", rows), ("seeds_only", 64))]
+    against = Difference(interval(low, high), "these weights", 0.09, changed=60, units=342)
+    return AgainstSeeds(arms[0], arms[1], 0.58, against)
+
+
 CASES = [
     ("finish-first", Situation(BETTER, growth("rises"), unfinished="eval was stopped"), "eval was stopped"),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("no measurable slope")), "measurably better"),
@@ -64,6 +72,12 @@ CASES = [
     ("decide-first", Situation(OPEN, None), "needs no training."),
     ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=SPARE), "400 rows are kept"),
     ("use-the-rows-there-are", Situation(WORSE, None, funnel=SPARE), "saw 256 of them"),
+    (
+        "write-more-seeds",
+        Situation(OPEN, None, against_seeds=against_seeds(-0.03, 0.05)),
+        "256 rows are not",
+    ),
+    ("write-more-seeds", Situation(BETTER, None, against_seeds=against_seeds(-0.09, -0.02)), "the 64 seeds alone"),
     ("make-more-rows", Situation(WORSE, growth("rises")), "512 of them are forecast to bring +3.0 points [+1.0, +5.0]"),
     ("make-more-rows", Situation(BETTER, growth("rises", (-0.02, 0.06))), "cannot tell from no gain"),
     ("make-more-rows", Situation(BETTER, growth("rises", covered=False)), "missed the largest size"),
@@ -75,6 +89,10 @@ CASES = [
     ("train-more-seeds", Situation(BETTER, growth("rises")), "random_seeds"),
 ]
 SILENT = [
+    ("write-more-seeds", Situation(OPEN, None)),
+    ("write-more-seeds", Situation(OPEN, None, against_seeds=against_seeds(0.02, 0.09))),
+    ("write-more-seeds", Situation(OPEN, None, against_seeds=against_seeds(-0.03, 0.05, rows=100))),
+    ("write-more-seeds", Situation(None, None, against_seeds=against_seeds(-0.03, 0.05))),
     ("finish-first", Situation(BETTER, growth("rises"))),
     ("use-the-cheaper-alternative", Situation(BETTER, growth("no measurable slope"))),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("rises"))),

@@ -12,6 +12,8 @@ from harness.augment.funnel import Funnel
 from harness.report import wording
 from harness.report.growth import Growth
 from harness.report.headline import Headline
+from harness.report.paired import verdict_words
+from harness.report.student_view import AgainstSeeds
 from harness.stats.power import items_needed_from
 from harness.suites.summary import LOWER_IS_BETTER
 
@@ -19,6 +21,7 @@ WORTH_FINDING = 0.05  # a difference of scores between 0 and 1 that a suite shou
 WORTH_HAVING = 0.01  # a gain of the next doubling that is worth its rows
 NAMED = 3  # of what broke
 SPARE = 0.5  # of the largest size: so many kept rows beyond it are worth a further size
+MANY = 2  # times as many rows as seeds, that should be worth more than these
 MOSTLY = 0.5  # share of the rows lost at one filter from which it decides what the data are
 
 
@@ -31,6 +34,7 @@ class Situation:
     broke: tuple[str, ...] = ()  # what tuning measurably made worse, "suite: metric"
     unfinished: str = ""  # why scores are missing; empty where all are there
     funnel: Funnel | None = None  # None: augment made no rows
+    against_seeds: AgainstSeeds | None = None  # None: nothing was tuned on the seeds alone
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,19 @@ def decide_first(situation: Situation) -> str:
     times = arm.seconds_an_answer, rival.arm.seconds_an_answer
     cost = f", and takes {times[1]:.3g} s an answer where the student takes {times[0]:.3g}" if all(times) else ""
     return f"It is not decided whether tuning pays. {rival.title} needs no training{cost}."
+
+
+def write_more_seeds(situation: Situation) -> str:
+    """Several times as many rows as seeds bring nothing measurable beyond the seeds."""
+    against = situation.against_seeds
+    if situation.headline is None or against is None or against.rows.size < MANY * against.seeds.size:
+        return ""
+    if verdict_words(situation.headline.reading.metric, against.difference) == "better":
+        return ""
+    return (
+        f"Write more seeds, or read some rows and mend prompts and filters: {against.rows.size} rows are not measurably"
+        f" better than the {against.seeds.size} seeds alone."
+    )
 
 
 def use_the_rows_there_are(situation: Situation) -> str:
@@ -202,6 +219,7 @@ RULES: tuple[Callable[[Situation], str], ...] = (
     finish_first,
     use_the_cheaper_alternative,
     decide_first,
+    write_more_seeds,
     use_the_rows_there_are,
     make_more_rows,
     more_items,

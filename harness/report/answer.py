@@ -84,7 +84,7 @@ def _answer(results: Results, view: StudentView, changes: Sequence[Change], funn
         rows=_rows(view),
         broke=regressions.summary(changes),
         ship=ship,
-        steps=tuple(next_steps(Situation(known, view.growth, broke, unfinished, funnel))),
+        steps=tuple(next_steps(Situation(known, view.growth, broke, unfinished, funnel, view.against_seeds))),
     )
 
 
