@@ -13,6 +13,7 @@ from harness.eval.results import Results
 from harness.metrics.table import metric_of
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import Arm, arms, has
+from harness.report.headline import Headline
 from harness.report.student_section import file_name
 from harness.report.student_view import StudentView, main_data, main_method, tuned_arms
 from harness.suites.suite import Suite
@@ -22,7 +23,7 @@ HONESTY = ("consistency", "repeat_consistency", "made_up", "wrong", "abstained")
 
 
 def breakdown(results: Results, suite: Suite, views: Sequence[StudentView], price_per_hour: float | None) -> str:
-    """The largest tuned arm of each student by label and by tag, then the cost of an answer of every arm.
+    """The largest tuned arm of each student by label; by tag beside what it is compared with; the cost of every arm.
 
     `views`: of the suite. `price_per_hour`: of the machine that scored, where it is known.
     """
@@ -36,10 +37,14 @@ def breakdown(results: Results, suite: Suite, views: Sequence[StudentView], pric
             parts.append(f"### {escaped(largest.title)}, label by label\n")
             parts.append(tables.by_label(results, largest, suite.choices) + "\n")
         bases = [arm for arm in suite_arms if arm.kind == "base" and arm.student == view.student]
-        tagged = tables.by_tag(results, [*bases, largest], suite.primary)
+        rivals = view.headline.compared if isinstance(view.headline, Headline) else []
+        shown = {arm.title: arm for arm in (*bases, *rivals, largest)}
+        tagged = tables.by_tag(results, list(shown.values()), suite.primary)
         if tagged:
             parts += [f"### {escaped(wording.title(suite.primary))}, tag by tag\n", tagged + "\n"]
-    return "\n".join([*parts, "### What an answer takes\n", tables.costs(suite_arms, price_per_hour) + "\n"])
+    batched = "Many items are asked at once, and what prompts share is read once: this is no latency of one request."
+    costs = tables.costs(suite_arms, price_per_hour)
+    return "\n".join([*parts, "### What an answer takes\n", f"{costs}\n\n{batched}\n"])
 
 
 def other_suites(results: Results, suites: Sequence[Suite]) -> str:
