@@ -17,8 +17,8 @@ def may_ship(run: Run) -> str:
     if not baseline_path(run.root, run.name).is_file():
         return (
             "Not judged: there is no baseline. The gate compares with a baseline, not with the untuned model, so read"
-            f" first what tuning broke. Where these scores are good enough all the same, {run.command('bless')} makes"
-            " them the baseline."
+            " first what tuning broke. Where these scores are good enough all the same, make them the baseline:"
+            f" {run.command('bless')}"
         )
     try:
         _, student, decisions = decisions_of(run, common=False, terminal=Terminal(silent=True))
