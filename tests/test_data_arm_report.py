@@ -95,7 +95,7 @@ def test_every_arm_is_compared_with_random_and_where_answers_are_labels_with_fil
         ("without_judge", "minus random"): "worse",
     }
     assert "of 5 comparisons about 0.25 would seem to differ by chance alone" in text
-    assert "(1 epochs but at least 2 steps of 4 rows) and the same random seeds" in text
+    assert "(1 epoch but at least 2 steps of 4 rows) and the same random seeds" in text
     assert "about this recipe (items and random seeds vary)" in text
     assert (
         "With all 5 allowed for (Bonferroni), without_judge is worse than random at 12 rows on shop;"

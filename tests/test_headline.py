@@ -123,6 +123,26 @@ def test_every_alternative_within_chance_of_the_best_on_dev_is_looked_at(tmp_pat
     assert wide.low < alone.low < alone.high < wide.high
 
 
+def test_what_scores_every_item_alike_is_one_alternative(tmp_path: Path) -> None:
+    """A program that looks at no rows is the same on the seeds and on as many rows as the student has."""
+    run = shop(tmp_path)
+
+    def against(on_seeds: Answer) -> Headline:
+        rules = [("shop", reference(12, "filtered"), labelled(0.6, 4)), ("shop", reference(3, "seeds_only"), on_seeds)]
+        store(run, [("shop", cell(0), labelled(0.1, 1)), ("shop", cell(12), labelled(0.7, 3)), *rules])
+        results = load_results(run.folder)
+        found = headline(results, arms(results, "shop"), "tiny", 0)
+        assert isinstance(found, Headline)
+        drawn_lines = lines(results, arms(results, "shop"), "tiny", "accuracy", found)
+        assert sum(line.strongest for line in drawn_lines) == 1
+        assert sum(line.reading.arm.kind == "reference" for line in drawn_lines) == 1, "no line is drawn twice"
+        return found
+
+    one, two = against(labelled(0.6, 4)), against(labelled(0.6, 5))
+    assert (len(one.alternatives), len(two.alternatives)) == (1, 2)
+    assert one.rival.difference.interval == one.unadjusted.interval, "a single alternative takes no allowance"
+
+
 def test_tuned_students_are_read_by_what_they_write(tmp_path: Path) -> None:
     run = shop(tmp_path)
     both = read_two_ways(0.5, 0.9, 1)

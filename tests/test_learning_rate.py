@@ -90,7 +90,7 @@ def test_a_students_rate_is_known_with_its_weights(tmp_path: Path) -> None:
     path = write_project(tmp_path, "owner/name")
     said = describe_training(load_run(path, ["train.learning_rate=auto", "ship=null"]))
     assert "learning rate auto: known with its weights for owner/name" in said
-    assert "1 epochs but at least 2 steps of 4 rows" in said
+    assert "1 epoch but at least 2 steps of 4 rows" in said
 
 
 @pytest.mark.parametrize("rate", ["automatic", 0, 1, -1e-3, True, None])

@@ -97,7 +97,7 @@ def test_methods_are_compared_at_equal_rows_with_the_same_random_seeds(tmp_path:
     assert isinstance(answer, Headline)
     assert answer.reading.arm.title == "tiny, 12 rows (filtered, lora)"
     assert (
-        "Tuned by lora: 1 epochs but at least 2 steps of 4 rows; steps: 4 rows 3, 12 rows 3, learning rate 0.001."
+        "Tuned by lora: 1 epoch but at least 2 steps of 4 rows; steps: 4 rows 3, 12 rows 3, learning rate 0.001."
         in text
     )
     assert {alternative.reading.arm.kind for alternative in answer.alternatives} == {"base"}, "no other method"

@@ -218,7 +218,8 @@ class Train(Record):
     @property
     def budget(self) -> str:
         """How many steps a cell has, in words."""
-        steps = f"{self.epochs} epochs but at least {self.min_steps} steps" if not self.steps else f"{self.steps} steps"
+        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        steps = f"{self.steps} steps" if self.steps else f"{epochs} but at least {self.min_steps} steps"
         early = ""
         if self.early_stopping and self.validation:
             early = (

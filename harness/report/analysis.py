@@ -15,7 +15,7 @@ import numpy as np
 
 from harness import stats
 from harness.eval.results import Results
-from harness.records import Score, Scorecard
+from harness.records import Score, Scorecard, Split
 from harness.report import wording
 from harness.stats import Floats, Interval, contrasts
 from harness.stats.design import Bools, Design
@@ -24,7 +24,6 @@ from harness.stats.score_matrix import ScoreMatrix, align_complete
 from harness.suites.reference import is_reference, reference_title
 from harness.suites.summary import absent, design_of, value_of
 
-Split = Literal["dev", "test"]
 Verdict = Literal["better", "worse", "no difference found", "inconclusive", "not estimable"]
 
 

@@ -146,7 +146,7 @@ def headline(
     arm = max(tuned, key=lambda a: a.size)
     if not has(results, arm, metric):
         return f"No headline: no answer of {arm.title} has a value of {wording.title(metric)}; see the notes."
-    rivals = [reading(results, a, metric) for a in arms_ if _is_alternative(a, arm)]
+    rivals = _distinct(results, [reading(results, a, metric) for a in arms_ if _is_alternative(a, arm)])
     comparable = [
         r for r in rivals if has(results, r.arm, r.metric) and matrix(results, r.arm, r.metric, "dev").complete.any()
     ]
@@ -168,6 +168,15 @@ def headline(
     both = len(align_complete(a, matrix(results, rival.arm, rival.metric, "test"))[0].items)
     pair = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
     return Headline(Reading(arm, metric), a.mean, tuple(alternatives), both, pair)
+
+
+def _distinct(results: Results, readings: Sequence[Reading]) -> list[Reading]:
+    """Those that do not score every item as an earlier one: a program that looks at no rows is one alternative."""
+    kept: dict[tuple[str, bytes], Reading] = {}
+    for one in readings:
+        scores = b"".join(matrix(results, one.arm, one.metric, split).values.tobytes() for split in ("dev", "test"))
+        kept.setdefault((one.arm.student, scores), one)
+    return list(kept.values())
 
 
 def within_chance(on_dev: Sequence[ScoreMatrix], random_seed: int) -> list[int]:
@@ -229,13 +238,20 @@ def lines(
 ) -> list[Line]:
     """The alternatives that do not change with size: the untuned model in each prompting, seeds alone."""
     rival = answer.rival.reading if isinstance(answer, Headline) else None
-    drawn = []
+    readings = []
     for arm in arms_:
         seeds = arm.data == "seeds_only" and (arm.kind == "reference" or (arm.student, arm.method) == (student, method))
         read = reading(results, arm, primary)
-        if not seeds and read != rival and not (arm.kind == "base" and arm.student == student):
-            continue
-        value = matrix(results, arm, read.metric, "test").mean
-        if has(results, arm, read.metric) and not math.isnan(value):
-            drawn.append(Line(read, value, read == rival))
-    return drawn
+        if seeds or read == rival or (arm.kind == "base" and arm.student == student):
+            readings.append(read)
+    distinct = _distinct(results, sorted(readings, key=lambda read: read != rival))  # the rival stays
+    values = {
+        place: matrix(results, read.arm, read.metric, "test").mean
+        for place, read in enumerate(readings)
+        if read in distinct and has(results, read.arm, read.metric)
+    }
+    return [
+        Line(readings[place], value, readings[place] == rival)
+        for place, value in values.items()
+        if not math.isnan(value)
+    ]
