@@ -58,6 +58,10 @@ def test_no_english_text_of_the_shipped_suites_is_dropped() -> None:
     assert [(v.reason, v.row) for v in rule.verdicts(rows, [()] * len(rows)) if not v.keep] == []
 
 
+def test_a_text_that_could_be_in_any_language_is_left_alone() -> None:
+    assert verdict(Language(languages=("en",)), row("Wrong VAT rate. Order 969415.")).keep
+
+
 def test_short_texts_and_texts_of_no_language_are_left_alone() -> None:
     rule = Language(languages=("en",))
     assert verdict(rule, row("Wo ist es?")) == Verdict(row=row("Wo ist es?").id, filter="language", keep=True)
