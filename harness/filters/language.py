@@ -34,10 +34,9 @@ class Language(Record):
         """Loads the model of py3langid (a naive Bayes over byte n-grams, Lui and Baldwin 2012), which comes with it.
 
         The score is the probability of the languages together, of the worse part. `against` is the likeliest language.
-        By default it drops none of the 1,556 English texts of 4 words and more in the shipped suites (one of the last 400,
-        until it was asked to be sure). Before that it dropped all of 47 such sentences in ten other languages; the tests
-        have 13 of them.
-        Raises UsageError for a language that the model does not know.
+        By default it drops none of the 1,556 English texts of 4 words and more in the shipped suites (one of the last
+        400, until it was asked to be sure). Before that it dropped all of 47 such sentences in ten other languages, of
+        which the tests have 13. Raises UsageError for a language that the model does not know.
         """
         try:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier
