@@ -245,13 +245,9 @@ def lines(
         if seeds or read == rival or (arm.kind == "base" and arm.student == student):
             readings.append(read)
     distinct = _distinct(results, sorted(readings, key=lambda read: read != rival))  # the rival stays
-    values = {
-        place: matrix(results, read.arm, read.metric, "test").mean
-        for place, read in enumerate(readings)
-        if read in distinct and has(results, read.arm, read.metric)
-    }
-    return [
-        Line(readings[place], value, readings[place] == rival)
-        for place, value in values.items()
-        if not math.isnan(value)
-    ]
+    drawn = []
+    for read in readings:
+        value = matrix(results, read.arm, read.metric, "test").mean
+        if read in distinct and has(results, read.arm, read.metric) and not math.isnan(value):
+            drawn.append(Line(read, value, read == rival))
+    return drawn

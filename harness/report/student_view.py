@@ -149,12 +149,13 @@ def _caption(train: Train, trained: TrainedCells, student: str, points: Sequence
     seeds = len(train.random_seeds)
     against = points[-1].against_base
     varies = "items and random seeds vary" if against.question == "this recipe" else "items vary"
-    base = "the untuned zero-shot model" if 0 in train.sizes else "nothing, since the run has no untuned model"
+    bars = "the 95% interval of the value itself, since the run has no untuned model"
+    if 0 in train.sizes:
+        bars = "what the untuned zero-shot model has, plus the 95% interval of the paired difference to it"
     rates = sorted({cell.learning_rate for cell in cells if cell.learning_rate is not None})
     rate = f", learning rate {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
     by = f"Tuned by {main_method(train)}: " if main_method(train) else ""
     return (
         f"{by}{train.budget}; steps: {steps}{rate}."
-        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: what {base} has, plus the 95% interval of the paired"
-        f" difference to it; {varies} ({against.interval.method})."
+        f" {seeds} random seed{'s' if seeds > 1 else ''}. Bars: {bars}; {varies} ({against.interval.method})."
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from harness.data.columns import column_at, listed_texts, locate
 from harness.data.examples import Shape, example_of
@@ -80,6 +80,6 @@ def _beside(suite: ItemsSuite, row: Mapping[str, Any], where: str, answers: tupl
 
 def _stated_split(value: Any, where: str) -> Split | None:
     """Raises UsageError for anything but dev, test and nothing."""
-    if value not in (None, "dev", "test"):
-        raise UsageError(f"{where}: split: expected dev or test, got {value!r}")
+    if value not in (None, *get_args(Split)):
+        raise UsageError(f"{where}: split: expected {' or '.join(get_args(Split))}, got {value!r}")
     return cast(Split | None, value)
