@@ -23,6 +23,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from harness import api
 from harness.commands.init.choices import first_number, lettered
 from harness.commands.init.command import Options, init
 from harness.commands.init.documents import gap_of
@@ -322,6 +323,26 @@ def test_few_rows_are_seeds_of_a_teacher(tmp_path: Path) -> None:
     assert len(run.seeds) + len(run.suites["mine"].items) == 45
     assert (run.file.train.data_names, run.teacher.model) == (["filtered", "seeds_only"], "smollm2-135m-instruct")
     assert run.file.augment.rows >= 3 * run.file.train.sizes[-1]
+
+
+SCRIPTS = {"messages": '{"messages": [{"role": "user", "content": "the {word} {word} {number} of {word}?"},'
+                       ' {"role": "assistant", "content": "{word} {number}"}]}'}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "family", ["labels, csv", "answers", "sums", "alpaca", "messages", "trl", "passages", "choices", "two fields"]
+)
+def test_what_the_teacher_of_a_small_file_writes_is_read(tmp_path: Path, family: str) -> None:
+    """The template, the schema and the parser of a run that init wrote say the same names."""
+    file, content, _, _ = FAMILIES[family]
+    more: dict[str, Any] = {"texts": ("premise", "hypothesis")} if family == "two fields" else {}
+    project = start(tmp_path, file, content(45), **more)
+    line = SCRIPTS.get(family, "the {word} {word} {number} of {word}, {label} {number} {word}?")
+    (project / "script.json").write_text(json.dumps({"generate": [line]}))
+    teacher = {"engine": "scripted", "model": "t", "script": "script.json"}
+    api.Run.load(project / "runs/mine.yaml", {"teacher": teacher}, quiet=True).augment()
+    kept = (project / "runs/mine/augment/train.jsonl").read_text().splitlines()
+    assert len(kept) >= loaded(project).file.augment.rows
 
 
 def test_a_small_file_has_items_to_choose_on_and_items_to_claim_on(tmp_path: Path) -> None:

@@ -56,11 +56,6 @@ def step_value(completion: Completion, step: Step) -> Reading:
     return Reading({key: _value(part) if isinstance(part, str) else part for key, part in value.items()})
 
 
-def answer_name(task: TaskFile) -> str:
-    """What a teacher's JSON calls the answer of a task without labels."""
-    return "label" if task.fields == ("text",) else "answer"
-
-
 def row_example(completion: Completion, output: Output, label: str, task: TaskFile) -> Reading:
     """The example that a completion holds, or why it is not in the form asked for."""
     read = _example(completion, output, label, task)
@@ -79,14 +74,14 @@ def _example(completion: Completion, output: Output, label: str, task: TaskFile)
         return f"the JSON in it is no object{cut}"
     if output == "messages":
         return _conversation(value, task, cut)
-    names = (*task.fields, *((answer_name(task),) if task.free else ()))
+    names = (*task.fields, *(("answer",) if task.free else ()))
     problem = next((p for name in names if (p := _problem(value, name, name in task.optional))), "")
     if problem:
         return problem + cut
     fields = {name: _value(value.get(name, "")) for name in task.fields}
     if not task.free:
         return Example(fields=fields, answer=label, label=label)
-    return Example(fields=fields, answer=_value(value[answer_name(task)]))
+    return Example(fields=fields, answer=_value(value["answer"]))
 
 
 def _conversation(value: dict[str, Any], task: TaskFile, cut: str) -> Example | str:

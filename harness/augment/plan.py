@@ -13,7 +13,6 @@ from typing import Any
 
 from harness.augment.chain import Chain, Place, PlannedStep, go_on, pick_one, read_step, row_of
 from harness.augment.funnel import Counts
-from harness.augment.parse import answer_name
 from harness.augment.quotas import (
     LOWEST_RATE,
     Demand,
@@ -347,5 +346,5 @@ def plan_rows(run: Run, teachers: Teachers, say: Callable[[str], None] = lambda 
 
 def _row_schema(task: TaskFile) -> dict[str, object]:
     """What the teacher must write: every field, and the answer too where the task has no labels to draw it from."""
-    names = [*task.fields, *([answer_name(task)] if task.free else [])]
+    names = [*task.fields, *(["answer"] if task.free else [])]
     return {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}

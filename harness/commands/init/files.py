@@ -279,8 +279,7 @@ def _template_lines(plan: Plan) -> list[str]:
     answers = [row.answer for row in (*plan.rows, *plan.seeds)]
     texts = [row.text for row in (*plan.rows, *plan.seeds)]
     longest = max(len(f"{text}{answer}".encode()) for text, answer in zip(texts, answers, strict=True))
-    room = min(1024, max(48, longest // 2))
-    form, output, more = "chat", "text", ""
+    room, form, output, more = longest // 2, "chat", "text", ""
     if continues_list(plan) and plan.task.labels:
         form, more = "completion", ', stop: ["\\n"]'
     elif plan.conversation:
@@ -290,13 +289,15 @@ def _template_lines(plan: Plan) -> list[str]:
         parts = (*plan.task.fields, *(() if plan.task.labels else ("answer",)))
         written = ", ".join(f"{part}: {{type: string}}" for part in parts)
         more = f", json_schema: {{type: object, properties: {{{written}}}, required: [{', '.join(parts)}]}}"
+    if output != "text":
+        room += 64  # names, quotes, and the spaces that a model puts between them
     return [
         "templates:",
         f"  - path: prompts/{plan.wishes.name}/write.j2",
         f"    form: {form}",
         *([f"    output: {output}"] if output != "text" else []),
         "    shots: 4",
-        f"    sampling: {{temperature: 0.9, top_p: 0.95, max_tokens: {room}{more}}}",
+        f"    sampling: {{temperature: 0.9, top_p: 0.95, max_tokens: {min(1024, max(48, room))}{more}}}",
     ]
 
 
