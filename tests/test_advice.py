@@ -26,7 +26,7 @@ def headline(low: float, high: float, changed: int = 60, detectable: float | Non
     tuned = Reading(Arm("small", "filtered", 256, "trained", ()), "accuracy")
     rival = Reading(Arm("tfidf_logistic_regression", "seeds_only", 64, "zero_shot", ()), "accuracy")
     against = Difference(interval(low, high), "these weights", detectable, changed=changed, units=342)
-    return Headline(tuned, 0.6, (Alternative(rival, 0.6 - (low + high) / 2, against),), 342, against)
+    return Headline(tuned, 0.6, (Alternative(rival, 0.6 - (low + high) / 2, against),), (), 342, against)
 
 
 def growth(verdict: SlopeVerdict, gain: tuple[float, float] = (0.01, 0.05), covered: bool = True) -> Growth:

@@ -123,6 +123,29 @@ def test_every_alternative_within_chance_of_the_best_on_dev_is_looked_at(tmp_pat
     assert wide.low < alone.low < alone.high < wide.high
 
 
+def test_what_dev_leaves_out_though_it_is_higher_on_test_is_named(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+
+    def better_on_test(i: int, item: Item) -> dict[str, object]:
+        rate = 0.3 if item.split == "dev" else 0.72
+        return {"status": "scored", "output": "x", "values": {"accuracy": float(drawn(i, 5) < rate)}}
+
+    found, text = told(run, labelled(0.8, 1), better_on_test, labelled(0.4, 3), labelled(0.6, 4))
+    assert found.rival.reading.arm.kind == "reference"
+    (one,) = found.left_out
+    assert one.reading.arm.kind == "base"
+    assert one.value > found.rival.value
+    assert one.difference.interval.level == pytest.approx(0.95)
+    assert one.difference.interval.estimate == pytest.approx(found.value - one.value)
+    answer, detail = text.split("## tiny on shop")
+    for part in (answer, detail):  # beside the rival, where a reader sees one number and the figure another
+        assert f"{100 * one.value:.1f}%" in part
+        assert one.reading.title in part
+    found, _ = told(run, labelled(0.8, 1), labelled(0.3, 5), labelled(0.4, 3), labelled(0.6, 4))
+    assert found.left_out == (), "lower on dev and on test"
+    assert found.left_out_sentence == ""
+
+
 def test_what_scores_every_item_alike_is_one_alternative(tmp_path: Path) -> None:
     """A program that looks at no rows is the same on the seeds and on as many rows as the student has."""
     run = shop(tmp_path)

@@ -26,7 +26,7 @@ def rules_of(suite: Suite) -> list[Rule]:
         bounds = [(bound, getattr(limit, bound)) for bound in BOUNDS if getattr(limit, bound) is not None]
         if not bounds:
             raise UsageError(f"{place}: it sets none of {', '.join(BOUNDS)}")
-        outside = [value for _, value in bounds if metric_of(metric).kind != "amount" and not 0 <= value <= 1]
+        outside = [value for _, value in bounds if metric_of(metric).bounded and not 0 <= value <= 1]
         if outside:
             raise UsageError(f"{place}: {outside[0]:g}: as a share its limits lie between 0 and 1")
         neutral = limit.better is None and metric_of(metric).better == "neither"

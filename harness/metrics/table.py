@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
@@ -15,15 +16,25 @@ class Metric:
     """One number about an answer.
 
     A rate is the share of items that something holds for, and an item without a value counts as 0. A share is a number
-    from 0 to 1 of an item that has one. An amount has no upper end, or a unit of its own.
+    from 0 to 1 of an item that has one. A cosine lies between -1 and 1. An amount is 0 or more, in a unit of its own.
     """
 
     name: str
     title: str  # for a heading
-    kind: Literal["rate", "share", "amount"] = "share"
+    kind: Literal["rate", "share", "cosine", "amount"] = "share"
     better: Literal["higher", "lower", "neither"] = "higher"
     meaning: str = ""  # one line for who has never heard of it
     verb: str = ""  # what so many percent of the items are, where an item is or is not: "right"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether values lie between 0 and 1."""
+        return self.kind in ("rate", "share")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the greatest value that there can be."""
+        return (-1.0 if self.kind == "cosine" else 0.0), (math.inf if self.kind == "amount" else 1.0)
 
 
 METRICS = {
@@ -155,25 +166,25 @@ METRICS = {
         Metric(
             "prompt_similarity",
             "likeness to the prompt",
-            "amount",
+            "cosine",
             meaning="likeness of meaning between answer and question (cosine)",
         ),
         Metric(
             "reference_similarity",
             "likeness to the reference",
-            "amount",
+            "cosine",
             meaning="likeness of meaning to a good answer (cosine)",
         ),
         Metric(
             "consistency",
             "likeness over wordings",
-            "amount",
+            "cosine",
             meaning="likeness of answers to one question in other words (cosine)",
         ),
         Metric(
             "repeat_consistency",
             "likeness over repeats",
-            "amount",
+            "cosine",
             meaning="likeness of answers to one question drawn again (cosine)",
         ),
         Metric(

@@ -103,7 +103,8 @@ def _pays(found: Headline | str) -> str:
         return f"{opening}. {values}."
     interval = difference.interval
     change = wording.change(metric, interval.estimate, interval.low, interval.high)
-    return f"{opening}. {values}; difference {change} (95%), asking about {difference.question}."
+    said = f"{opening}. {values}; difference {change} (95%), asking about {difference.question}."
+    return f"{said} {found.left_out_sentence}".rstrip()
 
 
 def _rows(view: StudentView) -> str:

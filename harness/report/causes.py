@@ -39,7 +39,7 @@ def is_wrong(score: Score, item: Item | None, suite: Suite) -> bool:
     if score.status == "unparsed" or _says_nothing(score, suite):
         return True
     metric = metric_of(suite.primary)
-    primary = (metric.name,) if metric.kind != "amount" and metric.better == "higher" else ()
+    primary = (metric.name,) if metric.bounded and metric.better == "higher" else ()
     rated = next((name for name in (*primary, "accuracy", "preferred") if name in score.values), None)
     return score.values[rated] < HALF if rated else causes(score, item, suite) != ("other",)
 

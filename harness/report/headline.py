@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from harness.eval.results import Results
 from harness.report import wording
 from harness.report.analysis import Arm, Difference, difference, has, matrix
-from harness.report.paired import verdict_words
+from harness.report.paired import change_words, verdict_words
 from harness.stats import contrasts
 from harness.stats.score_matrix import ScoreMatrix, align_complete
 from harness.suites.summary import LOWER_IS_BETTER
@@ -60,6 +60,7 @@ class Headline:
     reading: Reading
     value: float
     alternatives: tuple[Alternative, ...]
+    left_out: tuple[Alternative, ...]  # better on test than the strongest of these, but worse on dev; at 95%
     items: int  # test items that both have a value of
     unadjusted: Difference  # to the strongest, at 95% for this pair alone: what `harness compare` prints
 
@@ -67,6 +68,15 @@ class Headline:
     def rival(self) -> Alternative:
         """The strongest alternative."""
         return self.alternatives[0]
+
+    @property
+    def left_out_sentence(self) -> str:
+        """What dev items left out though it is better on test than the strongest alternative. Empty without one."""
+        said = []
+        for one in self.left_out:
+            value = wording.value(one.reading.metric, one.value)
+            said.append(f"{one.reading.title}: {value}, difference {change_words(self.reading.metric, one.difference)}")
+        return f"Not counted, since dev items call it worse, but higher on test: {'; '.join(said)}." if said else ""
 
     @property
     def verdict(self) -> str:
@@ -117,7 +127,7 @@ class Headline:
         )
         return (
             f"{values} Difference {change} (95%{adjusted}{p}), asking about {difference.question}: {self.verdict}."
-            f"{exceptions}{detectable}"
+            f"{exceptions}{detectable} {self.left_out_sentence}".rstrip()
         )
 
 
@@ -159,15 +169,24 @@ def headline(
     on_dev = [matrix(results, r.arm, r.metric, "dev").scaled(sign) for r in comparable]
     candidates = within_chance(on_dev, random_seed)
     level = 1 - (1 - LEVEL) / len(candidates)
-    a = matrix(results, arm, metric, "test")
-    alternatives = [
-        _alternative(results, Reading(arm, metric), comparable[place], random_seed, level) for place in candidates
-    ]
+    tuned_reading = Reading(arm, metric)
+    alternatives = [_alternative(results, tuned_reading, comparable[place], random_seed, level) for place in candidates]
     alternatives.sort(key=lambda alternative: math.inf if math.isnan(alternative.value) else -sign * alternative.value)
-    rival = alternatives[0].reading
-    both = len(align_complete(a, matrix(results, rival.arm, rival.metric, "test"))[0].items)
-    pair = _alternative(results, Reading(arm, metric), rival, random_seed, LEVEL).difference
-    return Headline(Reading(arm, metric), a.mean, tuple(alternatives), both, pair)
+    strongest = alternatives[0]
+    others = [
+        _alternative(results, tuned_reading, one, random_seed, LEVEL)
+        for place, one in enumerate(comparable)
+        if place not in candidates
+    ]
+    a, b = (matrix(results, r.arm, r.metric, "test") for r in (tuned_reading, strongest.reading))
+    return Headline(
+        tuned_reading,
+        a.mean,
+        tuple(alternatives),
+        tuple(other for other in others if sign * other.value > sign * strongest.value),
+        len(align_complete(a, b)[0].items),
+        _alternative(results, tuned_reading, strongest.reading, random_seed, LEVEL).difference,
+    )
 
 
 def _distinct(results: Results, readings: Sequence[Reading]) -> list[Reading]:

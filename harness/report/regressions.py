@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -113,8 +112,7 @@ def panels(rows: Sequence[Change], student: str, data: str, method: str = "") ->
     drawn = []
     for (suite, metric), by_size in grouped.items():
         by_size.sort(key=lambda change: change.arm.size)
-        least = -1.0 if "similarity" in metric else 0.0  # a cosine may be negative
-        most = 1.0 if wording.bounded(metric) else math.inf
+        least, most = metric_of(metric).span
         points = tuple(
             PanelPoint(
                 c.arm.size,

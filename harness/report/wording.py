@@ -12,7 +12,7 @@ def title(metric: str) -> str:
 
 def bounded(metric: str) -> bool:
     """Whether values lie between 0 and 1."""
-    return metric_of(metric).kind != "amount"
+    return metric_of(metric).bounded
 
 
 def in_percent(metric: str) -> bool:

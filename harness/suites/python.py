@@ -124,7 +124,7 @@ class PythonSuite(SuiteBase):
         """A score with what the function said of its answer."""
         if result is None:
             metrics = [metric_of(name) for name in self.metrics]
-            unread = {m.name: 0.0 for m in metrics if m.kind != "amount" and m.better == "higher"}
+            unread = {m.name: 0.0 for m in metrics if m.bounded and m.better == "higher"}
             return Score(**(dict(score) | {"status": "unparsed", "values": unread | score.values}))
         values = result if isinstance(result, dict) else {self.metrics[0]: result}
         returned = f"{path}: {self.score_function} returned {result!r}"
@@ -136,7 +136,7 @@ class PythonSuite(SuiteBase):
                 )
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise UsageError(f"{returned}; it must be {FORM}")
-            if metric_of(name).kind != "amount" and not 0 <= value <= 1:
+            if metric_of(name).bounded and not 0 <= value <= 1:
                 raise UsageError(f"{returned}: {name} is a number from 0 to 1")
         return score.with_values({name: float(value) for name, value in values.items()})
 
