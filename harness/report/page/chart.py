@@ -18,7 +18,7 @@ TICKS = 5
 ROWS = "rows the student was tuned on (log scale)"
 LEAST = 0.1  # of an axis in percent: what changes by less than a point is no mountain
 SMALLEST = 1e-9  # step of an axis
-BAR_HEIGHT, BAR_GAP, NAME_WIDTH = 22, 6, 150
+FUNNEL_WIDTH, BAR_HEIGHT, BAR_GAP, NAME_WIDTH = 460, 22, 6, 146  # narrow, so that a phone shows it nearly whole
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def funnel_chart(steps: Sequence[tuple[str, int, int]], requested: int, kept: in
     lines = [("requested", requested, 0), *steps]
     if not steps or steps[-1][1] != kept:
         lines.append(("kept", kept, 0))
-    full, height = WIDTH - NAME_WIDTH - 120, len(lines) * (BAR_HEIGHT + BAR_GAP)
+    full, height = FUNNEL_WIDTH - NAME_WIDTH - 130, len(lines) * (BAR_HEIGHT + BAR_GAP)
     parts = []
     for place, (name, left, lost) in enumerate(lines):
         y = place * (BAR_HEIGHT + BAR_GAP)
@@ -131,7 +131,7 @@ def funnel_chart(steps: Sequence[tuple[str, int, int]], requested: int, kept: in
             f'<text x="{NAME_WIDTH + wide + gone + 6}" y="{y + 15}">{text(words)}</text></g>'
         )
     return (
-        f'<svg class="chart funnel" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="funnel-title">'
+        f'<svg class="chart funnel" viewBox="0 0 {FUNNEL_WIDTH} {height}" role="img" aria-labelledby="funnel-title">'
         f'<title id="funnel-title">Rows left after each step</title>{"".join(parts)}</svg>'
     )
 
