@@ -29,6 +29,11 @@ def headline(low: float, high: float, changed: int = 60, detectable: float | Non
     return Headline(tuned, 0.6, (Alternative(rival, 0.6 - (low + high) / 2, against),), (), 342, against)
 
 
+def of_seeds(found: Headline) -> Headline:
+    seeds_only = Reading(Arm("small", "seeds_only", 64, "trained", ()), "accuracy")
+    return replace(found, alternatives=(replace(found.rival, reading=seeds_only),))
+
+
 def growth(verdict: SlopeVerdict, gain: tuple[float, float] = (0.01, 0.05), covered: bool = True) -> Growth:
     slope = Slope(
         interval=interval(0.01, 0.03), verdict=verdict, question="these weights", changed=80, units=342, unit="items"
@@ -68,6 +73,13 @@ CASES = [
     ("use-the-cheaper-alternative", Situation(UNDECIDED, None), "TF-IDF"),
     ("use-the-cheaper-alternative", Situation(WORSE, None), "one size says nothing of more rows"),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("inconclusive")), "more rows show no gain"),
+    ("use-the-cheaper-alternative", Situation(of_seeds(UNDECIDED), FLAT), "needs no teacher and is as good as"),
+    ("use-the-cheaper-alternative", Situation(of_seeds(WORSE), FLAT), "Do not ship a student of these rows"),
+    (
+        "decide-first",
+        Situation(of_seeds(OPEN), FLAT),
+        "whether the rows pay. small, 64 rows (seeds only) needs no teacher",
+    ),
     ("decide-first", Situation(OPEN, growth("no measurable slope")), "TF-IDF"),
     ("decide-first", Situation(OPEN, None), "needs no training."),
     ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=SPARE), "400 rows are kept"),
@@ -78,6 +90,16 @@ CASES = [
         "256 rows are not",
     ),
     ("write-more-seeds", Situation(BETTER, None, against_seeds=against_seeds(-0.09, -0.02)), "the 64 seeds alone"),
+    (
+        "write-more-seeds",
+        Situation(WORSE, None, against_seeds=against_seeds(-0.09, -0.02)),
+        "are measurably worse than",
+    ),
+    (
+        "use-the-rows-there-are",
+        Situation(WORSE, growth("rises"), funnel=SPARE, against_seeds=against_seeds(-0.09, -0.02)),
+        "400 rows are kept",
+    ),
     ("make-more-rows", Situation(WORSE, growth("rises")), "512 of them are forecast to bring +3.0 points [+1.0, +5.0]"),
     ("make-more-rows", Situation(BETTER, growth("rises", (-0.02, 0.06))), "cannot tell from no gain"),
     ("make-more-rows", Situation(BETTER, growth("rises", covered=False)), "missed the largest size"),
@@ -102,6 +124,7 @@ SILENT = [
     ("decide-first", Situation(headline(-0.02, 0.04), None)),
     ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=CALM)),
     ("use-the-rows-there-are", Situation(BETTER, growth("no measurable slope"), funnel=SPARE)),
+    ("use-the-rows-there-are", Situation(WORSE, FLAT, funnel=SPARE, against_seeds=against_seeds(-0.09, -0.02))),
     ("make-more-rows", Situation(WORSE, growth("rises"), funnel=SPARE)),
     ("make-more-rows", Situation(WORSE, growth("no measurable slope"))),
     ("make-more-rows", Situation(WORSE, growth("inconclusive"))),

@@ -78,10 +78,13 @@ def use_the_cheaper_alternative(situation: Situation) -> str:
     headline = situation.headline
     if headline is None or headline.verdict == "better" or _rows_help(situation) or _may_pay(headline):
         return ""
-    rival = headline.rival.reading.title
+    rival, of_seeds = headline.rival.reading.title, _rival_is_of_seeds(headline)
     if headline.verdict == "worse":
+        ship = "Do not ship a student of these rows" if of_seeds else "Do not ship a tuned student"
         rows = "more rows show no gain" if situation.growth else "one size says nothing of more rows"
-        return f"Do not ship a tuned student: {rival} is measurably better, and {rows}."
+        return f"{ship}: {rival} is measurably better, and {rows}."
+    if of_seeds:
+        return f"Tune on the seeds alone: {rival} needs no teacher and is as good as these items can tell."
     return f"Do not tune for this: {rival} needs no training and is as good as these items can tell."
 
 
@@ -93,26 +96,29 @@ def decide_first(situation: Situation) -> str:
     arm, rival = headline.reading.arm, headline.rival.reading
     times = arm.seconds_an_answer, rival.arm.seconds_an_answer
     cost = f", and takes {times[1]:.3g} s an answer where the student takes {times[0]:.3g}" if all(times) else ""
+    if _rival_is_of_seeds(headline):
+        return f"It is not decided whether the rows pay. {rival.title} needs no teacher{cost}."
     return f"It is not decided whether tuning pays. {rival.title} needs no training{cost}."
 
 
 def write_more_seeds(situation: Situation) -> str:
     """Several times as many rows as seeds bring nothing measurable beyond the seeds."""
-    against = situation.against_seeds
-    if situation.headline is None or against is None or against.rows.size < MANY * against.seeds.size:
+    against, verdict = situation.against_seeds, _rows_against_seeds(situation)
+    if against is None or against.rows.size < MANY * against.seeds.size or verdict in ("", "better"):
         return ""
-    if verdict_words(situation.headline.reading.metric, against.difference) == "better":
-        return ""
+    how = "measurably worse than" if verdict == "worse" else "not measurably better than"
     return (
-        f"Write more seeds, or read some rows and mend prompts and filters: {against.rows.size} rows are not measurably"
-        f" better than the {against.seeds.size} seeds alone."
+        f"Write more seeds, or read some rows and mend prompts and filters: {against.rows.size} rows are {how}"
+        f" the {against.seeds.size} seeds alone."
     )
 
 
 def use_the_rows_there_are(situation: Situation) -> str:
-    """Kept rows lie unused, and it is not shown that rows do nothing."""
+    """Kept rows lie unused, and it is not shown that rows do nothing or harm."""
     headline, growth, left = situation.headline, situation.growth, _unused(situation)
     if headline is None or not left or (growth and headline.verdict == "better" and not growth.helps):
+        return ""
+    if _rows_against_seeds(situation) == "worse" and not _rows_help(situation):
         return ""
     largest = headline.reading.arm.size
     return f"Raise train.sizes: {largest + left} rows are kept, and the largest student saw {largest} of them."
@@ -187,6 +193,17 @@ def train_more_seeds(situation: Situation) -> str:
 
 def _rows_help(situation: Situation) -> bool:
     return situation.growth is not None and situation.growth.helps
+
+
+def _rival_is_of_seeds(headline: Headline) -> bool:
+    """Whether the strongest alternative is a student too, tuned on the seeds alone."""
+    return headline.rival.reading.arm.kind == "student"
+
+
+def _rows_against_seeds(situation: Situation) -> str:
+    """How the rows compare with the seeds alone, in words. Empty where nothing was tuned on these."""
+    against, headline = situation.against_seeds, situation.headline
+    return verdict_words(headline.reading.metric, against.difference) if against and headline else ""
 
 
 def _may_pay(headline: Headline) -> bool:
