@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from harness.config.load import load_run
 from harness.config.run import Run
 from harness.config.teacher import VLLMTeacher
 from harness.core.json_file import read_jsonl
-from harness.core.terminal import Stop
+from harness.core.terminal import Advance, Stop
 from harness.engines.scripted import ScriptedEngine
 from harness.errors import MachineError, UsageError
 from harness.models.teachers import Teachers
@@ -94,6 +95,19 @@ def run_it(run: Run, say: Say = say) -> tuple[Passing, Funnel]:
     return engine, funnel
 
 
+class Watching(Quiet):
+    """Keeps how far work was said to be: (done, of how many)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moves: list[tuple[float, int]] = []
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Advance]:
+        """As Terminal."""
+        yield lambda done, note: self.moves.append((done, total))
+
+
 def rows_of(run: Run) -> list[Row]:
     return [row for _, row in read_jsonl(run.folder / "augment/train.jsonl", Row)]
 
@@ -114,6 +128,27 @@ def test_a_step_sees_what_earlier_ones_wrote_and_the_row_says_who_wrote_what(tmp
     assert row.provenance.request == row.provenance.steps[-1].request
     assert len({step.template_digest for step in row.provenance.steps}) == 3
     assert len({request.key for request in engine.requests}) == 60
+
+
+def test_progress_counts_rows_however_often_a_step_asks(tmp_path: Path) -> None:
+    run = project(tmp_path, [{**OBJECT, "attempts": 3}, ANSWER], OF_QA, OF_OBJECT, max_requests_per_row=1)
+
+    asked: Counter[int] = Counter()
+
+    def at_last(request: Request) -> str:
+        if request.origin.step != "qa":
+            return say(request)
+        place = request.sample_index % 10_000_000
+        asked[place] += 1
+        return json.dumps({"question": f"why {place}?", "level": 1}) if asked[place] > 2 or not place else "no JSON"
+
+    terminal = Watching()
+    engine = Passing(FakeGenerator(at_last))
+    augment(run, TEACHERS, lambda: engine, terminal, Stop())
+    assert len(engine.completed) == 20 * 3 + 20 - 2  # the first row needs one attempt, the others three
+    done = [done for done, _ in terminal.moves]
+    assert max(done) == done[-1] == 20
+    assert {total for _, total in terminal.moves} == {20}
 
 
 def test_a_row_may_be_a_template_over_steps_and_attributes(tmp_path: Path) -> None:

@@ -97,12 +97,6 @@ class Plan:
                     yield label, j
 
     @property
-    def calls_per_row(self) -> int:
-        """Calls of the longest chain, without what a judge is asked of a row."""
-        steps = [[planned.step for planned in chain] for chain in self.chains]
-        return max((sum(step.samples * (1 + asks_judge(step)) for step in chain) for chain in steps), default=0)
-
-    @property
     def to_write(self) -> int:
         """Rows of `rows` that nobody has."""
         return max(self.settings.rows - len(self.own), 0)

@@ -81,6 +81,11 @@ class Scheduler:
         self._judged = 0
         self._looked = False  # whether it is known that something is kept, or that nothing is
 
+    @property
+    def settled(self) -> int:
+        """Rows begun of which every answer is there, own rows among them."""
+        return len(self._lost) + self._judged + len(self._ready)
+
     def judge(self, rows: Sequence[Row], tick: Callable[[], None]) -> None:
         """Have rows judged that are there already."""
         self._own = self.order = [(OWN, i) for i in range(len(rows))]
@@ -185,7 +190,7 @@ class Scheduler:
 
     def _in_doubt(self) -> bool:
         """Whether so many answers gave nothing that the first rows are waited for before more are begun."""
-        if self._looked or len(self._lost) + self._judged + len(self._ready) < FRUITLESS:
+        if self._looked or self.settled < FRUITLESS:
             return False
         self._judge(self._ready)
         if not self._waiting:

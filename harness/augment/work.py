@@ -23,8 +23,7 @@ from harness.core.terminal import Stop, Terminal
 from harness.engines.call_place import calls_of
 from harness.engines.protocols import Embedder, Generator, StudentEngine
 from harness.errors import UsageError
-from harness.filters import AnyFilter, Context, Protected, Rule, filter_names, judges_of
-from harness.filters.base import no_requests
+from harness.filters import AnyFilter, Context, Protected, Rule, filter_names
 from harness.models.teachers import Teachers
 from harness.records import Pair
 from harness.suites import benchmarks
@@ -115,20 +114,20 @@ def at_work(
 
 
 @contextmanager
-def progress(plan: Plan, scheduler: Scheduler, requests: int, terminal: Terminal) -> Iterator[Callable[[], None]]:
-    """A bar over one round: what is yielded moves it on after every answer."""
+def progress(plan: Plan, scheduler: Scheduler, rows: int, terminal: Terminal) -> Iterator[Callable[[], None]]:
+    """A bar over the `rows` begun in one round: what is yielded moves it on after every answer.
+
+    Rows are counted, not calls: how many of these a row takes is not known before, since a step may ask again.
+    """
     ask = scheduler.ask
-    before, tokens = len(ask.answers), ask.fresh_tokens
+    before, tokens = scheduler.settled, ask.fresh_tokens
     started = told = time.monotonic()
-    pairs = zip(plan.settings.filters, scheduler.rules, strict=True)
-    judges = judges_of(filter_ for filter_, rule in pairs if rule.requests is not no_requests)
-    total = requests * (len(judges) + plan.calls_per_row)
-    with terminal.progress("augment", total) as advance:
+    with terminal.progress("augment", rows) as advance:
 
         def tick() -> None:
             nonlocal told
-            now, done = time.monotonic(), len(ask.answers) - before
-            if now - told < TELL_S and done != total:
+            now, done = time.monotonic(), scheduler.settled - before
+            if now - told < TELL_S and done < rows:
                 return
             told = now
             speed = (ask.fresh_tokens - tokens) / max(now - started, 1e-9)
