@@ -73,6 +73,7 @@ CASES = [
     ("use-the-cheaper-alternative", Situation(UNDECIDED, None), "TF-IDF"),
     ("use-the-cheaper-alternative", Situation(WORSE, None), "one size says nothing of more rows"),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("inconclusive")), "more rows show no gain"),
+    ("use-the-cheaper-alternative", Situation(headline(-0.6, -0.5), growth("rises")), "16 times the rows would not"),
     ("use-the-cheaper-alternative", Situation(of_seeds(UNDECIDED), FLAT), "needs no teacher and is as good as"),
     ("use-the-cheaper-alternative", Situation(of_seeds(WORSE), FLAT), "Do not ship a student of these rows"),
     (

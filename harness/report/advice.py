@@ -22,6 +22,7 @@ WORTH_HAVING = 0.01  # a gain of the next doubling that is worth its rows
 NAMED = 3  # of what broke
 SPARE = 0.5  # of the largest size: so many kept rows beyond it are worth a further size
 MANY = 2  # times as many rows as seeds, that should be worth more than these
+DOUBLINGS = 4  # of the rows, in which they should catch up with a better alternative
 MOSTLY = 0.5  # share of the rows lost at one filter from which it decides what the data are
 
 
@@ -74,14 +75,19 @@ def more_items(situation: Situation) -> str:
 
 
 def use_the_cheaper_alternative(situation: Situation) -> str:
-    """The alternative is better, or looks as good and the items leave no room for much more; and rows do not help."""
+    """The alternative is better, or looks as good and the items leave no room for much more; and rows do not help.
+
+    Nor do they where the student is so far behind that many times the rows would not catch up.
+    """
     headline = situation.headline
-    if headline is None or headline.verdict == "better" or _rows_help(situation) or _may_pay(headline):
+    if headline is None or headline.verdict == "better" or _rows_catch_up(situation) or _may_pay(headline):
         return ""
     rival, of_seeds = headline.rival.reading.title, _rival_is_of_seeds(headline)
     if headline.verdict == "worse":
         ship = "Do not ship a student of these rows" if of_seeds else "Do not ship a tuned student"
         rows = "more rows show no gain" if situation.growth else "one size says nothing of more rows"
+        if _rows_help(situation):
+            rows = f"at the best slope that this run allows, {2**DOUBLINGS} times the rows would not catch up"
         return f"{ship}: {rival} is measurably better, and {rows}."
     if of_seeds:
         return f"Tune on the seeds alone: {rival} needs no teacher and is as good as these items can tell."
@@ -193,6 +199,16 @@ def train_more_seeds(situation: Situation) -> str:
 
 def _rows_help(situation: Situation) -> bool:
     return situation.growth is not None and situation.growth.helps
+
+
+def _rows_catch_up(situation: Situation) -> bool:
+    """Whether rows help, and at the best end of their slope reach the strongest alternative in a few doublings."""
+    headline, growth = situation.headline, situation.growth
+    if headline is None or growth is None or growth.slope is None or not growth.helps:
+        return False
+    metric, slope = headline.reading.metric, growth.slope.interval
+    behind = _good(metric, headline.rival.value - headline.value)
+    return behind <= DOUBLINGS * max(_good(metric, end) for end in (slope.low, slope.high))
 
 
 def _rival_is_of_seeds(headline: Headline) -> bool:
