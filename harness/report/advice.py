@@ -77,7 +77,7 @@ def more_items(situation: Situation) -> str:
 def use_the_cheaper_alternative(situation: Situation) -> str:
     """The alternative is better, or looks as good and the items leave no room for much more; and rows do not help.
 
-    Nor do they where the student is so far behind that many times the rows would not catch up.
+    Or rows help too little to catch up with it.
     """
     headline = situation.headline
     if headline is None or headline.verdict == "better" or _rows_catch_up(situation) or _may_pay(headline):
