@@ -170,6 +170,12 @@ def test_the_most_urgent_comes_first_and_there_is_always_something_to_do() -> No
     assert [step.rule for step in next_steps(Situation(sure, growth("rises", (0.0, 0.01))))] == ["ship-it"]
 
 
+@pytest.mark.parametrize("found", [None, headline(-0.035, -0.005), headline(-0.03, 0.01, detectable=0.04)])
+def test_only_a_student_that_is_better_is_blessed(found: Headline | None) -> None:
+    (step,) = next_steps(Situation(found, growth("rises", (0.002, 0.014)) if found else None))
+    assert step.rule == "not-shown"
+
+
 def test_few_changed_items_are_no_verdict() -> None:
     few = headline(0.0, 0.02, changed=2, detectable=None)
     assert "more-items" in {step.rule for step in next_steps(Situation(few, growth("rises")))}

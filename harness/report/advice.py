@@ -47,9 +47,17 @@ class Step:
 
 
 def next_steps(situation: Situation) -> list[Step]:
-    """All rules that apply, the most urgent first. Never empty: the last rule applies where no other does."""
+    """All rules that apply, the most urgent first. Never empty: else it says whether to bless."""
     steps = [Step(rule.__name__.replace("_", "-"), said) for rule in RULES if (said := rule(situation))]
-    return steps or [Step("ship-it", "Nothing stands against this student: bless it, and let `check` guard it.")]
+    if steps:
+        return steps
+    if situation.headline is None or situation.headline.verdict != "better":
+        return [
+            Step(
+                "not-shown", "Nothing here shows that the student is better than its best alternative: do not ship it."
+            )
+        ]
+    return [Step("ship-it", "Nothing stands against this student: bless it, and let `check` guard it.")]
 
 
 def finish_first(situation: Situation) -> str:
