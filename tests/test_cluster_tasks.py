@@ -58,7 +58,7 @@ def test_students_and_scores_of_a_cluster_are_those_of_one_machine(
 def cards_of(project: Path) -> dict[tuple[str, str, str], dict[str, object]]:
     """Every metric of every card, equal to the last bit but for cosines.
 
-    These are sums of float32, whose order depends on the threads that a machine gives a process: 2e-8 was seen.
+    These are sums of float32, and 2e-8 was seen between two processes of one machine, probably for other threads.
     """
     cards = load_results(project / "runs/shop").cards
     return {
