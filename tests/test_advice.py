@@ -35,6 +35,7 @@ def of_seeds(found: Headline) -> Headline:
 
 
 def growth(verdict: SlopeVerdict, gain: tuple[float, float] = (0.01, 0.05), covered: bool = True) -> Growth:
+    """`gain`: of the forecast of the next doubling."""
     slope = Slope(
         interval=interval(0.01, 0.03), verdict=verdict, question="these weights", changed=80, units=342, unit="items"
     )
@@ -58,6 +59,7 @@ SPARE = CALM.model_copy(update={"kept": 400, "kept_by_label": {"": 400}})
 BETTER, WORSE, UNDECIDED = headline(0.02, 0.1), headline(-0.1, -0.02), headline(-0.06, 0.04)
 OPEN = headline(-0.08, 0.28)  # better on these items, and perhaps by much
 FLAT = growth("no measurable slope", (-0.02, 0.02))
+NO_SLOPE = replace(FLAT, slope=None, forecast=None, back_test=None)
 
 
 def against_seeds(low: float, high: float, rows: int = 256) -> AgainstSeeds:
@@ -72,7 +74,10 @@ CASES = [
     ("use-the-cheaper-alternative", Situation(UNDECIDED, growth("no measurable slope")), "as good as"),
     ("use-the-cheaper-alternative", Situation(UNDECIDED, None), "TF-IDF"),
     ("use-the-cheaper-alternative", Situation(WORSE, None), "one size says nothing of more rows"),
-    ("use-the-cheaper-alternative", Situation(WORSE, growth("inconclusive")), "more rows show no gain"),
+    ("use-the-cheaper-alternative", Situation(WORSE, FLAT), "more rows show no gain"),
+    ("use-the-cheaper-alternative", Situation(WORSE, growth("falls")), "more rows hurt"),
+    ("use-the-cheaper-alternative", Situation(WORSE, growth("inconclusive")), "cannot tell whether more rows help"),
+    ("use-the-cheaper-alternative", Situation(WORSE, NO_SLOPE), "cannot tell whether more rows help"),
     ("use-the-cheaper-alternative", Situation(headline(-0.6, -0.5), growth("rises")), "16 times the rows would not"),
     ("use-the-cheaper-alternative", Situation(of_seeds(UNDECIDED), FLAT), "needs no teacher and is as good as"),
     ("use-the-cheaper-alternative", Situation(of_seeds(WORSE), FLAT), "Do not ship a student of these rows"),
@@ -105,7 +110,13 @@ CASES = [
     ("make-more-rows", Situation(BETTER, growth("rises", (-0.02, 0.06))), "cannot tell from no gain"),
     ("make-more-rows", Situation(BETTER, growth("rises", covered=False)), "missed the largest size"),
     ("more-items", Situation(UNDECIDED, growth("rises")), "342"),
-    ("stop-making-rows", Situation(BETTER, growth("no measurable slope")), "between 16 and 256"),
+    ("stop-making-rows", Situation(BETTER, FLAT), "between 16 and 256 they made no measurable difference"),
+    (
+        "stop-making-rows",
+        Situation(BETTER, growth("falls")),
+        "on fewer rows, and read some of them: between 16 and 256",
+    ),
+    ("stop-making-rows", Situation(BETTER, replace(growth("rises"), metric="gold_nll")), "measurably worse"),
     ("mix-in-general-rows", Situation(BETTER, growth("rises"), ("arc: accuracy",)), "arc: accuracy"),
     ("look-at-the-filter", Situation(BETTER, growth("rises"), funnel=FUNNEL), "judge: it drops 62%"),
     ("try-a-larger-student", Situation(UNDECIDED, FLAT), "shows that more of these rows help small"),
@@ -126,18 +137,23 @@ SILENT = [
     ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=CALM)),
     ("use-the-rows-there-are", Situation(BETTER, growth("no measurable slope"), funnel=SPARE)),
     ("use-the-rows-there-are", Situation(WORSE, FLAT, funnel=SPARE, against_seeds=against_seeds(-0.09, -0.02))),
+    ("use-the-rows-there-are", Situation(UNDECIDED, FLAT, funnel=SPARE)),  # do not tune for this
     ("make-more-rows", Situation(WORSE, growth("rises"), funnel=SPARE)),
+    ("make-more-rows", Situation(headline(-0.6, -0.5), growth("rises"))),  # do not ship
     ("make-more-rows", Situation(WORSE, growth("no measurable slope"))),
     ("make-more-rows", Situation(WORSE, growth("inconclusive"))),
     ("make-more-rows", Situation(WORSE, growth("rises", (-0.03, 0.04)))),
     ("more-items", Situation(BETTER, growth("rises"))),
     ("more-items", Situation(headline(-0.01, 0.02, detectable=0.03), growth("rises"))),
     ("stop-making-rows", Situation(UNDECIDED, growth("no measurable slope"))),
+    ("stop-making-rows", Situation(BETTER, growth("inconclusive"))),
+    ("stop-making-rows", Situation(BETTER, NO_SLOPE)),
+    ("stop-making-rows", Situation(BETTER, replace(growth("falls"), metric="gold_nll"))),
     ("mix-in-general-rows", Situation(BETTER, growth("rises"))),
     ("look-at-the-filter", Situation(BETTER, growth("rises"), funnel=CALM)),
     ("try-a-larger-student", Situation(BETTER, FLAT)),
     ("try-a-larger-student", Situation(UNDECIDED, growth("no measurable slope"))),  # forecast to be worth having
-    ("try-a-larger-student", Situation(UNDECIDED, FLAT, funnel=SPARE)),
+    ("try-a-larger-student", Situation(OPEN, FLAT, funnel=SPARE)),
     ("train-more-seeds", Situation(WORSE, growth("rises"))),
 ]
 
@@ -160,10 +176,9 @@ def test_every_rule_is_tried_both_ways() -> None:
 
 
 def test_the_most_urgent_comes_first_and_there_is_always_something_to_do() -> None:
-    steps = next_steps(Situation(WORSE, FLAT, ("a: b",), "items failed", FUNNEL))
+    steps = next_steps(Situation(WORSE, FLAT, ("a: b",), "", FUNNEL))
     assert [step.rule for step in steps] == [
-        "finish-first", "use-the-cheaper-alternative", "mix-in-general-rows", "look-at-the-filter",
-        "try-a-larger-student",
+        "use-the-cheaper-alternative", "mix-in-general-rows", "look-at-the-filter", "try-a-larger-student",
     ]  # fmt: skip
     recipe = replace(BETTER.alternatives[0].difference, question="this recipe")
     sure = replace(BETTER, alternatives=(replace(BETTER.alternatives[0], difference=recipe),))
@@ -174,6 +189,11 @@ def test_the_most_urgent_comes_first_and_there_is_always_something_to_do() -> No
 def test_only_a_student_that_is_better_is_blessed(found: Headline | None) -> None:
     (step,) = next_steps(Situation(found, growth("rises", (0.002, 0.014)) if found else None))
     assert step.rule == "not-shown"
+
+
+def test_where_scores_are_missing_nothing_else_is_advised() -> None:
+    (step,) = next_steps(Situation(WORSE, FLAT, ("a: b",), "items failed", FUNNEL))
+    assert step.rule == "finish-first"
 
 
 def test_few_changed_items_are_no_verdict() -> None:

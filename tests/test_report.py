@@ -98,18 +98,23 @@ def questions(root: Path, spec: dict[str, Any], lines: Iterable[dict[str, Any]],
     return load_run(path)
 
 
-def test_one_failed_item_leaves_a_report_without_a_verdict(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "who"), [(12, "tiny, 12 rows (filtered)"), (0, "tiny untuned, zero-shot")])
+def test_one_failed_item_leaves_a_report_without_a_verdict(tmp_path: Path, size: int, who: str) -> None:
+    """Of the student's or of the rival's: and the advice is to finish first, and nothing else."""
     run = shop(tmp_path)
     first_test = next(i for i, item in enumerate(run.suites["shop"].items) if item.split == "test")
+    failed = {size: [first_test]}
     text = reported(
         run,
         [
-            ("shop", cell(0), labelled(0.5, 1)),
+            ("shop", cell(0), labelled(0.5, 1, failed=failed.get(0, ()))),
             ("shop", cell(4), labelled(0.6, 2)),
-            ("shop", cell(12), labelled(0.7, 3, failed=[first_test])),
+            ("shop", cell(12), labelled(0.7, 3, failed=failed.get(12, ()))),
         ],
     )
     assert "No verdict: 1 of 30 items failed" in text
+    advice = text.split("What to do next:")[1].split("\n##")[0].strip()
+    assert advice == f"1. Finish the evaluation first: 1 of 30 items of {who} failed."
     assert "is incomplete: 1 of 30 items failed, the first because: longer than the context" in text
     assert "Loss of the gold answers over rows" in text
 

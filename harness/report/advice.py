@@ -47,10 +47,13 @@ class Step:
 
 
 def next_steps(situation: Situation) -> list[Step]:
-    """All rules that apply, the most urgent first. Never empty: else it says whether to bless."""
+    """All rules that apply, the most urgent first. Never empty: else it says whether to bless.
+
+    Where scores are missing, it says so alone: all else would be advice on numbers that are going to change.
+    """
     steps = [Step(rule.__name__.replace("_", "-"), said) for rule in RULES if (said := rule(situation))]
     if steps:
-        return steps
+        return steps[:1] if situation.unfinished else steps
     if situation.headline is None or situation.headline.verdict != "better":
         return [
             Step(
@@ -93,10 +96,7 @@ def use_the_cheaper_alternative(situation: Situation) -> str:
     rival, of_seeds = headline.rival.reading.title, _rival_is_of_seeds(headline)
     if headline.verdict == "worse":
         ship = "Do not ship a student of these rows" if of_seeds else "Do not ship a tuned student"
-        rows = "more rows show no gain" if situation.growth else "one size says nothing of more rows"
-        if _rows_help(situation):
-            rows = f"at the best slope that this run allows, {2**DOUBLINGS} times the rows would not catch up"
-        return f"{ship}: {rival} is measurably better, and {rows}."
+        return f"{ship}: {rival} is measurably better, and {_what_rows_do(situation.growth)}."
     if of_seeds:
         return f"Tune on the seeds alone: {rival} needs no teacher and is as good as these items can tell."
     return f"Do not tune for this: {rival} needs no training and is as good as these items can tell."
@@ -128,9 +128,11 @@ def write_more_seeds(situation: Situation) -> str:
 
 
 def use_the_rows_there_are(situation: Situation) -> str:
-    """Kept rows lie unused, and it is not shown that rows do nothing or harm."""
+    """Kept rows lie unused, and it is not shown that rows do nothing or harm, or cannot catch up."""
     headline, growth, left = situation.headline, situation.growth, _unused(situation)
     if headline is None or not left or (growth and headline.verdict == "better" and not growth.helps):
+        return ""
+    if growth and use_the_cheaper_alternative(situation):
         return ""
     if _rows_against_seeds(situation) == "worse" and not _rows_help(situation):
         return ""
@@ -141,7 +143,7 @@ def use_the_rows_there_are(situation: Situation) -> str:
 def make_more_rows(situation: Situation) -> str:
     """Rows help, all that there are were used, and the next doubling is forecast to be worth having."""
     growth = situation.growth
-    if growth is None or not growth.helps or _unused(situation):
+    if growth is None or not growth.helps or _unused(situation) or use_the_cheaper_alternative(situation):
         return ""
     largest = growth.sizes[-1]
     if growth.forecast is None:
@@ -159,11 +161,14 @@ def make_more_rows(situation: Situation) -> str:
 
 
 def stop_making_rows(situation: Situation) -> str:
-    """The student is better than the alternative, and rows no longer help."""
+    """The student is better than the alternative, and rows no longer help, or hurt."""
     headline, growth = situation.headline, situation.growth
-    if headline is None or growth is None or headline.verdict != "better" or growth.helps:
+    if headline is None or growth is None or headline.verdict != "better":
         return ""
-    return f"Stop making rows: between {growth.sizes[0]} and {growth.sizes[-1]} they made no measurable difference."
+    sizes = f"between {growth.sizes[0]} and {growth.sizes[-1]}"
+    if growth.effect == "hurt":
+        return f"Train on fewer rows, and read some of them: {sizes} more of them made the student measurably worse."
+    return f"Stop making rows: {sizes} they made no measurable difference." if growth.effect == "no gain" else ""
 
 
 def look_at_the_filter(situation: Situation) -> str:
@@ -190,7 +195,9 @@ def mix_in_general_rows(situation: Situation) -> str:
 def try_a_larger_student(situation: Situation) -> str:
     """More rows promise nothing and the alternative is not beaten: what is missing may be the student's size."""
     headline, growth = situation.headline, situation.growth
-    if headline is None or growth is None or growth.helps or headline.verdict == "better" or _unused(situation):
+    if headline is None or growth is None or growth.helps or headline.verdict == "better":
+        return ""
+    if use_the_rows_there_are(situation):
         return ""
     if growth.forecast and _good(growth.metric, growth.forecast.gain.estimate) >= WORTH_HAVING:
         return ""
@@ -207,6 +214,18 @@ def train_more_seeds(situation: Situation) -> str:
 
 def _rows_help(situation: Situation) -> bool:
     return situation.growth is not None and situation.growth.helps
+
+
+def _what_rows_do(growth: Growth | None) -> str:
+    """What more rows do for a student that is behind and that they do not bring there."""
+    if growth is None:
+        return "one size says nothing of more rows"
+    return {
+        "help": f"at the best slope that this run allows, {2**DOUBLINGS} times the rows would not catch up",
+        "hurt": "more rows hurt",
+        "no gain": "more rows show no gain",
+        "not known": "these items cannot tell whether more rows help",
+    }[growth.effect]
 
 
 def _rows_catch_up(situation: Situation) -> bool:

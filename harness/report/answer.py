@@ -72,11 +72,12 @@ def _answer(results: Results, view: StudentView, changes: Sequence[Change], funn
     broke = tuple(
         dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in regressions.largest(changes) if c.broke)
     )
-    failed = [card for arm in view.tuned for card in arm.cards if not card.complete]
-    unfinished = "eval was stopped, and scores are missing" if results.partial else ""
-    if failed:
-        unfinished = f"{failed[0].failed} of {failed[0].items} items of {failed[0].student} failed"
     known = view.headline if isinstance(view.headline, Headline) else None
+    unfinished = "eval was stopped, and scores are missing" if results.partial else ""
+    for arm in (*view.tuned, *(known.compared if known else ())):
+        for card in arm.cards:
+            if not card.complete and not unfinished:
+                unfinished = f"{card.failed} of {card.items} items of {arm.title} failed"
     return Answer(
         student=view.student,
         suite=view.suite.name,

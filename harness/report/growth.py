@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from harness.stats.design import Design
 from harness.stats.forecast import BackTest, Forecast, back_test, next_doubling
 from harness.stats.score_matrix import align_complete
 from harness.suites.summary import LOWER_IS_BETTER
+
+Effect = Literal["help", "hurt", "no gain", "not known"]  # of more rows
 
 WIDE = 0.3  # an interval of a back-test that nearly every result would lie in
 
@@ -30,10 +33,18 @@ class Growth:
     back_test: BackTest | None
 
     @property
+    def effect(self) -> Effect:
+        """What more rows measurably do to the score."""
+        if self.slope is None or self.slope.verdict == "inconclusive":
+            return "not known"
+        if self.slope.verdict == "no measurable slope":
+            return "no gain"
+        return "help" if (self.slope.verdict == "falls") == (self.metric in LOWER_IS_BETTER) else "hurt"
+
+    @property
     def helps(self) -> bool:
         """Whether the score measurably gets better with rows."""
-        better = "falls" if self.metric in LOWER_IS_BETTER else "rises"
-        return self.slope is not None and self.slope.verdict == better
+        return self.effect == "help"
 
     @property
     def slope_sentence(self) -> str:
@@ -41,16 +52,16 @@ class Growth:
         slope = self.slope
         if slope is None:
             return "Per doubling of rows: not estimable, too few items or passages."
-        helps, hurts = ("falls", "rises") if self.metric in LOWER_IS_BETTER else ("rises", "falls")
-        words = {
-            helps: "more rows help",
-            hurts: "more rows hurt",
-            "inconclusive": f"inconclusive, only {slope.changed} of {slope.units} {slope.unit} changed",
+        words: dict[Effect, str] = {
+            "help": "more rows help",
+            "hurt": "more rows hurt",
+            "no gain": slope.verdict,
+            "not known": f"inconclusive, only {slope.changed} of {slope.units} {slope.unit} changed",
         }
         change = wording.change(self.metric, slope.interval.estimate, slope.interval.low, slope.interval.high)
         return (
             f"Per doubling of rows, {self.sizes[0]} to {self.sizes[-1]}: {change} ({slope.question}):"
-            f" {words.get(slope.verdict, slope.verdict)}."
+            f" {words[self.effect]}."
         )
 
     @property

@@ -76,7 +76,7 @@ class Headline:
         for one in self.left_out:
             value = wording.value(one.reading.metric, one.value)
             said.append(f"{one.reading.title}: {value}, difference {change_words(self.reading.metric, one.difference)}")
-        return f"Not counted, since dev items call it worse, but higher on test: {'; '.join(said)}." if said else ""
+        return f"Not counted, since dev items call it worse, but better on test: {'; '.join(said)}." if said else ""
 
     @property
     def verdict(self) -> str:
