@@ -93,6 +93,24 @@ def test_harmless_differences_are_none() -> None:
             assert contains(f"I think it is {output}", gold)
 
 
+@pytest.mark.parametrize(
+    ("output", "gold", "right", "held", "f1"),
+    [
+        ("答案是北京。", "北京", 0.0, 1.0, 4 / 7),
+        ("北京大学", "北京 大学", 1.0, 1.0, 1.0),
+        ("東京です", "京都", 0.0, 0.0, 1 / 3),
+        ("คำตอบคือกรุงเทพ", "กรุงเทพ", 0.0, 1.0, 14 / 23),
+    ],
+)
+def test_answers_without_spaces_are_compared_by_characters(
+    output: str, gold: str, right: float, held: float, f1: float
+) -> None:
+    found = TextAnswer().score(output, item(gold))
+    assert found is not None
+    assert (found["accuracy"], found["contains"]) == (right, held)
+    assert found["token_f1"] == pytest.approx(f1)
+
+
 DIFFERENT = [
     *[("15", "1.5"), ("3", "-3"), ("10", "1.0"), ("C", "C++"), ("< 5", "> 5"), ("10:30", "1030"), ("1/2", "12")],
     *[("10^3", "103"), ("10³", "103"), ("vitamin", "vitamin A"), ("5", "5%"), ("€5", "$5"), ("A-", "A"), ("ms", "m/s")],
@@ -448,11 +466,21 @@ def test_suites_know_whether_they_are_of_the_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "primary"),
+    [("北京大学", "accuracy"), ("北京大学在海淀区", "token_f1"), ("你可以在网上或者在任何一家分店里办理退货手续。", "rouge_l"),
+     ("ใช่ครับ", "accuracy"), ("คุณสามารถขอเงินคืนได้", "token_f1")],
+)  # fmt: skip
+def test_so_it_does_where_words_have_no_spaces(tmp_path: Path, answer: str, primary: str) -> None:
+    lines = [{"question": f"{i}?", "answer": f"{answer}{i}"} for i in range(12)]
+    assert loaded(tmp_path, "kind: answers\n", lines).primary == primary
+
+
+@pytest.mark.parametrize(
     ("words", "primary"),
     [((1, 2, 3), "accuracy"), ((3, 3, 50), "accuracy"), ((2, 3, 4, 5), "token_f1"), ((9, 10, 11), "token_f1"),
      ((11, 11, 1), "rouge_l"), ((48, 60), "rouge_l")],
 )  # fmt: skip
-def test_the_primary_metric_goes_by_the_length_of_the_references(
+def test_the_primary_metric_goes_by_the_length_of_the_references_in_words(
     tmp_path: Path, words: tuple[int, ...], primary: str
 ) -> None:
     lines = [{"question": f"{i}?", "answers": ["w " * words[i % len(words)], "w"]} for i in range(12)]

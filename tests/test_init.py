@@ -322,7 +322,7 @@ def test_few_rows_are_seeds_of_a_teacher(tmp_path: Path) -> None:
     assert run.file.augment.rows_file is None
     assert len(run.seeds) + len(run.suites["mine"].items) == 45
     assert (run.file.train.data_names, run.teacher.model) == (["filtered", "seeds_only"], "smollm2-135m-instruct")
-    assert run.file.augment.rows >= 3 * run.file.train.sizes[-1]
+    assert (run.file.augment.rows, run.file.augment.requests_per_row) == (run.file.train.sizes[-1], 2)
 
 
 SCRIPTS = {"messages": '{"messages": [{"role": "user", "content": "the {word} {word} {number} of {word}?"},'
@@ -343,6 +343,78 @@ def test_what_the_teacher_of_a_small_file_writes_is_read(tmp_path: Path, family:
     api.Run.load(project / "runs/mine.yaml", {"teacher": teacher}, quiet=True).augment()
     kept = (project / "runs/mine/augment/train.jsonl").read_text().splitlines()
     assert len(kept) >= loaded(project).file.augment.rows
+
+
+@pytest.mark.parametrize("family", ["labels, csv", "choices"])
+def test_a_text_of_several_lines_is_asked_for_as_json(tmp_path: Path, family: str) -> None:
+    """And is a row with its lines, where a bare text of a teacher is joined to one."""
+    file, content, _, _ = FAMILIES[family]
+    lined = as_csv([{**row, "text": f"{row['text']}\nand more"} for row in labelled(45)])
+    project = start(tmp_path, file, lined if family == "labels, csv" else content(45))
+    (project / "script.json").write_text(json.dumps({"generate": ["{word} {number} {word}?\nA. x\nB. y"]}))
+    teacher = {"engine": "scripted", "model": "t", "script": "script.json"}
+    api.Run.load(project / "runs/mine.yaml", {"teacher": teacher}, quiet=True).augment()
+    kept = [json.loads(line) for line in (project / "runs/mine/augment/train.jsonl").read_text().splitlines()]
+    assert kept
+    assert all(row["example"]["fields"]["text"].count("\n") == 2 for row in kept)
+
+
+def test_a_teacher_of_choices_is_told_which_one_is_to_be_right(tmp_path: Path) -> None:
+    project = start(tmp_path, "a.jsonl", FAMILIES["choices"][1](45))
+    assert "{{ label }} must be the right one" in (project / "prompts/mine/write.j2").read_text()
+    run = loaded(project)
+    assert run.task.system == "Answer with the letter of the right choice."
+    assert run.task.labels == {letter: f"choice {letter} is right" for letter in "ABC"}
+
+
+def long_answers(number: int, answer: str) -> list[Line]:
+    return [{"question": f"{text}?", "answer": f"{i} {answer}"} for i, text in enumerate(texts(number))]
+
+
+def chats(number: int, turns: int) -> list[Line]:
+    spoken = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So it is, 12."}] * turns
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": f"It is {i}."},
+                *spoken,
+                {"role": "user", "content": "Sure?"},
+                {"role": "assistant", "content": f"Yes, {text}."},
+            ]
+        }
+        for i, text in enumerate(texts(number))
+    ]
+
+
+ROOM = {  # rows of which a token is a byte or little more, or that have many parts
+    "digits": long_answers(45, " ".join(f"{i * 7919:08}" for i in range(60))),
+    "chinese": long_answers(45, "请问您需要什么帮助" * 12),
+    "thai": long_answers(45, "คุณต้องการความช่วยเหลืออะไร" * 8),
+    "code": long_answers(45, "for (i=0; i<n; i++) { x[i] += y[i]; }\n" * 12),
+    "turns": chats(45, 20),
+    "long": long_answers(45, "word " * 700),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ROOM)
+def test_there_is_room_for_a_row_as_long_as_the_longest(tmp_path: Path, bundled_model: Path, kind: str) -> None:
+    """For a teacher to write it, for a student to learn all of it and to answer with it."""
+    from transformers import AutoTokenizer
+
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(ROOM[kind])))
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+
+    def tokens(text: str) -> int:
+        return len(tokenizer(text)["input_ids"])
+
+    written = max(tokens(json.dumps(line, ensure_ascii=False)) for line in ROOM[kind])
+    (template,) = run.file.augment.templates
+    assert template.sampling.max_tokens >= written
+    assert (run.file.train.max_length or 0) >= written
+    answers = [answer for item in run.suites["mine"].items for answer in item.answers]
+    assert (run.suites["mine"].spec.max_tokens or 0) >= max(map(tokens, answers))
 
 
 def test_a_small_file_has_items_to_choose_on_and_items_to_claim_on(tmp_path: Path) -> None:

@@ -270,3 +270,13 @@ def test_a_teacher_that_only_fails_ends_the_work(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="no such model"):
         made.write(places(10), Steps(), no_tick)
     made.ask.cache.close()
+
+
+def test_the_last_tick_comes_when_all_is_judged(tmp_path: Path) -> None:
+    """Rows that are there already, and ask a judge nothing, are judged in one go: a bar over them ends at their end."""
+    settled: list[int] = []
+    made = scheduler(tmp_path, Slow(4), Watched().rules()[:1])
+    made.judge([row(f"mine {i}") for i in range(40)], lambda: settled.append(made.settled))
+    assert settled == [40]
+    made.write(places(40), Steps(), lambda: settled.append(made.settled))
+    assert settled[-1] == 80

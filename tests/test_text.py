@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.core import text
-from harness.core.text import jaccard, ngrams, normalise, shingles, words
+from harness.core.text import about_words, jaccard, ngrams, normalise, shingles, spaced, words
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,22 @@ def test_what_is_made_writable_is_utf8_and_keeps_everything_else(raw: str) -> No
 def test_words_and_ngrams() -> None:
     assert words("Don't stop, now!") == ["dont", "stop", "now"]
     assert words("自転車 late") == ["自", "転", "車", "late"]
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "count"),
+    [
+        ("Don't stop, now!", ["dont", "stop", "now"], 3),
+        ("自転車、late 3月", ["自", "転", "車", "late", "3", "月"], 4),
+        ("สวัสดี", list("สวัสดี"), 1.5),
+        ("привет, мир", ["привет", "мир"], 2),
+        ("안녕 세계", ["안녕", "세계"], 2),  # Korean has spaces
+        ("", [], 0),
+    ],
+)
+def test_scripts_without_spaces_are_compared_by_characters(text: str, split: list[str], count: float) -> None:
+    assert spaced(text).split() == split
+    assert about_words(text) == count
     assert ngrams([1, 2, 3], 2) == [(1, 2), (2, 3)]
     assert ngrams([1], 2) == []
 

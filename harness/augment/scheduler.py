@@ -97,7 +97,8 @@ class Scheduler:
     def write(self, places: Iterator[Place], maker: Maker, tick: Callable[[], None]) -> None:
         """Have rows written and judged. Rows that were begun before are as they were.
 
-        `tick` is called after every answer. Ends early when the work is stopped, or when nothing at all is kept.
+        `tick` is called after every answer, and once all are judged. Ends early when the work is stopped, or when
+        nothing at all is kept.
         """
         self.order = list(self._own)
         self._run(places, maker, tick)
@@ -129,6 +130,7 @@ class Scheduler:
             self.ask.cut_short |= bool(self._waiting or self._questions or next(places, None))
         unfinished = {id(item): item for items in self._waiting.values() for item in items if isinstance(item, Draft)}
         self._judge([*self._ready, *unfinished.values()])
+        tick()
 
     def _next(self, places: Iterator[Place], maker: Maker | None) -> Iterator[Request | None]:
         """What can be asked now: rows that are begun come before others. None while answers must be waited for."""

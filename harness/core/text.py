@@ -17,6 +17,8 @@ Shingles = frozenset[str]
 SHINGLE = 4  # characters; the reason is in `shingles`
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_BY_TWOS = re.compile("[\u3040-\u30ff\u3400-\u9fff]")  # Han and Kana: a word has about two characters
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # and Thai to Khmer
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 # --- characters that a file can hold ------------------------------------------------------------------------
@@ -179,6 +181,22 @@ def _without(mark: str) -> Callable[[re.Match[str]], str]:
 def words(text: str) -> list[str]:
     """The normalised words of `text`, in order. A Han or Kana character counts as a word of its own."""
     return WORD.findall(normalise(text))
+
+
+def spaced(text: str, hyphen: str = " ") -> str:
+    """`text` normalised, with a space around each character of a script that puts none between words.
+
+    An answer is compared by its words, and there a character is the smallest part that means something.
+    """
+    clean = normalise(text, hyphen)
+    return clean if clean.isascii() else " ".join(_UNSPACED.sub(r" \g<0> ", clean).split())
+
+
+def about_words(text: str) -> float:
+    """About how many words a text has: two Han or Kana characters are one, four of Thai, Lao, Burmese or Khmer."""
+    spoken = _UNSPACED.sub(" ", text)
+    by_twos = len(_BY_TWOS.findall(text))
+    return len(spoken.split()) + by_twos / 2 + (len(_UNSPACED.findall(text)) - by_twos) / 4
 
 
 def named_label(text: str, labels: Sequence[str]) -> str | None:

@@ -37,7 +37,7 @@ from harness.suites.summary import disagreement
 from harness.train.cells import CELLS, TrainedCell, load_cells
 from harness.train.grid import GridCell, grid_cells, plan_training
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from harness.core.record import Record
-from harness.core.text import normalise, plain, words
+from harness.core.text import plain, spaced
 from harness.errors import UsageError
 from harness.metrics.abstention import abstains
 from harness.metrics.json_answers import JsonAnswer
@@ -54,12 +54,12 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def answer_tokens(text: str, hyphen: str = " ") -> list[str]:
-    """The words of `text` as `normalise` gives them, without English articles (SQuAD, Rajpurkar 2016).
+    """The words of `text` as `spaced` gives them, without English articles (SQuAD, Rajpurkar 2016).
 
     An article stands before a word, so the last word is none: "vitamin A" is not "vitamin". A hyphen inside a word
     becomes `hyphen`.
     """
-    words = normalise(text, hyphen).split()
+    words = spaced(text, hyphen).split()
     return [word for i, word in enumerate(words) if word not in _ARTICLES or i == len(words) - 1]
 
 
@@ -91,20 +91,20 @@ def contains(output: str, gold: str) -> bool:
 def sought(gold: str) -> list[list[str]]:
     """The ways to read an answer that is looked for in a text, in the order of `searched`."""
     tokens = readings(gold)
-    spellings = [normalise(gold, hyphen).split() for hyphen in (" ", "")]  # "vitamin A" in "Vitamin A helps"
+    spellings = [spaced(gold, hyphen).split() for hyphen in (" ", "")]  # "vitamin A" in "Vitamin A helps"
     return [*tokens, *(words[len(words) > 1 and words[0] in _ARTICLES :] for words in spellings)]
 
 
 def searched(text: str) -> list[str]:
     """The ways to read a text in which an answer is looked for: without articles, then with them."""
     tokens = [" ".join(words) for words in readings(text)]
-    return [f" {words} " for words in (*tokens, normalise(text), normalise(text, ""))]
+    return [f" {words} " for words in (*tokens, spaced(text), spaced(text, ""))]
 
 
 def rouge_l(output: str, gold: str) -> float:
     """F-measure of the longest common subsequence of words (Lin 2004), by the package rouge_score, no stemming.
 
-    The words are those of `harness.core.text.words`: the package's own are runs of Latin letters and digits, so that
+    The words are those of `harness.core.text.spaced`: the package's own are runs of Latin letters and digits, so that
     -3 is 3 to it, and a text in another script has none. Raises UsageError when the package is not installed.
     """
     return float(_rouge().score(gold, output)["rougeL"].fmeasure)
@@ -123,8 +123,8 @@ class _Words:
     """The tokenizer that rouge_score asks for."""
 
     def tokenize(self, text: str) -> list[str]:
-        """As `harness.core.text.words`."""
-        return words(text)
+        """As `harness.core.text.spaced`."""
+        return spaced(text).split()
 
 
 def _matches(match: Match, output: str, gold: str) -> bool:

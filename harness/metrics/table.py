@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from harness.core.text import about_words
+
 SHORT, PHRASE = 3, 10  # words of a typical reference answer; the reason is in `by_length`
 
 
@@ -213,6 +215,6 @@ def by_length(references: Iterable[str]) -> str:
     replaced: exact 0, token F1 0.98, ROUGE-L 0.98), and token F1 sees no order (both halves of 24 words swapped: token
     F1 0.99, ROUGE-L 0.55).
     """
-    lengths = [len(reference.split()) for reference in references]
+    lengths = [about_words(reference) for reference in references]
     typical = median(lengths) if lengths else 0
     return "accuracy" if typical <= SHORT else "token_f1" if typical <= PHRASE else "rouge_l"

@@ -41,6 +41,7 @@ class Columns:
     labels: bool | None = None  # whether the answers are labels, where a person said so
     passage: str = ""  # the field that several questions may share
     conversation: bool = False
+    choices: bool = False  # whether an answer is the letter of a choice that the text lists
     unused: tuple[str, ...] = ()
 
 
@@ -177,7 +178,7 @@ def _chosen(table: Table, question: str, choices: str, target: str) -> Columns:
 
     unused = tuple(name for name in table.columns if name not in (question, choices, target))
     why = f"input: {question!r} with its {choices!r}; answer: the letter of {target!r}"
-    return Columns(("text",), read, why, labels=True, unused=unused)
+    return Columns(("text",), read, why, labels=True, choices=True, unused=unused)
 
 
 def _sometimes_empty(table: Table, column: str) -> bool:

@@ -91,9 +91,7 @@ def from_table(
     if table.total > len(table.rows):
         remarks.append(f"{table.total:,} rows, of which {len(table.rows):,} are taken, by digest")
     examples = read_known(table, columns, options.group, remarks.append, place)
-    plan = decide(
-        wishes, examples, columns.fields, columns.optional, columns.conversation, root, remarks.append
-    )  # fmt: skip
+    plan = decide(wishes, examples, columns, root, remarks.append)
     unused = [name for name in columns.unused if name != options.group]
     why = columns.why + (f"; left alone: {', '.join(map(repr, unused))}" if unused else "")
     origin = f"{place} (sha256 {table.digest})"
@@ -131,7 +129,8 @@ def decisions(plan: Plan) -> list[str]:
     lost = len(plan.rows) - plan.kept
     dropped = f", {lost} fewer after the filters" if lost else ""
     kinds = {
-        "labels": f"answers are labels, {len(plan.task.labels)} of them: scored by accuracy",
+        "labels": f"answers are {'letters of choices' if plan.choices else 'labels'}, {len(plan.task.labels)} of them:"
+        " scored by accuracy",
         "number": "answers are numbers: scored by the last number that is written",
         "text": f"answers are free: scored by {plan.primary}, which suits their length",
     }
@@ -144,7 +143,7 @@ def decisions(plan: Plan) -> list[str]:
     meanings = f"say what each label means in prompts/{plan.wishes.name}/task.yaml: untuned models and teachers read it"
     return [
         kinds[plan.scored],
-        *([meanings] if plan.scored == "labels" else []),
+        *([meanings] if plan.scored == "labels" and not plan.choices else []),
         f"{len(plan.items)} items are held out: {plan.tests} for claims (test), {dev} for choosing (dev). {power}",
         sources[plan.source],
         f"sizes {', '.join(map(str, plan.sizes))} of {plan.wishes.student}",

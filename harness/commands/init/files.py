@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from harness.check.rules import LEVEL
-from harness.commands.init.examples import Known
+from harness.commands.init.examples import MOST_TOKENS, Known, tokens_bound
 from harness.commands.init.plan import FLIPS, Plan, Wishes, detectable, length_bounds
 from harness.core.text import one_line
 from harness.data.examples import QUESTION, TEXT
@@ -19,6 +19,8 @@ from harness.stats.power import items_needed
 
 DEFAULT_TEACHER = next(iter(BUNDLED))
 LIST_WORDS = 60  # of a typical text, up to which a small teacher is given a list to continue
+JSON_SPACES = 64  # tokens, for the spaces and line breaks that a model puts into JSON
+LONG_ROW = 1024  # tokens, from which on two rows are shown in place of four: a context holds 8,192 or less
 MARGIN_ITEMS = 40  # test items, below which no margin can be decided
 
 
@@ -102,11 +104,16 @@ def task_file(plan: Plan) -> str:
     return "\n".join(text) + "\n"
 
 
+def writes_text(plan: Plan) -> bool:
+    """Whether the teacher writes a bare text of one line to a label. Else it writes JSON, which holds line breaks."""
+    one_line_each = not any("\n" in row.text for row in (*plan.rows, *plan.seeds))
+    return bool(plan.task.labels) and len(plan.task.fields) == 1 and one_line_each
+
+
 def continues_list(plan: Plan) -> bool:
     """Whether the teacher is given a list to continue: a small one does it better than it follows instructions."""
-    texts = [seed.text for seed in plan.seeds]
-    plain = len(plan.task.fields) == 1 and not any("\n" in text for text in texts)
-    return plain and _bundled_teacher(plan) and median(len(text.split()) for text in texts) <= LIST_WORDS
+    typical = median(len(seed.text.split()) for seed in plan.seeds)
+    return writes_text(plan) and _bundled_teacher(plan) and typical <= LIST_WORDS
 
 
 def _bundled_teacher(plan: Plan) -> bool:
@@ -115,8 +122,7 @@ def _bundled_teacher(plan: Plan) -> bool:
 
 def template(plan: Plan) -> str:
     """What a teacher is given to write one row."""
-    fields = plan.task.fields
-    if plan.task.labels and len(fields) == 1:
+    if writes_text(plan):
         shown = "{% for shot in shots %}\n- {{ shot.text }}\n{% endfor %}\n"
         if continues_list(plan):
             return 'Texts of the kind "{{ description }}":\n\n' + shown + "-"
@@ -131,13 +137,19 @@ def template(plan: Plan) -> str:
         shown = f'{{{{ {{"messages": shot.turns + {turns}}} | tojson }}}}'
     else:
         answer = {} if plan.task.labels else {"answer": "answer"}
-        pairs = ", ".join(f'"{name}": shot.{name}' for name in (*fields, *answer))
+        pairs = ", ".join(f'"{name}": shot.{name}' for name in (*plan.task.fields, *answer))
         shown = f"{{{{ {{{pairs}}} | tojson }}}}"
-    of_label = 'with the label "{{ label }}" ({{ description }}) ' if plan.task.labels else ""
-    return (
-        f"Write one more example {of_label}like these, about something else. Answer with one JSON object.\n\n"
-        f"{{% for shot in shots %}}\n{shown}\n{{% endfor %}}\n"
-    )
+    asked = "Write one more example like these, about something else."
+    if plan.choices:
+        asked = (
+            "Write one more question with its choices like these, about something else. Of its choices"
+            " {{ label }} must be the right one, and the only right one, as it is in these."
+        )
+    elif plan.task.labels:
+        asked = (
+            'Write one more example with the label "{{ label }}" ({{ description }}) like these, about something else.'
+        )
+    return f"{asked} Answer with one JSON object.\n\n{{% for shot in shots %}}\n{shown}\n{{% endfor %}}\n"
 
 
 # --- the suite ---------------------------------------------------------------------------------------------------
@@ -264,41 +276,47 @@ def _sources(plan: Plan) -> list[str]:
             "  max_requests_per_row: 8",
             *(f"  {line}" for line in _template_lines(plan)),
         ]
-    rows = 3 * max(plan.sizes)
     return [
         f"  # {len(plan.seeds)} rows are few: a teacher is shown some of them, and writes more.",
         f"  seeds: {folder}/seeds.jsonl",
-        f"  rows: {rows}  # three times the largest size: what filters drop is made up for",
-        "  requests_per_row: 2",
-        "  max_requests_per_row: 8",
+        f"  rows: {max(plan.sizes)}  # as the largest size",
+        "  requests_per_row: 2  # twice as many are asked for, since filters drop some",
+        "  max_requests_per_row: 8  # and more of them, up to so many for each row, where too few are kept",
         *(f"  {line}" for line in _template_lines(plan)),
     ]
 
 
 def _template_lines(plan: Plan) -> list[str]:
-    answers = [row.answer for row in (*plan.rows, *plan.seeds)]
-    texts = [row.text for row in (*plan.rows, *plan.seeds)]
-    longest = max(len(f"{text}{answer}".encode()) for text, answer in zip(texts, answers, strict=True))
-    room, form, output, more = longest // 2, "chat", "text", ""
-    if continues_list(plan) and plan.task.labels:
-        form, more = "completion", ', stop: ["\\n"]'
+    form, output, more = "chat", "json", ""
+    if writes_text(plan):
+        output = "text"
+        if continues_list(plan):
+            form, more = "completion", ', stop: ["\\n"]'
     elif plan.conversation:
         output = "messages"
-    elif not (plan.task.labels and len(plan.task.fields) == 1):
-        output = "json"
+    else:
         parts = (*plan.task.fields, *(() if plan.task.labels else ("answer",)))
         written = ", ".join(f"{part}: {{type: string}}" for part in parts)
         more = f", json_schema: {{type: object, properties: {{{written}}}, required: [{', '.join(parts)}]}}"
-    if output != "text":
-        room += 64  # names, quotes, and the spaces that a model puts between them
+    room = written_tokens(plan, output == "text")
+    cut = "  # your longest row may need more: what is cut is dropped" if room > MOST_TOKENS else ""
     return [
         "templates:",
         f"  - path: prompts/{plan.wishes.name}/write.j2",
         f"    form: {form}",
         *([f"    output: {output}"] if output != "text" else []),
-        "    shots: 4",
-        f"    sampling: {{temperature: 0.9, top_p: 0.95, max_tokens: {min(1024, max(48, room))}{more}}}",
+        f"    shots: {4 if room <= LONG_ROW else 2}",
+        f"    sampling: {{temperature: 0.9, top_p: 0.95, max_tokens: {min(MOST_TOKENS, room)}{more}}}{cut}",
     ]
+
+
+def written_tokens(plan: Plan, bare: bool) -> int:
+    """About how many tokens a row takes at most as the teacher writes it, bare or as JSON, by the rows there are."""
+    rows = (*plan.rows, *plan.seeds)
+    if bare:
+        return max(48, *(tokens_bound(row.text) for row in rows))
+    lines_of_json = (json.dumps(example_line(plan, row), ensure_ascii=False) for row in rows)
+    return JSON_SPACES + max(48, *map(tokens_bound, lines_of_json))
 
 
 def _filters(plan: Plan) -> list[str]:

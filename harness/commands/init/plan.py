@@ -11,7 +11,8 @@ from statistics import mean
 from typing import Literal
 
 from harness.augment.rows import make_row
-from harness.commands.init.examples import Examples, Known, tokens_bound
+from harness.commands.init.columns import Columns
+from harness.commands.init.examples import MOST_TOKENS, Examples, Known, tokens_bound
 from harness.commands.init.split import Units, hold_out, units_of
 from harness.config.task import TaskFile
 from harness.core.record import digest
@@ -84,6 +85,7 @@ class Plan:
     wishes: Wishes
     task: TaskFile
     conversation: bool
+    choices: bool  # whether an answer is the letter of a choice that the text lists
     items: tuple[Known, ...]  # of the suite, each with what is right
     rows: tuple[Example, ...]  # those that are not held out
     seeds: tuple[Example, ...]  # a handful of them, or all where a teacher writes the rows
@@ -118,9 +120,7 @@ def item_of(held: Known, task: TaskFile, scored: Scored) -> Item:
 def decide(
     wishes: Wishes,
     examples: Examples,
-    fields: tuple[str, ...],
-    optional: tuple[str, ...],
-    conversation: bool,
+    columns: Columns,
     root: Path,
     say: Callable[[str], None],
 ) -> Plan:
@@ -132,10 +132,13 @@ def decide(
             " start from prompts/helpdesk and its run, where a teacher writes rows from a handful of seeds"
         )
     task = TaskFile(
-        fields=fields,
-        optional=optional,
-        labels={label: label.replace("_", " ") for label in examples.labels},
-        system=wishes.system or default_system(fields, examples, conversation),
+        fields=columns.fields,
+        optional=columns.optional,
+        labels={
+            label: f"choice {label} is right" if columns.choices else label.replace("_", " ")
+            for label in examples.labels
+        },
+        system=wishes.system or default_system(columns, examples),
     )
     scored, reference = scoring(examples)
     items, rows = split(wishes, known, task, scored, reference, say)
@@ -151,16 +154,20 @@ def decide(
     sizes, all_kept = sizes_for(source, kept, rows, bool(wishes.teacher), stated)
     primary = "accuracy" if scored != "text" else by_length(held.answers[0] for held in items)
     return Plan(
-        wishes, task, conversation, items, rows, seeds, source, kept, sizes, all_kept, scored, primary, guarded, also
+        wishes, task, columns.conversation, columns.choices, items, rows, seeds, source, kept, sizes, all_kept, scored,
+        primary, guarded, also,
     )  # fmt: skip
 
 
-def default_system(fields: Sequence[str], examples: Examples, conversation: bool) -> str:
+def default_system(columns: Columns, examples: Examples) -> str:
     """The system message where nobody wrote one."""
+    fields = columns.fields
+    if columns.choices:
+        return "Answer with the letter of the right choice."
     if examples.labels:
         named = list(examples.labels)
         return f"Say which label the text has: {', '.join(named)}." if len(named) <= 12 else "Say which label it has."
-    if conversation:
+    if columns.conversation:
         return "You are a helpful assistant."
     if "instruction" in fields:
         return "Do what the instruction says."
@@ -326,4 +333,4 @@ def length_bounds(plan: Plan) -> tuple[int, int]:
     frame = len(plan.task.system.encode()) + 64
     answers = [answer for held in plan.items for answer in held.answers] + [row.answer for row in plan.rows]
     written = max(map(tokens_bound, answers))
-    return min(max(512, 2 * power_of_two(longest + frame)), 8192), min(max(16, power_of_two(written) * 2), 512)
+    return min(max(512, 2 * power_of_two(longest + frame)), 8192), min(max(16, power_of_two(written) * 2), MOST_TOKENS)
