@@ -185,9 +185,9 @@ def test_what_nodes_did_is_said_by_their_kind(tmp_path: Path) -> None:
     with (tmp_path / "cluster/nodes.jsonl").open("a") as file:
         file.write('{"replica": "to')  # a kill
     assert len(noted(tmp_path / "cluster")) == 3
-    said = cost(None, lines, [], [])
+    said = cost(None, lines, [], [], [])
     assert all(line in said for line in lines), "the report has them"
-    assert "cluster" not in cost(None, [], [], [])
+    assert "cluster" not in cost(None, [], [], [], [])
 
 
 def test_a_task_is_refused_by_a_node_with_another_version(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_one_failed_item_leaves_a_report_without_a_verdict(tmp_path: Path, size:
         ],
     )
     assert "No verdict: 1 of 30 items failed" in text
+    assert "Evaluation: 3 scorecards, " in text  # what scoring took, beside what rows and training took
     advice = text.split("What to do next:")[1].split("\n##")[0].strip()
     assert advice == f"1. Finish the evaluation first: 1 of 30 items of {who} failed."
     assert "is incomplete: 1 of 30 items failed, the first because: longer than the context" in text

@@ -11,6 +11,7 @@ from harness.core.markdown import table as markdown_table
 from harness.core.store import write_atomic
 from harness.eval.results import Results
 from harness.metrics.table import metric_of
+from harness.records import Scorecard
 from harness.report import figure, regressions, tables, wording
 from harness.report.analysis import Arm, arms, has
 from harness.report.headline import Headline
@@ -143,9 +144,10 @@ def _measured(results: Results, arm: Arm, metric: str) -> str:
 
 
 def cost(
-    funnel: Funnel | None, nodes: Sequence[str], tuned: Sequence[TrainedCell], pretraining: Sequence[TrainedCell]
-) -> str:
-    """What the rows and the training took, with the pre-training that it began from.
+    funnel: Funnel | None, nodes: Sequence[str], tuned: Sequence[TrainedCell], pretraining: Sequence[TrainedCell],
+    cards: Sequence[Scorecard],
+) -> str:  # fmt: skip
+    """What the rows, the training with the pre-training that it began from, and the scores took.
 
     `nodes`: what those of a cluster did for the rows, a line for each of their kinds.
     """
@@ -164,6 +166,13 @@ def cost(
         parts.append(
             f"Training: {len(tuned)} cells, {tokens} tokens, {seconds:.0f} s"
             f" ({tokens / max(seconds, 1e-9):.0f} tokens/s), counted also where another run had trained them.{before}\n"
+        )
+    if cards:
+        read, written = sum(card.prompt_tokens for card in cards), sum(card.answer_tokens for card in cards)
+        took = sum(card.seconds for card in cards)
+        parts.append(
+            f"Evaluation: {len(cards)} scorecards, {read} tokens read and {written} written, {took:.0f} s of models'"
+            " work, counted also where another run had scored them.\n"
         )
     return "\n".join(parts)
 

@@ -64,7 +64,7 @@ def _tables(run: Run, found: Findings) -> str:
     parts.append(sections.honesty(results, (*found.task_suites, *found.other_suites), train))
     parts.append(sections.broken(results, found.changes, train))
     nodes, tuned = costs_of(run, found.funnel.kept if found.funnel else 0), [cell for cell in cells if cell.tuned]
-    parts.append(sections.cost(found.funnel, nodes, tuned, found.trained.pretraining))
+    parts.append(sections.cost(found.funnel, nodes, tuned, found.trained.pretraining, results.cards))
     parts.append(sections.notes(run, results, found.trained))
     return "\n".join(filter(None, parts))
 

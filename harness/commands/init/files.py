@@ -11,7 +11,7 @@ from typing import Any
 from harness.check.rules import LEVEL
 from harness.commands.init.examples import MOST_TOKENS, Known, tokens_bound
 from harness.commands.init.plan import FLIPS, Plan, Wishes, detectable, length_bounds
-from harness.core.text import one_line
+from harness.core.text import about_words, one_line
 from harness.data.examples import QUESTION, TEXT
 from harness.models.resolve import BUNDLED
 from harness.records import Example
@@ -112,7 +112,7 @@ def writes_text(plan: Plan) -> bool:
 
 def continues_list(plan: Plan) -> bool:
     """Whether the teacher is given a list to continue: a small one does it better than it follows instructions."""
-    typical = median(len(seed.text.split()) for seed in plan.seeds)
+    typical = median(about_words(seed.text) for seed in plan.seeds)
     return writes_text(plan) and _bundled_teacher(plan) and typical <= LIST_WORDS
 
 
