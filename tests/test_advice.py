@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf, isfinite
 
 import pytest
 
@@ -19,7 +20,7 @@ from harness.stats.forecast import BackTest, Forecast
 
 
 def interval(low: float, high: float, n: int = 342) -> Interval:
-    return Interval(estimate=(low + high) / 2, low=low, high=high, method="Tango", n=n)
+    return Interval(estimate=(low + high) / 2 if isfinite(low) else 0.0, low=low, high=high, method="Tango", n=n)
 
 
 def headline(low: float, high: float, changed: int = 60, detectable: float | None = 0.09) -> Headline:
@@ -32,6 +33,13 @@ def headline(low: float, high: float, changed: int = 60, detectable: float | Non
 def of_seeds(found: Headline) -> Headline:
     seeds_only = Reading(Arm("small", "seeds_only", 64, "trained", ()), "accuracy")
     return replace(found, alternatives=(replace(found.rival, reading=seeds_only),))
+
+
+def of_passages(found: Headline, passages: int) -> Headline:
+    """The same where so many passages are what the interval counts."""
+    counted = found.rival.difference.interval.model_copy(update={"n": passages})
+    against = replace(found.rival.difference, interval=counted, units=passages, unit="passages")
+    return replace(found, alternatives=(replace(found.rival, difference=against),))
 
 
 def growth(verdict: SlopeVerdict, gain: tuple[float, float] = (0.01, 0.05), covered: bool = True) -> Growth:
@@ -57,6 +65,7 @@ FUNNEL = Funnel(
 CALM = FUNNEL.model_copy(update={"dropped": {"judge": 5, "length": 5}, "kept": 30, "kept_by_label": {"": 30}})
 SPARE = CALM.model_copy(update={"kept": 400, "kept_by_label": {"": 400}})
 BETTER, WORSE, UNDECIDED = headline(0.02, 0.1), headline(-0.1, -0.02), headline(-0.06, 0.04)
+NOTHING_KNOWN = headline(-inf, inf, changed=0, detectable=None)
 OPEN = headline(-0.08, 0.28)  # better on these items, and perhaps by much
 FLAT = growth("no measurable slope", (-0.02, 0.02))
 NO_SLOPE = replace(FLAT, slope=None, forecast=None, back_test=None)
@@ -88,6 +97,14 @@ CASES = [
     ),
     ("decide-first", Situation(OPEN, growth("no measurable slope")), "TF-IDF"),
     ("decide-first", Situation(OPEN, None), "needs no training."),
+    (
+        "decide-first",
+        Situation(of_seeds(headline(-0.001, 0.04)), FLAT, against_seeds=against_seeds(0.003, 0.037)),
+        "not decided whether the rows pay",
+    ),
+    ("more-items", Situation(headline(-0.001, 0.02, changed=4, detectable=None), None), "nor how many could"),
+    ("more-items", Situation(of_passages(UNDECIDED, 30), None), "there are 342"),
+    ("use-the-rows-there-are", Situation(BETTER, growth("inconclusive"), funnel=SPARE), "400 rows are kept"),
     ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=SPARE), "400 rows are kept"),
     ("use-the-rows-there-are", Situation(WORSE, None, funnel=SPARE), "saw 256 of them"),
     (
@@ -131,6 +148,12 @@ SILENT = [
     ("use-the-cheaper-alternative", Situation(BETTER, growth("no measurable slope"))),
     ("use-the-cheaper-alternative", Situation(WORSE, growth("rises"))),
     ("use-the-cheaper-alternative", Situation(OPEN, growth("no measurable slope"))),
+    ("use-the-cheaper-alternative", Situation(NOTHING_KNOWN, FLAT)),
+    (
+        "use-the-cheaper-alternative",
+        Situation(of_seeds(headline(-0.001, 0.04)), FLAT, against_seeds=against_seeds(0.003, 0.037)),
+    ),
+    ("decide-first", Situation(NOTHING_KNOWN, FLAT)),
     ("decide-first", Situation(UNDECIDED, None)),
     ("decide-first", Situation(BETTER, None)),
     ("decide-first", Situation(headline(-0.02, 0.04), None)),
@@ -138,6 +161,9 @@ SILENT = [
     ("use-the-rows-there-are", Situation(BETTER, growth("no measurable slope"), funnel=SPARE)),
     ("use-the-rows-there-are", Situation(WORSE, FLAT, funnel=SPARE, against_seeds=against_seeds(-0.09, -0.02))),
     ("use-the-rows-there-are", Situation(UNDECIDED, FLAT, funnel=SPARE)),  # do not tune for this
+    ("use-the-rows-there-are", Situation(OPEN, growth("falls"), funnel=SPARE)),
+    ("use-the-rows-there-are", Situation(OPEN, growth("rises"), funnel=SPARE, one_pool=False)),  # human rows are fewer
+    ("make-more-rows", Situation(None, growth("rises"), funnel=SPARE)),
     ("make-more-rows", Situation(WORSE, growth("rises"), funnel=SPARE)),
     ("make-more-rows", Situation(headline(-0.6, -0.5), growth("rises"))),  # do not ship
     ("make-more-rows", Situation(WORSE, growth("no measurable slope"))),
@@ -204,8 +230,11 @@ def test_few_changed_items_are_no_verdict() -> None:
 def test_the_number_of_items_is_what_power_says() -> None:
     from harness.stats.power import items_needed_from
 
-    said = next(step.sentence for step in next_steps(Situation(UNDECIDED, None)) if step.rule == "more-items")
-    assert str(items_needed_from(UNDECIDED.rival.difference.interval, 0.05)) in said
+    needed = items_needed_from(UNDECIDED.rival.difference.interval, 0.05)
+    for found in (UNDECIDED, of_passages(UNDECIDED, 171), of_passages(UNDECIDED, 38)):
+        (said,) = [step.sentence for step in next_steps(Situation(found, None)) if step.rule == "more-items"]
+        assert "test items; there are 342" in said
+        assert abs(int(said.split("about ")[1].split()[0]) - needed) <= 9, "items, whatever the interval counts"
 
 
 def test_what_an_answer_takes_is_said_where_it_is_known() -> None:

@@ -422,6 +422,22 @@ def test_the_longest_label_that_an_answer_says_is_meant(text: str, label: str | 
     assert named_label(text, ("bike", "bike theft", "other", "C", "C++")) == label
 
 
+@pytest.mark.parametrize(
+    ("text", "labels", "label"),
+    [
+        ("答案是B", "ABCD", "B"),
+        ("选B。", "ABCD", "B"),
+        ("这是好评", ("好评", "差评"), "好评"),
+        ("好评还是差评", ("好评", "差评"), None),
+        ("不是", "是否", None),  # a label of one character may be a part of any word
+        ("是", "是否", "是"),
+        ("ชอบมาก", ("ชอบ", "เกลียด"), "ชอบ"),
+    ],
+)
+def test_a_label_is_named_where_words_have_no_spaces(text: str, labels: Sequence[str], label: str | None) -> None:
+    assert named_label(text, tuple(labels)) == label
+
+
 @given(st.lists(st.sampled_from(["bike", "theft", "alarm", "late"]), min_size=1, max_size=3, unique=True), st.data())
 def test_a_label_is_read_whatever_labels_stand_inside_it(parts: list[str], data: st.DataObject) -> None:
     label = " ".join(parts)

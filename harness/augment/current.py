@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.models.teachers import Teachers
 from harness.records import Row, Verdict
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 FUNNEL = "funnel.json"
 
 

@@ -17,8 +17,9 @@ Shingles = frozenset[str]
 SHINGLE = 4  # characters; the reason is in `shingles`
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_BY_TWOS = re.compile("[\u3040-\u30ff\u3400-\u9fff]")  # Han and Kana: a word has about two characters
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # and Thai to Khmer
+_HAN_KANA, _THAI_TO_KHMER = "\u3040-\u30ff\u3400-\u9fff", "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_BY_TWOS, _BY_FOURS = re.compile(f"[{_HAN_KANA}]"), re.compile(f"[{_THAI_TO_KHMER}]")
+_UNSPACED = re.compile(f"[〇零一二三四五六七八九十百千万億亿]+|[{_HAN_KANA}{_THAI_TO_KHMER}]")
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
 
 # --- characters that a file can hold ------------------------------------------------------------------------
@@ -183,27 +184,42 @@ def words(text: str) -> list[str]:
     return WORD.findall(normalise(text))
 
 
-def spaced(text: str, hyphen: str = " ") -> str:
-    """`text` normalised, with a space around each character of a script that puts none between words.
+def with_spaces(text: str) -> str:
+    """`text` with a space around each character of a script that puts none between words. Han numerals are one word.
 
-    An answer is compared by its words, and there a character is the smallest part that means something.
+    There a character is the smallest part that means something, but for numbers: 3 (三) is no part of 13 (十三).
     """
-    clean = normalise(text, hyphen)
-    return clean if clean.isascii() else " ".join(_UNSPACED.sub(r" \g<0> ", clean).split())
+    return text if text.isascii() else _UNSPACED.sub(r" \g<0> ", text)
+
+
+def spaced(text: str, hyphen: str = " ") -> str:
+    """`text` normalised, its words as `with_spaces` parts them: so answers are compared."""
+    return normalise(with_spaces(text), hyphen)
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether something in it is of a script that puts no spaces between words."""
+    return _UNSPACED.search(text) is not None
+
+
+def is_one_character(text: str) -> bool:
+    """Whether it is a single such character, which may be a part of many words: 是 (it is) of 不是 (it is not)."""
+    return _UNSPACED.fullmatch(text.strip()) is not None
 
 
 def about_words(text: str) -> float:
     """About how many words a text has: two Han or Kana characters are one, four of Thai, Lao, Burmese or Khmer."""
-    spoken = _UNSPACED.sub(" ", text)
-    by_twos = len(_BY_TWOS.findall(text))
-    return len(spoken.split()) + by_twos / 2 + (len(_UNSPACED.findall(text)) - by_twos) / 4
+    by_twos, by_fours = len(_BY_TWOS.findall(text)), len(_BY_FOURS.findall(text))
+    others = _BY_FOURS.sub(" ", _BY_TWOS.sub(" ", text)).split()
+    return sum(any(map(str.isalnum, word)) for word in others) + by_twos / 2 + by_fours / 4
 
 
 def named_label(text: str, labels: Sequence[str]) -> str | None:
     """The label an answer gives: it is the label, or the only label among its words, else None.
 
     Generous on purpose: an untuned model that writes "Topic: billing." has answered. Of labels inside one another, such
-    as `bike` and `bike theft`, the longest one that the answer says is meant.
+    as `bike` and `bike theft`, the longest one that the answer says is meant. Where a script has no spaces, a label may
+    stand anywhere, if it has more than one character.
     """
     names = {normalise(label): label for label in labels}
     clean = normalise(text)
@@ -211,10 +227,13 @@ def named_label(text: str, labels: Sequence[str]) -> str | None:
         return names[clean]
     apart = clean.replace("/", " ")  # "billing/refund" names two
     # "**billing" names one, unless A* is a label
-    for answer in (f" {clean} / {apart} ", f" {apart.replace('*', ' ')} "):
-        named = sorted((name for name in names if f" {name} " in answer), key=len)
+    answers = [(names, f" {clean} / {apart} "), (names, f" {apart.replace('*', ' ')} ")]
+    if is_unspaced(text):
+        answers.append(({spaced(label): label for label in labels if not is_one_character(label)}, f" {spaced(text)} "))
+    for known, answer in answers:
+        named = sorted((name for name in known if f" {name} " in answer), key=len)
         if named:
-            return names[named[-1]] if all(f" {name} " in f" {named[-1]} " for name in named) else None
+            return known[named[-1]] if all(f" {name} " in f" {named[-1]} " for name in named) else None
     return None
 
 

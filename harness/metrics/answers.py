@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import Field
 
 from harness.core.record import Record
-from harness.core.text import plain, spaced
+from harness.core.text import is_one_character, is_unspaced, normalise, plain, spaced, with_spaces
 from harness.errors import UsageError
 from harness.metrics.abstention import abstains
 from harness.metrics.json_answers import JsonAnswer
@@ -57,9 +57,11 @@ def answer_tokens(text: str, hyphen: str = " ") -> list[str]:
     """The words of `text` as `spaced` gives them, without English articles (SQuAD, Rajpurkar 2016).
 
     An article stands before a word, so the last word is none: "vitamin A" is not "vitamin". A hyphen inside a word
-    becomes `hyphen`.
+    becomes `hyphen`. A text in a script without spaces has no articles: the A of A型 is a name.
     """
     words = spaced(text, hyphen).split()
+    if is_unspaced(text):
+        return words
     return [word for i, word in enumerate(words) if word not in _ARTICLES or i == len(words) - 1]
 
 
@@ -89,16 +91,20 @@ def contains(output: str, gold: str) -> bool:
 
 
 def sought(gold: str) -> list[list[str]]:
-    """The ways to read an answer that is looked for in a text, in the order of `searched`."""
-    tokens = readings(gold)
+    """The ways to read an answer that is looked for in a text, in the order of `searched`. An empty one is nowhere."""
+    whole = normalise(gold).split()
+    if is_one_character(gold):  # it would be found in many words
+        return [[], [], [], [], whole]
     spellings = [spaced(gold, hyphen).split() for hyphen in (" ", "")]  # "vitamin A" in "Vitamin A helps"
-    return [*tokens, *(words[len(words) > 1 and words[0] in _ARTICLES :] for words in spellings)]
+    if not is_unspaced(gold):
+        spellings = [words[len(words) > 1 and words[0] in _ARTICLES :] for words in spellings]
+    return [*readings(gold), *spellings, whole]
 
 
 def searched(text: str) -> list[str]:
-    """The ways to read a text in which an answer is looked for: without articles, then with them."""
+    """The ways to read a text in which an answer is looked for: without articles, with them, and as it is spaced."""
     tokens = [" ".join(words) for words in readings(text)]
-    return [f" {words} " for words in (*tokens, spaced(text), spaced(text, ""))]
+    return [f" {words} " for words in (*tokens, spaced(text), spaced(text, ""), normalise(text))]
 
 
 def rouge_l(output: str, gold: str) -> float:
@@ -169,11 +175,12 @@ class TextAnswer(Record):
 def numbers(text: str, decimal: Literal["point", "comma"] = "point") -> list[float]:
     """The finite numbers in a text, in order: 1,234.5 with a decimal point is 1.234,5 with a decimal comma.
 
-    A sign counts where no letter or digit stands before it ("3-4" is 3 and 4). A unit may follow at once. 1/2 and ½
-    are 0.5, 2 1/2 is 2.5, 10^3 and 10³ are 1000, 1.5 × 10^3 is 1500, 1 234 is 1234. A time of day has none.
+    A sign counts where no letter or digit stands before it: "3-4" is 3 and 4. A character of a script without spaces is
+    no letter here. A unit may follow at once. 1/2 and ½ are 0.5, 2 1/2 is 2.5, 10^3 and 10³ are 1000, 1.5 × 10^3 is
+    1500, 1 234 is 1234. A time of day has none.
     """
     group, point = (",", ".") if decimal == "point" else (".", ",")
-    values = (_value(match, group, point) for match in _pattern(group, point).finditer(plain(text)))
+    values = (_value(match, group, point) for match in _pattern(group, point).finditer(plain(with_spaces(text))))
     return [value for value in values if value is not None and math.isfinite(value)]
 
 

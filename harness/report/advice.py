@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 from harness.augment.funnel import Funnel
 from harness.report import wording
@@ -36,6 +37,7 @@ class Situation:
     unfinished: str = ""  # why scores are missing; empty where all are there
     funnel: Funnel | None = None  # None: augment made no rows
     against_seeds: AgainstSeeds | None = None  # None: nothing was tuned on the seeds alone
+    one_pool: bool = True  # whether every kind of data draws from all kept rows, so that all may see more of them
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,14 @@ def more_items(situation: Situation) -> str:
     if not wording.bounded(metric) or (detectable is not None and detectable <= WORTH_FINDING):
         return ""
     aim = wording.amount(metric, WORTH_FINDING)
-    if interval.low == float("-inf") or interval.high == interval.low:
+    if detectable is None or not _estimable(headline) or interval.high == interval.low:
         return f"Write more items: these cannot tell a difference of {aim}, nor how many could."
-    needed = items_needed_from(interval, WORTH_FINDING)
-    now = "" if detectable is None else f", enough for one of {wording.amount(metric, detectable)}"
-    return f"Write more items: a difference of {aim} takes about {needed} test items; there are {headline.items}{now}."
+    # the interval counts passages where items share them
+    needed = ceil(items_needed_from(interval, WORTH_FINDING) * headline.items / interval.n)
+    return (
+        f"Write more items: a difference of {aim} takes about {needed} test items; there are {headline.items}, enough"
+        f" for one of {wording.amount(metric, detectable)}."
+    )
 
 
 def use_the_cheaper_alternative(situation: Situation) -> str:
@@ -91,7 +96,9 @@ def use_the_cheaper_alternative(situation: Situation) -> str:
     Or rows help too little to catch up with it.
     """
     headline = situation.headline
-    if headline is None or headline.verdict == "better" or _rows_catch_up(situation) or _may_pay(headline):
+    if headline is None or headline.verdict == "better" or not _estimable(headline):
+        return ""
+    if _rows_catch_up(situation) or _may_pay(situation):
         return ""
     rival, of_seeds = headline.rival.reading.title, _rival_is_of_seeds(headline)
     if headline.verdict == "worse":
@@ -105,7 +112,7 @@ def use_the_cheaper_alternative(situation: Situation) -> str:
 def decide_first(situation: Situation) -> str:
     """The student looks better, by as much as matters perhaps, and the items cannot tell."""
     headline = situation.headline
-    if headline is None or not _may_pay(headline):
+    if headline is None or not _may_pay(situation):
         return ""
     arm, rival = headline.reading.arm, headline.rival.reading
     times = arm.seconds_an_answer, rival.arm.seconds_an_answer
@@ -128,11 +135,11 @@ def write_more_seeds(situation: Situation) -> str:
 
 
 def use_the_rows_there_are(situation: Situation) -> str:
-    """Kept rows lie unused, and it is not shown that rows do nothing or harm, or cannot catch up."""
+    """Kept rows lie unused, and it is not shown that more of them hurt, bring no gain or cannot catch up."""
     headline, growth, left = situation.headline, situation.growth, _unused(situation)
-    if headline is None or not left or (growth and headline.verdict == "better" and not growth.helps):
+    if headline is None or not left:
         return ""
-    if growth and use_the_cheaper_alternative(situation):
+    if growth and (growth.effect == "hurt" or stop_making_rows(situation) or use_the_cheaper_alternative(situation)):
         return ""
     if _rows_against_seeds(situation) == "worse" and not _rows_help(situation):
         return ""
@@ -249,10 +256,21 @@ def _rows_against_seeds(situation: Situation) -> str:
     return verdict_words(headline.reading.metric, against.difference) if against and headline else ""
 
 
-def _may_pay(headline: Headline) -> bool:
-    """Whether an undecided student did better on these items, and may be better by as much as matters."""
-    if headline.verdict in ("better", "worse"):
+def _estimable(headline: Headline) -> bool:
+    """Whether the items say anything of the difference to the strongest alternative."""
+    return headline.rival.difference.verdict != "not estimable"
+
+
+def _may_pay(situation: Situation) -> bool:
+    """Whether an undecided student did better on these items, and may be better by as much as matters.
+
+    Or is better than the seeds alone, its strongest alternative, but for the allowance that is made for the others.
+    """
+    headline = situation.headline
+    if headline is None or headline.verdict in ("better", "worse") or not _estimable(headline):
         return False
+    if _rival_is_of_seeds(headline) and _rows_against_seeds(situation) == "better":
+        return True
     metric, interval = headline.reading.metric, headline.rival.difference.interval
     if _good(metric, headline.value - headline.rival.value) <= 0:
         return False
@@ -267,10 +285,11 @@ def _good(metric: str, change: float) -> float:
 
 
 def _unused(situation: Situation) -> int:
-    """Kept rows beyond the largest size, where they are as many again as half of it."""
-    if situation.funnel is None or situation.headline is None:
+    """Kept rows beyond the largest size, where they are as many again as half of it, and all sizes may have them."""
+    if situation.funnel is None or not situation.one_pool:
         return 0
-    largest = situation.headline.reading.arm.size
+    headline, growth = situation.headline, situation.growth
+    largest = headline.reading.arm.size if headline else growth.sizes[-1] if growth else 0
     left = situation.funnel.kept - largest
     return left if left >= SPARE * largest else 0
 

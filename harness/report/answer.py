@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.augment.funnel import Funnel
+from harness.config.arms import FILTERED, SEEDS_ONLY
 from harness.config.run import Train
 from harness.core.markdown import escaped
 from harness.eval.results import Results
@@ -58,7 +59,7 @@ def answers(
     """
     drawn = main_data(train.data_names), main_method(train)
     return [
-        _answer(results, view, [c for c in changes if _place(c) == (view.student, *drawn)], funnel, ship)
+        _answer(results, view, train, [c for c in changes if _place(c) == (view.student, *drawn)], funnel, ship)
         for view in views
     ]
 
@@ -67,7 +68,9 @@ def _place(change: Change) -> tuple[str, str, str]:
     return change.arm.student, change.arm.data, change.arm.method
 
 
-def _answer(results: Results, view: StudentView, changes: Sequence[Change], funnel: Funnel | None, ship: str) -> Answer:
+def _answer(
+    results: Results, view: StudentView, train: Train, changes: Sequence[Change], funnel: Funnel | None, ship: str
+) -> Answer:
     """`changes`: of this student, tuned as the view's curve is."""
     broke = tuple(
         dict.fromkeys(f"{c.suite}: {wording.title(c.metric)}" for c in regressions.largest(changes) if c.broke)
@@ -78,6 +81,8 @@ def _answer(results: Results, view: StudentView, changes: Sequence[Change], funn
         for card in arm.cards:
             if not card.complete and not unfinished:
                 unfinished = f"{card.failed} of {card.items} items of {arm.title} failed"
+    one_pool = set(train.data_names) <= {FILTERED, SEEDS_ONLY}
+    situation = Situation(known, view.growth, broke, unfinished, funnel, view.against_seeds, one_pool)
     return Answer(
         student=view.student,
         suite=view.suite.name,
@@ -85,7 +90,7 @@ def _answer(results: Results, view: StudentView, changes: Sequence[Change], funn
         rows=_rows(view),
         broke=regressions.summary(changes),
         ship=ship,
-        steps=tuple(next_steps(Situation(known, view.growth, broke, unfinished, funnel, view.against_seeds))),
+        steps=tuple(next_steps(situation)),
     )
 
 
@@ -124,7 +129,7 @@ def _beyond_seeds(against: AgainstSeeds, metric: str) -> str:
     return (
         f"Tuned on the {against.seeds.size} seeds alone it has {wording.value(metric, against.seeds_value)}:"
         f" {against.rows.size} rows differ from that by {change_words(metric, against.difference)}"
-        f" ({against.difference.question}), {verdict_words(metric, against.difference)}."
+        f" ({against.difference.question}), for this pair alone: {verdict_words(metric, against.difference)}."
     )
 
 
