@@ -132,6 +132,23 @@ def test_each_stratum_gives_its_share_and_never_all() -> None:
     assert counts == {"common": 19, "rare": 1, "single": 0}
 
 
+def test_no_label_is_held_out_as_a_whole_by_the_unit_of_another() -> None:
+    units = [(i,) for i in range(40)] + [(40, 41), (42, 43)]
+    strata = ["common"] * 40 + ["common", "rare"] * 2
+    held = hold_out(units, [f"{(i - 40) % 44:03}" for i in range(44)], strata, 12)  # both of the rare come first
+    assert sum(strata[place] == "rare" for unit in held for place in unit) == 1
+    assert sum(map(len, held)) >= 11
+
+
+def test_a_row_without_a_group_stands_alone(tmp_path: Path) -> None:
+    rows = [{**row, "who": f"person {i // 4}" if i % 3 else None} for i, row in enumerate(labelled(160))]
+    for name, content in (("a.jsonl", jsonl(rows)), ("a.csv", as_csv(rows))):
+        (folder := tmp_path / name).mkdir()
+        run = loaded(start(folder, name, content, group="who"))
+        assert len(items_of(run)) + len(rows_given(run)) == 160
+        assert any(not item.group for item in run.suites["mine"].items)
+
+
 def test_a_unit_that_is_most_of_the_file_is_not_held_out() -> None:
     assert hold_out([tuple(range(50)), (50,), (51,), (52,)], [f"{i}" for i in range(53)], [""] * 53, 5) == [
         (50,), (51,), (52,),
@@ -177,7 +194,7 @@ def messages(number: int) -> list[Line]:
 
 def alpaca(number: int) -> list[Line]:
     return [
-        {"instruction": f"Do it {text}", "input": "" if i % 3 else f"with {text}", "output": f"Done {text[:12]}."}
+        {"instruction": f"Do it {text}", "input": "" if i % 3 else f"with {text}", "output": f"Done {text[:18]}."}
         for i, text in enumerate(texts(number))
     ]
 
@@ -223,6 +240,50 @@ def test_every_format_becomes_a_run_that_loads(tmp_path: Path, family: str) -> N
     sizes = run.file.train.sizes
     assert (sizes[0], sizes[-1]) == (0, run.file.ship.size if run.file.ship else -1)
     assert sizes[-1] <= len(rows_given(run))
+
+
+def as_written(form: str) -> list[Line]:
+    """60 questions with three choices, in one of the ways in which people write these down."""
+    rows: list[Line] = []
+    for i, text in enumerate(texts(60)):
+        choices, right = text.split()[:3], i % 3
+        row: Line = {"question": f"{text}?"}
+        match form:
+            case "mapping":
+                row |= {"options": dict(zip("ABC", choices, strict=True)), "answer": "ABC"[right]}
+            case "small letters":
+                row |= {"options": dict(zip("abc", choices, strict=True)), "answer": "ABC"[right]}
+            case "json":
+                row |= {"choices": json.dumps(choices), "answer": right}
+            case "python":
+                row |= {"choices": str(choices), "answer": choices[right]}
+            case "columns":
+                row |= {**dict(zip("ABC", choices, strict=True)), "answer": "ABC"[right]}
+            case "named columns":
+                row |= {**{f"option_{n}": c for n, c in enumerate(choices, start=1)}, "answer": right + 1}
+            case "hub":
+                row |= {"choices": {"text": choices, "label": ["1", "2", "3"]}, "answerKey": "123"[right]}
+            case "passage":
+                row |= {"context": f"It is {i}, {text[::-1]}.", "choices": choices, "answer": "ABC"[right]}
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize(
+    "form", ["mapping", "small letters", "json", "python", "columns", "named columns", "hub", "passage"]
+)
+@pytest.mark.parametrize("file", ["a.jsonl", "a.csv"])
+def test_choices_are_read_however_they_are_written(tmp_path: Path, form: str, file: str) -> None:
+    rows = as_written(form)
+    run = loaded(start(tmp_path, file, as_csv(rows) if file == "a.csv" else jsonl(rows)))
+    assert list(run.task.labels) == ["A", "B", "C"]
+    assert run.task.system == "Answer with the letter of the right choice."
+    place = {row["question"]: i for i, row in enumerate(rows)}
+    for item in run.suites["mine"].items:
+        question, *listed = (item.fields.get("question") or item.text).split("\n")
+        words = question[:-1].split()[:3]
+        assert listed == [f"{letter}. {word}" for letter, word in zip("ABC", words, strict=True)]
+        assert item.gold == place[question] % 3
 
 
 @pytest.mark.parametrize(
@@ -278,6 +339,40 @@ def test_more_rows_than_there_are_take_a_teacher_that_is_named(tmp_path: Path) -
     with pytest.raises(UsageError, match="--sizes 16;64: numbers of rows"):
         sizes_in(["16;64"])
     assert sizes_in(["16,64", "256"]) == (16, 64, 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "mark"),
+    [("a.tsv", "text, of it\tlabel", "\t"), ("a.csv", '"text, of it";label', ";"), ("a.csv", "text,label,,", ",")],
+)
+def test_headers_that_people_have_are_read(tmp_path: Path, name: str, header: str, mark: str) -> None:
+    cells = [
+        [row["text"], row["label"], *[""] * header.endswith(",,"), *[""] * header.endswith(",,")]
+        for row in labelled(60)
+    ]
+    run = loaded(start(tmp_path, name, "\n".join([header, *(mark.join(line) for line in cells)]) + "\n"))
+    assert sorted(run.task.labels) == sorted(LABELS)
+
+
+def test_a_first_line_without_a_label_makes_no_documents(tmp_path: Path) -> None:
+    rows = labelled(60)
+    run = loaded(start(tmp_path, "a.jsonl", jsonl([{"text": rows[0]["text"]}, *rows[1:]])))
+    assert len(items_of(run)) + len(run.seeds) == 59
+
+
+def test_long_texts_in_any_script_make_sizes_that_two_cores_train_in_minutes(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    signs = [chr(code) for code in range(0x4E00, 0x5E00)]
+    rows = [{"text": "".join(draw.choices(signs, k=320)), "label": LABELS[i % 3]} for i in range(600)]
+    run = loaded(start(tmp_path, "a.jsonl", jsonl(rows)))
+    assert run.file.train.sizes[-1] * 320 <= 120_000
+
+
+def test_a_teacher_that_joins_later_finds_sizes_that_fit(tmp_path: Path) -> None:
+    text = (start(tmp_path, "a.csv", as_csv(labelled(200))) / "runs/mine.yaml").read_text()
+    run = loaded(tmp_path / "project")
+    if run.file.train.sizes[-1] == len(rows_given(run)):
+        assert f"with at most {len(rows_given(run)) - 12} in `train.sizes` and `ship`:" in text
 
 
 def test_parquet_and_quoted_line_ends_are_read(tmp_path: Path) -> None:
@@ -450,7 +545,7 @@ def test_the_marked_lines_of_a_run_without_a_teacher_make_one_with_it(tmp_path: 
     project = start(tmp_path, "a.csv", as_csv(labelled(200)))
     path = project / "runs/mine.yaml"
     text = path.read_text()
-    marked = text.split("says what it is worth:\n")[1].split("  filters:")[0]
+    marked = text.split("says what it is worth")[1].split(":\n", 1)[1].split("  filters:")[0]
     rows = next(line for line in text.splitlines() if line.startswith("  rows: "))
     text = text.replace(marked, "".join(line.replace("# ", "", 1) for line in marked.splitlines(True))).replace(
         f"{rows}\n", "", 1

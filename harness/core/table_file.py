@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Located = tuple[str, dict[str, Any]]  # where a row stands, and its columns
 
 DELIMITERS = (",", ";", "\t")  # of CSV: spreadsheets write ; where the comma is a decimal mark
+_QUOTED = re.compile(r'"[^"]*"')
 MAX_CELL = 10_000_000  # characters of one CSV cell
 INSTALL = "make setup EXTRAS=train, or pip install 'harness[train]'"
 NO_NUMBERS = {f"{sign}{word}" for sign in ("", "-", "+") for word in ("nan", "NaN", "inf", "Inf", "Infinity")}
@@ -70,11 +72,11 @@ def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
     csv.field_size_limit(MAX_CELL)
     text = read_text(path)
     # lines end where files say so, not at each of the characters that str.splitlines takes for an end
-    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(path, text), strict=True)
     line = 0
     try:
         header = next(reader, [])
-        _each_once(header, f"{path}:1")
+        _each_once([name for name in header if name], f"{path}:1")  # spreadsheets end lines with empty cells
         if not header:
             raise UsageError(f"{path}:1: there is no header")
         line = reader.line_num
@@ -90,9 +92,14 @@ def _csv_rows(path: Path, mistakes: Mistakes) -> Iterator[Located]:
         raise UsageError(f"{path}:{line + 1}: not valid CSV: {error}") from error
 
 
-def _delimiter(text: str) -> str:
-    """What stands between the cells of a CSV file: the first of , ; and tab that its header has."""
-    header = text.partition("\n")[0]
+def _delimiter(path: Path, text: str) -> str:
+    """What stands between the cells of a table: a tab in .tsv, else the first of , ; and tab that the header has.
+
+    Marks inside quotes are of a column's name.
+    """
+    if path.suffix == ".tsv":
+        return "\t"
+    header = _QUOTED.sub("", text.partition("\n")[0])
     return next((mark for mark in DELIMITERS if mark in header), ",")
 
 

@@ -290,6 +290,8 @@ def more_rows(augment: Augment) -> str:
 
 def _more_rows(arm: DataArm, pool: Pool, augment: Augment) -> str:
     """The same, of an arm. Of a mix and a replay with what each part has."""
+    if arm.name == "human" and augment.rows_file:
+        return f"add rows to {path_of(augment.rows_file)}"
     if not isinstance(arm, Mix | Replay):
         return more_rows(augment)
     counts = {part.name: len(rows_of(part, pool)) for part in plain_arms([arm])}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from harness.commands.init.choices import choices_column, first_number, lettered
+from harness.commands.init.choices import Choices, choices_of, first_number, lettered
 from harness.commands.init.source import Table
 from harness.config.task import GIVEN, WORDS
 from harness.core.json_file import as_text
@@ -27,6 +27,7 @@ ANSWERS = (
 )  # fmt: skip
 PASSAGES = ("document", "context", "passage")  # what a question may be about
 IDS = re.compile(r"^(_?id|idx|index|row|uuid|no|nr|unnamed: \d+|.*_id|)$")
+SOME_ROWS = 200  # that show what a column holds
 CONVERSATIONS = ("messages", "conversations")
 
 
@@ -67,15 +68,16 @@ def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label
         first = next(row for _, row in table.rows)
         if {"prompt", "completion"} <= first.keys() and not isinstance(first["prompt"], str):
             return _conversations(columns, "prompt")
-    usable = [name for name in columns if _holds_text(table, name)]
-    choices = choices_column(columns, table.rows[0][1])
+    choices = choices_of(columns, [row for _, row in table.rows[:SOME_ROWS]])
+    listed = choices.columns if choices else ()
+    usable = [name for name in columns if name not in listed and _holds_text(table, name)]
     stated = answer or label
     inputs = tuple(texts) or _inputs(usable, stated, table, place)
     target = stated or _answer(usable, inputs, table, place)
     if target in inputs:
         raise UsageError(f"{place}: the column {target!r} cannot be input and answer at once")
-    if choices and len(inputs) == 1 and not label:
-        return _chosen(table, inputs[0], choices, target)
+    if choices and not label and not set(listed) & {*inputs, target}:
+        return _columns(table, inputs, target, True, choices)
     return _columns(table, inputs, target, labels=True if label else False if answer else None)
 
 
@@ -87,7 +89,7 @@ def _holds_text(table: Table, name: str) -> bool:
     """Whether a column holds texts or numbers, and is no mere number of the row."""
     if IDS.match(str(name).strip().casefold()):
         return False
-    values = [row[name] for _, row in table.rows[:200] if row.get(name) is not None]
+    values = [row[name] for _, row in table.rows[:SOME_ROWS] if row.get(name) is not None]
     return bool(values) and all(isinstance(value, str | int | float) for value in values)
 
 
@@ -147,7 +149,10 @@ def _conversations(columns: Sequence[str], turns: str) -> Columns:
     )
 
 
-def _columns(table: Table, inputs: Sequence[str], target: str, labels: bool | None) -> Columns:
+def _columns(
+    table: Table, inputs: Sequence[str], target: str, labels: bool | None, choices: Choices | None = None
+) -> Columns:
+    """With `choices`, these stand after the last input, and the answer is the letter of the right one."""
     single = len(inputs) == 1
     field_by_column = {column: "text" if single else _field(column, i) for i, column in enumerate(inputs)}
     if len(set(field_by_column.values())) < len(inputs):
@@ -156,29 +161,23 @@ def _columns(table: Table, inputs: Sequence[str], target: str, labels: bool | No
     if len(optional) == len(inputs):
         optional = optional[1:]
     shape = Shape(tuple(field_by_column.values()), (), tuple(field_by_column[column] for column in optional))
+    first = first_number([(choices.of(row), row.get(target)) for _, row in table.rows]) if choices else None
 
     def read(row: Mapping[str, Any], where: str) -> Example:
         texts = {field: _text(row.get(column), where, column) for column, field in field_by_column.items()}
-        return shape.example(texts, (), _text(row.get(target), where, target), where)
+        if choices is None:
+            return shape.example(texts, (), _text(row.get(target), where, target), where)
+        *_, last = texts
+        if texts[last]:
+            texts[last], answer = lettered(texts[last], choices.of(row), row.get(target), first, where)
+        return shape.example(texts, (), answer if texts[last] else "", where)
 
     passage = "" if single or inputs[0].strip().casefold() not in PASSAGES else field_by_column[inputs[0]]
-    unused = tuple(name for name in table.columns if name not in (*inputs, target))
-    why = f"input: {' and '.join(map(repr, inputs))}; answer: {target!r}"
-    return Columns(shape.fields, read, why, shape.optional, labels, passage, unused=unused)
-
-
-def _chosen(table: Table, question: str, choices: str, target: str) -> Columns:
-    shape = Shape(("text",))
-    first = first_number([(row.get(choices), row.get(target)) for _, row in table.rows])
-
-    def read(row: Mapping[str, Any], where: str) -> Example:
-        asked = _text(row.get(question), where, question)
-        text, letter = lettered(asked, row.get(choices), row.get(target), first, where)
-        return shape.example({"text": text if asked else ""}, (), letter, where)
-
-    unused = tuple(name for name in table.columns if name not in (question, choices, target))
-    why = f"input: {question!r} with its {choices!r}; answer: the letter of {target!r}"
-    return Columns(("text",), read, why, labels=True, choices=True, unused=unused)
+    listed = choices.columns if choices else ()
+    unused = tuple(name for name in table.columns if name not in (*inputs, *listed, target))
+    held = f" with the choices in {choices.title}; answer: the letter of" if choices else "; answer:"
+    why = f"input: {' and '.join(map(repr, inputs))}{held} {target!r}"
+    return Columns(shape.fields, read, why, shape.optional, labels, passage, choices=choices is not None, unused=unused)
 
 
 def _sometimes_empty(table: Table, column: str) -> bool:

@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
+from typing import Any
 
 from harness.commands.init.columns import Columns
 from harness.commands.init.source import Table
 from harness.core.text import normalise
-from harness.data.columns import column_at
 from harness.errors import UsageError
 from harness.records import Example
 
@@ -86,7 +87,7 @@ def _read(table: Table, columns: Columns, group: str | None) -> tuple[list[tuple
     for where, row in table.rows:
         try:
             example = columns.read(row, where)
-            of = str(column_at(row, group, f"{where}: --group")) if group else ""
+            of = _group(row.get(group)) if group else ""
         except UsageError as error:
             wrong.append(str(error).splitlines()[0])
             continue
@@ -94,6 +95,12 @@ def _read(table: Table, columns: Columns, group: str | None) -> tuple[list[tuple
             of = example.fields[columns.passage]
         read.append((example, of))
     return read, sorted(wrong)
+
+
+def _group(value: Any) -> str:
+    """The name of a group. Empty where a row has none, and so stands alone."""
+    missing = value is None or (isinstance(value, float) and isnan(value))
+    return "" if missing else str(value).strip()
 
 
 def label_spellings(answers: Sequence[str], stated: bool | None = None) -> dict[str, str] | None:

@@ -255,6 +255,8 @@ def _sources(plan: Plan) -> list[str]:
     name = plan.wishes.name
     folder = f"prompts/{name}"
     if plan.source == "own":
+        human = plan.kept - len(plan.seeds)  # what a teacher is shown is no row then
+        most = f", with at most {human} in `train.sizes` and `ship`" if plan.sizes[-1] > human else ""
         more = [
             f"seeds: {folder}/seeds.jsonl  # {len(plan.seeds)} of the rows, to be shown to it",
             f"rows: {2 * len(plan.rows)}  # yours come first, it writes what is missing",
@@ -265,7 +267,7 @@ def _sources(plan: Plan) -> list[str]:
             f"  rows: {len(plan.rows)}",
             "  # No teacher writes here. To have one write more, name it above, as in `teacher: {engine: openai,",
             "  # model: NAME, base_url: http://HOST:8000/v1}`, take `rows` out, and the marks off these lines. Then",
-            "  # `train.data: [filtered, human, synthetic]` says what it is worth:",
+            f"  # `train.data: [filtered, human, synthetic]` says what it is worth{most}:",
             *(f"  # {line}" for line in more),
         ]
     if plan.source == "own and teacher":

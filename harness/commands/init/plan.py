@@ -36,7 +36,7 @@ FLIPS = 0.2  # share of items on which two students differ, for what so many ite
 SEEDS_OF_LABEL, MOST_SEEDS = 4, 32
 TRAIN_TOKENS = 100_000  # of the largest size, in one epoch: more costs two cores their time; sizes may be raised
 SMALLEST_LARGEST = 32  # rows of the largest size, however long they are
-CHARACTERS = 4  # of a token
+CHARACTERS = 4  # of a token, where they are ASCII
 SOME_ROWS = 1_000  # rows that tell whether the contamination filter suits a file
 CONTAMINATED = 0.1  # share of rows, above which the filter finds the file's own phrases and no copies
 ALSO = ("open_ended", "general_knowledge")  # what tuning breaks, where the project has these suites
@@ -313,13 +313,19 @@ def sizes_for(
         return stated, stated[-1] == kept
     if source == "teacher":
         return ((0, 16, 64, 256) if strong else (0, 16, 64)), False
-    tokens = mean(len(f"{row.text}{row.answer}") / CHARACTERS + 1 for row in rows)
+    tokens = mean(_about_tokens(f"{row.text}{row.answer}") for row in rows)
     most = max(SMALLEST_LARGEST, int(TRAIN_TOKENS / tokens))
     if source == "own and teacher":
         most = min(most, kept // 2)  # of the arms each must have as many rows, also what the teacher wrote
     largest = kept if kept <= most else power_of_two(most)
     middle = power_of_two(max(largest // 3, 4))
     return tuple(sorted({0, max(middle // 4, 2), middle, largest})), largest == kept
+
+
+def _about_tokens(text: str) -> float:
+    """About how many tokens a text has: a character beyond ASCII is one or more."""
+    ascii_only = sum(map(str.isascii, text))
+    return ascii_only / CHARACTERS + len(text) - ascii_only + 1
 
 
 def power_of_two(most: int) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from harness.errors import Mistakes, UsageError, nearest_file
 
 LARGE = 20_000_000  # bytes, from which on reading takes so long that it is said
 MOST_ROWS = 20_000  # rows of a larger file that are taken, by digest: many more than a small student is tuned on
+SOME_ROWS = 200  # that show whether JSON lines are documents
 DOCUMENT_COLUMNS = {"text", "title"}  # JSON lines of nothing else are documents
 
 
@@ -58,8 +60,8 @@ def holds_documents(path: Path) -> bool:
         allowed = f"tables end in {', '.join(FORMATS)}, documents in {', '.join(ENDINGS)} or are a folder of them"
         raise UsageError(f"--from {path}: {ending or 'a file without an ending'}: {allowed}")
     if ending == ".jsonl":
-        first = next((row for _, row in read_rows(path, Mistakes())), {})
-        return "text" in first and first.keys() <= DOCUMENT_COLUMNS
+        first = [row for _, row in islice(read_rows(path, Mistakes()), SOME_ROWS)]
+        return any("text" in row for row in first) and all(row.keys() <= DOCUMENT_COLUMNS for row in first)
     return ending not in FORMATS
 
 

@@ -7,6 +7,7 @@ has a twin among the training rows.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -51,7 +52,7 @@ def units_of(texts: Sequence[str], groups: Sequence[str]) -> Units:
 def hold_out(
     units: Sequence[Sequence[int]], digests: Sequence[str], strata: Sequence[str], wanted: int
 ) -> list[tuple[int, ...]]:
-    """The units that are held out, about `wanted` examples, of each stratum its share but never all of it.
+    """The units that are held out, about `wanted` examples, of each stratum its share but never all of any.
 
     Units are taken by the smallest digest of theirs, and belong to the stratum of that example. A unit that would make
     far more than its share is passed over.
@@ -61,6 +62,7 @@ def hold_out(
         first = min(unit, key=lambda place: digests[place])
         by_stratum.setdefault(strata[first], []).append((digests[first], tuple(unit)))
     taken: list[tuple[str, tuple[int, ...]]] = []
+    left = Counter(strata)
     for stratum in by_stratum.values():
         size = sum(len(unit) for _, unit in stratum)
         share = round(wanted * size / len(digests)) if len(stratum) > 1 else 0
@@ -69,9 +71,11 @@ def hold_out(
         for first_digest, unit in sorted(stratum):
             if held >= share:
                 break
-            if held + len(unit) <= max(LARGEST_SUITE * share, 1) and held + len(unit) < size:
+            lost = Counter(strata[place] for place in unit)
+            if held + len(unit) <= max(LARGEST_SUITE * share, 1) and all(left[name] > lost[name] for name in lost):
                 taken.append((first_digest, unit))
                 held += len(unit)
+                left -= lost
     return [unit for _, unit in sorted(taken)]
 
 
