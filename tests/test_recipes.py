@@ -14,6 +14,7 @@ from harness.augment.current import kept_rows
 from harness.config.load import load_run
 from harness.core import yaml_file
 from tests.process import succeed
+from tests.project import every_sixth
 
 ROOT = Path(__file__).parent.parent
 QUESTION = ["what {word} {word} is {number}", "how does a {word} {word} {word} {number}"]
@@ -43,6 +44,7 @@ def project(root: Path, name: str, student: Path) -> None:
     """What the recipe names, in a folder of its own."""
     for folder in ("prompts", "suites"):
         shutil.copytree(ROOT / folder, root / folder)
+    every_sixth(root / "suites/orders.jsonl")
     (root / "script.json").write_text(json.dumps({"steps": SCRIPTS[name]}))
     run = yaml_file.load(ROOT / f"runs/{name}.yaml").data
     run["teacher"] = {"model": "t", "engine": "scripted", "script": "script.json"}
