@@ -149,6 +149,18 @@ def test_a_row_without_a_group_stands_alone(tmp_path: Path) -> None:
         assert any(not item.group for item in run.suites["mine"].items)
 
 
+def test_of_two_answers_to_a_question_with_choices_a_person_names_one(tmp_path: Path) -> None:
+    rows = [
+        {**row, "answer_idx": row["answer"], "answer": row["options"][row["answer"]]} for row in as_written("mapping")
+    ]
+    with pytest.raises(UsageError, match="which column is the answer"):
+        start(tmp_path, "a.jsonl", jsonl(rows))
+    for i, named in enumerate(({"label": "answer_idx"}, {"answer": "answer"})):
+        (folder := tmp_path / str(i)).mkdir()
+        run = loaded(start(folder, "a.jsonl", jsonl(rows), **named))
+        assert all("\nA. " in text for text in items_of(run))
+
+
 def test_a_unit_that_is_most_of_the_file_is_not_held_out() -> None:
     assert hold_out([tuple(range(50)), (50,), (51,), (52,)], [f"{i}" for i in range(53)], [""] * 53, 5) == [
         (50,), (51,), (52,),

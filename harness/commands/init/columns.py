@@ -76,7 +76,7 @@ def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label
     target = stated or _answer(usable, inputs, table, place)
     if target in inputs:
         raise UsageError(f"{place}: the column {target!r} cannot be input and answer at once")
-    if choices and not label and not set(listed) & {*inputs, target}:
+    if choices and not set(listed) & {*inputs, target}:
         return _columns(table, inputs, target, True, choices)
     return _columns(table, inputs, target, labels=True if label else False if answer else None)
 
