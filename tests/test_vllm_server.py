@@ -33,7 +33,6 @@ from harness.train.stage import train
 from tests.fakes import Quiet
 from tests.needs import needs_vllm
 from tests.process import ROOT, harness
-from tests.project import every_sixth
 from tests.test_export_student import no_hub
 from tests.test_steps import ANSWER, ASK, project
 
@@ -88,7 +87,6 @@ def written(url: str, model: str, messages: Sequence[Message]) -> str:
 def test_an_exported_student_is_served_by_the_line_that_is_printed(tmp_path: Path, bundled_model: Path) -> None:
     for name in ("prompts/helpdesk", "suites"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    every_sixth(tmp_path / "suites/helpdesk.jsonl")
     (tmp_path / "runs").mkdir()
     shutil.copy(ROOT / "runs/helpdesk.yaml", tmp_path / "runs")
     (tmp_path / "runs/mini.yaml").write_text(
