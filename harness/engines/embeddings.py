@@ -46,7 +46,7 @@ def minilm_folder(package: str = PACKAGE, inside: str = FOLDER) -> Path:
 class MiniLM:
     """The loaded model, in float32. A text is read up to its first 128 tokens (about 100 words). The rest is not.
 
-    What else is in the batch changes a number by rounding only, less than 1e-5.
+    What else is in the batch, and the number of threads, change a number by rounding only, less than 1e-5.
     """
 
     def __init__(self, folder: Path) -> None:
