@@ -129,7 +129,7 @@ def _beyond_seeds(against: AgainstSeeds, metric: str) -> str:
     return (
         f"Tuned on the {against.seeds.size} seeds alone it has {wording.value(metric, against.seeds_value)}:"
         f" {against.rows.size} rows differ from that by {change_words(metric, against.difference)}"
-        f" ({against.difference.question}), for this pair alone: {verdict_words(metric, against.difference)}."
+        f" ({against.difference.question}, this pair alone), {verdict_words(metric, against.difference)}."
     )
 
 
