@@ -149,6 +149,16 @@ def test_a_row_without_a_group_stands_alone(tmp_path: Path) -> None:
         assert any(not item.group for item in run.suites["mine"].items)
 
 
+def test_columns_that_are_called_as_choices_may_be_something_else(tmp_path: Path) -> None:
+    rows = [
+        {"question": row["text"], "A": f"note {i}", "B": "x", "label": row["label"]}
+        for i, row in enumerate(labelled(60))
+    ]
+    run = loaded(start(tmp_path, "a.csv", as_csv(rows)))
+    assert sorted(run.task.labels) == sorted(LABELS)
+    assert not any("note" in text for text in items_of(run))
+
+
 def test_of_two_answers_to_a_question_with_choices_a_person_names_one(tmp_path: Path) -> None:
     rows = [
         {**row, "answer_idx": row["answer"], "answer": row["options"][row["answer"]]} for row in as_written("mapping")

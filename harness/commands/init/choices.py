@@ -88,6 +88,12 @@ def lettered(question: str, choices: Any, answer: Any, first: int | None, where:
     return f"{question}\n{listed}", ascii_uppercase[place]
 
 
+def is_choice(choices: Any, answer: Any) -> bool:
+    """Whether an answer may be one of the choices, by its name, its number or its text."""
+    named = _named(choices)
+    return _place(str(as_text(answer)).strip(), list(named.values()), list(named), 1) is not None
+
+
 def _place(written: str, texts: Sequence[str], names: Sequence[str], first: int | None) -> int | None:
     if written.casefold() in (folded := [name.casefold() for name in names]):
         place = folded.index(written.casefold())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from harness.commands.init.choices import Choices, choices_of, first_number, lettered
+from harness.commands.init.choices import Choices, choices_of, first_number, is_choice, lettered
 from harness.commands.init.source import Table
 from harness.config.task import GIVEN, WORDS
 from harness.core.json_file import as_text
@@ -28,6 +28,7 @@ ANSWERS = (
 PASSAGES = ("document", "context", "passage")  # what a question may be about
 IDS = re.compile(r"^(_?id|idx|index|row|uuid|no|nr|unnamed: \d+|.*_id|)$")
 SOME_ROWS = 200  # that show what a column holds
+MOSTLY = 0.8  # share of the rows, from which on a column names choices: some may be wrong
 CONVERSATIONS = ("messages", "conversations")
 
 
@@ -69,6 +70,8 @@ def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label
         if {"prompt", "completion"} <= first.keys() and not isinstance(first["prompt"], str):
             return _conversations(columns, "prompt")
     choices = choices_of(columns, [row for _, row in table.rows[:SOME_ROWS]])
+    if choices and len(choices.columns) > 1 and not _name_choices(table, choices):
+        choices = None  # columns that happen to be called A and B
     listed = choices.columns if choices else ()
     usable = [name for name in columns if name not in listed and _holds_text(table, name)]
     stated = answer or label
@@ -79,6 +82,14 @@ def choose_columns(table: Table, texts: Sequence[str], answer: str | None, label
     if choices and not set(listed) & {*inputs, target}:
         return _columns(table, inputs, target, True, choices)
     return _columns(table, inputs, target, labels=True if label else False if answer else None)
+
+
+def _name_choices(table: Table, choices: Choices) -> bool:
+    """Whether some column of the table says in nearly every row which choice is right."""
+    some = [row for _, row in table.rows[:SOME_ROWS]]
+    others = [name for name in table.columns if name not in choices.columns]
+    named = (sum(is_choice(choices.of(row), row.get(name)) for row in some) for name in others)
+    return max(named, default=0) >= MOSTLY * len(some)
 
 
 def _listed(columns: Sequence[str], place: str) -> str:
