@@ -233,7 +233,7 @@ def test_cards(run: Run) -> None:
         return card_key(candidate, run.suites["s"], prompts, shots, inputs, run.file.teacher)
 
     assert [key(candidate)[:16] for candidate in candidates] == [
-        "b887d7c8f00f0bef", "fcd7f4cbb02ed602", "7a01a6dad2217302",
+        "1536ef2434e748a5", "2cbf815780a0606e", "650526191e8d31a8",
     ]  # fmt: skip
 
 
