@@ -140,6 +140,21 @@ WRONG: dict[str, Callable[[Path], object]] = {
     "a question with another field": lambda path: Run.load(path).ask({"instruction": "x"}),
     "nothing to check": lambda path: Run.load(path).check(),
     "nothing to compare": lambda path: Run.load(path).compare("filtered.4"),
+    "a table for a file": lambda path: tune([{"question": "a", "answer": "b"}]),  # type: ignore[arg-type]
+    "no student": lambda path: tune("faq.jsonl", student=None),  # type: ignore[arg-type]
+    "sizes as a text": lambda path: tune("faq.jsonl", sizes="4,8"),  # type: ignore[arg-type]
+    "no sizes": lambda path: tune("faq.jsonl", sizes=None),  # type: ignore[arg-type]
+    "items as a text": lambda path: tune("faq.jsonl", items="12"),  # type: ignore[arg-type]
+    "half an item": lambda path: tune("faq.jsonl", items=12.5),  # type: ignore[arg-type]
+    "a number for a task": lambda path: tune("faq.jsonl", task=3),  # type: ignore[arg-type]
+    "a number for a question": lambda path: Run.load(path).ask(3),  # type: ignore[arg-type]
+    "a list for a question": lambda path: Run.load(path).ask(["a"]),  # type: ignore[arg-type]
+    "a number for a student": lambda path: Run.load(path).compare(3),  # type: ignore[arg-type]
+    "no settings": lambda path: Run.load(path, None),  # type: ignore[arg-type]
+    "settings of numbers": lambda path: Run.load(path, [3]),  # type: ignore[list-item]
+    "a number that is none": lambda path: Run.load(path, {"train.learning_rate": float("nan")}),
+    "a number for a path": lambda path: Run(3),  # type: ignore[arg-type]
+    "a stop that is none": lambda path: tune("faq.jsonl", stop="x"),  # type: ignore[arg-type]
 }
 
 

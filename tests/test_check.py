@@ -188,7 +188,7 @@ def test_a_recipe_takes_all_random_seeds_and_at_least_three(gate: Stored, capsys
 def test_a_baseline_of_weights_cannot_answer_for_a_recipe(gate: Stored, capsys: pytest.CaptureFixture[str]) -> None:
     gate.store(*[rate(1.0, salt=s) for s in (1, 2, 3, 4)], key="other")
     assert gate.check(RECIPE) == 4
-    assert "blessed to ask about these weights; ship now asks about this recipe" in capsys.readouterr().out
+    assert "blessed to ask about these weights; ship now asks about this recipe" in capsys.readouterr().err
 
 
 def test_bless_refuses_a_recipe_that_cannot_be_judged(gate: Stored) -> None:

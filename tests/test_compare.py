@@ -87,6 +87,8 @@ def test_a_part_of_a_students_name_is_enough(two: Stored, capsys: pytest.Capture
     assert lines[1] == f"B: shop:filtered.12.s1 ({STUDENT}.filtered.12.s1)"
     with pytest.raises(UsageError, match=r"shop: the student 'filtered' may be any of"):
         side("shop:filtered", lambda run: load(two, run))
+    with pytest.raises(UsageError, match=r"shop:: there is no student ''"):
+        side("shop:", lambda run: load(two, run))
 
 
 def test_a_base_has_no_seeds_that_could_vary(two: Stored, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +136,7 @@ def test_another_suite_is_compared_on_request_only(two: Stored, capsys: pytest.C
     two.store(rate(0.8))  # of the run shop
     with pytest.raises(UsageError, match="no suite that both were scored on with the same items"):
         told(two, capsys, "other", "shop")
-    assert "shop: not compared: it has two versions" in capsys.readouterr().out
+    assert "shop: not compared: it has two versions" in capsys.readouterr().err
     lines = told(two, capsys, "other", "shop", common=True)
     now = sum(item.split == "test" for item in load(two, "shop").suites["shop"].items)
     digests = " and ".join(load_results(two.root / f"runs/{run}").cards[0].suite_digest for run in ("other", "shop"))
@@ -149,7 +151,7 @@ def test_one_suite_asked_in_two_ways_is_not_called_two_versions(
     two.store(rate(0.8), notes=["5 shots instead of 25"])  # of the run shop
     with pytest.raises(UsageError, match="no suite that both were scored on with the same items"):
         told(two, capsys, "other", "shop")
-    assert "shop: not compared: it was asked in two ways; --common" in capsys.readouterr().out
+    assert "shop: not compared: it was asked in two ways; --common" in capsys.readouterr().err
     lines = told(two, capsys, "other", "shop", common=True)
     assert lines[0].startswith("shop: it was asked in two ways; compared on the ")
 

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
-from harness.augment.current import dropped_rows, kept_rows
+from harness.augment.current import dropped_rows, kept_rows, stored_funnel
 from harness.augment.funnel import Funnel, Ordered
 from harness.augment.stage import augment
-from harness.commands.dataset_card import Card, dataset_card
+from harness.commands import dataset_card as cards
+from harness.commands.dataset_card import Card, dataset_card, limits_of_rows
 from harness.commands.export import Options, export
 from harness.commands.push import Hub, push
 from harness.config.load import load_run
 from harness.config.run import Run
+from harness.core.store import read_manifest
 from harness.core.terminal import Stop
 from harness.data.examples import read_examples
 from harness.engines.scripted import ScriptedEngine
@@ -289,3 +291,17 @@ def test_the_command_writes_into_the_runs_own_folder(shop: Run) -> None:
     assert done.returncode == 0, done.stderr
     assert (shop.folder / "export/fields/train.jsonl").is_file()
     assert "rows in runs/shop/export/fields/train.jsonl" in done.stdout
+
+
+def test_a_card_names_the_suites_that_rows_were_really_compared_with(
+    shop: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = read_manifest(shop.folder / "augment")
+    assert stored is not None
+    unreached = stored.model_copy(update={"suites": {**stored.suites, "talk": ""}})  # as of a benchmark without rows
+    monkeypatch.setattr(cards, "read_manifest", lambda folder: unreached)
+    funnel = stored_funnel(shop)
+    assert funnel is not None
+    said = list(limits_of_rows(shop, kept_rows(shop), funnel))
+    assert "It was compared with the items of these suites and no others, by shared words: shop, facts." in said
+    assert "It was not compared with talk: their items were not at hand." in said

@@ -16,6 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.builders import form_scorer
+from harness.commands.export import Options as ExportOptions
+from harness.commands.export import export
 from harness.commands.export_student import OpenForm, Options, chosen, export_student, licence_of, serve_line
 from harness.commands.model_card import ModelCard, model_card
 from harness.commands.push import Hub
@@ -110,7 +112,8 @@ def test_the_card_of_a_cell_that_stopped_early_says_which_weights_it_has(shop: R
     log |= {"best_step": 2, "steps_done": 3, "validation": [[1, 2.5], [2, 1.25], [3, 1.5]]}
     card = ModelCard(
         name="s", planned=planned, log=log, form="adapter", check="", again=None, serve="vllm serve", licence="",
-        languages=(), scores=(), against=(), score_limits=(), funnel=None, template="", longest=40,
+        base_licence="", languages=(), scores=(), against=(), score_limits=(), funnel=None, template="", longest=40,
+        files=(),
     )  # fmt: skip
     text = model_card(shop, card).replace("\\", "")
     passes = f"{8 / 12:.3g} passes over the rows"
@@ -362,13 +365,49 @@ def test_nothing_of_others_is_written_over(shop: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
     for folder in (tmp_path / "mine", tmp_path / "mine/notes.txt"):
-        with pytest.raises(UsageError, match="no export wrote it: name another folder"):
+        with pytest.raises(UsageError, match=r"notes\.txt is there, and no export of a student wrote it"):
             exported(shop, folder)
     assert (tmp_path / "mine/notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     folder, _ = exported(shop, tmp_path / "empty")
     again, _ = exported(shop, folder, student="filtered.4")
     assert "filtered.4" in (again / "README.md").read_text()
+    (tmp_path / "link").symlink_to(again)
+    heard = Quiet()
+    export_student(shop, Options(output=tmp_path / "link"), form_scorer(shop, heard), no_hub, heard)
+    assert "filtered.12" in (again / "README.md").read_text()
+    assert (tmp_path / "link").is_symlink()
+    (again / ".git").mkdir()
+    (again / ".git/HEAD").write_text("x")
+    with pytest.raises(UsageError, match=r"\.git is there"):
+        exported(shop, again)
+    assert (again / ".git/HEAD").read_text() == "x"
+
+
+def test_rows_and_students_are_not_exported_into_each_others_folders(shop: Run, tmp_path: Path) -> None:
+    rows = export(shop, ExportOptions("alpaca", output=tmp_path / "rows"), no_hub, Quiet())
+    with pytest.raises(UsageError, match="is there, and no export of a student wrote it"):
+        exported(shop, rows)
+    student, _ = exported(shop, tmp_path / "student")
+    with pytest.raises(UsageError, match=r"README\.md is there, and no export wrote it"):
+        export(shop, ExportOptions("alpaca", output=student), no_hub, Quiet())
+
+
+def test_whoever_serves_an_export_may_read_it(shop: Run, tmp_path: Path) -> None:
+    folder, _ = exported(shop, tmp_path / "out")
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
+def test_a_licence_is_of_the_export_and_the_base_keeps_its_own(tmp_path: Path, tiny_model: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    run = load_run(write_project(tmp_path / "project", str(base), eval={"suites": ["shop"]}))
+    loop(run)
+    folder, _ = exported(run, tmp_path / "out", licence="mit")
+    front, text = card_of(folder)
+    assert front["license"] == "mit"
+    assert "its licence is apache-2.0" in text.replace("\\", "")
 
 
 def test_what_was_not_scored_says_so(tiny_model: Path, tmp_path: Path) -> None:

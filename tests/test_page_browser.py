@@ -125,6 +125,16 @@ def test_items_can_be_filtered_flipped_and_linked_to(chromium: Any, written: Pat
         tab.clean()
 
 
+@pytest.mark.parametrize(
+    "state", ["view=items&show=toString", "view=items&show=constructor", "view=bogus", "view=__proto__"]
+)
+def test_a_link_with_a_state_that_is_none_opens_the_page_as_it_is(chromium: Any, written: Path, state: str) -> None:
+    opened = Opened(chromium, written, f"#{state}")
+    opened.tab.keyboard.press("j")
+    assert "cannot show them" not in opened.tab.locator("body").inner_text()
+    opened.clean()
+
+
 def test_items_are_found_by_why_an_answer_is_wrong(chromium: Any, written: Path) -> None:
     opened = Opened(chromium, written)
     kinds = opened.tab.locator("#items-cause option").all_inner_texts()

@@ -51,6 +51,10 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     expected = pytest.raises(MachineError, match=r"No space left on device; .* MiB are free")
     with expected, disk_errors(tmp_path), Path("/dev/full").open("wb", buffering=0) as full:
         full.write(b"x")
+    with expected, disk_errors(tmp_path):
+        raise ValueError("Error while serializing: I/O error: No space left on device (os error 28)")  # as safetensors
+    with pytest.raises(ValueError, match="another"), disk_errors(tmp_path):
+        raise ValueError("another")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness import verbs
 from harness.api import frames
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any] | Sequence[str]  # {"train.epochs": 3}, or ["train.epochs=3"] as after --set
 
 
+Value = TypeVar("Value")
+
+
 class Run:
     """One experiment: the run file that a person wrote, and what was made of it.
 
@@ -42,9 +47,9 @@ class Run:
     failed, and `Interrupted` after Ctrl-C: what was finished is kept, and the same call goes on from there.
     """
 
-    def __init__(self, path: Path, settings: Sequence[str] = (), *, quiet: bool = False) -> None:
+    def __init__(self, path: str | Path, settings: Sequence[str] = (), *, quiet: bool = False) -> None:
         """`path`: the run file. `Run.load` takes a name as well, and reads the file at once."""
-        self._path = path.absolute()
+        self._path = Path(argument("path", path, str | Path, "the path of a run file")).absolute()
         self._settings = tuple(settings)
         self._quiet = quiet
         self._headline: tuple[str, Table] | None = None  # with the seal of the scores it is of
@@ -58,7 +63,8 @@ class Run:
         names.
         """
         with ours():
-            loaded = cls(run_path(str(run)), settings_words(settings), quiet=quiet)
+            named = str(argument("run", run, str | Path, "a name, or the path of a run file"))
+            loaded = cls(run_path(named), settings_words(settings), quiet=quiet)
             loaded._load()
         return loaded
 
@@ -141,6 +147,8 @@ class Run:
         `question`: a text, or of a task with several fields all of them: `{"instruction": ..., "input": ...}`.
         """
         with ours():
+            argument("question", question, str | dict[str, str], "a text, or a mapping of texts by the task's fields")
+            argument("student", student, str | None, "a part of a student's name")
             run = self._load()
             item = question_of(run.task, question)
             plan = asked_candidates(run, student)
@@ -162,6 +170,8 @@ class Run:
             return name if ":" in name else f"{self.name}:{name}"
 
         with ours():
+            argument("student", student, str | None, "a part of a student's name")
+            argument("other", other, str, "a part of a student's name, or RUN:STUDENT")
             b = full(student) if student is not None else self.name
             found = compared(full(other), b, load, common, self._terminal())
         above = (f"A: {found.a}", f"B: {found.b}", f"question: {found.question}")
@@ -255,11 +265,21 @@ def settings_words(settings: Settings) -> list[str]:
     if isinstance(settings, str):
         raise UsageError(f'settings: {settings!r}: write a mapping, such as {{"train.epochs": 3}}')
     if not isinstance(settings, Mapping):
-        return list(settings)
+        wanted = 'a mapping, such as {"train.epochs": 3}, or texts, such as ["train.epochs=3"]'
+        return list(argument("settings", settings, Sequence[str], wanted))
     try:
-        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    except TypeError as error:
-        raise UsageError(f"settings: {error}: texts, numbers, lists and mappings of them") from error
+        return [f"{key}={json.dumps(value, allow_nan=False)}" for key, value in settings.items()]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"settings: {error}: texts, finite numbers, lists and mappings of them") from error
+
+
+def argument(name: str, value: Value, kind: Any, wanted: str) -> Value:
+    """An argument as it is. Raises UsageError saying what is `wanted` where it is not of a kind, a type annotation."""
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        raise UsageError(f"{name}: {value!r:.80}: {wanted} is wanted") from error
+    return value
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.api.run import Run, ours
+from harness.api.run import Run, argument, ours
 from harness.commands.init.command import Options, init
 from harness.commands.init.plan import Wishes
 from harness.core.terminal import Stop, Terminal
@@ -50,6 +50,23 @@ def tune(
     Raises UsageError for a wrong file or request, MachineError where the machine or a service failed, and Interrupted
     after Ctrl-C, when what was finished is kept.
     """
+    for parameter, value, kind, wanted in (
+        ("file", file, str | Path, "the path of a file or folder"),
+        ("student", student, str, "the name of a model"),
+        ("name", name, str | None, "a text"),
+        ("folder", folder, str | Path | None, "the path of a folder"),
+        ("task", task, str | None, "a sentence"),
+        ("sizes", sizes, int | tuple[int, ...] | list[int], "a number of rows, or several"),
+        ("items", items, int | None, "a number of examples"),
+        ("text", text, str | tuple[str, ...] | list[str], "the name of a column, or several"),
+        ("answer", answer, str | None, "the name of a column"),
+        ("label", label, str | None, "the name of a column"),
+        ("group", group, str | None, "the name of a column"),
+        ("teacher", teacher, str | None, "the name of a model"),
+        ("base_url", base_url, str | None, "the address of an endpoint"),
+        ("stop", stop, Stop | None, "a harness Stop"),
+    ):
+        argument(parameter, value, kind, wanted)
     path = Path(file)
     root = _project(folder)
     named = name if name is not None else _name_of(path)

@@ -103,7 +103,7 @@ def compared(a: str, b: str, load: Callable[[str], Run], common: bool, terminal:
             continue
         failed = scores_a.failed + scores_b.failed
         if failed:
-            terminal.say(f"{suite}: not compared: {failed} items failed; make eval again")
+            terminal.warn(f"{suite}: not compared: {failed} items failed; make eval again")
             continue
         if comparable(scores_a, scores_b, common, terminal, _asked_alike(side_a, side_b, suite)):
             _tell_changes(suite, ((side_a, scores_a), (side_b, scores_b)), terminal)
@@ -130,10 +130,12 @@ def paired_sides(side_a: Side, side_b: Side) -> tuple[Side, Side, Question]:
 
 def side(name: str, load: Callable[[str], Run]) -> Side:
     """The student that a name means. Raises UsageError with the names there are."""
-    run_name, _, student = name.partition(":")
+    run_name, named, student = name.partition(":")
+    if named and not student:
+        raise UsageError(f"{name}: there is no student ''; RUN alone is the one that its ship section names")
     run = load(run_name)
     results = results_of(run)
-    if not student:
+    if not named:
         return Side(run, results, ship_cells(run))
     before, _, way = student.rpartition("@")
     ways = {card.prompting for card in results.cards}
@@ -185,9 +187,9 @@ def comparable(
     shared = len(set(scores_a.ids) & set(scores_b.ids))
     how = f"has two versions ({' and '.join(digests)})" if len(set(digests)) > 1 else "was asked in two ways"
     if not common:
-        terminal.say(f"{scores_a.suite}: not compared: it {how}; --common compares the {shared} items that both have")
+        terminal.warn(f"{scores_a.suite}: not compared: it {how}; --common compares the {shared} items that both have")
         return False
-    terminal.say(f"{scores_a.suite}: it {how}; compared on the {shared} items that both have")
+    terminal.warn(f"{scores_a.suite}: it {how}; compared on the {shared} items that both have")
     return shared > 0
 
 

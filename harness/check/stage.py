@@ -82,9 +82,9 @@ def decisions_of(run: Run, common: bool, terminal: Terminal) -> tuple[Baseline, 
     for name, why in ship.not_run.items():
         if name in baseline.suites:
             raise UsageError(f"the baseline holds the suite {name}, and eval could not run it: {why}")
-        terminal.say(f"not checked: the suite {name} was not run: {why}")
+        terminal.warn(f"not checked: the suite {name} was not run: {why}")
     if question != baseline.question:
-        terminal.say(f"the baseline was blessed to ask about {baseline.question}; ship now asks about {question}")
+        terminal.warn(f"the baseline was blessed to ask about {baseline.question}; ship now asks about {question}")
     weights = run.file.ship if question == "these weights" else None
     paired: list[tuple[Rule, Evidence]] = []
     unpaired: list[Decision] = []

@@ -99,7 +99,11 @@ def asked_candidates(run: Run, student: str | None = None) -> EvalPlan:
     `student`: any part of its name that resolve_student takes. Raises UsageError.
     """
     plan = plan_scoring(run)
-    name = resolve_student(student, (candidate.cell.name for candidate in plan.candidates)) if student else None
+    name = (
+        resolve_student(student, (candidate.cell.name for candidate in plan.candidates))
+        if student is not None
+        else None
+    )
     return replace(plan, candidates=tuple(c for c in plan.candidates if name in (None, c.cell.name)))
 
 

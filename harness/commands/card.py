@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
-STAMP = "<!-- written by harness export -->"  # tells a card that may be written over from one of somebody else
+Verb = Literal["export", "export-student"]
+CARD = "README.md"
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether the card in a folder was written by an export."""
-    card = folder / "README.md"
-    return card.is_file() and STAMP in card.read_text(encoding="utf-8", errors="replace")
+def stamp(verb: Verb, files: Iterable[str] = ()) -> str:
+    """What a card says to the next export: who wrote it, and which files beside it. They may be written over."""
+    return f"<!-- written by harness {verb}: {json.dumps(sorted(files))} -->"
+
+
+def written(folder: Path, verb: Verb) -> frozenset[str] | None:
+    """The files of a folder that a verb wrote, by its card. None where it wrote no card there."""
+    card = folder / CARD
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    found = re.search(rf"<!-- written by harness {verb}: (\[.*?\]) -->", text)
+    try:
+        return frozenset([CARD, *json.loads(found[1])]) if found else None
+    except ValueError:  # somebody edited it
+        return None
 
 
 def unstated(licence: str, languages: Sequence[str]) -> list[str]:

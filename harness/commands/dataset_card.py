@@ -13,11 +13,12 @@ import yaml
 
 from harness.augment.funnel import Funnel
 from harness.augment.rows import writers
-from harness.commands.card import STAMP
+from harness.commands.card import stamp
 from harness.config.run import Augment, Run
 from harness.config.steps import Step
 from harness.config.task import TaskFile
 from harness.core.markdown import escaped, fenced, table
+from harness.core.store import read_manifest
 from harness.data.writing import CONVERSATIONS, Line, Target
 from harness.filters import AnyFilter, AnyPick, filter_names
 from harness.records import Row
@@ -54,7 +55,7 @@ def dataset_card(run: Run, rows: Sequence[Row], lines: Sequence[Line], funnel: F
         limits.append("The labels are explained in this card alone, and in no row.")
     front = front_matter(run.name, run.task.free, rows, card)
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{STAMP}",
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n{stamp('export', [card.file])}",
         f"# {escaped(run.name)}",
         _summary(rows, card),
         f"## Task\n\n{_task(run.task, card)}",
@@ -198,8 +199,11 @@ def limits_of_rows(run: Run, rows: Sequence[Row], funnel: Funnel) -> Iterator[st
     if "near_duplicate" not in filters:
         yield "Near duplicates were not looked for."
     if "contamination" in filters:
-        listed = ", ".join(run.suites)
-        yield f"It was compared with the items of these suites and no others, by shared words: {listed}."
+        manifest = read_manifest(run.folder / "augment")
+        reached = [name for name, digest in (manifest.suites if manifest else {}).items() if digest]
+        yield f"It was compared with the items of these suites and no others, by shared words: {', '.join(reached)}."
+        if missed := [name for name in run.suites if name not in reached]:
+            yield f"It was not compared with {', '.join(missed)}: their items were not at hand."
     else:
         yield "It was compared with no test set: what is in it may be an item of one."
     if funnel.kept < funnel.wanted:

@@ -86,7 +86,8 @@ def analyse_errors(run: Run, suite: str | None, student: str | None, terminal: T
     scored = {card.suite for card in results.cards}
     studies = [study(results, each, cell) for each in suites if each.name in scored]
     if not studies:
-        raise UsageError(f"{results.folder}: no stored scores of {suite or run.name}; {run.command('eval')}")
+        why = f": it was not run: {results.not_run[suite]}" if suite in results.not_run else f"; {run.command('eval')}"
+        raise UsageError(f"{results.folder}: no stored scores of {suite or run.name}{why}")
     path = run.folder / "eval" / "errors.md"
     title = f"# {_plain(run.name)}: what {_plain(cell.name)} gets wrong\n\n"
     write_atomic(path, title + "\n".join(map(_markdown, studies)))

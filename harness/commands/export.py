@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 from harness.augment.current import FUNNEL, dropped_rows, kept_rows, stored_funnel
-from harness.commands.card import is_ours, unstated
+from harness.commands.card import CARD, unstated, written
 from harness.commands.dataset_card import Card, dataset_card
 from harness.commands.push import Hub, check_name, push, require_named
 from harness.config.run import Run
@@ -113,7 +113,8 @@ def _as_bytes(lines: Sequence[Line], file_format: str) -> bytes:
 
 def _refuse_others(folder: Path, name: str) -> None:
     """Raises UsageError where a file that no export wrote would be written over."""
-    other = None if is_ours(folder) else next((p for p in (folder / "README.md", folder / name) if p.exists()), None)
+    ours = written(folder, "export") or ()
+    other = next((folder / file for file in (CARD, name) if (folder / file).exists() and file not in ours), None)
     if other is not None or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--output {folder}: {other or folder} is there, and no export wrote it: name another folder")
 

@@ -23,14 +23,14 @@ from harness.augment.current import stored_funnel
 from harness.check.exported import Rescore, ScoredAgain, scored_again
 from harness.check.formats import HEADS, exit_code, row
 from harness.check.rules import Verdict, overall
-from harness.commands.card import is_ours, unstated
+from harness.commands.card import unstated, written
 from harness.commands.model_card import Form, ModelCard, model_card
 from harness.commands.push import Hub, check_name, push, require_named
 from harness.config.run import Run
 from harness.config.ship import ship_cells
 from harness.core.aligned import fitted
 from harness.core.json_file import read_json
-from harness.core.store import folder_atomic, write_atomic, write_json
+from harness.core.store import disk_errors, folder_atomic, write_atomic, write_json
 from harness.core.terminal import Terminal
 from harness.engines.vllm import max_lora_rank
 from harness.errors import UsageError, nearest
@@ -120,13 +120,15 @@ def export_student(
     name = planned.cell.model_copy(update={"student": planned.model.name}).name
     form = _form(planned, options)
     folder = options.output or run.folder / "export" / f"{name}-{options.gguf or form}"
+    if folder.is_symlink():
+        folder = folder.resolve()
     _refuse_others(folder)
     with folder_atomic(folder) as made, tempfile.TemporaryDirectory(prefix=".export.", dir=made.parent) as other:
         check, whole = _write(planned, form, made, Path(other), name, options)
         again = None
         if whole and results and options.score:
             again = scored_again(run, results, planned.cell, open_form(planned.cell, whole), terminal)
-        card = _card(run, planned, name, results, options, form=form, check=check, again=again)
+        card = _card(run, planned, name, results, options, form=form, check=check, again=again, files=_files(made))
         write_atomic(made / "README.md", model_card(run, card))
     shown = os.path.relpath(folder, run.root) if folder.is_relative_to(run.root) else str(folder)
     terminal.say(f"export-student: {planned.cell.name} ({why}) {FORMS[form]} in {shown}, its card in {shown}/README.md")
@@ -248,7 +250,8 @@ def _write(
     read.mkdir()
     check = _write_model(planned, merged, "float32" if planned.adapter else "auto")
     file = folder / f"{name}.{options.gguf}.gguf"
-    write_gguf(merged, file, options.gguf)
+    with disk_errors(file):
+        write_gguf(merged, file, options.gguf)
     system = planned.rows[0].messages[0]
     write_atomic(folder / MODELFILE, modelfile(file.name, system.content if system.role == "system" else ""))
     read_back(file, merged, read)
@@ -264,12 +267,18 @@ def modelfile(file: str, system: str) -> str:
 
 def _write_adapter(planned: GridCell, folder: Path) -> str:
     """Copy an adapter. Its settings name the base as this run does: runs that share a cell may call it otherwise."""
-    for file in planned.folder.iterdir():
-        if file.is_file() and file.name not in RECORDS:
-            shutil.copy(file, folder / file.name)
+    _copy_files(planned.folder, folder)
     settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     write_json(folder / CONFIG, settings | {"base_model_name_or_path": planned.model.name})
     return ""
+
+
+def _copy_files(cell: Path, folder: Path) -> None:
+    """Copy what is no record of the training."""
+    with disk_errors(folder):
+        for file in cell.iterdir():
+            if file.is_file() and file.name not in RECORDS:
+                shutil.copy(file, folder / file.name)
 
 
 def _write_model(planned: GridCell, folder: Path, dtype: str) -> str:
@@ -277,9 +286,7 @@ def _write_model(planned: GridCell, folder: Path, dtype: str) -> str:
     if planned.adapter is None:
         if dtype != "auto":
             raise UsageError(f"--dtype {dtype}: all weights of this student were tuned; it is stored as it is")
-        for file in planned.folder.iterdir():
-            if file.is_file() and file.name not in RECORDS:
-                shutil.copy(file, folder / file.name)
+        _copy_files(planned.folder, folder)
         return ""
     from harness.models.chat_template import load_chat, tokenize_row
     from harness.models.merge import merge
@@ -300,6 +307,7 @@ def _card(
     form: Form,
     check: str,
     again: ScoredAgain | None,
+    files: Sequence[str],
 ) -> ModelCard:
     from harness.models.chat_template import load_chat, tokenize_row
 
@@ -315,6 +323,8 @@ def _card(
         again=again,
         serve=serve_line(planned, planned.model.name, Path(THIS_FOLDER), name, form),
         licence=options.licence or licence_of(planned.model),
+        base_licence=licence_of(planned.model),
+        files=tuple(files),
         languages=options.languages,
         scores=tuple(scores_of(results, suites, scored, random_seed)) if results else (),
         against=tuple(
@@ -350,9 +360,17 @@ def _results(run: Run) -> tuple[Results | None, str]:
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raises UsageError for a folder that holds something and was not made by an export: it would be replaced."""
-    if folder.exists() and not is_ours(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"--output {folder}: it is there, and no export wrote it: name another folder")
+    """Raises UsageError for a folder with something that an export of a student did not write: it would be lost."""
+    if not folder.is_dir():
+        other = folder if folder.exists() else None
+    else:
+        ours = written(folder, "export-student") or ()
+        other = next((path for path in sorted(folder.iterdir()) if path.name not in ours), None)
+    if other is not None:
+        raise UsageError(
+            f"--output {folder}: {other} is there, and no export of a student wrote it: name another folder, for this"
+            " one is replaced as a whole"
+        )
 
 
 def _said(card: ModelCard, why_unscored: str) -> list[str]:

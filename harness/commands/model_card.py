@@ -16,7 +16,7 @@ from harness.check.exported import ScoredAgain
 from harness.check.formats import HEADS as HEADS_OF_CHECK
 from harness.check.formats import row
 from harness.check.rules import overall
-from harness.commands.card import STAMP
+from harness.commands.card import stamp
 from harness.commands.dataset_card import funnel_text, limits_of_rows, recipe_of_rows
 from harness.config.run import Run
 from harness.core.json_file import read_json
@@ -48,7 +48,8 @@ class ModelCard:
     check: str  # how a merged model was compared with its parts
     again: ScoredAgain | None  # what this form changed; None where eval scored it as it is, or nobody did
     serve: str  # the command that serves this folder
-    licence: str  # of the base, or as the user says; empty where nobody says it
+    licence: str  # of the export: as the user says, else the base's; empty where nobody says it
+    base_licence: str  # empty where it is not known
     languages: tuple[str, ...]
     scores: tuple[Scored, ...]
     against: tuple[tuple[str, str], ...]  # (suite, how it stands to the strongest alternative there)
@@ -56,6 +57,7 @@ class ModelCard:
     funnel: Funnel | None  # None where augment made none of the rows
     template: str  # the student's chat template
     longest: int  # tokens of the longest row
+    files: tuple[str, ...]  # that are exported beside the card
 
     @property
     def hub_base(self) -> str:
@@ -71,8 +73,9 @@ class ModelCard:
 def model_card(run: Run, card: ModelCard) -> str:
     """README.md of a student."""
     rows = card.planned.rows
+    front = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)
     parts = [
-        f"---\n{yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True)}---\n{STAMP}",
+        f"---\n{front}---\n{stamp('export-student', card.files)}",
         f"# {escaped(card.name)}",
         _summary(run, card),
         f"## How it is asked\n\n{_asked(run, card)}",
@@ -106,7 +109,7 @@ def _summary(run: Run, card: ModelCard) -> str:
         name = f"{name}, pre-trained further on {len(first.rows)} pieces of raw text,"
     what = f"{name} with a LoRA adapter merged into it" if card.merged else f"A LoRA adapter of {name}"
     what = f"{name.removesuffix(',')}, all of whose weights were tuned" if method.lora is None else what
-    licence = f"its licence is {escaped(card.licence)}" if card.licence else "its licence is not known here"
+    licence = f"its licence is {escaped(card.base_licence)}" if card.base_licence else "its licence is not known here"
     return (
         f"{what}. It was tuned on {rows} rows for one task, and is exported from the run {escaped(run.name)}."
         f" The base is {escaped(model.name)}, {_revision(model)}; {licence}."

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,16 +24,28 @@ from pydantic import ValidationError
 from harness.core.record import Record, digest
 from harness.errors import MachineError, UsageError
 
+_RUST = re.compile(r"\(os error (\d+)\)")
+
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn what a disk refuses (it is full, read-only, without locks) into one clear message."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # what is no refusal of the operating system goes on as it is
+        if (refused := _refused(error)) is None:
+            raise
         free = shutil.disk_usage(existing_parent(path)).free
-        hint = f"; {free / 2**20:.0f} MiB are free" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise MachineError(f"{path}: cannot write it: {error.strerror or error}{hint}") from error
+        hint = f"; {free / 2**20:.0f} MiB are free" if refused.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise MachineError(f"{path}: cannot write it: {refused.strerror or refused}{hint}") from error
+
+
+def _refused(error: Exception) -> OSError | None:
+    """What the operating system refused, also where a library that is written in Rust says so (safetensors)."""
+    if isinstance(error, OSError):
+        return error
+    number = _RUST.search(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def existing_parent(path: Path) -> Path:
@@ -83,6 +96,7 @@ def folder_atomic(folder: Path) -> Iterator[Path]:
         with disk_errors(folder):
             for file in temporary.rglob("*"):
                 if file.is_file():
+                    file.chmod(0o644)  # safetensors writes for its owner alone
                     with file.open("rb") as handle:
                         os.fsync(handle.fileno())
             temporary.chmod(0o755)

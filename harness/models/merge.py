@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.core.store import disk_errors
 from harness.errors import MachineError
 from harness.models.attach import attach
 from harness.models.device import device_of, memory_errors
@@ -109,8 +110,9 @@ def _merged(
     for weights in merged.parameters():  # not .to(): it would round the rotary frequencies as well
         weights.data = weights.data.to(getattr(torch, kept))
     merged.config.dtype = getattr(torch, kept)
-    merged.save_pretrained(folder, safe_serialization=True)
-    copy_companions(base, folder)
+    with disk_errors(folder):
+        merged.save_pretrained(folder, safe_serialization=True)
+        copy_companions(base, folder)
     return apart, kept
 
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from harness.config.run import Train
-from harness.core.store import folder_atomic, write_json
+from harness.core.store import disk_errors, folder_atomic, write_json
 from harness.core.terminal import Stop, Terminal
-from harness.errors import MachineError
 from harness.models.device import peak_memory
 from harness.train.adapters import seal_adapter
 from harness.train.base import Base
@@ -139,10 +136,8 @@ class Work:
             "environment": self.machine,
         }
         with folder_atomic(planned.folder) as folder:
-            try:
+            with disk_errors(planned.folder):
                 trainee.weights.save(folder)
-            except (OSError, SafetensorError) as error:  # a full disk is no OSError to safetensors
-                raise MachineError(f"{planned.folder}: the adapter cannot be written: {error}") from error
             write_json(folder / "cell.json", record)
             seal_adapter(folder, planned.key)
 

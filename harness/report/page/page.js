@@ -124,7 +124,7 @@
     get("items-gold-label").hidden = gold.length > 60 || gold.length < 2;
     options(get("items-gold"), [["", "any"], ...gold.map((label) => [label, oneLine(label)])], wanted.get("gold") || "");
     causes(wanted.get("cause") || "");
-    get("items-show").value = TESTS[wanted.get("show")] ? wanted.get("show") : "all";
+    get("items-show").value = Object.hasOwn(TESTS, wanted.get("show")) ? wanted.get("show") : "all";
     get("items-split").value = wanted.get("split") || "";
     get("items-search").value = wanted.get("search") || "";
     items.current = all.id.indexOf(wanted.get("item"));
@@ -315,7 +315,8 @@
     return () => { clearTimeout(waiting); waiting = setTimeout(work, 150); };
   }
   function step(by) {
-    const view = document.activeElement && document.activeElement.closest("#rows") ? "rows" : address().get("view") || "items";
+    const inRows = document.activeElement && document.activeElement.closest("#rows");
+    const view = inRows || address().get("view") === "rows" ? "rows" : "items";
     const state = view === "rows" ? rows : items;
     const at = state.places.indexOf(state.current) + by;
     if (at < 0 || at >= state.places.length) return;
