@@ -162,7 +162,7 @@ def _asked_alike(side_a: Side, side_b: Side, suite: str) -> bool:
 def _tell_changes(suite: str, sides: Sequence[tuple[Side, CandidateScores]], terminal: Terminal) -> None:
     """Say where a suite changed since a run was scored on it."""
     for run in {side.run.name: side.run for side, scored in sides if _changed(side, scored)}.values():
-        terminal.say(
+        terminal.warn(
             f"{suite}: suites/{suite}.yaml or its items changed since {run.name} was scored: these are numbers of the"
             f" suite as it was; {run.command('eval')}"
         )
@@ -189,7 +189,7 @@ def comparable(
     if not common:
         terminal.warn(f"{scores_a.suite}: not compared: it {how}; --common compares the {shared} items that both have")
         return False
-    terminal.warn(f"{scores_a.suite}: it {how}; compared on the {shared} items that both have")
+    terminal.say(f"{scores_a.suite}: it {how}; compared on the {shared} items that both have")
     return shared > 0
 
 
