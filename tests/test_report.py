@@ -120,6 +120,18 @@ def test_one_failed_item_leaves_a_report_without_a_verdict(tmp_path: Path, size:
     assert "Loss of the gold answers over rows" in text
 
 
+def test_a_suite_that_changed_is_scored_again_before_anything_else(tmp_path: Path) -> None:
+    run = shop(tmp_path)
+    reported(run, [("shop", cell(size), labelled(0.5 + size / 40, size)) for size in (0, 4, 12)])
+    items = tmp_path / "suites/shop.jsonl"
+    items.write_text("".join(items.read_text().splitlines(keepends=True)[:-1]))
+    report(shop_again := load_run(tmp_path / "runs/shop.yaml"), Quiet())
+    text = (shop_again.folder / "eval/report.md").read_text()
+    advice = text.split("What to do next:")[1].split("\n##")[0].strip()
+    said = "1. Finish the evaluation first: suites/shop.yaml or its items changed since they were scored."
+    assert advice.replace("\\", "") == said
+
+
 def test_a_student_whose_items_all_failed_is_not_called_worse(tmp_path: Path) -> None:
     everything = range(30)
     text = reported(

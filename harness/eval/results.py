@@ -63,6 +63,14 @@ class Results:
         """What makes these results again."""
         return f"make eval RUN={self.run}"
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The suites that are others now than those that were scored."""
+        other = (
+            c.suite for c in self.cards if c.suite in self.suites and self.suites[c.suite].digest != c.suite_digest
+        )
+        return tuple(dict.fromkeys(other))
+
     def card(self, suite: str, student: str, prompting: str) -> Scorecard | None:
         """The scorecard of one student (Cell.name) on one suite, or None."""
         place = (suite, student, prompting)

@@ -77,6 +77,8 @@ def _answer(
     )
     known = view.headline if isinstance(view.headline, Headline) else None
     unfinished = "eval was stopped, and scores are missing" if results.partial else ""
+    if view.suite.name in results.changed:
+        unfinished = f"suites/{view.suite.name}.yaml or its items changed since they were scored"
     for arm in (*view.tuned, *(known.compared if known else ())):
         for card in arm.cards:
             if not card.complete and not unfinished:

@@ -207,12 +207,7 @@ def _of_scores(results: Results) -> list[str]:
             f"{card.suite} for {card.student} ({card.prompting}) is incomplete: {card.failed} of {card.items} items"
             f" failed, the first because: {why}"
         )
-    changed = [
-        card.suite
-        for card in results.cards
-        if card.suite in results.suites and results.suites[card.suite].digest != card.suite_digest
-    ]
-    for name in dict.fromkeys(changed):
+    for name in results.changed:
         notes.append(f"suites/{name}.yaml or its items changed since it was scored: {results.command}")
     return notes
 
