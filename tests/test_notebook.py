@@ -85,7 +85,9 @@ def test_progress_is_one_line_and_an_error_is_one_message(tmp_path: Path, tiny_m
     assert {output["name"] for output in streams} == {"stdout"}, "stderr is red there"
     assert "\x1b" not in shown(first)
     *progress, result = [shown({"outputs": [o]}) for o in first["outputs"] if "text/plain" in o.get("data", {})]
-    assert [line.split(":")[0] for line in progress] == ["train", "eval"], "a line each, which stays in its place"
+    assert [line.split(":")[0] for line in progress] == ["augment", "train", "eval"], (
+        "a line each, which stays in its place"
+    )
     assert "8 rows (filtered)" in result
     (error,) = wrong["outputs"]
     assert error["ename"] == "UsageError"
