@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ def test_a_report_is_read_and_written_where_it_is_missing(scored: Run) -> None:
     assert "<title>" in report.page.read_text()
     (scored.folder / "eval/report.md").unlink()
     assert str(scored.report) == str(report)
+
+
+@pytest.mark.parametrize("sizes", [4, (), (4, 8), [4, 8], range(4, 8)])
+def test_sizes_may_be_written_as_any_numbers(sizes: int | Sequence[int], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nosuch"):  # and not the sizes
+        tune(tmp_path / "nosuch.jsonl", sizes=sizes, folder=tmp_path)
 
 
 def test_settings_are_those_of_the_command_line(project: Path) -> None:

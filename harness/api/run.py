@@ -147,7 +147,9 @@ class Run:
         `question`: a text, or of a task with several fields all of them: `{"instruction": ..., "input": ...}`.
         """
         with ours():
-            argument("question", question, str | dict[str, str], "a text, or a mapping of texts by the task's fields")
+            argument(
+                "question", question, str | Mapping[str, Any], "a text, or a mapping of texts by the task's fields"
+            )
             argument("student", student, str | None, "a part of a student's name")
             run = self._load()
             item = question_of(run.task, question)

@@ -314,6 +314,7 @@ def _card(
     chat = load_chat(planned.model.name, planned.model.folder)
     scored, suites, random_seed = planned.cell, run.suites.values(), run.file.random_seed
     log: dict[str, Any] = read_json(planned.folder / "cell.json")
+    base_licence = licence_of(planned.model)
     return ModelCard(
         name=name,
         planned=planned,
@@ -322,8 +323,8 @@ def _card(
         check=check,
         again=again,
         serve=serve_line(planned, planned.model.name, Path(THIS_FOLDER), name, form),
-        licence=options.licence or licence_of(planned.model),
-        base_licence=licence_of(planned.model),
+        licence=options.licence or base_licence,
+        base_licence=base_licence,
         files=tuple(files),
         languages=options.languages,
         scores=tuple(scores_of(results, suites, scored, random_seed)) if results else (),

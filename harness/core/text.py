@@ -20,7 +20,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _HAN_KANA, _THAI_TO_KHMER = "\u3040-\u30ff\u3400-\u9fff", "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 _BY_TWOS, _BY_FOURS = re.compile(f"[{_HAN_KANA}]"), re.compile(f"[{_THAI_TO_KHMER}]")
 _UNSPACED = re.compile(f"[〇零一二三四五六七八九十百千万億亿]+|[{_HAN_KANA}{_THAI_TO_KHMER}]")
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
+WORD = re.compile(rf"[{_HAN_KANA}]|[^\s{_HAN_KANA}]+")
 
 # --- characters that a file can hold ------------------------------------------------------------------------
 
